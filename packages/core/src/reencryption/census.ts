@@ -92,9 +92,9 @@ class Counter implements CensusCounts {
  * Reads only the headers of the records and needs no encryption key, so you can also pass a store that does not
  * encrypt. A record that is written during the census may be counted or not.
  *
- * The counts survive `JSON.stringify`, which writes each Map as an object. The names are those of the application, so a
- * namespace may be called `__proto__`: copy the parsed object only with functions that keep such names, such as
- * `Object.entries`.
+ * `JSON.stringify` keeps the counts, because it writes each Map as an object. Applications choose the names of
+ * namespaces, so such an object may have a property `__proto__`. Copy the parsed object only with functions that keep
+ * this property, such as `Object.entries`.
  *
  * @example
  * const { keys, namespaces } = await census(store);

@@ -38,15 +38,19 @@ export interface UnreadRecords {
    * records, and contains nothing of their values.
    */
   readonly shape: string;
-  /** The error code of reading these records. */
+  /** The code of the error with which reading the records failed. */
   readonly code: KeywardErrorCode;
-  /** Number of these records. */
+  /** Number of records with this `shape` and this `code`. */
   readonly records: number;
-  /** The addresses of the first five of these records. The keys may be secrets. */
+  /**
+   * The addresses of the first five records with this `shape` and this `code`. The keys of the records may be secrets.
+   */
   readonly examples: readonly RecordAddress[];
 }
 
-/** The result of {@link migrate}. The counts are those before the re-encryption. */
+/**
+ * The result of {@link migrate}. Except in `reencryption`, the counts describe the records before the re-encryption.
+ */
 export interface MigrationReport {
   /** Number of records that the migration has looked at. */
   readonly scanned: number;

@@ -28,7 +28,7 @@ export function requireStores(stores: NamedStores): void {
 }
 
 /**
- * Checks that at least one store was passed, and every store that the keyring lists.
+ * Checks that `stores` has at least one store, and every store that the keyring lists.
  *
  * @param keyId the id of the key that the error names; `undefined` if the call concerns no single key.
  * @throws KeywardError `STORES_MISSING`.

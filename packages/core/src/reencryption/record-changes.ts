@@ -2,8 +2,8 @@ import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import type { Replacement, StoredValue } from "../store-interface/store-capabilities.ts";
 
 /**
- * Returns whether a record may be replaced: its encryption key is still enabled, or the record was not encrypted and so
- * has no such key.
+ * Returns whether a record may be replaced: true if its encryption key is still enabled, or if the record is not
+ * encrypted.
  */
 export function mayBeReplaced(ring: Keyring, { keyId }: Change): boolean {
   return keyId === undefined || isEnabled(ring, keyId);
@@ -25,7 +25,9 @@ export function removal(key: string, value: StoredValue, keyId: string | undefin
   return { key, keyId, expected: value, next: value, expires: 1, removes: true };
 }
 
-/** Adds the changes that were made to the counts of a job. */
+/**
+ * Increases the counts of a job: `removed` by the number of removals in `changes`, `reencrypted` by the other changes.
+ */
 export function addMade(changes: readonly Change[], counts: { removed: number; reencrypted: number }): void {
   for (const { removes } of changes) counts[removes ? "removed" : "reencrypted"]++;
 }

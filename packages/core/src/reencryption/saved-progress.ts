@@ -68,7 +68,7 @@ export function parseProgress(text: string): SavedProgress {
   return { ...saved, counts: addCounts(noCounts, { ...noCounts, ...saved.counts }) };
 }
 
-/** Returns whether a text is the progress of a bulk re-encryption, as a checkpoint keeps it. */
+/** Returns whether `text` has the form in which a checkpoint keeps the progress of a bulk re-encryption. */
 export function isSavedProgressText(text: string): boolean {
   try {
     parseProgress(text);

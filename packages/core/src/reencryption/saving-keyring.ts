@@ -23,7 +23,7 @@ export async function saveIfPossible(keys: Keyring | KeyProvider, next: Keyring,
 /**
  * Returns whether a provider can save a changed keyring. Writes nothing.
  *
- * @throws KeywardError the error of the provider if that cannot be found out now.
+ * @throws KeywardError the error of `requireWritable` of the provider, if this error is not `PROVIDER_READ_ONLY`.
  */
 export async function canSave(provider: KeyProvider): Promise<boolean> {
   if (provider.save === undefined) return false;

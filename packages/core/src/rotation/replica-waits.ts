@@ -10,9 +10,9 @@ import { pause } from "../waiting/pause.ts";
 import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
 
 /**
- * A step of a rotation that waits for other processes: `distribute` until they have loaded the changed keyring, `drain`
- * until they have also finished their earlier writes. In a guided rotation, `remove` waits until they no longer have the
- * old key.
+ * A step of a rotation that waits for other processes. `distribute` waits until these processes have loaded the changed
+ * keyring. `drain` waits until they have also finished their earlier writes. In a guided rotation, `remove` waits until
+ * they no longer have the old key.
  */
 export type ReplicaWait = "distribute" | "drain" | "remove";
 
@@ -122,14 +122,16 @@ export class ReplicaWaits {
 
   /**
    * Waits until `isReady` returns true for every replica whose lease has not lapsed. Then waits for the processes that
-   * are not registered, as the option `unregistered` says, except at the step `remove`. Before this call, announce the
-   * keyring in the stores, so that a replica that registers during the wait loads `keyring`.
+   * are not registered, for as long as the option `unregistered` requires. The step `remove` waits only for replicas.
+   * Before you call `wait`, announce `keyring` in the stores, so that a replica that registers during the wait loads
+   * `keyring`.
    *
    * @param report called with the replicas that are not ready yet, each time the list changes.
-   * @param registersLate true if a replica that registers during the wait may not have `keyring`, because the announced
-   * generation number is that of the former keyring too. Then such replicas are waited for as well.
-   * @throws KeywardError `REPLICA_BEHIND` if a replica is not ready within `replicasWithinMs`; `NO_REPLICAS` if no
-   * replica is left and `unregistered` is not given, except at the step `remove`.
+   * @param registersLate true to wait also for replicas that register during the wait. A guided rotation needs this:
+   * the former keyring may have the announced generation number too, so such a replica may not have loaded `keyring`.
+   * @throws KeywardError `REPLICA_BEHIND` if a replica is not ready within `replicasWithinMs`; `NO_REPLICAS` if
+   * `unregistered` is not given and a store has no replica left except this process. The step `remove` does not throw
+   * `NO_REPLICAS`.
    */
   async wait(
     step: ReplicaWait,

@@ -24,16 +24,15 @@ export interface RetireKeyOptions extends Pick<ReplicaWaitOptions, "ignoreReplic
   readonly to?: "disabled" | "removed";
   /**
    * If true, retires the key even if some records under it cannot be decrypted by any of the given stores. The result
-   * lists these records, which are lost unless you restore them. If there are such records, `stores` must have a store
-   * of each scope (derived keyring) that has a check record in the reserved space. Otherwise the call rejects. Default:
-   * false.
+   * lists these records, which are lost unless you restore them. If there are such records, pass a store for every
+   * scope that has a check record in the reserved space. Otherwise the call rejects. Default: false.
    */
   readonly abandonUnreadable?: boolean;
   /**
-   * Guides an operator if `keys` is a provider that cannot save a keyring. When no record needs the key, this function is
-   * called with the instruction to remove the key at its source. The call then waits until no replica has the key any
-   * longer, and counts the records once more. Needs `to: "removed"`. Default: such a provider is not changed, and the
-   * result has `saved: false`.
+   * Guides an operator if `keys` is a provider that cannot save a keyring. When no record needs the key, this function
+   * is called with the instruction to remove the key at its source. The call then waits until no replica has the key
+   * any longer, and counts the records once more. Needs `to: "removed"`. Default: if the provider cannot save, the call
+   * makes no change at the source, and the result has `saved: false`.
    */
   readonly instruct?: Instruct;
   /**
@@ -58,11 +57,11 @@ const retireKeyOptionNames = {
  * Disables or removes a key, after checking that no record of any store and namespace needs the key.
  *
  * @throws KeywardError `KEY_IN_USE` with the counts by store if records need the key; `STORES_MISSING` if a store that
- * the keyring lists was not passed, or if, with `abandonUnreadable`, no store of a scope with a check record was
- * passed; `KEY_UNKNOWN`; `KEYRING_INVALID` for the primary, or for removing an enabled key; `STORE_NOT_SCANNABLE`;
- * `KEYRING_CONFLICT` if the keyring at its source was changed in the meantime; `STORE_KEYS_DIFFER` if a store still
- * encrypts with the key; with `instruct`: `CHANGE_NEEDED` if this process must be restarted before it sees the change,
- * and `REPLICA_BEHIND` if a replica still has the key after `replicasWithinMs`.
+ * the keyring lists was not passed; with `abandonUnreadable`, also `STORES_MISSING` if a scope has a check record, but
+ * no store of that scope was passed; `KEY_UNKNOWN`; `KEYRING_INVALID` for the primary, or for removing an enabled key;
+ * `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` if the keyring at its source was changed in the meantime;
+ * `STORE_KEYS_DIFFER` if a store still encrypts with the key; with `instruct`: `CHANGE_NEEDED` if this process must be
+ * restarted before it sees the change, and `REPLICA_BEHIND` if a replica still has the key after `replicasWithinMs`.
  * @example
  * const keyring = await keys.load();
  * await keys.save(keyring.add({ id: "2026-12" }).promote("2026-12"), keyring);

@@ -58,7 +58,7 @@ function newId(): string {
 
 /**
  * Returns a copy of the keyring with the new key added, or `undefined` if the keyring has the key already. Throws if
- * the keyring has the key but disabled, because a disabled key may be compromised.
+ * the new key is in the keyring and disabled, because a disabled key may be compromised.
  *
  * @throws KeywardError `KEY_DISABLED` if the new key is disabled; `KEY_MISMATCH` if the keyring has other material
  * under the id of the new key.
@@ -177,8 +177,8 @@ export function isDoneAlready(status: RotationStatus, keyring: Keyring, goal: Ro
 }
 
 /**
- * Returns whether the keyring has the generation number that it had at the end of the given rotation. If it has,
- * nothing has changed the keyring since, so no later rotation has run.
+ * Returns whether the keyring still has the generation number that it had at the end of the given rotation. If the
+ * number is still the same, nothing has changed the keyring since then, so no later rotation has run.
  */
 export function isLastChange({ generation }: RotationStatus, keyring: Keyring): boolean {
   return generation === keyring.generation;
@@ -276,11 +276,11 @@ function sameKeyError(keyId: string): KeywardError {
 }
 
 /**
- * Returns the status from which a run with this goal continues the running rotation:
+ * Returns the status from which a run with the goal `goal` continues the rotation `running`:
  *
- * - If the goal is that of the running rotation: the status of the running rotation.
- * - If the goal is a roll-back: this status with the old key and the new key exchanged.
- * - If the goal is to revoke a key of the running rotation: this status with the kind "revoke".
+ * - If `running` already has this goal: `running` itself.
+ * - If the goal is a roll-back: a copy of `running` with the old key and the new key exchanged.
+ * - If the goal is to revoke a key of the running rotation: a copy of `running` with the kind "revoke".
  *
  * @throws KeywardError `ROTATION_IN_PROGRESS` if the running rotation has another goal; `KEY_DISABLED` if the key to
  * roll back to is disabled or removed.

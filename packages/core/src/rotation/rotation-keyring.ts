@@ -77,11 +77,12 @@ export class RotationKeyring {
   }
 
   /**
-   * Makes a change: saves the changed keyring if the provider still keeps `previous`, or instructs an operator and waits
-   * for the change. This process may use the changed keyring only after the next load.
+   * Changes the keyring at its source. If the provider can save, the provider saves `next`, as long as the source still
+   * has `previous`. In a guided rotation, instructs an operator and waits until the operator has made the change. This
+   * process may use the changed keyring only after it has loaded the keyring again.
    *
-   * @param next the changed keyring, as it is saved.
-   * @param requireCurrent throws if the change is no longer wanted.
+   * @param next the changed keyring, which the provider saves.
+   * @param requireCurrent called before the change. Throws if another run has changed the rotation in the meantime.
    * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, `CHANGE_NEEDED`, and the other errors of the
    * provider.
    */
@@ -139,25 +140,29 @@ export class RotationKeyring {
   }
 
   /**
-   * In a guided rotation, notes in every store that the old key may no longer be the primary of a process that writes.
-   * The announced generation number cannot refuse such a process, because it stands still.
+   * In a guided rotation, notes in every store that a process whose primary is the old key may no longer write. The
+   * announced generation number does not exclude such a process, because a guided rotation may leave the number
+   * unchanged.
    */
   async refusePrimary(keyring: Keyring, keyId: string): Promise<void> {
     if (this.#guided === undefined) return;
     for (const store of Object.values(this.#stores)) await storeParts(store).generationNotice.retire(keyring, keyId);
   }
 
-  /** Takes back {@link RotationKeyring.refusePrimary}, because the key is about to become the primary. */
+  /**
+   * Removes the note of {@link RotationKeyring.refusePrimary} about the key `keyId`, which is about to become the
+   * primary.
+   */
   async acceptPrimary(keyring: Keyring, keyId: string): Promise<void> {
     if (this.#guided === undefined) return;
     for (const store of Object.values(this.#stores)) await storeParts(store).generationNotice.useAgain(keyring, keyId);
   }
 
   /**
-   * Loads the keyring again after a save, and announces the generation number of the loaded keyring. That may be a
-   * lower number than that of the saved keyring, because the loads of some providers lag behind their saves. The number
-   * of the saved keyring must not be announced before the provider returns that keyring, because stores refuse writes
-   * until they have loaded the announced generation.
+   * Loads the keyring again after a save, and announces the generation number of the loaded keyring. Some providers
+   * return a saved keyring only after a delay, so the loaded keyring may be older than the saved keyring. Do not
+   * announce the number of the saved keyring before the provider returns that keyring: stores refuse writes until they
+   * have loaded the announced generation.
    *
    * @throws KeywardError `STORE_KEYS_DIFFER`.
    */

@@ -69,8 +69,9 @@ export interface RevokeKeyOptions extends RotateKeyOptions {
   /** The id of the compromised key. */
   readonly id: string;
   /**
-   * The order in which the key is taken out of use, and so the harm to accept. With "reencrypt-first", forged records
-   * stay readable. With "disable-first", all records under the key become unreadable. There is no default.
+   * The order in which the key is taken out of use. Each order has a disadvantage. With "reencrypt-first",
+   * forged records stay readable. With "disable-first", all records under the key become unreadable. There is no
+   * default.
    */
   readonly order: RevocationOrder;
 }

@@ -62,8 +62,8 @@ export interface RotationStatus {
   /** Time at which the rotation began, in milliseconds since the epoch. */
   readonly startedAtMs: number;
   /**
-   * Time at which the old key was disabled, in milliseconds since the epoch; `undefined` until then. The `graceMs` of
-   * every run count from this time.
+   * Time at which the old key was disabled, in milliseconds since the epoch; `undefined` until then. Every run counts
+   * its `graceMs` from this time.
    */
   readonly disabledAtMs?: number;
   /** The generation number of the keyring when the rotation was done. `undefined` until the rotation is done. */

@@ -63,8 +63,8 @@ export class RotationSteps {
    *
    * @param state the record of the rotation as the run read it. If the record has changed since, the step saves no
    * keyring.
-   * @returns the fields of the status that the step changed. They include `step` only if the rotation does not continue
-   * at the following step.
+   * @returns the fields of the status that the step changed. If `step` is one of these fields, the rotation continues
+   * at that step, otherwise at the following step.
    */
   async perform(status: RotationStatus, state: ReadRotation, goal: RotationGoal): Promise<Partial<RotationStatus>> {
     // A rotation that was rolled back may have noted that the new key must not be a primary.

@@ -71,8 +71,8 @@ export async function rollBackRotation(provider: KeyProvider, options: RotationO
  * `retireKey`. Replicas may encrypt records with the compromised key until they load the changed keyring. These records
  * become unreadable too.
  *
- * If a rotation that replaces the key is running, or a roll-back from or to the key, the call turns that rotation or
- * roll-back into a revocation of the key.
+ * If a rotation that replaces the key is running, the call turns that rotation into a revocation of the key. The call
+ * also does this to a running roll-back, if the key is the old or the new key of the roll-back.
  *
  * @throws KeywardError like {@link rotateKey}; `KEY_UNKNOWN` if the keyring has no key with this id.
  * @example

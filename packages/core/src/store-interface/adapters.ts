@@ -47,9 +47,9 @@ export function toAdapter(given: WrappableStore): KeyvStorageAdapter {
 }
 
 /**
- * Returns the key to pass to a method of the store that an adapter wraps, such as `replace`. Keyv's bridge, the adapter
- * over a Keyv 5 adapter, puts the namespace before the key, so the result begins with the namespace. For any other
- * adapter, the result is `key`.
+ * Returns the key of a record in the store under `adapter`, for calls that go to that store directly. If `adapter` is
+ * Keyv's bridge over a Keyv 5 adapter, the result begins with the namespace, because the bridge puts the namespace
+ * before each key. For any other adapter, the result is `key`.
  */
 export function keyInStore(adapter: KeyvStorageAdapter, key: string): string {
   return adapter instanceof KeyvBridgeAdapter ? adapter.getKeyPrefix(key, adapter.namespace) : key;

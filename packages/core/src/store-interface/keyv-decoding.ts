@@ -15,7 +15,8 @@ const writesText = new WeakMap<KeyvSerializationAdapter, boolean>();
 
 /**
  * Decodes a stored value with the settings of a Keyv: decrypts, decompresses and parses the value. Unlike Keyv, also
- * decodes a value that is stored as bytes. The serialization gets text or bytes to parse, whichever it writes itself.
+ * decodes a value that is stored as bytes. If the serialization of the Keyv writes text, it gets the value as text,
+ * otherwise as bytes.
  *
  * @returns the value, or a promise of it if one of the steps is asynchronous.
  * @throws the error of a step, and TypeError for a value that Keyv did not write.

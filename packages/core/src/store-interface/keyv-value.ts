@@ -26,8 +26,8 @@ export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {
  *
  * @param stored the JSON as a string, or its bytes in UTF-8.
  * @returns the content of the record: the whole JSON as its value, and its expiry in milliseconds since the epoch.
- * `undefined` if `stored` is not such JSON, for example if it is an object without `value`, which another program may
- * have written.
+ * Returns `undefined` if `stored` has another form. For example, another program may have written an object without
+ * `value`.
  * @example
  * const read = readKeyvJson('{"value":"checkout","expires":4102444800000}');
  * console.log(read?.expires);

@@ -30,8 +30,8 @@ export class NamespaceUse {
   }
 
   /**
-   * The namespace that `set` has set. If `set` was not called, the namespace of the adapter; "" if the adapter has
-   * none.
+   * The namespace that was passed to `set`. If `set` was not called, this is the namespace of the adapter, or "" if the
+   * adapter has no namespace.
    */
   get namespace(): string {
     return this.#wanted ?? this.#adapter.namespace ?? "";
@@ -54,8 +54,8 @@ export class NamespaceUse {
   }
 
   /**
-   * Marks the namespace that was set as in use, and returns it. Each method of the store calls this once, when it
-   * begins.
+   * Begins the use of {@link NamespaceUse.namespace}, and returns this namespace. Each method of the store calls
+   * `begin` once, at its start.
    *
    * @throws KeywardError `NAMESPACE_CONFLICT` if the store is in use with another namespace, and records of the two
    * namespaces could have the same key in the store; `VALUE_INVALID` for the namespace of Keyward's own records.

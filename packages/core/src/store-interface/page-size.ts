@@ -8,10 +8,10 @@ const targetPageMs = 1_000;
 const firstLimit = 16;
 
 /**
- * Computes how many records the next page of a scan may have. The number begins small and doubles with each page. It
- * stays lower if, judged by the previous pages, the next page would exceed 2 MiB or one second of work. So the memory
- * is bounded for values of any size, a job can be stopped soon, and each call stays far below the time limit of its
- * store.
+ * Computes how many records the next page of a scan may have. The number begins small and doubles with each page. The
+ * number stays lower if the previous pages suggest that the next page would exceed 2 MiB or one second of work. So the
+ * memory is bounded for values of any size, a job can be stopped soon, and each call stays far below the time limit of
+ * its store.
  */
 export class PageSize {
   readonly #most: number;

@@ -49,8 +49,9 @@ export function hasExpired(expires: number | undefined, nowMs: number = Date.now
 }
 
 /**
- * Returns the expiry of a foreign record that the store may not know; `undefined` if there is none to set. An expiry that
- * has passed is not set, because that would remove the record.
+ * Returns the expiry that the caller has to set for a foreign record, because the store may not know the expiry.
+ * Returns `undefined` for a record that never expires. Also returns `undefined` for an expiry that has passed, because
+ * setting it would remove the record.
  */
 export function expiryToSet({ expires }: RecordContent): number | undefined {
   return hasExpired(expires) ? undefined : expires;

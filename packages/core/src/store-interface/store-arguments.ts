@@ -59,8 +59,8 @@ const passedAtOnceMs = 2;
 
 /**
  * Returns when a record expires, in whole milliseconds since the epoch, rounded up; `undefined` for a record that does
- * not expire. Keyv 6 passes a time, and Keyv 5 passes a duration. So a number above 2 and up to 10^12 counts as a
- * duration from now, in milliseconds, unless it is a time in the future.
+ * not expire. Keyv 6 passes a time, and Keyv 5 passes a duration in milliseconds. A number above 2 and up to 10^12
+ * counts as a duration from now, if as a time it would have passed already. Any other number counts as a time.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but a number or `undefined`.
  */
@@ -89,8 +89,8 @@ export function requireEntryExpires(entry: KeyvStorageEntry<unknown>): number | 
  * Returns the expiry that a replacement sets, as a time in whole milliseconds since the epoch: `null` for a record that
  * does not expire, `undefined` for a record that keeps its expiry.
  *
- * @throws KeywardError `VALUE_INVALID` for anything but a number, `null` or `undefined`, and for a number that
- * {@link requireExpires} would take for a duration.
+ * @throws KeywardError `VALUE_INVALID` for anything but a number, `null` or `undefined`. Also for a number above 2 and
+ * up to 10^12, because such a number seems to be a duration.
  */
 export function requireNewExpires(key: string, expires: unknown): number | null | undefined {
   if (expires === undefined || expires === null) return expires;

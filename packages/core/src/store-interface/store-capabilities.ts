@@ -139,15 +139,15 @@ export interface BoundedStore {
    * Maximum time, in milliseconds, from the call of a write (or of a batch of writes) until the store sends the write
    * to the backend for the last time. Includes all attempts and the pauses between them. An integer between 0 and
    * 3,600,000 (one hour); 0 if a call never waits. If the value is outside this range, no process can register as a
-   * replica in the store. The lease of each replica lasts longer by this time, because in this time a replica may still
-   * send a write that it began earlier.
+   * replica in the store. This time is added to the lease of each replica, because a replica may still send a write
+   * that it began before its lease lapsed.
    */
   readonly longestCallMs: number;
 }
 
 /**
- * A store that returns a view on each of its namespaces: a store that has only the records of that namespace. The views
- * share one connection.
+ * A store that returns a view on each of its namespaces. A view is a store that has only the records of its namespace.
+ * All views share one connection.
  */
 export interface NamespacedStore {
   /**

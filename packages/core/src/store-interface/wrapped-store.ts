@@ -22,7 +22,10 @@ import {
 } from "./store-capabilities.ts";
 import { WriteTurns } from "./write-turns.ts";
 
-/** A replacement in a store that cannot replace atomically, and so cannot keep the expiry of the record either. */
+/**
+ * A replacement in a store without an atomic replace. It contains the expiry of the record, because such a store cannot
+ * keep the expiry itself.
+ */
 export interface RacingReplacement extends Replacement {
   /** When the record expires, in milliseconds since the epoch; `undefined` for never. */
   readonly keptExpires: number | undefined;
@@ -74,16 +77,16 @@ export class WrappedStore {
   }
 
   /**
-   * The namespace that `setNamespace` has set. If `setNamespace` was not called, the namespace of the adapter; "" if
-   * the adapter has none.
+   * The namespace that was passed to `setNamespace`. If `setNamespace` was not called, this is the namespace of the
+   * adapter, or "" if the adapter has no namespace.
    */
   get namespace(): string {
     return this.#namespaceUse.namespace;
   }
 
   /**
-   * Marks the namespace that was set as in use, and returns it. Each method of the store calls this once, when it
-   * begins.
+   * Begins the use of {@link WrappedStore.namespace}, and returns this namespace. Each method of the `EncryptedStore`
+   * calls `useNamespace` once, at its start.
    *
    * @throws KeywardError `NAMESPACE_CONFLICT` if the store is in use with another namespace, and records of the two
    * namespaces could have the same key in the store; `VALUE_INVALID` for the namespace of Keyward's own records.
@@ -113,7 +116,8 @@ export class WrappedStore {
   }
 
   /**
-   * Verifies, before a write that has waited, that the store is still in use with the namespace in which the call began.
+   * Verifies that the store is still in use with `namespace`, the namespace in which a call began. Calls that had to
+   * wait use this method before they write.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` if the store was disconnected in the meantime.
    */
@@ -126,8 +130,8 @@ export class WrappedStore {
   }
 
   /**
-   * Returns a view on a namespace of the same backend. Returns `undefined` if the store has no views and its own
-   * namespace is another.
+   * Returns a view on a namespace of the same backend. A store without views returns itself if it has this namespace,
+   * and otherwise `undefined`.
    */
   view(namespace: string): WrappedStore | undefined {
     if (isNamespaced(this.#given)) return new WrappedStore(this.#given.namespaced(namespace));
@@ -291,8 +295,8 @@ export class WrappedStore {
   }
 
   /**
-   * Makes all writes through this object and the replacements of {@link replaceRacing} take turns, so that no
-   * replacement undoes one of these writes. Call this method before the first write.
+   * Ensures that a write through this object and a replacement of {@link replaceRacing} never run at the same time for
+   * the same record. So no replacement undoes such a write. Call this method before the first write.
    */
   takeTurns(): void {
     this.#turns = new WriteTurns();

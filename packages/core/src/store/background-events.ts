@@ -22,8 +22,8 @@ export class BackgroundEvents {
   }
 
   /**
-   * Emits a failure at once when it first occurs. If the failure repeats, emits it only after pauses that grow, with
-   * the number of occurrences. {@link Repetitions} decides when.
+   * Emits a failure at once when it first occurs. If the failure repeats, emits it only after pauses that grow;
+   * {@link Repetitions} determines the pauses. The event contains the number of occurrences.
    */
   emitFailure(event: FailureEvent, detail: unknown, problem: unknown): void {
     const repetition = this.#repetitionsOf(event).occurred(problem);

@@ -96,7 +96,8 @@ export class CheckRecord {
   }
 
   /**
-   * Reads, without decrypting it, the check record that `keyring` has to decrypt. Returns `undefined` if there is no
+   * Reads the check record that shows whether `keyring` belongs to the store. If `keyring` is derived for a scope, this
+   * is the check record of that scope. Returns the check record without decrypting it, or `undefined` if there is no
    * check record.
    */
   async read(keyring: Keyring): Promise<StoredCheckRecord | undefined> {
@@ -133,7 +134,8 @@ export class CheckRecord {
    * Writes the check record under the primary of `keyring` if the stored check record is still `expected`. If
    * `expected` is `undefined`, writes only if there is no check record.
    *
-   * @param content what the check record requires from then on. Default: a keyring of the generation of `keyring`.
+   * @param content the lowest generation number with which a process may write from now on, and the key that may no
+   * longer be the primary of such a process. Default: the generation number of `keyring`, and no such key.
    * @returns whether the check record was written.
    */
   async replace(

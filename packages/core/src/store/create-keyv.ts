@@ -102,10 +102,10 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * The namespace of this Keyv. A library that uses this Keyv as its store, such as a Keyv 5, may assign the namespace
-   * of the library before the first call. The option `namespace` of `createKeyv` still stays in effect, because the
-   * library already puts its own namespace in front of each key. If another namespace is assigned after the first call,
-   * calls reject with `NAMESPACE_CONFLICT`.
+   * The namespace of this Keyv. A library that uses this Keyv as its store, for example a Keyv 5, may assign its own
+   * namespace before the first call. This assignment does not change the namespace that was passed to `createKeyv`,
+   * because the library puts its own namespace in front of each key anyway. If another namespace is assigned after the
+   * first call, calls reject with `NAMESPACE_CONFLICT`.
    *
    * @throws KeywardError `NAMESPACE_CONFLICT` if two libraries with different namespaces use this Keyv as their store,
    * because the keys of their records could mix.

@@ -91,14 +91,15 @@ const prepared = new WeakMap<EncryptedStoreOptions, { readonly opened: Disconnec
  */
 export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
-   * Writes `next` if the decrypted value equals `expected`, type included, and returns whether it was written. If
-   * `expected` is `undefined`, writes only if there is no record. Present if the wrapped store can replace atomically.
+   * Writes `next` if the decrypted value equals `expected` and has the same type. Returns whether `next` was written.
+   * If `expected` is `undefined`, writes only if there is no record. Present if the wrapped store can replace
+   * atomically.
    *
-   * A record that had another value in between and has the expected one again is replaced. If that matters, store a
-   * number in the value that each write increases.
+   * A record is also replaced if other writes changed its value and then changed it back to `expected`. To prevent
+   * that, store a number in the value, and increase the number with each write.
    *
-   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past removes
-   * the record. Default: the record keeps its expiry, and a new record never expires.
+   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past
+   * removes the record. Default: the record keeps its expiry, and a new record never expires.
    * @throws KeywardError as {@link EncryptedStore.get} and {@link EncryptedStore.set}; `STORE_UNAVAILABLE` if other
    * processes changed the record 64 times in the meantime.
    */
@@ -113,7 +114,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * Present if the wrapped store can replace atomically.
    *
    * @throws KeywardError `RECORDS_UNREADABLE`, with one error for each record that cannot be decrypted;
-   * `STORE_UNAVAILABLE`. If some changes were made before, the hint says so.
+   * `STORE_UNAVAILABLE`. If some replacements were made before the error, the hint of the error says so.
    */
   declare readonly replaceMany?: (changes: readonly Replacement[]) => Promise<boolean[]>;
   /**
@@ -235,12 +236,12 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Resolves if this store can be used: the wrapped store answers, and the keyring is loaded and belongs to the store. Call
-   * `ready` when the application starts, before it accepts requests. It writes nothing. In a store without a reserved
-   * space, it cannot check whether the keyring belongs to the store.
+   * Resolves if this store can be used: the wrapped store answers, and the keyring is loaded and belongs to the store.
+   * Call `ready` when the application starts, before it accepts requests. It writes nothing. In a store without a
+   * reserved space, it cannot check whether the keyring belongs to the store.
    *
-   * @throws KeywardError the reason, with what is not ready in {@link KeywardError.notReady}. `STORE_UNAVAILABLE` and the
-   * other errors of a read if the store does not answer; the errors of the key provider if the keyring cannot be loaded;
+   * @throws KeywardError whose {@link KeywardError.notReady} lists what is not ready: `STORE_UNAVAILABLE` and the other
+   * errors of a read if the store does not answer; the errors of the key provider if the keyring cannot be loaded;
    * `OVERWRITE_REFUSED` if the keyring does not belong to the store.
    */
   ready(options: ReadyOptions = {}): Promise<void> {
@@ -368,10 +369,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Replaces the check record, which shows which keyring belongs to the store, with a check record of the keyring in
-   * use. Does so even if the keyring in use cannot decrypt the stored check record. After that, a process with this
-   * keyring may write to the store, even over records that it cannot decrypt. Only a record that it has tried to read
-   * stays protected. Call this method only if the former keyring is lost for good.
+   * Makes the keyring in use the keyring that belongs to the store: replaces the check record with a check record of
+   * this keyring, even if this keyring cannot decrypt the stored one. After that, a process with this keyring may write
+   * over records that it cannot decrypt, except those that the process has tried to read. Call this method only if the
+   * former keyring is lost for good.
    */
   async overwriteCheckRecord(): Promise<void> {
     await this.#check.overwrite(await this.#codec.ring());
@@ -419,8 +420,8 @@ function describe(given: unknown): string {
 }
 
 /**
- * Makes an `EncryptedStore` that has no listeners, no heartbeat and no share of the connection until
- * {@link attachStore} is called. So if `createKeyv` throws in between, there is nothing to disconnect.
+ * Makes an `EncryptedStore` that has no listeners and no heartbeat, and does not use the connection, until
+ * {@link attachStore} is called. So if `createKeyv` throws before that call, there is nothing to disconnect.
  *
  * @param opened the store of which `store` is a view. The `EncryptedStore` disconnects `opened` instead of the view.
  * `undefined` if `store` is not a view.
@@ -436,8 +437,8 @@ export function prepareStore(
 }
 
 /**
- * Gives a store that {@link prepareStore} made its listeners, its heartbeat and its share of the connection. The store
- * keeps them until it is disconnected.
+ * Attaches a store that {@link prepareStore} made: adds its listeners, starts its heartbeat, and registers it as a user
+ * of the connection. The store stays attached until it is disconnected.
  */
 export function attachStore(store: EncryptedStore): void {
   attach(store);

@@ -4,9 +4,9 @@ import { type CheckRecord, maxRetired, parseCheckRecord, type StoredCheckRecord 
 import { isUnusableScope, scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
 /**
- * The lowest generation number of the keyring with which a process may write to a store. The check record of the store
- * contains this number, and a rotation raises it. Each replica reads it with every heartbeat, and reloads the keyring
- * if the generation of its own keyring is lower.
+ * Reads and writes a number in the check record of a store: the lowest generation of the keyring with which a process
+ * may write to the store. A rotation raises the number. Each replica reads the number with every heartbeat, and reloads
+ * its keyring if the generation of its keyring is lower.
  */
 export class GenerationNotice {
   readonly #record: CheckRecord | undefined;
@@ -20,8 +20,8 @@ export class GenerationNotice {
   }
 
   /**
-   * The notice in the check record of the keyring that is not derived for a scope. It is this notice itself if the
-   * store has no option `scope`.
+   * The `GenerationNotice` for the keyring that is not derived for a scope. If the option `scope` of the store is not
+   * the name of a scope, this is the same object.
    */
   get unscoped(): GenerationNotice {
     const unscoped = this.#record?.unscoped;
@@ -67,7 +67,8 @@ export class GenerationNotice {
 
   /**
    * Notes in the check record of the store, and in those of scopes, that the key `retired` may no longer be the primary
-   * of a process that writes. For a rotation of keys whose generation numbers stand still.
+   * of a process that writes. A guided rotation needs this, because it may leave the generation number of the keyring
+   * unchanged.
    *
    * @param keyring the keyring with which the check records are encrypted. Its primary is another key.
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
@@ -76,7 +77,10 @@ export class GenerationNotice {
     await this.#note(keyring, (noted) => [...noted.filter((id) => id !== retired), retired].slice(-maxRetired));
   }
 
-  /** Takes back {@link GenerationNotice.retire} for the key `keyId`, which is about to become the primary again. */
+  /**
+   * Removes the note of {@link GenerationNotice.retire} about the key `keyId`, which is about to become the primary
+   * again.
+   */
   async useAgain(keyring: Keyring, keyId: string): Promise<void> {
     await this.#note(keyring, (noted) => noted.filter((id) => id !== keyId));
   }

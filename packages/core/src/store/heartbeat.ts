@@ -29,19 +29,22 @@ export interface Heartbeat {
    */
   readonly keys?: readonly string[] | undefined;
   /**
-   * The earliest generation of the keyring with which a write of the replica is still in progress. A number below
-   * `generation` if such a write began with an earlier keyring. `undefined` if no write is in progress.
+   * The generation number of the keyring with which the oldest write in progress began. If this number is lower than
+   * `generation`, the write began with an earlier keyring. `undefined` if no write is in progress.
    */
   readonly sealingSince?: number | undefined;
   /** The time at which the replica wrote the heartbeat, by its own clock, in milliseconds since the epoch. */
   readonly beatAtMs: number;
   /** Interval between two heartbeats of the replica, in milliseconds. */
   readonly heartbeatMs: number;
-  /** Length of the lease, in milliseconds: this long after its last heartbeat, the replica stops writing records. */
+  /**
+   * Length of the lease, in milliseconds. The replica stops writing records when this time has passed since its last
+   * heartbeat.
+   */
   readonly lapseMs: number;
   /**
-   * Longest time from when the replica encrypts a record until it last tries to send the record to the store, in
-   * milliseconds.
+   * Maximum time, in milliseconds, from the encryption of a record until the last attempt of the replica to send the
+   * record to the store.
    */
   readonly longestCallMs: number;
 }

@@ -21,8 +21,9 @@ export class KeyringCheck {
   readonly #verifying = new WeakMap<Keyring, Promise<void>>();
 
   /**
-   * @param record `undefined` for a store without a reserved space: every keyring passes there.
-   * @param scopes the scopes of the records. If the check record is missing, records in these scopes are looked at.
+   * @param record `undefined` for a store without a reserved space, in which every keyring passes the check.
+   * @param scopes the scopes of the records. If the check record is missing, the check tries to decrypt records of
+   * these scopes.
    */
   constructor(record: CheckRecord | undefined, scopes: RecordScopes) {
     this.#record = record;
@@ -33,8 +34,8 @@ export class KeyringCheck {
   }
 
   /**
-   * The check of the keyring that is not derived for a scope. It is this check itself if the store has no option
-   * `scope`.
+   * The `KeyringCheck` for the keyring that is not derived for a scope. If the option `scope` of the store is not the
+   * name of a scope, this is the same object.
    */
   get unscoped(): KeyringCheck {
     return this.#unscoped ?? this;
@@ -95,9 +96,8 @@ export class KeyringCheck {
   }
 
   /**
-   * Re-encrypts the check record under the primary. After that, the check record needs no former key. If each record of
-   * the store has a scope of its own, the check records of all scopes are re-encrypted too, because the store serves
-   * these scopes.
+   * Re-encrypts the check record under the primary. After that, no former key is needed to decrypt the check record. If
+   * the option `scope` of the store is a function, also re-encrypts the check record of every scope.
    */
   async renew(keyring: Keyring): Promise<void> {
     await this.#withUnscoped((check, unscopedKeyring) => check.renew(unscopedKeyring));

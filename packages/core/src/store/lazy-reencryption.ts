@@ -238,7 +238,7 @@ function eventOf({ address, record }: Job, to: string): ReencryptEvent {
   return { ...address, from: record.keyId ?? record.format, to };
 }
 
-/** Returns the function that lazy re-encryption replaces records with; `undefined` if it is off. */
+/** Returns the function with which lazy re-encryption replaces records; `undefined` if lazy re-encryption is off. */
 export function replacementFor(mode: LazyReencryptionMode | undefined, inner: WrappedStore): ReplaceMany | undefined {
   switch (mode) {
     case "off":

@@ -76,14 +76,17 @@ export class RecordCodec {
     return new RecordCodec(this.#source, this.#form, { scopes: new RecordScopes(scope), accept: [] });
   }
 
-  /** Returns a codec for a job that passes once over all records. The job leaves the cached keyrings of this codec alone. */
+  /**
+   * Returns a codec for a job that passes once over all records. The keyrings that the job derives for scopes do not
+   * fill the cache of this codec.
+   */
   forOnePass(): RecordCodec {
     return new RecordCodec(this.#source, this.#form, { ...this.#options, scopes: this.#options.scopes.forOnePass() });
   }
 
   /**
-   * Returns the keyring in use, derived for the scope of the store. If each record has a scope of its own, returns the
-   * keyring that is not derived yet; the other methods of the codec derive it for the address of a record.
+   * Returns the keyring in use, derived for the scope of the store. If the option `scope` of the store is a function,
+   * returns the keyring without deriving it: the other methods of the codec derive a keyring for each record.
    */
   ring(): Keyring | Promise<Keyring> {
     const { scopes } = this.#options;

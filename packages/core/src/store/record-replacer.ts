@@ -65,9 +65,9 @@ const hurriedAttempts = 4;
 const longestPauseMs = 20;
 
 /**
- * Replaces records if their decrypted values are the expected ones. Reads and decrypts each record, compares, and
- * replaces exactly the bytes that it has read. If another process has changed these bytes meanwhile, for example by
- * re-encryption, starts over.
+ * Replaces a record if its decrypted value equals the value that the caller expects. Reads and decrypts the record,
+ * compares the value, and replaces the record only if its stored bytes are still the same. If another process has
+ * changed these bytes meanwhile, for example by re-encryption, reads the record again.
  */
 export class RecordReplacer {
   readonly #parts: RecordReplacerParts;

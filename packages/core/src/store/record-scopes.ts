@@ -32,7 +32,10 @@ export class RecordScopes {
     this.#maxCached = maxCached;
   }
 
-  /** Returns the same scopes for a job that passes once over all records, with a cache of its own if scopes differ. */
+  /**
+   * Returns the scopes for a job that passes once over all records. If each record has a scope of its own, the result
+   * has a separate cache. Otherwise the result is this object.
+   */
   forOnePass(): RecordScopes {
     return this.differByRecord ? new RecordScopes(this.#scope, maxCachedInOnePass) : this;
   }

@@ -21,9 +21,9 @@ type Call =
 type Afterwards = (runHooks: (call: Call, detail: unknown) => Promise<void>, keys: readonly string[]) => Promise<void>;
 
 /**
- * A Keyv that emits `stat:error` and runs the `after:*` hooks for calls that reject, too. Keyv itself does so only for
- * calls whose error it catches. As in Keyv, `stat:error` is emitted once for each key, and the hook gets the result
- * that Keyv would return for a failed call, such as `undefined`.
+ * A Keyv that emits `stat:error` and runs the `after:*` hooks even for a call that rejects. Keyv itself does this only
+ * for a call whose error it catches. As in Keyv, `stat:error` is emitted once for each key. For a call that rejects,
+ * the hook gets the result that Keyv returns for a failed call, such as `undefined`.
  */
 export class ReportingKeyv extends Keyv {
   override get<Value = KeyvAny>(key: string): Promise<Value | undefined>;

@@ -94,8 +94,9 @@ export class ReservedRecords {
   }
 
   /**
-   * Encrypts `text`, and writes it as the record under `key` if the stored record is still `read`. The record keeps its
-   * expiry in the store. If `read` is `undefined`, writes only if there is no record under `key`.
+   * Encrypts `text`, and writes it as the record under `key`. Writes only if the stored record has not changed since
+   * the caller read it as `read`. If `read` is `undefined`, writes only if there is no record under `key`. The record
+   * keeps its expiry in the store.
    *
    * @returns whether the record was written.
    */

@@ -31,9 +31,10 @@ export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring
  * malformed. Also returns `undefined` for the check record of a scope if it contains a higher generation number than
  * both `keyring` and the check record of the store have.
  *
- * A rotation raises the generation in the check record of the store first, and a process that has only the keyring of a
- * scope cannot write this check record. So this process can neither require a generation that no keyring has, nor
- * prevent that the check record of its scope is re-encrypted.
+ * A rotation raises the generation in the check record of the store first, so a higher number in the check record of a
+ * scope is false. A process that has only the keyring of a scope can write such a number, but only into the check
+ * record of its scope. If the number were trusted, this process could require a generation that no keyring has, or
+ * prevent the re-encryption of the check record.
  */
 export async function trustedContent(
   record: CheckRecord,
@@ -55,7 +56,8 @@ export async function trustedContent(
 }
 
 /**
- * Returns whether the error shows that no process with this keyring can write in a scope, whose name may be invalid.
+ * Returns whether an error shows that a process with this keyring cannot write in a scope: the keyring cannot decrypt
+ * the check record of the scope, or the name of the scope is invalid.
  */
 export function isUnusableScope(error: unknown): boolean {
   return error instanceof KeywardError && (error.code === "OVERWRITE_REFUSED" || error.code === "KEYRING_INVALID");

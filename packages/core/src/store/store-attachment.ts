@@ -19,7 +19,8 @@ export interface AttachedParts {
   readonly reencryption: LazyReencryption | undefined;
   readonly events: BackgroundEvents;
   /**
-   * If the wrapped store is a view, the store of which it is a view: this store is disconnected instead of the view.
+   * If the wrapped store is a view: the store that returned the view. `disconnect()` disconnects that store instead of
+   * the view.
    */
   readonly opened: Disconnectable | undefined;
 }
@@ -36,8 +37,8 @@ interface Held {
 
 /**
  * Acquires and releases the resources of an `EncryptedStore`: its listeners on the key source and on the wrapped store,
- * its heartbeat, and its share of the connection. The store is attached while it has these resources. A call such as
- * `get` after `disconnect()` attaches the store again.
+ * its heartbeat, and its registration as a user of the connection. The store is attached while it has these resources.
+ * A call such as `get` after `disconnect()` attaches the store again.
  */
 export class StoreAttachment {
   readonly #parts: AttachedParts;
@@ -86,8 +87,9 @@ export class StoreAttachment {
   }
 
   /**
-   * Waits for lazy re-encryption, then releases the resources of the store. If a `disconnect()` is in progress already,
-   * waits for the same release, unless the store was attached again in the meantime.
+   * Waits for lazy re-encryption, then releases the resources of the store. If another call of `disconnect()` is in
+   * progress, waits for its release instead of starting a second one. If the store was attached again after that
+   * release, then releases the resources once more.
    */
   async disconnect(): Promise<void> {
     const running = this.#disconnecting;

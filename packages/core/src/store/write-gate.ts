@@ -9,8 +9,8 @@ export interface WriteConditions {
   /** The registration of this process as a replica. `undefined` if this store does not have the option `replica`. */
   readonly registration: ReplicaRegistration | undefined;
   /**
-   * Holds the registration of this process if another of its stores has the option `replica`. `undefined` if this store
-   * has no reserved space.
+   * Holds the registration of this process as a replica, if another store of this process with the same keys and
+   * backend has the option `replica`. `undefined` if this store has no reserved space.
    */
   readonly processRegistration: ReplicaRegistrationSlot | undefined;
   readonly codec: RecordCodec;
