@@ -101,7 +101,10 @@ function removedFrom(others: string, keyId: string): string {
   return `Remove key "${keyId}" from ${others}. If its text there has no id, it is the key that was the primary before. Unset ${others} if no key is left in it.`;
 }
 
-/** Describes how to change a file with a single key, beside which the environment variable `others` may hold keys. */
+/**
+ * Describes how to change the keys if a file holds a single key, and the environment variable `others` holds the other
+ * keys. If `others` is undefined, describes how to replace the file by a directory.
+ */
 export function changeSingleKeyFile(
   change: KeyringChange,
   { path, others, primary }: { readonly path: string; readonly others: string | undefined; readonly primary: string },

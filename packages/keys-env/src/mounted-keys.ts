@@ -14,8 +14,8 @@ import {
 } from "./notation.ts";
 
 /**
- * The keys that were found in an environment variable, a file or a directory. Either the keyring of a keyring document,
- * or a list of single keys, of which the first is the primary key.
+ * The keys that were found in an environment variable, a file or a directory: either the keyring of a keyring document,
+ * or a list of single keys. The first key in the list is the primary key.
  */
 export type FoundKeys = { readonly ring: Keyring } | { readonly keys: readonly WrittenKey[] };
 
@@ -74,7 +74,10 @@ export function ringFrom(found: FoundKeys, name: string): Keyring {
 export interface ChangedMount {
   readonly mount: Mount;
   readonly path: string;
-  /** The environment variable that holds keys beside a file with a single key. `undefined` if there is none. */
+  /**
+   * Name of the environment variable that holds the other keys, if the mount is a file with a single key. `undefined`
+   * if there is no such variable.
+   */
   readonly others: string | undefined;
 }
 
