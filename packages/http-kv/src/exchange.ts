@@ -1,6 +1,6 @@
 import { setImmediate } from "node:timers/promises";
 
-/** A request that an HTTP server received, such as `node:http` or a fetch runtime. */
+/** A request that `node:http`, a fetch runtime or another HTTP server received. */
 export interface Incoming {
   readonly method: string;
   /**
@@ -37,7 +37,7 @@ export interface Answer {
 }
 
 /**
- * Number of bytes that a request processes before other requests run. This number of bytes takes less than a
+ * Number of bytes that a request processes before other requests run. Processing this number of bytes takes less than a
  * millisecond.
  */
 export const turnBytes = 2 ** 17;

@@ -71,8 +71,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   }
 
   /**
-   * Maximum time from the start of a call until the store sends the last request of the call that writes, in
-   * milliseconds: ten times `timeoutMs`.
+   * Maximum time from the start of a call until the call sends its last write to the server, in milliseconds: ten times
+   * `timeoutMs`.
    */
   get longestCallMs(): number {
     return this.#transport.longestWriteMs;
@@ -157,7 +157,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
   /**
    * Iterates over the records of the namespace {@link HttpSpace.namespace}. All keys are read at the beginning and kept
-   * in memory. The values are read in batches of 100. A record is yielded if it exists at both of these times.
+   * in memory. The values are read in batches of 100. A record is yielded if it exists both when the keys are read and
+   * when its value is read.
    */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
@@ -191,8 +192,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
    * the SHA-256 of `expected` instead of the value.
    *
    * If an answer is lost, the replacement is sent again with the same idempotency key, so `true` and `false` are always
-   * correct. If the server restarted in between and refuses the repeated replacement, it is unknown whether an earlier
-   * attempt succeeded, so the call rejects.
+   * correct. If the server restarts between two attempts and refuses the later attempt, the call rejects, because the
+   * earlier attempt may have succeeded.
    *
    * @param expires when the record expires, in milliseconds since the epoch by the server's clock; `null` for never. A
    * time in the past removes the record. Default: the record keeps its expiry, and a new record never expires.

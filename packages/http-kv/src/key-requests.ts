@@ -27,8 +27,8 @@ export function scopesOf(incoming: Incoming, { kind }: PathTarget): readonly Sco
 }
 
 /**
- * Reads and checks a GET, HEAD, PUT or DELETE, on one record's key or on all such keys with a prefix. Returns a
- * function that does the request.
+ * Reads and checks a GET, HEAD, PUT or DELETE request for one record, or for all records whose keys have a prefix.
+ * Returns a function that does the request.
  *
  * @param digest the hash of the request, to which the body of a PUT is added. `undefined` if no hash is needed.
  * @throws Refusal such as `REQUEST_INVALID` or `TOO_LARGE` for an invalid request; `NOT_ATOMIC` for a conditional PUT

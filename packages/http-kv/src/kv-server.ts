@@ -29,7 +29,8 @@ import { storagePrefix, type TenantNamespace } from "./tenant-namespace.ts";
 export interface KvHandlerOptions {
   /**
    * The Keyv 6 storage adapter that stores the records. No other program may write to the store. If the store cannot
-   * replace a value atomically, be scanned or list its keys, the server answers the requests that need this with 501.
+   * replace a value atomically, be scanned or list its keys, the server answers each request that needs the missing
+   * capability with the status 501.
    */
   readonly store: KeyvStorageAdapter;
   /**
@@ -99,7 +100,7 @@ export interface ServerAnswer extends Answer {
   readonly memory: RequestMemory | undefined;
 }
 
-/** Answers the requests that an HTTP server passes on, such as `node:http` or a fetch runtime. */
+/** Answers the requests that `node:http`, a fetch runtime or another HTTP server passes on. */
 export class KvServer {
   readonly #store: MultiTenantStore;
   readonly #tenants: TenantSource;
@@ -113,7 +114,8 @@ export class KvServer {
   #madeId: string | undefined;
 
   /**
-   * @throws KeywardError `STORE_INVALID` or `VALUE_INVALID` for invalid options, like `createKvHandler`.
+   * @throws KeywardError `STORE_INVALID` for a store that is not a Keyv 6 storage adapter; `VALUE_INVALID` for an
+   * unknown option, and for an invalid limit, entry or base path.
    */
   constructor(options: KvHandlerOptions) {
     const {

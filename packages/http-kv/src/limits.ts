@@ -11,7 +11,8 @@ export interface KvLimits {
   /** Maximum number of records in the batch of one request, and in one page of a scan. Default: 1,000. */
   readonly maxBatch: number;
   /**
-   * Once the values in an answer have this number of bytes together, the server adds no more values. Default: 16 MiB.
+   * If the total length of the values in an answer reaches this number of bytes, the server adds no more values.
+   * Default: 16 MiB.
    */
   readonly maxAnswerBytes: number;
   /**
@@ -57,8 +58,8 @@ const names = {
 } satisfies OptionNames<KvLimits>;
 
 /**
- * Returns the smallest `maxBytesInMemory` that is allowed: the memory of two requests of the largest size. Besides the
- * body of such a request, an answer, a stored value or a second copy of the body is in memory.
+ * Returns the smallest `maxBytesInMemory` that is allowed: the memory of two requests of the largest size. Such a
+ * request has its body in memory, and also an answer, a stored value or a second copy of the body.
  */
 export function leastBytesInMemory({ maxBodyBytes, maxAnswerBytes, maxValueBytes }: KvLimits): number {
   return 2 * (maxBodyBytes + Math.max(maxBodyBytes, maxAnswerBytes, maxValueBytes));

@@ -21,8 +21,8 @@ export interface RequestMemory {
 const retryAfterSeconds = 1;
 
 /**
- * Limits how many bytes all requests of a process have in memory together. A tenant can reserve more bytes only if at
- * least as many bytes stay free as the tenant then has reserved. So a single tenant gets half of the memory limit, two
+ * Limits how many bytes all requests of a process have in memory together. When a tenant reserves bytes, at least as
+ * many bytes must stay free as this tenant has reserved in total. So a single tenant gets half of the memory limit, two
  * tenants get a third each, and a new tenant always finds as much free memory as each other tenant has reserved.
  */
 export class MemoryBudget {

@@ -22,8 +22,8 @@ export class MultiTenantStore {
   #cursors: Promise<ScanCursors> | undefined;
 
   /**
-   * @throws KeywardError `STORE_INVALID` if the `capabilities` of the store do not include absolute `expires`, as those
-   * of a Keyv 6 storage adapter do.
+   * @throws KeywardError `STORE_INVALID` if the property `capabilities.expires` of the store is not true. In a Keyv 6
+   * storage adapter, this property is true.
    */
   constructor(store: KeyvStorageAdapter) {
     if (store.capabilities?.expires !== true) {
@@ -39,21 +39,19 @@ export class MultiTenantStore {
     await this.#recordsUnder(serverNamespace).hasMany(["health"]);
   }
 
-  /**
-   * Returns the records of one namespace inside a tenant namespace. Clients choose the names of the inner namespaces.
-   */
+  /** Returns the records of one namespace within a tenant namespace. A client chose the name `namespace`. */
   records(tenantNamespace: TenantNamespace, space: Space, namespace: string): NamespaceRecords {
     return this.#recordsUnder(`${storagePrefix(tenantNamespace, space)}${namespace}`);
   }
 
   /**
-   * Returns a page of a scan over all namespaces that clients have within a tenant namespace. The page has at most
+   * Returns a page of a scan over all namespaces that clients use within a tenant namespace. The page has at most
    * `limit` records. The page has fewer records, perhaps none, if `maxAnswerBytes`, the maximum duration of a scan or
    * the memory limit is reached first.
    *
    * The scan also reads the records of other tenants and skips them. The returned cursor is encrypted, since the
-   * store's cursor may contain the key of another tenant's record. The records of other tenants influence the end of a
-   * page only through the time that the server needs to read these records.
+   * store's cursor may contain the key of another tenant's record. Because the server needs time to read the records of
+   * other tenants, a page may end earlier. These records do not affect the page in any other way.
    *
    * @throws Refusal `NOT_SCANNABLE` if the store cannot be scanned; `REQUEST_INVALID` for a cursor of another tenant
    * namespace or space; `OVERLOADED` if the free part of `maxBytesInMemory` is too little for the first records.

@@ -20,9 +20,12 @@ export interface RecordReplacement {
    * only if no record is stored.
    */
   readonly expected: StoredRecord | undefined;
-  /** The record to store instead, which {@link NamespaceRecords.successorOf} returned. */
+  /** The record to store in place of `expected`. {@link NamespaceRecords.successorOf} makes this record. */
   readonly next: StoredRecord;
-  /** Whether the store sets the expiry of `next`. Default: false. The stored record then keeps its expiry. */
+  /**
+   * Whether the store sets the record's expiry to the expiry of `next`. If false, the record keeps its expiry in the
+   * store. Default: false.
+   */
   readonly setsExpiry?: boolean;
 }
 
@@ -138,10 +141,10 @@ export class NamespaceRecords {
   }
 
   /**
-   * Returns the record that a replacement stores.
+   * Returns a record with `value`, to be stored in place of `record`.
    *
-   * @param expires when the new record expires, in milliseconds since the epoch; `null` for never. Default: the expiry of
-   * the replaced record.
+   * @param expires when the new record expires, in milliseconds since the epoch; `null` for never. Default: the expiry
+   * of `record`.
    */
   successorOf(record: StoredRecord | undefined, value: StoredValue, expires?: number | null): StoredRecord {
     // A packed record has 0 if it never expires. So an early time becomes another time in the past.
@@ -151,7 +154,8 @@ export class NamespaceRecords {
   }
 
   /**
-   * Replaces each record if it is still the expected record. Returns, for each replacement, whether it was done.
+   * Replaces each record if the store still has the expected record. Returns, for each change, whether the record was
+   * replaced.
    *
    * @throws Refusal `NOT_ATOMIC` if the store cannot replace a value atomically.
    */

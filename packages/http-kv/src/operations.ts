@@ -35,8 +35,8 @@ export interface OperationContext {
 }
 
 /**
- * A function that does a request, after the request was read and checked. `mayHaveBeenDone` is true if a server process
- * may have done an earlier attempt of the same write.
+ * A function that does a request. The server has read and checked the request before. The argument `mayHaveBeenDone` is
+ * true if the request is a write, and an earlier attempt may already have done this write.
  */
 export type Prepared = (mayHaveBeenDone: boolean) => Promise<Answer>;
 

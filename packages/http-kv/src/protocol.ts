@@ -18,7 +18,7 @@ export const headers = {
    * the process does the write only once.
    */
   idempotencyKey: "idempotency-key",
-  /** In an attempt of a write, "1" if the server may have done an earlier attempt. */
+  /** In an attempt of a write, "1" if an earlier attempt may already have done the write. */
   repeated: "x-repeated",
   /**
    * In an answer, a token of the server process that sent the answer. In a request that writes, the token of the only
@@ -36,7 +36,10 @@ export type Operation = (typeof operations)[number];
 /** The scopes that an API key can have. */
 export const scopes = ["read", "write", "list"] as const;
 
-/** A scope of an API key: "read" values, "write" and delete them, or "list" keys. */
+/**
+ * A scope of an API key: "read" allows reading values, "write" allows storing and deleting values, "list" allows
+ * listing keys.
+ */
 export type Scope = (typeof scopes)[number];
 
 /**
@@ -103,7 +106,10 @@ export interface RefusalBody {
   readonly id?: string;
 }
 
-/** An error that the server throws to refuse a request. The answer then has the status of `code`, 400 or above. */
+/**
+ * An error that the server throws to refuse a request. The property `code` determines the HTTP status of the answer,
+ * which is 400 or above.
+ */
 export class Refusal extends Error {
   override readonly name = "Refusal";
   readonly code: RefusalCode;
@@ -157,8 +163,9 @@ export interface Answers {
   readonly set: { readonly stored: readonly boolean[] };
   readonly delete: { readonly deleted: readonly boolean[] };
   /**
-   * For each change, whether it was done. `null` means that the server refuses the change now, but an earlier attempt
-   * may have done it. Only the answer to a request with the header `x-repeated` can have `null`.
+   * For each change, whether the server replaced the value. `null` means that this attempt of the request did not
+   * replace the value, but an earlier attempt may have replaced it. Only the answer to a request with the header
+   * `x-repeated` can have `null`.
    */
   readonly replace: { readonly replaced: readonly (boolean | null)[] };
   readonly clear: Readonly<Record<never, never>>;
@@ -225,9 +232,9 @@ export type PathTarget =
     };
 
 /**
- * Returns the record's key or the prefix of keys that a percent-encoded path and its query (without "?") name. As in
- * unstorage, a path that ends with an unencoded "/" or ":" is a prefix. If a key itself ends with "/" or ":", its path
- * ends with %2F or %3A.
+ * Returns the target of a URL, which is a record's key or a prefix of keys. `path` is percent-encoded, and `query` has
+ * no "?". As in unstorage, a path that ends with an unencoded "/" or ":" is a prefix. If a key itself ends with "/" or
+ * ":", its path ends with %2F or %3A.
  *
  * @throws Refusal `REQUEST_INVALID` for percent-encoded bytes that are not UTF-8, for unknown or repeated parameters,
  * and for a key both in the path and in the query.

@@ -15,7 +15,8 @@ export class ReadSize {
   #records: number;
 
   /**
-   * @param memory the memory of the request. A read with more records than the first one reserves memory here.
+   * @param memory the memory of the request. A read that has more records than the first read reserves bytes in
+   * `memory`.
    */
   constructor(limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number }, memory: RequestMemory) {
     this.#limits = limits;
@@ -25,8 +26,8 @@ export class ReadSize {
   }
 
   /**
-   * Calls `read` with the number of records to read, and returns what `read` returns. If this number is larger than
-   * that of the first read, memory is reserved until `read` has ended.
+   * Calls `read` with the number of records to read, and returns what `read` returns. If the read has more records than
+   * the first read, memory is reserved until `read` has ended.
    */
   async reading<Result>(read: (records: number) => Promise<Result>): Promise<Result> {
     let room = 0;

@@ -34,8 +34,8 @@ export class RecentWrites {
   readonly #namespaces = new Map<string, NamespaceWrites>();
 
   /**
-   * Returns whether this process still remembers every write in a tenant namespace that began after `timeMs`, a time by
-   * `performance.now()`.
+   * Returns whether this process still remembers every write that began after `timeMs` in a tenant namespace. `timeMs`
+   * is a time by `performance.now()`.
    */
   knowsSince(tenantNamespace: string, timeMs: number): boolean {
     return (this.#namespaces.get(tenantNamespace)?.forgottenMs ?? Number.NEGATIVE_INFINITY) < timeMs;
@@ -45,14 +45,14 @@ export class RecentWrites {
    * Does a write, or returns the answer to an earlier attempt with the same idempotency key.
    *
    * @param idempotencyKey the random key that the client sends with each attempt of the write.
-   * @param request a digest of the whole request. An idempotency key belongs to one digest.
+   * @param request a digest of the whole request. All attempts with the same idempotency key must have the same digest.
    * @param sinceMs time at which this process made the token that the client sent in the header `x-server`, or
    * `undefined` if the client sent no token.
-   * @param write does the write. Its argument is true if an earlier attempt failed in this process and may still have
-   * been done.
+   * @param write function that does the write. The argument of `write` is true if an earlier attempt in this process
+   * threw an error, but may have done the write.
    * @throws Refusal `REQUEST_INVALID` if the idempotency key belongs to another request; `MISDIRECTED` if this process
-   * may have done the write and forgotten it, so that doing it again could undo a later write; an error that `write`
-   * throws.
+   * may have done the write before and has forgotten it, because doing the write again could undo a later write; an
+   * error that `write` throws.
    */
   async once(
     tenantNamespace: string,

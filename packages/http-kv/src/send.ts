@@ -15,14 +15,16 @@ export interface Sending {
    */
   readonly longestMs: number;
   /**
-   * Called when the answer begins, with its status and headers. Returns a function to call with each piece of its body.
+   * Function that is called with the status and headers of the answer when the answer begins. `begin` returns a second
+   * function, which is called with each piece of the answer's body.
    */
   readonly begin: (status: number, header: (name: string) => string | undefined) => (piece: Uint8Array) => void;
 }
 
 /**
- * Sends a request, and resolves at the end of the answer. Rejects with {@link TimedOut}, with an error of the network,
- * or with an error that `begin` or the function that `begin` returned throws.
+ * Sends a request, and resolves at the end of the answer. Rejects with {@link TimedOut}, or with an error of the
+ * network. Also rejects with an error that is thrown by the function `sending.begin`, or by the function that `begin`
+ * returned.
  */
 export type Send = (sending: Sending) => Promise<void>;
 

@@ -15,8 +15,8 @@ export const storeKinds: readonly string[] = Object.keys(stores);
 /**
  * Opens the store in which `keyward-kv serve` keeps the records.
  *
- * @throws KeywardError `STORE_INVALID` if the package of the store is not installed or has another release, or if the
- * URL of the Redis server is missing; an error that the constructor of the store throws.
+ * @throws KeywardError `STORE_INVALID` if the package of the store is not installed or does not work with this version
+ * of `keyward-kv`, or if the URL of the Redis server is missing; an error that the constructor of the store throws.
  */
 export async function openStore(kind: string, file: string, redisUrl: string | undefined): Promise<KeyvStorageAdapter> {
   switch (kind) {

@@ -25,9 +25,9 @@ const maxAttempts = 16;
  * Replaces each value that has the expected entity tag, in the order of `changes`. Returns, for each change, whether
  * the value was replaced.
  *
- * To compare the tags, the server reads the stored values. If these values have more bytes than `maxAnswerBytes` or
- * than the free memory, the server does only the first changes, at least one, and returns only the results of these
- * changes.
+ * To compare the tags, the server reads the stored values. If the stored values need more bytes than `maxAnswerBytes`
+ * or than the free memory, the server tries only the changes at the beginning of `changes`, at least one. The returned
+ * list then ends with the result of the last change that the server tried.
  *
  * @throws Refusal `NOT_ATOMIC` if the store cannot replace a value atomically; `OVERLOADED` if the free part of
  * `maxBytesInMemory` is too little for the first values. After `OVERLOADED`, no value was replaced.

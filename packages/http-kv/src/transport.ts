@@ -78,8 +78,8 @@ export class Transport {
   readonly #retries: number;
   readonly #send: Send;
   /**
-   * Maximum time from the start of a call until the last request of the call that writes is sent, in milliseconds. When
-   * the lease of a replica (a running process) has lapsed, a rotation also waits for this time before it continues.
+   * Maximum time from the start of a call until the call sends its last write to the server, in milliseconds. When the
+   * lease of a replica (a running process) has lapsed, a rotation also waits for this time before it continues.
    */
   readonly longestWriteMs: number;
   /** The token of the server process that answered last; "" before the first answer. */
@@ -109,9 +109,9 @@ export class Transport {
 
   /**
    * Sends an operation, and returns the parsed JSON of the answer. If an attempt fails and a further attempt may
-   * succeed, the operation is sent again. All attempts of a write have the same idempotency key, so that a server
-   * process does the write only once. An attempt has the header `x-repeated` if the server may have done an earlier
-   * attempt.
+   * succeed, the operation is sent again. All attempts of a write have the same idempotency key, so a server process
+   * does the write only once. If an earlier attempt may already have done the write, the next attempts have the header
+   * `x-repeated`.
    *
    * @param answerParts maximum number of brackets, commas and colons in the answer.
    * @param writeUntilMs time after which no attempt of a write is sent, by `performance.now()`.

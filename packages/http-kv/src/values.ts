@@ -28,7 +28,8 @@ export async function* valuePieces(value: StoredValue): AsyncGenerator<Uint8Arra
 
 /**
  * Joins parts to one JSON text, and yields the bytes of this text in pieces. A part that is a string is added
- * unchanged. A part with a `value` is added as a field "text" or "bytes", without braces around the field.
+ * unchanged. For a part with a `value`, the field "text" or "bytes" is added. The braces around this field must be in
+ * the string parts.
  */
 export async function* jsonPieces(
   parts: Iterable<string | { readonly value: StoredValue }>,

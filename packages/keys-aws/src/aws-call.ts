@@ -71,11 +71,11 @@ const throttled = new Set([
 const refused = new Set(["AccessDenied", "AccessDeniedException", "NotAuthorized", "UnauthorizedOperation"]);
 
 /**
- * Calls AWS through the SDK, for at most `timeoutMs` of the call. The SDK repeats requests that AWS throttled or that
- * failed, and does not repeat requests that AWS refused.
+ * Calls AWS through the SDK. The call may take at most `call.timeoutMs`. The SDK repeats requests that AWS throttled or
+ * that failed, and does not repeat requests that AWS refused.
  *
- * @throws KeywardError `PROVIDER_UNAVAILABLE` if the call fails, or the code that the function `explain` of the call
- * returns.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the call fails. If the function `call.explain` returns a code for the
+ * failure, the error has that code instead.
  * @throws The reason of the signal in `call.signal`, if this signal is aborted.
  */
 export async function callAws<Output>(
@@ -103,8 +103,8 @@ export async function callAws<Output>(
 }
 
 /**
- * Returns the name of the AWS error, such as `AccessDeniedException`, that caused an error of {@link callAws}; `undefined`
- * for any other error.
+ * Returns the name of the AWS error, such as `AccessDeniedException`, because of which {@link callAws} threw `error`.
+ * Returns `undefined` if `error` has another cause.
  */
 export function awsNameOf(error: unknown): string | undefined {
   return error instanceof KeywardError && error.cause instanceof AwsCause ? error.cause.name : undefined;

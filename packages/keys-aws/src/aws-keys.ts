@@ -88,9 +88,10 @@ const optionNames: OptionNames<AwsKeysOptions> = {
 };
 
 /**
- * Returns a key provider that reads a keyring from AWS Secrets Manager. One secret holds the keyring document, which is the
- * text that `exportKeyring` returns, or a single key. It may be the whole value of the secret, as text or as bytes, or one
- * field of a JSON object. The AWS SDK finds the credentials, and also `region` and `endpoint` if you omit them.
+ * Returns a key provider that reads a keyring from AWS Secrets Manager. One secret holds a keyring document, which is
+ * the text that `exportKeyring` returns, or a single key. The document or key may be the whole value of the secret, as
+ * text or as bytes, or one field of a JSON object. The AWS SDK finds the credentials, and also `region` and `endpoint`
+ * if you omit them.
  *
  * @example
  * import { createKeyv } from "@keyward/core";

@@ -4,7 +4,10 @@ import { looksLikeKey } from "./aws-resource.ts";
 /** The value of a secret: its text (`SecretString`) or its bytes (`SecretBinary`). */
 export type SecretValue = { readonly text: string } | { readonly bytes: Uint8Array };
 
-/** What the value of a secret holds at the place where the keyring is expected. */
+/**
+ * What {@link keysIn} finds in a secret: a keyring document, a single key, or a JSON object without the field for the
+ * keyring.
+ */
 export type SecretKeys =
   /** A keyring document. `replacedBy` returns the value of the secret with another keyring in its place. */
   | {
@@ -40,7 +43,10 @@ export function keysIn(value: SecretValue, subject: string, field: string | unde
   return found(content, `${subject}, field ${shown(field)}`, withRing);
 }
 
-/** Returns the first value of a secret that holds nothing but a keyring. */
+/**
+ * Returns the value of a new secret that holds only a keyring. The keyring is in the JSON field `field`, or is the
+ * whole value if `field` is undefined.
+ */
 export function firstValue(ring: Keyring, field: string | undefined): SecretValue {
   const document = exportKeyring(ring);
   return { text: field === undefined ? document : `{${JSON.stringify(field)}:${JSON.stringify(document)}}` };

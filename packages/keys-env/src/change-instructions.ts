@@ -157,7 +157,10 @@ function removedFrom(others: string, keyId: string): string {
   return `Remove key "${keyId}" from ${others}. If its text there has no id, it is the key that was the primary before. Unset ${others} if no key is left in it. ${keepACopy}`;
 }
 
-/** Describes how to change a file with a single key, beside which an environment variable may hold keys. */
+/**
+ * Describes how to change the keys if a file holds a single key, and the environment variable `others` holds the other
+ * keys. If `others` is undefined, describes how to replace the file by a directory.
+ */
 export function changeSingleKeyFile(
   change: KeyringChange,
   {

@@ -47,8 +47,8 @@ const optionNames: OptionNames<EnvKeysOptions> = {
  *   like {@link fileKeys}, and watches for changes.
  * - `NAME_OTHERS` holds additional keys, separated by commas. These keys decrypt records, but encrypt no new records.
  *
- * White space around a value is ignored. If a value has none of these notations, `load` rejects with `KEY_INVALID`,
- * unless the option `passphrase` is true. Then the value is used as a passphrase.
+ * White space around a value is ignored. If the option `passphrase` is true, a value without any of the notations above
+ * is used as a passphrase. If the option is false, `load` rejects with `KEY_INVALID` for such a value.
  *
  * @example
  * import { createKeyv } from "@keyward/core";

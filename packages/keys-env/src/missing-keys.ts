@@ -42,7 +42,8 @@ const modes: readonly unknown[] = ["error", "generate", "plaintext"];
 export type KeysWarningCode = "KEYWARD_KEY_GENERATED" | "KEYWARD_PLAINTEXT";
 
 /**
- * Implements the option `whenMissing`: makes the keyring that a provider returns as long as no key has ever been set.
+ * Implements the option `whenMissing`. Makes the keyring that a key provider returns until it finds a key for the first
+ * time.
  */
 export class MissingKeys {
   readonly #options: MissingKeysOptions;
@@ -70,15 +71,15 @@ export class MissingKeys {
   }
 
   /**
-   * Returns the keyring that the provider uses while no key is set, as the option `whenMissing` selects: one with a
-   * random key, or one without keys.
+   * Returns the keyring that the provider uses while no key is set. The keyring has a random key if `whenMissing` is
+   * `"generate"`, and no keys if `whenMissing` is `"plaintext"`.
    *
    * @param missing Text that names the environment variable or path without a key. The message of the error or warning
    * begins with this text.
    * @param hint Hint of the error or warning, which describes how to set a key.
    * @param production Whether `NODE_ENV` is `production`.
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if `whenMissing` is `"error"` or not allowed in production, or after a
-   * call of {@link found}.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if `whenMissing` is `"error"` or is not allowed in production, or if
+   * {@link found} was called before.
    */
   fallback(missing: string, hint: string, production: boolean): Keyring {
     if (this.#everFound) {
@@ -111,7 +112,7 @@ export class MissingKeys {
   }
 }
 
-/** Returns true if `NODE_ENV` is `production` in one of these sets of environment variables. */
+/** Returns true if `NODE_ENV` is `production` in at least one of `environments`. */
 export function isProduction(...environments: readonly Readonly<Record<string, string | undefined>>[]): boolean {
   return environments.some((environment) => environment["NODE_ENV"] === "production");
 }

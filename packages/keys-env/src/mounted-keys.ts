@@ -20,8 +20,8 @@ import {
 } from "./notation.ts";
 
 /**
- * The keys that were found in an environment variable, a file or a directory. Either the keyring of a keyring document,
- * or a list of single keys, of which the first is the primary key.
+ * The keys that were found in an environment variable, a file or a directory: either the keyring of a keyring document,
+ * or a list of single keys. The first key in the list is the primary key.
  */
 export type FoundKeys = { readonly ring: Keyring } | { readonly keys: readonly WrittenKey[] };
 

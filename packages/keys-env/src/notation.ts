@@ -27,16 +27,16 @@ export const passphraseOptionNames: OptionNames<PassphraseOptions> = { passphras
 /** A key that was read from a text, with its id. */
 export interface WrittenKey {
   /**
-   * The id in the text, or the name of the key's file in a directory. Otherwise an id that is derived from the
-   * material.
+   * The id of the key. A text of the form `id=key` contains the id. In a directory, the name of the key's file is the
+   * id. For any other key, the id is derived from the key material.
    */
   readonly id: string;
   readonly material: Uint8Array;
 }
 
 /**
- * End of a hint about a missing or invalid key. Explains why a new key cannot replace this key, and how to make a first
- * key.
+ * Text at the end of each hint to restore a missing or invalid key. The text explains why a new key cannot replace the
+ * earlier key, and how to make a first key.
  */
 export const onlyForAFirstKey =
   "because a new key cannot decrypt these records. If no encrypted records exist yet, make a first key with `openssl rand -base64 32`.";
@@ -112,8 +112,8 @@ export async function readKey(
 }
 
 /**
- * Returns a keyring with these keys. The first key is the primary key. `keys` may contain a key twice, because two
- * environment variables hold the key while a rotation moves it from one to the other.
+ * Returns a keyring of the keys in `keys`. The first key is the primary key. `keys` may contain a key twice, because
+ * two environment variables may hold the same key during a rotation.
  *
  * @throws KeywardError `KEYRING_INVALID` if two different keys have the same id, or if one key has two ids.
  */

@@ -19,8 +19,8 @@ export interface KeysFromOptions {
    */
   readonly store?: ReservedSpace;
   /**
-   * Environment variables for `env:` sources, which read the variables at each load, and for the `VAULT_…` settings of
-   * Vault sources. The AWS SDK always reads `process.env`. Default: `process.env`.
+   * Environment variables with the keys of an `env:` source, or with the `VAULT_…` settings of a Vault source. An
+   * `env:` source reads its variables at each load. The AWS SDK always reads `process.env`. Default: `process.env`.
    */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }

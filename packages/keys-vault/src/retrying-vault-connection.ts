@@ -127,7 +127,7 @@ export class VaultConnection {
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if Vault does not answer, is sealed or denies access.
    * @throws VaultFailure for any other failure, because only the caller knows what the failure means for this request.
-   * If `repeatable` is false, also for a missing answer, because Vault may have executed the request.
+   * If `repeatable` is false, a missing answer also throws a VaultFailure, because Vault may have executed the request.
    */
   async request({ repeatable = true, ...request }: Request, purpose: Purpose, signal: AbortSignal): Promise<unknown> {
     let last: VaultFailure | undefined;
@@ -152,11 +152,10 @@ export class VaultConnection {
   }
 
   /**
-   * Sends a read request whose answer the caller can do without. Returns the body of the answer; `undefined` if the
-   * request fails.
+   * Sends a read request whose answer is optional. Returns the body of the answer, or `undefined` if the request fails.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if no request to Vault can succeed, because the address or the
-   * namespace is wrong, or because the certificate of Vault is not trusted.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if every request to Vault fails, because the address or the namespace
+   * is wrong, or because the certificate of Vault is not trusted.
    */
   async ask(path: string, signal: AbortSignal): Promise<unknown> {
     try {

@@ -32,8 +32,8 @@ const longestTimerMs = 2 ** 31 - 1;
 
 /**
  * The Vault token of a process. Logs in to get a token, and renews the token before it expires. Logs in again if the
- * token cannot be renewed or was revoked. The timer that renews the token keeps neither the process running nor the
- * session in memory.
+ * token cannot be renewed or was revoked. The timer that renews the token does not prevent the process from exiting, or
+ * the session from being garbage-collected.
  */
 export class VaultSession {
   readonly #client: VaultClient;

@@ -2,7 +2,7 @@ import { requireUrl, SourceParameters } from "@keyward/core";
 import type { RedisSource } from "@keyward/store-redis";
 import { correct, invalidSource, subject } from "./store-source.ts";
 
-/** The Redis that a source names, and the settings of the store. */
+/** The Redis servers that a source of records names, and the settings of the store. */
 export interface RedisConnection {
   readonly origin: RedisSource;
   readonly prefix?: string;

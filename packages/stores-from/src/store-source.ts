@@ -3,7 +3,7 @@ import { KeywardError } from "@keyward/core";
 /** The subject of every message about a source of records. */
 export const subject = "The source of the records";
 
-/** The hint of an error that has no hint of its own. */
+/** The hint of errors about a source of records that have no more specific hint. */
 export const correct = "Correct the source as the README of @keyward/stores-from describes.";
 
 /**
