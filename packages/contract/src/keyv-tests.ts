@@ -690,7 +690,10 @@ export function describeConcurrency(test: StoreTest): void {
   });
 }
 
-/** Writes a record, and waits until it has expired. Reads only a second record with the same expiry meanwhile. */
+/**
+ * Writes a record that expires soon, and waits until it has expired. Meanwhile, the function does not read this record,
+ * but a second record with the same expiry.
+ */
 export async function expire(store: KeyvStorageAdapter, key: string): Promise<void> {
   const expires = Date.now() + shortMs;
   await store.set(key, "expired", expires);

@@ -38,16 +38,16 @@ export interface StoreExpectations {
 }
 
 /**
- * A part of the contract that a store is known to break. If the options list the part, its test must fail, so that you
- * notice an exception that is no longer needed.
+ * A part of the contract that a store is known to break. If {@link StoreContractOptions.exceptions} lists a part, the
+ * test of this part must fail. So you notice when the store no longer breaks the part.
  *
  * - `alive-when-expiring`: a record still exists in the very millisecond in which it expires.
  * - `delete-finds-expired`: `delete` returns `true` for an expired record.
  * - `no-namespace-is-all`: `clear` and `iterator` of a store without a namespace reach the records of all namespaces.
  * - `namespaces-collide`: the store joins namespace and key by `::`, so that two different addresses can mean the same
  *   record. Key `a::b` without a namespace is the same record as key `b` in namespace `a`. Also, key `c` in namespace
- *   `a::b` is the same record as key `b::c` in namespace `a`, unless {@link StoreContractOptions.refusesNamespacesWith}
- *   is `::`.
+ *   `a::b` is the same record as key `b::c` in namespace `a`. A store with `::` in
+ *   {@link StoreContractOptions.refusesNamespacesWith} refuses the namespace `a::b`.
  */
 export type StoreException =
   | "alive-when-expiring"

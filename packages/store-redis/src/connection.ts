@@ -47,9 +47,9 @@ export interface ScannedServer {
   /** Address of the server, by which the cursor of a scan identifies the server. */
   readonly address: string;
   /**
-   * Runs read-only commands in one MULTI transaction and returns their replies. So one process of the server replies to
-   * all commands, even if the server restarts. Either all commands are sent or none, because the server would queue all
-   * later commands of the client behind an unfinished transaction.
+   * Runs read-only commands in one MULTI transaction and returns their replies. So all replies come from one process of
+   * the server, even if the server restarts. Sends either all commands or none: after a MULTI without an EXEC, the
+   * server would queue all later commands of the client.
    */
   transaction(commands: readonly (readonly string[])[], deadline: Deadline): Promise<readonly unknown[]>;
 }
@@ -314,7 +314,8 @@ function unexpectedReply({ name }: Request): KeywardError {
 }
 
 /**
- * Returns the replies to the commands of a transaction, which are a list in the reply to EXEC.
+ * Returns the replies to the commands of a transaction. The server sends these replies as one list, which is the reply
+ * to EXEC.
  *
  * @param replies the replies to MULTI, to each command, and to EXEC.
  */

@@ -99,8 +99,10 @@ const noDatabase: Problem = {
 const words = /[A-Z][A-Z_]+/g;
 
 /**
- * Returns message and hint for the reason why a server cannot be used, if `error`, with which a call of the server
- * failed, reveals a known reason. Otherwise returns `undefined`.
+ * Returns the message and hint for a known reason why a server cannot be used. Returns `undefined` if the error reveals
+ * no known reason.
+ *
+ * @param error the error with which a call of the server failed.
  */
 export function problemOf(error: unknown): Problem | undefined {
   const root = rootOf(error);

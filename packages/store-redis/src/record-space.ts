@@ -280,9 +280,10 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
    * bytes. If `expected` is `undefined`, `next` is written only if there is no record.
    *
    * @param expires when the record expires, in milliseconds since the epoch by the server's clock; `null` for never. A
-   * time in the past removes the record. Default: the record keeps its expiry, and a new record never expires. A number
-   * that {@link RecordSpace.set} would take for a duration is refused.
-   * @throws KeywardError `VALUE_INVALID` if a value has a wrong type, or `expires` is neither a number nor `null`.
+   * time in the past removes the record. Default: the record keeps its expiry, and a new record never expires. A
+   * duration, which is a number that {@link RecordSpace.set} counts from now, is refused.
+   * @throws KeywardError `VALUE_INVALID` if a value has a wrong type, or if `expires` is a duration, or neither a
+   * number nor `null`.
    */
   async replace(
     key: string,
@@ -354,9 +355,9 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
 
   /**
    * Divides all records into at most `count` ranges of about equal size, so that several processes can share the work
-   * of a {@link RecordSpace.scan}. Each process then scans other ranges. A range is a set of slots of a Cluster. On a
-   * single server, the store computes the slot of each key itself. If the prefix of the store is in braces, all keys
-   * have the same slot, so one range has all records.
+   * of a {@link RecordSpace.scan}. Each process then scans a part of the ranges. A range is a set of slots, as in a
+   * Redis Cluster. On a single server, the store computes the slot of each key itself. If the prefix of the store is in
+   * braces, all keys have the same slot, so one range contains all records.
    *
    * @throws KeywardError `VALUE_INVALID` if `count` is not an integer of at least 1.
    */

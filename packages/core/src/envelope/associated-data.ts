@@ -6,7 +6,7 @@ export interface AssociatedDataPrefix {
   readonly written: string;
   readonly namespace: string;
   readonly bytes: Buffer;
-  /** The bytes of the header: a view of the part of `bytes` that contains them. */
+  /** The bytes of the header. They share the memory of `bytes`. */
   readonly header: Buffer;
 }
 
@@ -17,7 +17,7 @@ export interface AssociatedDataPrefix {
 let recentPrefixes: readonly AssociatedDataPrefix[] = [];
 const maxRecentPrefixes = 4;
 
-/** Returns the beginning of the associated data for a header and a namespace. The latest few are kept in a cache. */
+/** Returns the beginning of the associated data for a header and a namespace. A cache keeps the latest four results. */
 export function associatedDataPrefix(written: string, namespace: string): AssociatedDataPrefix {
   for (const recent of recentPrefixes) {
     if (recent.written === written && recent.namespace === namespace) return recent;

@@ -50,9 +50,8 @@ function isCanonical(encoded: string, body: Buffer): boolean {
 }
 
 /**
- * Joins the header and the pieces of the body into a binary envelope, which shares its memory with no other Buffer. A
- * store may pass the envelope on together with its `buffer`, for example to a worker, so the envelope must not be in
- * Node's shared pool.
+ * Joins the header and the pieces of the body into a binary envelope. The envelope is outside Node's shared pool,
+ * because a store may pass on the whole `ArrayBuffer` behind the envelope, for example to a worker.
  */
 export function joinBinary(header: Buffer, body: readonly Uint8Array[]): Buffer {
   let length = header.length;

@@ -103,7 +103,7 @@ function encrypt(
  * Decrypts an envelope.
  *
  * @param header the header of the envelope, which {@link readHeader} returned.
- * @param root the root, which is the material, of the key that the header names.
+ * @param root the root (the key material) of the key that the header names.
  * @throws KeywardError
  * - `RECORD_MALFORMED` if the envelope is cut off or garbled;
  * - `KEY_MISMATCH` if `root` is not the root that encrypted the record;

@@ -6,9 +6,9 @@ import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import { type DecryptedValue, decryptedValues, storedValueOf } from "./formats/decrypted-value.ts";
 
 /**
- * A format, other than the envelope, in which a store may contain records. A store tries the formats in the order of
- * its option `accept`, with formats that cannot detect a wrong key after the others and plaintext last, and only for
- * values that do not begin like an envelope.
+ * A format, other than the envelope, in which a store may contain records. A store tries its formats only for values
+ * that do not begin like an envelope. First the store tries the formats that can detect a wrong key, then those that
+ * cannot, and last plaintext. Within each of the three groups, the store keeps the order of its option `accept`.
  *
  * If a format does not authenticate the address of a record, which is its namespace and key, a store cannot detect that
  * a record of the format was moved to another address.
@@ -27,9 +27,9 @@ export interface ForeignFormat {
    */
   readonly encryptUnauthenticated?: boolean;
   /**
-   * Decodes a stored value. Returns `undefined` for a value of another format, and throws for a broken value of this
-   * format. After an error `RECORD_TAMPERED`, the store tries the other formats, but not plaintext. Any other error
-   * rejects the read.
+   * Decodes a stored value. Returns `undefined` if the value is in another format, and throws if the value is in this
+   * format but broken. If `read` throws `RECORD_TAMPERED`, the store tries the other formats, but not plaintext. If
+   * `read` throws any other error, the call that reads the record rejects.
    *
    * In the result, `value` is text or bytes. `expires` is in milliseconds since the epoch, and absent for a record that
    * does not expire. If `expires` is absent and `value` is Keyv's own JSON, the store uses the expiry in that JSON. The
@@ -57,9 +57,13 @@ export interface PlaintextOptions {
    */
   readonly matches?: (stored: StoredValue) => boolean;
   /**
-   * What the plaintext is. `"as-is"`: what Keyv wrote, or what an `EncryptedStore` is to return. `"json"`: JSON of the
-   * application, from which Keyv is to return the parsed value; without `matches`, this is every JSON object or list that
-   * Keyv did not write. `"text"`: text that Keyv is to return as a string; it requires `matches`. Default: "as-is".
+   * What the plaintext contains. Default: "as-is".
+   *
+   * - `"as-is"`: what Keyv wrote, or another value that `matches` recognizes. The `EncryptedStore` returns the value
+   *   unchanged.
+   * - `"json"`: JSON of the application. Keyv returns the parsed value. Without `matches`, the format reads every JSON
+   *   object or list that Keyv did not write.
+   * - `"text"`: text of the application. Keyv returns the text as a string. Requires `matches`.
    */
   readonly value?: DecryptedValue;
 }
@@ -193,7 +197,10 @@ export function requireFormats(accept: readonly ForeignFormat[]): readonly Forei
   return accept;
 }
 
-/** Returns whether re-encryption may encrypt what a format has read, because the format detects a wrong key. */
+/**
+ * Returns whether re-encryption may encrypt the records of a format. It may if the format detects a wrong key, or if
+ * `encryptUnauthenticated` of the format is true.
+ */
 export function mayBeEncrypted({ authenticated, encryptUnauthenticated }: ForeignFormat): boolean {
   return authenticated !== false || encryptUnauthenticated === true;
 }

@@ -15,7 +15,10 @@ const textMark = String.fromCharCode(isText);
 /** A value longer than this many UTF-16 units or bytes is encrypted as a piece of its own. */
 const longValue = 4096;
 
-/** A plaintext in the layout of the envelope. A long value is a separate piece, `rest`, so that it is not copied. */
+/**
+ * A plaintext as an envelope contains it: flags, expiry and value. A long value is a separate piece, `rest`, so that it
+ * is not copied.
+ */
 export interface Plaintext {
   readonly first: StoredValue;
   readonly rest?: StoredValue;
@@ -62,11 +65,11 @@ export function readPlaintext(plain: Buffer, address: RecordAddress, keyId: stri
 
 /** A record after decryption, but before its value is decoded from the plaintext. */
 export interface Decrypted {
-  /** The whole plaintext, in the layout of the envelope. */
+  /** The whole plaintext as the envelope contains it: flags, expiry, value and padding. */
   readonly bytes: Buffer;
   /** When the record expires, in milliseconds since the epoch; `undefined` if the record does not expire. */
   readonly expires: number | undefined;
-  /** True if the plaintext has padding. A store without padding then removes it before it re-encrypts the record. */
+  /** True if the plaintext has padding. If the store has no option `padTo`, re-encryption removes the padding. */
   readonly padded: boolean;
 }
 

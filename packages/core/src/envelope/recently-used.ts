@@ -9,7 +9,7 @@ export class RecentlyUsed<Key, Value> {
   #recent = new Map<Key, Value>();
   #older = new Map<Key, Value>();
 
-  /** @param maxEntries maximum number of entries; the cache holds at least half as many before it drops one. */
+  /** @param maxEntries maximum number of entries. A full cache drops about half of its entries at once. */
   constructor(maxEntries: number) {
     this.#maxRecent = Math.floor(maxEntries / 2);
   }

@@ -72,8 +72,8 @@ export class RootKey {
   }
 
   /**
-   * Returns the root that a keyring scoped to `name` uses instead of this one. The root is derived at its first use,
-   * because most records of a scope need only one or two keys of the keyring.
+   * Returns the root that the same key has in a keyring scoped to `name`. That root is derived only when it is first
+   * used, because most records of a scope need only one or two keys of the keyring.
    */
   scoped(name: string): RootKey {
     return new RootKey(() => this.#hkdf.derive(`keyward/v1 scope\0${name}`));

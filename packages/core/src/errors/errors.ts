@@ -45,11 +45,11 @@ export interface KeywardErrorDetails {
   /** Key of the record that the error is about. The key may be a secret (a session id), so no message contains it. */
   readonly key?: string | undefined;
   /**
-   * If a batch or an iteration fails: one error for each of its records that cannot be decrypted. If neither the store
-   * nor the keys are ready: the error of each.
+   * If records of a batch or an iteration cannot be decrypted: one error for each of these records. If `ready()` of a
+   * store rejects because neither the store nor the keys are ready: the error of the store and the error of the keys.
    */
   readonly errors?: readonly KeywardError[] | undefined;
-  /** For each store, by its name: the number of records because of which Keyward refused the call. */
+  /** For each store, by its name: the number of records that are the reason for the error. */
   readonly counts?: Readonly<Record<string, number>> | undefined;
   /** If `ready()` of a store rejects: what is not ready. */
   readonly notReady?: readonly ("store" | "keys")[] | undefined;
@@ -87,8 +87,8 @@ export class KeywardError extends Error {
   /** Key of the record, if the error is about a record. */
   declare readonly key?: string;
   /**
-   * If a batch or an iteration fails: one error for each of its records that cannot be decrypted. If neither the store
-   * nor the keys are ready: the error of each.
+   * If records of a batch or an iteration cannot be decrypted: one error for each of these records. If `ready()` of a
+   * store rejects because neither the store nor the keys are ready: the error of the store and the error of the keys.
    */
   declare readonly errors?: readonly KeywardError[];
   /**

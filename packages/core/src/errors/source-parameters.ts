@@ -23,9 +23,9 @@ export class SourceParameters {
   readonly #naming: SourceNaming;
 
   /**
-   * Reads parameters.
+   * Parses the query of a URL into parameters.
    *
-   * @param query the parameters as in the query of a URL, without the question mark.
+   * @param query the query without the question mark, such as `timeoutMs=5000`.
    */
   constructor(query: string, naming: SourceNaming) {
     this.#parameters = new URLSearchParams(query);

@@ -111,7 +111,10 @@ export function systemCode(error: unknown): string {
   return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "unknown error";
 }
 
-/** Returns the hint for an error that occurred in writing a file; `undefined` if there is none for its system code. */
+/**
+ * Returns the hint for an error that occurred when a file was written. Returns `undefined` if there is no hint for the
+ * system code of the error, such as ENOSPC.
+ */
 export function hintForWriting(error: unknown): string | undefined {
   switch (systemCode(error)) {
     case "EROFS":

@@ -9,9 +9,9 @@ import type { ChangeInstruction, KeyringChange } from "./keyring-change.ts";
  */
 export interface KeyFreshness {
   /**
-   * The time between two loads of the keyring while a store is in use, in milliseconds. Each time is up to a tenth
-   * longer or shorter, at random. Default: no such loads. The keyring is then loaded again only when the provider
-   * reports a change, or when a record names a key that the keyring lacks.
+   * The time between two loads of the keyring while a store is in use, in milliseconds. The time varies at random by up
+   * to a tenth. Default: the keyring is loaded again only when the provider reports a change, or when a record names a
+   * key that the keyring lacks.
    */
   readonly refreshMs?: number;
   /**
@@ -98,8 +98,8 @@ export const freshnessNames = {
 const defaultTimeoutMs = 15_000;
 
 /**
- * Checks those options of a key provider that are settings of {@link KeyFreshness}, and returns the settings. For
- * authors of a key provider.
+ * Picks the settings of {@link KeyFreshness} from the options of a key provider, checks the settings and returns them.
+ * For authors of a key provider.
  *
  * @returns the settings, with the default `timeoutMs` of 15,000.
  * @throws KeywardError `VALUE_INVALID` if a setting is not an integer between 1 and 2^30, or if `maxAgeMs` is not

@@ -150,9 +150,11 @@ export function requireKeyId(id: unknown, what: string): void {
 }
 
 /**
- * Returns the words for a key id that error messages write after the word "key".
+ * Describes a key id for an error message. The description follows the word "key", such as `"2026-11"` or
+ * `whose id has 44 characters`.
  *
- * A string that cannot be a key id may be misplaced key material. The words show only its length.
+ * For a string that cannot be a key id, the description contains only the length of the string, because the string may
+ * be misplaced key material.
  */
 export function shownId(id: unknown): string {
   if (typeof id !== "string") return "whose id is not a string";

@@ -51,9 +51,10 @@ export function isMade(change: KeyringChange, keyring: Keyring): boolean {
 }
 
 /**
- * Returns the instruction for a provider that does not describe changes in the words of its source.
+ * Returns an instruction that names no place, for a key provider that has no method `describeChange`.
  *
- * @param advice what the provider says about a source that it cannot save to; may be "".
+ * @param advice message and hint of the error with which `requireWritable` of the provider rejects; "" if there is no
+ * such error.
  */
 export function describeChange(change: KeyringChange, advice: string): ChangeInstruction {
   const text = `At the source from which the key provider loads the keys: ${wordsFor(change)}${advice}`;

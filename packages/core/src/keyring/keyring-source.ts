@@ -146,9 +146,9 @@ export class KeyringSource {
   }
 
   /**
-   * Loads the keyring like {@link KeyringSource.refresh}, but during the pause after a failed load, waits for the end
-   * of the pause before the load. For the functions that an operator calls: the operator may have just repaired the
-   * provider, and the error of the failed load would not help.
+   * Loads the keyring. During the pause after a failed load, first waits for the end of the pause, whereas
+   * {@link KeyringSource.refresh} rejects at once. For the functions that an operator calls: the operator may have just
+   * repaired the provider.
    *
    * @param signal ends the wait when it is aborted.
    */
@@ -349,8 +349,8 @@ export class KeyringSource {
   }
 
   /**
-   * Counts `write` as in progress until it settles, and remembers for it the keyring in use now. Returns the result of
-   * `write`.
+   * Registers `write`, together with the keyring in use now, as a write in progress until `write` settles. Returns the
+   * result of `write`.
    */
   async whileSealing<Result>(write: Promise<Result>): Promise<Result> {
     this.#writes.set(write, this.#ring);
@@ -367,9 +367,11 @@ export class KeyringSource {
   }
 
   /**
-   * Of all writes in progress, the lowest generation number of the keyring that was in use when the write began. A
-   * number below the generation of the keyring in use if that write began with an earlier keyring, even if both have
-   * the same generation, as in a source whose generations stand still. `undefined` if no write is in progress.
+   * The lowest generation number among the keyrings with which the writes in progress began. `undefined` if no write is
+   * in progress.
+   *
+   * If the earliest of these writes began with another keyring than the keyring in use, the result is always lower than
+   * the generation number in use. This is so even if the source gives every keyring the same generation number.
    */
   get sealingSince(): number | undefined {
     // Generations do not fall, and a Map keeps its order: the first entry is the earliest.

@@ -378,8 +378,8 @@ export function isEnabled(ring: Keyring, id: string): boolean {
 }
 
 /**
- * Returns a copy in which the enabled key `primary` is the primary, with the same generation number: the keyring of a
- * source whose generation numbers stand still. Not part of the public surface.
+ * Returns a copy in which the enabled key `primary` is the primary, but the generation number is unchanged. For a
+ * source that does not raise the generation number. Not part of the public surface.
  */
 export function withPrimary(ring: Keyring, primary: string): Keyring {
   return ringOfParts({ ...partsOf(ring.promote(primary)), generation: ring.generation });

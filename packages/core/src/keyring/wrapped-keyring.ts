@@ -69,8 +69,8 @@ export interface WrappedKeys extends KeyProvider {
    *
    * @throws KeywardError
    * - with the codes of {@link KeyProvider.load};
-   * - `KEYRING_ROLLBACK` if the stored keyring has another name or a generation number that is too low, as in {@link
-   *   WrappedKeysOptions}.
+   * - `KEYRING_ROLLBACK` if the stored keyring has another name than the provider requires, or a generation number that
+   *   is too low. {@link WrappedKeysOptions} sets the required name and the lowest generation number.
    */
   load(options?: { readonly signal?: AbortSignal; readonly inUse?: Keyring }): Promise<Keyring>;
   /**

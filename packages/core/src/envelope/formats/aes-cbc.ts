@@ -30,8 +30,9 @@ export interface AesCbcFields {
 }
 
 /**
- * Where a value has its initialization vector (iv, 16 bytes), ciphertext, MAC if it has one, and salt if each record has
- * one: their order, or the fields of a JSON object.
+ * How a value is divided into parts: either the order of the parts, or the fields of a JSON object. The parts are the
+ * initialization vector (iv, 16 bytes) and the ciphertext. There is also a MAC if the option `hmac` is set, and a salt
+ * if each record has its own salt.
  */
 export type AesCbcLayout =
   | OrderOf<"iv" | "ciphertext">
@@ -47,9 +48,9 @@ export interface CbcHmac {
   /** The bytes that the MAC authenticates. If the MAC leaves out the iv, the first 16 bytes of a value can be altered. */
   readonly covers: "iv-ciphertext" | "ciphertext";
   /**
-   * The key of the MAC, with as many entries as the option `key` has, in the same order. Text stands for its UTF-8 bytes.
-   * Such a MAC says nothing about the encryption key, so the format cannot detect a wrong one. Default: the encryption
-   * key.
+   * The key of the MAC. If the option `key` is a list, this is a list of the same length, with the MAC key for each
+   * entry in the same order. Text stands for its UTF-8 bytes. With a separate key for the MAC, the format cannot detect
+   * a wrong encryption key. Default: the encryption key.
    */
   readonly key?: OldKeys;
 }
@@ -58,7 +59,7 @@ export interface CbcHmac {
 export interface AesCbcOptions {
   /** The encryption key, or several of them, which are tried in order. */
   readonly key: OldKeys;
-  /** How a key becomes an encryption key. Default: "sha256". */
+  /** How the option `key` becomes the encryption key. Default: "sha256". */
   readonly keyFrom?: KeyFrom;
   /** The length of the encryption key in bytes: 16, 24 or 32. Default: 32, which is AES-256. */
   readonly keyBytes?: 16 | 24 | 32;
@@ -69,15 +70,21 @@ export interface AesCbcOptions {
   /** The encoding of the stored text, or of each part. Default: "base64", with or without padding. */
   readonly encoding?: PartEncoding;
   /**
-   * Other fields of a JSON object, such as a version. They are not kept. An object with any other field is not a value of
-   * the format. Default: none.
+   * Fields of a JSON object that are not parts, such as a version. Their content is not kept. An object with a field
+   * that is neither a part nor in this list is not a value of the format. Default: none.
    */
   readonly ignoredFields?: readonly string[];
-  /** The length of the salt in bytes, if each record has one. Default: 16, and any for parts that are not concatenated. */
+  /**
+   * The length of the salt in bytes, if each record has one. Default: 16 if the parts are concatenated, otherwise any
+   * length.
+   */
   readonly saltBytes?: number;
   /** The MAC. Without it, the format cannot detect a wrong key or an altered record. Default: no MAC. */
   readonly hmac?: CbcHmac;
-  /** What the application encrypted. Default: "as-is". Without a MAC, a value must be text. */
+  /**
+   * What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is".
+   * Without the option `hmac`, the value must be UTF-8 text.
+   */
   readonly value?: DecryptedValue;
   /**
    * Whether re-encryption encrypts the records of a format that cannot detect a wrong key. Default: false, so that they
@@ -113,9 +120,9 @@ const digestBytes = { sha1: 20, sha256: 32, sha512: 64 } as const;
 /**
  * Returns the format of values encrypted with AES-CBC and PKCS #7 padding.
  *
- * Without the option `hmac`, the format cannot detect a wrong key or an altered record. With a key of its own for the MAC,
- * the format cannot detect a wrong encryption key. In both cases, `authenticated` is false, and re-encryption leaves the
- * records as they are, unless `encryptUnauthenticated` is true.
+ * Without the option `hmac`, the format cannot detect a wrong key or an altered record. If the option `hmac` has a
+ * `key`, the format cannot detect a wrong encryption key. In both cases, `authenticated` of the format is false, and
+ * re-encryption encrypts the records only if `encryptUnauthenticated` is true.
  *
  * @throws KeywardError `KEY_INVALID` if a key is empty or has another length than `keyBytes`; `VALUE_INVALID` for an
  * invalid option.

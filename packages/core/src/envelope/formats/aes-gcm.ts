@@ -27,8 +27,9 @@ export interface AesGcmFields {
 }
 
 /**
- * Where a value has its nonce (iv), authentication tag (16 bytes), ciphertext, and salt if each record has one: their
- * order, or the fields of a JSON object. Omit the tag if it is at the end of the ciphertext, as Web Crypto writes it.
+ * How a value is divided into parts: either the order of the parts, or the fields of a JSON object. The parts are the
+ * nonce (iv), the authentication tag (16 bytes) and the ciphertext, and a salt if each record has its own salt. Omit
+ * the tag if it is at the end of the ciphertext, as Web Crypto writes it.
  */
 export type AesGcmLayout =
   | OrderOf<"iv" | "tag" | "ciphertext">
@@ -41,7 +42,7 @@ export type AesGcmLayout =
 export interface AesGcmOptions {
   /** The encryption key, or several of them, which are tried in order. */
   readonly key: OldKeys;
-  /** How a key becomes an encryption key. Default: "sha256", as in `@keyv/encrypt-node`. */
+  /** How the option `key` becomes the encryption key. Default: "sha256", as in `@keyv/encrypt-node`. */
   readonly keyFrom?: KeyFrom;
   /** The length of the encryption key in bytes: 16, 24 or 32. Default: 32, which is AES-256. */
   readonly keyBytes?: 16 | 24 | 32;
@@ -52,15 +53,18 @@ export interface AesGcmOptions {
   /** The encoding of the stored text, or of each part. Default: "base64", with or without padding. */
   readonly encoding?: PartEncoding;
   /**
-   * Other fields of a JSON object, such as a version. They are not kept. An object with any other field is not a value of
-   * the format. Default: none.
+   * Fields of a JSON object that are not parts, such as a version. Their content is not kept. An object with a field
+   * that is neither a part nor in this list is not a value of the format. Default: none.
    */
   readonly ignoredFields?: readonly string[];
-  /** The length of the nonce in bytes. Default: 12, and for parts that are not concatenated 12 or 16. */
+  /** The length of the nonce in bytes. Default: 12 if the parts are concatenated, otherwise 12 or 16. */
   readonly ivBytes?: number;
-  /** The length of the salt in bytes, if each record has one. Default: 16, and any for parts that are not concatenated. */
+  /**
+   * The length of the salt in bytes, if each record has one. Default: 16 if the parts are concatenated, otherwise any
+   * length.
+   */
   readonly saltBytes?: number;
-  /** What the application encrypted. Default: "as-is". */
+  /** What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". */
   readonly value?: DecryptedValue;
 }
 
@@ -126,7 +130,12 @@ export function requireKeyBytes(keyBytes: number): void {
   });
 }
 
-/** Returns the allowed lengths of the salt that each record has. */
+/**
+ * Returns the allowed lengths of a record's salt in bytes.
+ *
+ * @param saltBytes the option `saltBytes`.
+ * @param isPacked whether the parts of a value are concatenated.
+ */
 export function saltLengths(saltBytes: number | undefined, isPacked: boolean): readonly number[] | "any" {
   if (saltBytes !== undefined) return [saltBytes];
   return isPacked ? [16] : "any";

@@ -3,18 +3,21 @@ import { readKeyvJson, textOf } from "../../store-interface/keyv-value.ts";
 import type { StoredValue } from "../../store-interface/store-capabilities.ts";
 
 /**
- * What a format encrypted.
+ * What a format decrypts.
  *
- * - `"as-is"`: what Keyv wrote, if Keyv encrypted the record; otherwise what an `EncryptedStore` is to return.
- * - `"json"`: JSON of the application, from which Keyv is to return the parsed value.
- * - `"text"`: text that Keyv is to return as a string.
+ * - `"as-is"`: a value that an `EncryptedStore` returns unchanged, such as the JSON of a record that Keyv encrypted.
+ * - `"json"`: JSON of the application. Keyv returns the parsed value.
+ * - `"text"`: text of the application. Keyv returns the text as a string.
  */
 export type DecryptedValue = "as-is" | "json" | "text";
 
-/** The values of the option `value` of a format. */
+/** Every word that the option `value` of a format can have. */
 export const decryptedValues: readonly DecryptedValue[] = ["as-is", "json", "text"];
 
-/** Returns the value of a record from its decrypted bytes; `undefined` if they are not what `value` says. */
+/**
+ * Returns the value of a record from its decrypted bytes. Returns `undefined` if the bytes are not of the kind `value`,
+ * such as JSON.
+ */
 export function storedValueOf(decrypted: Uint8Array, value: DecryptedValue): StoredValue | undefined {
   const text = textOf(decrypted);
   switch (value) {

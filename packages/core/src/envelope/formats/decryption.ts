@@ -24,7 +24,7 @@ export const keyBytesOf: Readonly<Record<AeadCipher, number>> = {
   "chacha20-poly1305": 32,
 };
 
-/** What an AEAD cipher wrote. */
+/** The parts of a value that an AEAD cipher encrypted. */
 export interface AeadParts {
   readonly iv: Uint8Array;
   readonly tag: Uint8Array;

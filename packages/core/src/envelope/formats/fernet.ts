@@ -16,7 +16,7 @@ export interface FernetOptions {
    * record does not expire.
    */
   readonly ttlMs?: number;
-  /** What the application encrypted. Default: "as-is". */
+  /** What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". */
   readonly value?: DecryptedValue;
 }
 

@@ -9,12 +9,15 @@ import { authenticatedFormat, type KeyedFormat, unauthenticatedFormat } from "./
 import { decodeText } from "./layout.ts";
 import { listOldKeys, type OldKey } from "./old-keys.ts";
 
-/** A password of iron: one for both purposes, or one for encryption and one for the MAC. */
+/** A password with which iron encrypts and authenticates, or an object with one password for each of the two. */
 export type IronPassword = OldKey | { readonly encryption: OldKey; readonly integrity: OldKey };
 
 /** Options of {@link iron}. */
 export interface IronOptions {
-  /** The password, or current and former passwords, which are tried in order. The ids of passwords are ignored. */
+  /**
+   * The password, or current and former passwords, which are tried in order. The id of a password in a sealed value is
+   * ignored.
+   */
   readonly password: IronPassword | readonly IronPassword[];
   /** The option `encryption.algorithm` of iron. Default: "aes-256-cbc". */
   readonly algorithm?: "aes-256-cbc" | "aes-128-ctr";
@@ -23,8 +26,8 @@ export interface IronOptions {
   /** What the application encrypted. Default: "json", because iron encrypts objects as JSON. */
   readonly value?: DecryptedValue;
   /**
-   * Whether re-encryption encrypts records that have a password of their own for the MAC. Such a MAC says nothing about
-   * the password for encryption, so the format cannot detect a wrong one. Default: false, so that they stay as they are.
+   * Whether re-encryption encrypts the records if `encryption` and `integrity` of a password differ. In this case, the
+   * format cannot detect a wrong password for encryption. Default: false, so that the records stay as they are.
    */
   readonly encryptUnauthenticated?: boolean;
 }

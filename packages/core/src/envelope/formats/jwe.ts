@@ -10,7 +10,10 @@ import { invalidKey, listOldKeys, type OldKey, type OldKeys, requireKeyFrom } fr
 
 /** Options of {@link compactJwe}. */
 export interface CompactJweOptions {
-  /** The content encryption key, or current and former keys. A key is used only for the `enc` that has its length. */
+  /**
+   * The content encryption key, or current and former keys. A key is used only for values whose `enc` needs a key of
+   * this length.
+   */
   readonly key: OldKeys;
   /** The encoding of a key that is text. Default: "base64url", as in the field `k` of a JWK. */
   readonly keyFrom?: "base64url" | "base64" | "hex" | "utf8";

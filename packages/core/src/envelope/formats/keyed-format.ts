@@ -4,13 +4,16 @@ import type { StoredValue } from "../../store-interface/store-capabilities.ts";
 import type { ForeignFormat, UnauthenticatedFormat } from "../foreign-format.ts";
 import { type DecryptedValue, decryptedValues, plausibility, storedValueOf } from "./decrypted-value.ts";
 
-/** What differs between the formats that decrypt records with one of several keys. */
+/**
+ * The description of a format that tries several keys: its keys, and the functions that read and decrypt a value.
+ * {@link authenticatedFormat} and {@link unauthenticatedFormat} make a {@link ForeignFormat} of the description.
+ */
 export interface KeyedFormat<Parsed, Key> {
   /** The name of the format in events and reports. */
   readonly name: string;
   /** The keys, in the order in which they are tried. */
   readonly keys: readonly Key[];
-  /** What the format encrypted. */
+  /** What the format decrypts: JSON, text, or a value that the store returns unchanged. */
   readonly value: DecryptedValue;
   /** Reads the parts of a stored value. Returns `undefined` for a value of another format. */
   parse(stored: StoredValue): Parsed | undefined;
@@ -23,8 +26,8 @@ export interface KeyedFormat<Parsed, Key> {
 }
 
 /**
- * A value of a format that the format does not support. The message completes the sentence "A record of the format "x" …",
- * and contains nothing of the value.
+ * The error for a value that is in a format, but cannot be read, for example because it is compressed. The message
+ * completes the sentence "A record of the format "x" …", and contains nothing of the value.
  */
 export class UnsupportedValue extends Error {
   override readonly name = "UnsupportedValue";

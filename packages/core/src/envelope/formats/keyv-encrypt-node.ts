@@ -14,7 +14,10 @@ export interface KeyvEncryptNodeOptions {
   readonly algorithm?: AeadCipher;
   /** The option `encoding` of `@keyv/encrypt-node`. Default: "base64". */
   readonly encoding?: "base64" | "base64url" | "hex";
-  /** What was encrypted. Default: "as-is", which is what Keyv wrote. */
+  /**
+   * What was encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is", which fits values
+   * that Keyv wrote.
+   */
   readonly value?: DecryptedValue;
 }
 

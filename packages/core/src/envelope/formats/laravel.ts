@@ -15,11 +15,11 @@ export interface LaravelOptions {
    */
   readonly key: OldKeys;
   /**
-   * Whether PHP serialized the value, as `Crypt::encrypt()` does and `Crypt::encryptString()` does not. Only strings can
-   * be read. Default: false.
+   * True if PHP serialized the value, as `Crypt::encrypt()` does. `Crypt::encryptString()` does not serialize. A
+   * serialized value can be read only if it is a string. Default: false.
    */
   readonly serialized?: boolean;
-  /** What the application encrypted. Default: "as-is". */
+  /** What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". */
   readonly value?: DecryptedValue;
 }
 

@@ -18,7 +18,10 @@ export type OrderOf<Names extends string, Name extends string = Names> = Name ex
 /** The names of the parts of a stored value. */
 export type PartName = "salt" | "iv" | "tag" | "mac" | "ciphertext";
 
-/** The parts of a stored value. The lengths of `iv`, `tag` and `mac` are those that the format has. */
+/**
+ * The parts of a stored value. The lengths of `iv`, `tag` and `mac` have been checked against the lengths that the
+ * format allows.
+ */
 export interface Parts {
   readonly salt?: Uint8Array | undefined;
   readonly iv: Uint8Array;
@@ -30,19 +33,19 @@ export interface Parts {
 // The characters that an encoded part can have, so that they cannot be in the text between two parts.
 const alphabets = { base64: /[A-Za-z0-9+/=]/, base64url: /[A-Za-z0-9_=-]/, hex: /[A-Za-z0-9]/ } as const;
 
-/** Where a stored value has its parts, as the user configured it. */
+/** The options of a format with which the user describes how a stored value is divided into parts. */
 export interface LayoutOptions {
-  /** The order of the parts, such as "iv-tag-ciphertext", or for a JSON object the field of each part. */
+  /** The order of the parts, such as "iv-tag-ciphertext". For a JSON object: the name of the field of each part. */
   readonly layout: string | Readonly<Partial<Record<PartName, string>>>;
   readonly joinedBy?: string | undefined;
   readonly encoding?: PartEncoding | undefined;
-  /** Other fields of the JSON object, which are not kept. */
+  /** Fields of the JSON object that are not parts. Their content is not kept. */
   readonly ignoredFields?: readonly string[] | undefined;
 }
 
 /**
- * The parts that a format has besides the ciphertext, with their allowed lengths in bytes. The first length is that in a
- * value whose parts are concatenated. "any" stands for any length.
+ * The parts of a format other than the ciphertext, with the allowed lengths of each part in bytes. "any" stands for any
+ * length. If the parts are concatenated, only the first of the lengths is allowed.
  */
 export type PartLengths = Readonly<Partial<Record<PartName, readonly number[] | "any">>>;
 
@@ -142,7 +145,7 @@ function fieldsOf(object: object, layout: Readonly<Partial<Record<PartName, stri
   return fields;
 }
 
-/** Returns the JSON object that a stored value is; `undefined` for any other value. */
+/** Parses a stored value that is a JSON object. Returns `undefined` for any other value. */
 export function jsonObjectOf(stored: StoredValue): object | undefined {
   const text = textOf(stored);
   if (text === undefined || !beginsLikeObject(text)) return undefined;

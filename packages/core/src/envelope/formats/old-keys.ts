@@ -11,9 +11,12 @@ export type OldKeys = OldKey | readonly OldKey[];
 
 /** Derives an encryption key from a password with scrypt, as `crypto.scrypt` does. */
 export interface ScryptKey {
-  /** The name of the function. */
+  /** Selects scrypt as the function that derives the encryption key. */
   readonly kdf: "scrypt";
-  /** The salt of all records, as bytes or text. Default: each record has a salt of its own, the part `salt` of the layout. */
+  /**
+   * The salt, as bytes or text, if all records have the same salt. Default: each record contains its own salt, as the
+   * part `salt` of the layout.
+   */
   readonly salt?: OldKey;
   /** The cost N, a power of two. Default: 16,384. */
   readonly cost?: number;
@@ -25,9 +28,12 @@ export interface ScryptKey {
 
 /** Derives an encryption key from a password with PBKDF2, as `crypto.pbkdf2` does. */
 export interface Pbkdf2Key {
-  /** The name of the function. */
+  /** Selects PBKDF2 as the function that derives the encryption key. */
   readonly kdf: "pbkdf2";
-  /** The salt of all records, as bytes or text. Default: each record has a salt of its own, the part `salt` of the layout. */
+  /**
+   * The salt, as bytes or text, if all records have the same salt. Default: each record contains its own salt, as the
+   * part `salt` of the layout.
+   */
   readonly salt?: OldKey;
   /** The number of iterations. */
   readonly iterations: number;
@@ -38,9 +44,10 @@ export interface Pbkdf2Key {
 /**
  * How an old key becomes an encryption key.
  *
- * - `"sha256"`: the SHA-256 of text, cut to the length of the encryption key. Bytes are the encryption key itself.
- * - `"utf8"`, `"hex"`, `"base64"`: the bytes that the text stands for. Bytes are the encryption key itself.
- * - {@link ScryptKey}, {@link Pbkdf2Key}: derived from a password and a salt.
+ * - `"sha256"`: text becomes its SHA-256, cut to the length of the encryption key. Bytes stay unchanged.
+ * - `"utf8"`, `"hex"`, `"base64"`: text is decoded from this encoding. Bytes stay unchanged.
+ * - {@link ScryptKey}, {@link Pbkdf2Key}: the encryption key is derived from the old key, which is a password, and a
+ *   salt.
  */
 export type KeyFrom = "sha256" | "utf8" | "hex" | "base64" | ScryptKey | Pbkdf2Key;
 
@@ -101,10 +108,11 @@ export function encryptionKeys(taker: string, key: OldKeys, keyFrom: KeyFrom, ke
 }
 
 /**
- * Checks how a key that is text becomes the key of a format. An error does not show the given value, because it may be a
- * misplaced key.
+ * Checks the option `keyFrom` of a format, which says how a key that is text becomes bytes. The error does not show the
+ * given value, because it may be a misplaced key.
  *
- * @throws KeywardError `VALUE_INVALID`.
+ * @param taker the name of the function that has the option, for the error message.
+ * @throws KeywardError `VALUE_INVALID` if `keyFrom` is not one of `known`.
  */
 export function requireKeyFrom(taker: string, keyFrom: string, known: readonly string[], hint: string): void {
   if (known.includes(keyFrom)) return;
@@ -126,7 +134,7 @@ export function withKey<Result>(
   return key instanceof Promise ? key.then(use) : use(key);
 }
 
-/** Returns the error `KEY_INVALID` for an old key, which the message does not repeat. */
+/** Returns the error `KEY_INVALID` for an old key. The message does not contain the key. */
 export function invalidKey(taker: string, problem: string): KeywardError {
   return new KeywardError("KEY_INVALID", `A key of ${taker}() ${problem}`, {
     hint: "Pass the key with which the stored records were encrypted. If the key is text and the format has the option `keyFrom`, set `keyFrom` to how the key is made from the text.",

@@ -15,7 +15,10 @@ import { listOldKeys, type OldKeys } from "./old-keys.ts";
 export interface CryptoJsOptions {
   /** The passphrase, or current and former passphrases. */
   readonly passphrase: OldKeys;
-  /** What the application encrypted. Default: "as-is". A value must be text. */
+  /**
+   * What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". The
+   * value must be UTF-8 text.
+   */
   readonly value?: DecryptedValue;
   /** Whether re-encryption encrypts the records. Default: false, so that they stay as they are. */
   readonly encryptUnauthenticated?: boolean;
@@ -27,7 +30,10 @@ export interface OpensslOptions extends CryptoJsOptions {
   readonly cipher?: "aes-128-cbc" | "aes-192-cbc" | "aes-256-cbc";
   /** The option `-md` of `openssl enc`. Default: "sha256", the default since OpenSSL 1.1. OpenSSL 1.0 used "md5". */
   readonly digest?: "md5" | "sha1" | "sha256" | "sha512";
-  /** The option `-iter` of `openssl enc -pbkdf2`, whose default is 10,000. Default: no PBKDF2. */
+  /**
+   * For values that `openssl enc -pbkdf2` wrote: the number of its option `-iter`, or 10,000 if the option was omitted.
+   * Default: the values were written without `-pbkdf2`.
+   */
   readonly pbkdf2Iterations?: number;
 }
 

@@ -26,7 +26,7 @@ export interface SecretboxOptions {
   readonly joinedBy?: string;
   /** The encoding of the stored text, or of each part. Default: "base64", with or without padding. */
   readonly encoding?: PartEncoding;
-  /** What the application encrypted. Default: "as-is". */
+  /** What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". */
   readonly value?: DecryptedValue;
 }
 
