@@ -246,7 +246,7 @@ const rules: Record<string, Rule> = {
 describe("the workspace", () => {
   const workspace = readWorkspace(repository);
 
-  it("is read by the check with its sources, its tests and their imports", () => {
+  it("has sources, tests and imports that the check finds", () => {
     const files = workspace.modules.map(({ file }) => file);
     expect(files).toContain("packages/core/src/index.ts");
     expect(files).toContain("test/architecture.test.ts");

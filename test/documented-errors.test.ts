@@ -41,7 +41,7 @@ describe("docs/errors.md", () => {
   });
 
   it.each([...sections])(
-    "has the three parts What happened, Do first and Never means in the section of %s",
+    'has the parts "What happened", "Do first" and "Never means" in the section of %s',
     (_, text) => {
       const parts = [...text.matchAll(/^- \*\*(.+?):\*\*/gm)].map(([, name]) => name);
       expect(parts).toEqual(["What happened", "Do first", "Never means"]);

@@ -348,7 +348,7 @@ export class Shown {
     expect(() => examplesIn("a.ts", "/**\n * @example first();\n */\nexport function f() {}")).toThrow("a.ts:2");
   });
 
-  it("imports what the packages export, and declares the variables of the table", async () => {
+  it("adds the imports of packages and the declarations of variables that an example uses", async () => {
     const { program } = programOf(`await sessions.set("7", "x");\nconsole.log((await census(store)).records);`);
     expect(await runProgram(program)).toEqual({ ok: true, output: "2" });
   });

@@ -95,7 +95,7 @@ async function cacheablePage(): Promise<{ readonly url: string; asked(): number 
 }
 
 describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => {
-  it.each(["directly", "in a Keyv 5"])("serves got as its cache if it is passed %s", async (how) => {
+  it.each(["directly", "in a Keyv 5"])("serves got as its cache if the store is passed %s", async (how) => {
     const page = await cacheablePage();
     const store = await open();
     const cache = how === "directly" ? store : new Keyv5({ store });

@@ -168,7 +168,7 @@ describe.each(cases)("%s", (_, { start, tampered }, options) => {
     expect(codes).toEqual([]);
   });
 
-  it("tells a record that was tampered with from a missing record, and keeps the record", async () => {
+  it("distinguishes a record that was tampered with from a missing record, and keeps the record", async () => {
     const { store, start, requests, codes } = await openWithRecord();
     await tamperWith(store);
     const stored = await storedText(store);
@@ -208,7 +208,7 @@ function codesOf(error: unknown): string[] {
   return [...("code" in error && typeof error.code === "string" ? [error.code] : []), ...codesOf(error.cause)];
 }
 
-describe("the reads of a cache that answers a record that was tampered with like a missing record", () => {
+describe("a cache that treats a record that was tampered with as missing", () => {
   async function open() {
     const store = new MemoryStore();
     const keyv = createKeyv({ store, keys: Keyring.generate() });
@@ -219,7 +219,7 @@ describe("the reads of a cache that answers a record that was tampered with like
     return { store, keyv, codes, report };
   }
 
-  it("report the error in cache-manager", async () => {
+  it("reports the error of each read: cache-manager", async () => {
     const { store, keyv, codes, report } = await open();
     const cache = encryptedCache(keyv, report);
     await cache.set("bad", 1);
@@ -236,7 +236,7 @@ describe("the reads of a cache that answers a record that was tampered with like
     expect(codes).toEqual([]);
   });
 
-  it("report the error in cacheable", async () => {
+  it("reports the error of each read: cacheable", async () => {
     const { store, keyv, codes, report } = await open();
     const cache = cacheWithEncryptedSecondary(keyv, report);
     await cache.set("bad", 1);
@@ -272,7 +272,7 @@ describe.each([
   }
 
   // A Keyv 5 that loses a listener while it emits an event leaves out the next one, so the number of requests matters.
-  it.each([1, 2, 3])("fail only if their own response was tampered with, after %i others", async (count) => {
+  it.each([1, 2, 3])("fail only if their own response was tampered with (earlier requests: %i)", async (count) => {
     const { store, arrived, release, url, send } = await open();
     for (let sent = 0; sent < count; sent++) await send(`${url}/page`);
     await expect.poll(() => recordsIn(store)).toHaveLength(1);

@@ -80,7 +80,7 @@ describe.each(cases)("%s", (_, start, options) => {
     expect(await browser.get("/me")).toMatchObject({ status: 200, body: { user: null } });
   });
 
-  it("answers an error if a session was tampered with, keeps the record, and takes only an absent record for no session", async () => {
+  it("answers with an error and keeps the record if a session was tampered with, and without a user if the record is missing", async () => {
     const { store, browser } = await open();
     await browser.post("/login/ada");
     await tamperWith(store);

@@ -153,7 +153,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("forever"), "new");
   });
 
-  test("writes a record only if the record is missing, when the expected value is undefined", async (store) => {
+  test("writes only a missing record if the expected value is undefined", async (store) => {
     assert.equal(await store.replace("key", undefined, "first"), true);
     assert.equal(await store.replace("key", undefined, "second"), false);
     assertValue(await store.get("key"), "first");
@@ -204,7 +204,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("key"), "newer");
   });
 
-  test("removes a record whose replacement names a time in the past", async (store) => {
+  test("removes the record if a replacement names an expiry in the past", async (store) => {
     await store.set("key", "old");
     assert.equal(await store.replace("key", "other", "new", Date.now() - 60_000), false);
     assertValue(await store.get("key"), "old");

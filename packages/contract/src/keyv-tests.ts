@@ -269,7 +269,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   if (!isRefused("a::b", options)) {
     test(
-      'neither iterates over nor clears namespace "a::b" if its own namespace is "a"',
+      'does not iterate over or clear namespace "a::b" if its own namespace is "a"',
       async ({ inNamespace }) => {
         await inNamespace("a::b").set("key", "value");
         assert.equal((await iterated(inNamespace("a"))).size, 0);
@@ -657,7 +657,7 @@ export function describeConcurrency(test: StoreTest): void {
     }
   });
 
-  test("keeps one of many concurrent writes to one key, and returns its value to every reader", async (opened) => {
+  test("keeps one of many concurrent writes to one key, and returns the value of that write to every reader", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     const values = numbered("value-", 50);
     await Promise.all(values.map((value, index) => writers[index % 2]?.set("key", value)));

@@ -49,7 +49,10 @@ export function describeReserved(test: StoreTest): void {
     assert.deepEqual([...(await iterated(reserved)).keys()], ["reserved key"]);
   });
 
-  test("clears no reserved record, and its reserved space clears no other record", async ({ store, inNamespace }) => {
+  test("keeps reserved records when the store is cleared, and other records when the reserved space is cleared", async ({
+    store,
+    inNamespace,
+  }) => {
     const reserved = reservedOf(store);
     await reserved.set("key", "reserved");
     await store.clear();

@@ -487,7 +487,7 @@ describe.concurrent("storeContract", () => {
     }
   });
 
-  it("fails a store if its options list an exception that the store does not need", async () => {
+  it("fails a store if the options list a known exception that the store does not need", async () => {
     const failures = await failuresOf({
       name: "memory",
       expect: allCapabilities,

@@ -105,7 +105,7 @@ describe("a server process that does not remember an earlier request", () => {
     },
   );
 
-  it("that refuses a replacement as invalid leaves the outcome unknown, if the earlier process may have done it", async () => {
+  it("that refuses a replacement as invalid leaves the outcome unknown if the earlier process may have done the replacement", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     const first = createKvHandler({ store, tenants: [entry] });

@@ -297,7 +297,7 @@ describe("the memory of a request", () => {
     maxBytesInMemory: 8 * mebibyte,
   };
 
-  it("counts two bytes for each character of a text if any character is beyond ASCII", async () => {
+  it("is counted as two bytes for each character of a text if any character is beyond ASCII", async () => {
     const ask = ready({ limits });
     await ask("PUT", "/key", "x".repeat(mebibyte));
     // The tenant may have 4 MiB. These answers have 2.5 MiB of them.
@@ -313,7 +313,7 @@ describe("the memory of a request", () => {
     expect((await ask("POST", "/set", entries(`${narrow}中`))).status).toBe(200);
   });
 
-  it("limits the number of values that the server reads at once, as if each value had the largest size", async () => {
+  it("limits how many values the server reads at once, as if each value had the largest size", async () => {
     const reads: number[] = [];
     class Counting extends MemoryStore {
       override getMany(keys: readonly string[]): ReturnType<MemoryStore["getMany"]> {

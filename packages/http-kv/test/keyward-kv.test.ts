@@ -96,7 +96,7 @@ describe("keyward-kv serve", () => {
     expect(await server.stop()).toBe(0);
   });
 
-  it("waits, after SIGTERM, for the request in progress, but at most for --drain-ms", async () => {
+  it("waits for the request in progress after SIGTERM, but at most for --drain-ms", async () => {
     const tenants = join(folder(), "tenants.json");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
     const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "100");

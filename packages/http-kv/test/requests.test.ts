@@ -317,7 +317,7 @@ describe("a replacement over the protocol", () => {
     }
   });
 
-  it("is done even if another client wrote the expected value again, or another expiry, just before", async () => {
+  it("is done even if another client has just written the same value again, or another expiry", async () => {
     const ask = ready({ store: new Interrupted() });
     await ask("PUT", "/key", { body: "old" });
     await ask("PUT", "/other", { body: "old" });
@@ -392,7 +392,7 @@ describe("the expiry of a replacement over the protocol", () => {
   });
 
   it.each([-1, 0, 60_000, 1_600_000_000_000])(
-    "removes the record if it is %i, so a later change of the batch can make a new one",
+    "removes the record if the expiry is %i, so a later change of the batch can make a new record",
     async (past) => {
       const given: unknown[] = [];
       class Recording extends MemoryStore {
@@ -448,7 +448,7 @@ describe("the expiry of a replacement over the protocol", () => {
     expect(await (await ask("GET", "/key")).text()).toBe("value");
   });
 
-  it("can be in each change of the largest batch", async () => {
+  it("is accepted in every change of a batch of the largest size", async () => {
     const changes = Array.from({ length: 1_000 }, (_, index) => ({
       key: `${index}`,
       expected: null,
@@ -490,7 +490,7 @@ describe("the expiry of a replacement over the protocol", () => {
     expect(await store.get("key")).toBe("old");
   });
 
-  it("is not sent if the replacement names none, so older servers do the replacement", async () => {
+  it("is not sent if the replacement names no expiry, so older servers can do the replacement", async () => {
     const { store, bodies } = olderServer();
     await store.set("key", "old");
     expect(await store.replace("key", "old", "new")).toBe(true);
@@ -688,7 +688,7 @@ describe("the idempotency key of a write", () => {
 });
 
 describe("/health", () => {
-  it("needs no API key, and with an API key is the path of the record with the key health", async () => {
+  it("answers without an API key, and is the path of the record with the key health if a request has an API key", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], basePath: "/kv" });
     const ask = async (method: string, headers: Record<string, string> = {}, body?: string) =>

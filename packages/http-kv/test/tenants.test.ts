@@ -336,7 +336,7 @@ it("other requests run while the server lists or deletes all keys with a prefix"
   }
 });
 
-it("the cursor of a scan has the same length, however long the record's key is that the cursor contains", async () => {
+it("the cursor of a scan has the same length, whatever the length of the record's key in the cursor", async () => {
   /** A store so slow that the time ends every page. */
   class Slow extends SqliteStore {
     override async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {

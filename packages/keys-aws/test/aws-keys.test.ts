@@ -490,7 +490,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("fails, if the secret is missing, with a hint that first advises to restore the keyring", async () => {
+    it("fails with a hint that first advises to restore the keyring if the secret is missing", async () => {
       const keys = awsKeys({ secretId: newName(), endpoint: server.endpoint });
       const { hint } = await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate());
       expect(hint).toMatch(/because a new keyring cannot decrypt existing records\. If no keyring has existed yet/);

@@ -87,7 +87,7 @@ describeWithMoto(servers, "the value of a secret", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("gets the first keyring in a new field, and create does not replace a field that exists", async () => {
+    it("gets the first keyring in a new field from create, which does not replace an existing field", async () => {
       const [ring, other] = [Keyring.generate(), Keyring.generate()];
       for (const [value, rest] of [
         ["{}", ""],
@@ -121,7 +121,7 @@ describeWithMoto(servers, "the value of a secret", () => {
       await store.disconnect();
     });
 
-    it("is made by create if there is no secret, for only one of several concurrent calls", async () => {
+    it("is made by exactly one of several concurrent calls of create if there is no secret", async () => {
       const secretId = newName();
       const rings = Array.from({ length: 4 }, () => Keyring.generate());
       const open = () => awsKeys({ secretId, field: "ring", endpoint: server.endpoint });
@@ -194,7 +194,7 @@ describeWithMoto(servers, "the value of a secret", () => {
     ];
 
     it.each(forms)(
-      "decrypts the records of that key, with the id that the key has elsewhere: %s",
+      "decrypts the records under the key, and the key has the same id as in other sources: %s",
       async (_, value, options) => {
         const inner = new MemoryStore();
         await new EncryptedStore(inner, { keys: Keyring.fromKeys([{ material }]) }).set("key", "value");
@@ -222,7 +222,7 @@ describeWithMoto(servers, "the value of a secret", () => {
       await store.disconnect();
     });
 
-    it("becomes a keyring that can be saved, if its document replaces the key, and keeps its id", async () => {
+    it("can be replaced by the document of its keyring, which can be saved and keeps the id of the key", async () => {
       const { open, secretId, text } = await openSecret({ SecretString: `{"key":"${base64}"}` });
       const keys = open({ field: "key" });
       const ring = await keys.load();

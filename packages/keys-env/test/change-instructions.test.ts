@@ -53,7 +53,7 @@ describe("the instruction to change a directory of keys", () => {
   it.each([
     ["an ordinary path", "app-keys"],
     ["a path with a quote, a space and a dollar sign", "it's $HOME keys"],
-  ])("has commands for a disk that make each change, with %s", async (_, name) => {
+  ])("contains shell commands that make each change on a disk, with %s", async (_, name) => {
     const directory = await newDirectory(name);
     const keys = fileKeys(directory);
     const former = await readFile(join(directory, "2026-11"), "utf8");
@@ -72,7 +72,7 @@ describe("the instruction to change a directory of keys", () => {
     ]);
   });
 
-  it("has a command for a disk that replaces the primary and removes the former one", async () => {
+  it("contains a shell command that replaces the primary on a disk and removes the former primary", async () => {
     const directory = await newDirectory("app-keys");
     const keys = fileKeys(directory);
     for (const change of [add, replace]) {
@@ -81,7 +81,7 @@ describe("the instruction to change a directory of keys", () => {
     expect(shown(await keys.load())).toBe("2026-12, primary 2026-12");
   });
 
-  it("has kubectl commands whose patches make each change in a Secret", async () => {
+  it("contains kubectl commands whose patches make each change in a Secret", async () => {
     const directory = await newDirectory("app-keys");
     const keys = fileKeys(directory);
     // Records what kubectl is called with, because there is no cluster here.
@@ -141,13 +141,13 @@ describe("the instruction to change", () => {
     expect((await instructionOf(keys, replace)).text).toContain("in neither of the variables");
   });
 
-  it("a directory in NAME_FILE is that of the directory", async () => {
+  it("a directory that NAME_FILE names is the same as the instruction of fileKeys", async () => {
     const directory = await newDirectory("app-keys");
     const keys = envKeys("APP_KEY", { env: { APP_KEY_FILE: directory } });
     expect(await instructionOf(keys, add)).toEqual(await instructionOf(fileKeys(directory), add));
   });
 
-  it("a file with a single key is to replace it by a directory, and following the instruction keeps the key", async () => {
+  it("a file with a single key says to replace the file by a directory, and the key is kept", async () => {
     const folder = await newFolder("keys");
     const path = join(folder, "key");
     const old = newKey();
@@ -189,7 +189,7 @@ describe("the instruction to change", () => {
     expect(shown(await keys.load())).toBe("2026-12, primary 2026-12");
   });
 
-  it("a keyring document has an expression that makes each change", async () => {
+  it("a keyring document contains a JavaScript expression that makes the change", async () => {
     const ring = Keyring.generate("2026-11");
     const folder = await newFolder("keys");
     const path = join(folder, "keyring");

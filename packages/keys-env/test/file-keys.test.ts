@@ -584,7 +584,7 @@ describe("a path that cannot be saved to", () => {
     ["a directory", directory],
     ["a document in a read-only mount", mountedDocument],
   ])(
-    "makes rotateKey reject before it writes anything, and retireKey only check whether the key is in use: %s",
+    "makes rotateKey reject before it writes anything, and lets retireKey only check whether the key is in use: %s",
     async (_, open) => {
       const path = await open();
       if (path === undefined) return;

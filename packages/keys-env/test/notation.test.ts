@@ -147,7 +147,7 @@ describe("a key", () => {
     ["padding", `x${"=".repeat(2 ** 20 - 2)}x`],
     ["quotes", `"${"'".repeat(2 ** 20 - 2)}x`],
     ["hex digits", `hex:${"0".repeat(2 ** 20 - 4)}`],
-  ])("is refused in a time that grows only linearly with its length, if it is invalid: %s", async (_name, text) => {
+  ])("is refused if it is invalid, in a time that grows only linearly with its length: %s", async (_name, text) => {
     expect(await rejection(load(text))).toMatchObject({ code: "KEY_INVALID" });
     expect(
       await rejection(envKeys("APP_KEY", { env: { APP_KEY: base64, APP_KEY_OTHERS: text } }).load()),
@@ -156,7 +156,7 @@ describe("a key", () => {
     });
   });
 
-  it("is refused with the number of characters that were found if the key was cut", async () => {
+  it("is refused with an error that names the number of its characters if the key was cut", async () => {
     for (let length = 0; length < 43; length++) {
       const error = await rejection(load(base64.slice(0, length)));
       expect(error).toMatchObject({

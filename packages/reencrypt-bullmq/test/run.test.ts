@@ -423,7 +423,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(await run.progress()).toMatchObject({ jobs: 1, completed: 1, reencrypted: 30 });
   });
 
-  it.each([0, -1, 1.5, Number.NaN])("refuses a number of ranges of %d, and adds no job", async (ranges) => {
+  it.each([0, -1, 1.5, Number.NaN])("refuses %d as the number of ranges, and adds no job", async (ranges) => {
     const { name, store } = await rotated(1);
     await expect(start(name, { store, ranges })).rejects.toMatchObject({ code: "VALUE_INVALID" });
     expect(await rawQueue(name).getJobCountByTypes()).toBe(0);

@@ -108,7 +108,7 @@ describeWithRedis(servers, "a server that cannot be used", () => {
     await Promise.all(reported);
   });
 
-  it("ignores a second error of each socket, also of those of later attempts to connect", async () => {
+  it("causes no exception if a socket emits a second error, even a socket of a later attempt to connect", async () => {
     const client = new Redis(secured.url, { retryStrategy: () => 1, lazyConnect: true });
     client.on("error", () => undefined);
     onTestFinished(() => client.disconnect());
@@ -198,7 +198,7 @@ describeWithRedis(servers, "a password", () => {
     return `redis://someone:${encodeURIComponent(password)}@127.0.0.1:${port}`;
   }
 
-  it("may have any characters if it is percent-encoded in the URL, which is a string or a URL object", async () => {
+  it("may have any characters if it is percent-encoded, whether the URL is a string or a URL object", async () => {
     for (const source of [urlOf(node.port), new URL(urlOf(node.port))]) {
       const store = new RedisStore(source);
       onTestFinished(() => store.disconnect());

@@ -91,7 +91,7 @@ for (const [name, found] of Object.entries(servers)) {
       },
     );
 
-    it("sets, removes and keeps expiries in one batch, which needs few scripts", async () => {
+    it("sets, removes and keeps expiries in one batch with few scripts", async () => {
       const [old, far] = [Date.now() + hourMs, Date.now() + 2 * hourMs];
       const kinds = [
         { expires: undefined, expiry: old - 1 },
@@ -119,7 +119,7 @@ for (const [name, found] of Object.entries(servers)) {
       }
     });
 
-    it("sends nothing more than before if no replacement of a script has an expiry", async () => {
+    it("adds no argument to a script if no replacement of the script has an expiry", async () => {
       const keys = Array.from({ length: 64 }, (_, index) => `key ${index}`);
       await store.setMany(keys.map((key) => ({ key, value: "old" })));
       const changes = keys.map((key) => ({ key, expected: "old", next: "old" }));
@@ -189,7 +189,7 @@ for (const [name, found] of Object.entries(servers)) {
       expect(await store.getMany(["first", "second"])).toEqual(["old", "old"]);
     });
 
-    it("removes the expired record for good when the server restarts", async () => {
+    it("removes a record by an expiry in the past, and the record stays removed when the server restarts", async () => {
       await store.setMany(["alone", "first", "second"].map((key) => ({ key, value: "old" })));
       expect(await store.replace("alone", "old", "new", 1)).toBe(true);
       const changes = ["first", "second"].map((key) => ({ key, expected: "old", next: "new", expires: 1 }));
@@ -200,7 +200,7 @@ for (const [name, found] of Object.entries(servers)) {
       expect((await store.scan()).entries).toEqual([]);
     });
 
-    it("is not inherited by an encrypted record whose predecessor has expired by the clock of the process alone", async () => {
+    it("gives no old expiry to a new encrypted record if the old record has expired only by the clock of the process", async () => {
       const encrypted = new EncryptedStore(store, { keys: Keyring.generate(), reencrypt: "off" });
       const expires = Date.now() + 3_000;
       await encrypted.set("key", "old", expires);

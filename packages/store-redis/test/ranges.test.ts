@@ -73,7 +73,7 @@ describeWithRedis(plain, "ranges of a RedisStore on one server", () => {
 });
 
 describeWithRedis(servers, "ranges of a RedisStore on a Cluster", () => {
-  it("contain each record in exactly one of them while slots move, and can be re-encrypted in parallel", async () => {
+  it("contain each record exactly once while slots move, and can be re-encrypted in parallel", async () => {
     const cluster = await startCluster(servers);
     const store = new RedisStore({ nodes: cluster.startupNodes }, { timeoutMs: 8_000 });
     onTestFinished(async () => {

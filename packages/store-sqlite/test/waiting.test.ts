@@ -73,7 +73,7 @@ describe("a locked file", () => {
     await rejected;
   });
 
-  it("becomes a store if it is empty and a write is waiting when it is unlocked", async () => {
+  it("becomes a store when it is unlocked, if it is empty and a write is waiting", async () => {
     const path = temporaryFile();
     const unlock = lock(path);
     const store = new SqliteStore(path);

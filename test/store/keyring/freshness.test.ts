@@ -58,7 +58,7 @@ describe("refreshMs", () => {
     await Promise.all([store, ...others].map((one) => one.disconnect()));
   });
 
-  it("makes stores use a changed keyring even if no record names a key that the former keyring lacks", async () => {
+  it("makes stores use a changed keyring even if every record is under a key of the former keyring", async () => {
     const { before, promoted } = rotation();
     const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
     const rings: Keyring[] = [];
@@ -96,7 +96,7 @@ describe("refreshMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("causes loads after longer and longer pauses while they fail, and the keyring in use stays in use", async () => {
+  it("causes loads after longer and longer pauses while loads fail, and the keyring in use stays in use", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const warnings: number[] = [];
     store.on("provider:error", (_: unknown, { times }: Repetition) => warnings.push(times));
@@ -197,7 +197,7 @@ describe("maxAgeMs", () => {
     await store.set("other", value);
   });
 
-  it("is counted again after each load, even if the loaded keyring is unchanged", async () => {
+  it("is counted from the latest load, even if that load returned an unchanged keyring", async () => {
     const { keys, store } = await openStore(freshness);
     vi.advanceTimersByTime(50_000);
     keys.push(await keys.load());
@@ -206,7 +206,7 @@ describe("maxAgeMs", () => {
     expect(await store.get("key")).toBe(value);
   });
 
-  it("is not counted again after a load whose keyring is refused", async () => {
+  it("is not counted from a load whose keyring is refused", async () => {
     const { before, promoted } = rotation();
     const { keys, store } = await openStore(freshness, promoted);
     keys.push(before);
@@ -307,7 +307,7 @@ describe("a failing key provider", () => {
     expectGrowingPauses(await loadTimes(keys, () => store.get("key")));
   });
 
-  it("loads only once after each pause if records are read whose key the keyring in use lacks", async () => {
+  it("loads only once after each pause if reads find records under a key that the keyring in use lacks", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("ahead", value);

@@ -168,7 +168,7 @@ describe("a key provider", () => {
     await expectRefusal(new EncryptedStore(new Map(), { keys: provider }).set("key", value), "KEYRING_INVALID");
   });
 
-  it("makes calls reject after the timeout if a load hangs, but only if this is the first load", async () => {
+  it("makes calls reject after the timeout if its first load hangs, but not if a later load hangs", async () => {
     const abort = new AbortController();
     vi.spyOn(AbortSignal, "timeout").mockReturnValueOnce(abort.signal);
     const signals: (AbortSignal | undefined)[] = [];
@@ -197,7 +197,7 @@ describe("a key provider", () => {
     release();
   });
 
-  it("makes calls reject without an unhandled rejection if load() throws and returns no promise", async () => {
+  it("makes calls reject without an unhandled rejection if load() throws instead of returning a promise", async () => {
     const abort = new AbortController();
     vi.spyOn(AbortSignal, "timeout").mockReturnValue(abort.signal);
     const provider: KeyProvider = {
@@ -441,7 +441,7 @@ describe("a key id that the keyring lacks", () => {
     expect(keys.loads).toBeLessThanOrEqual(4);
   });
 
-  it("causes no load for itself if the batch that is read has other such key ids", async () => {
+  it("shares its load with other key ids of the same batch that the keyring lacks", async () => {
     const inner = new MemoryStore();
     const records = forged(6);
     await inner.setMany(records);

@@ -317,7 +317,7 @@ describe("reencrypt", () => {
     }
   });
 
-  it("removes expired records if asked, under any key and in a foreign format, and no other record", async () => {
+  it("removes expired records under any key and in a foreign format, and no other record, if removeExpired is true", async () => {
     const rings = rotation();
     const inner = new MemoryStore();
     const now = Date.now();
@@ -370,7 +370,7 @@ describe("reencrypt", () => {
     }
   });
 
-  it("resumes from a checkpoint of a release without the counts of skipped and removed records", async () => {
+  it("resumes from a checkpoint of an earlier release, which lacks the counts of skipped and removed records", async () => {
     const { store } = await rotated(3);
     const checkpoint = new MemoryCheckpoint();
     const stop = new AbortController();
@@ -531,7 +531,7 @@ describe("census", () => {
     }
   });
 
-  it("returns counts that survive JSON.stringify, also of a namespace and a key named __proto__", async () => {
+  it("returns counts that survive JSON.stringify, even for a namespace and a key id named __proto__", async () => {
     const inner = new MemoryStore();
     const keyring = newRing("__proto__");
     for (const namespace of ["", "__proto__", "constructor", "7"]) {

@@ -22,7 +22,7 @@ function encryptGcm(text: string, key: Uint8Array): string {
 
 describe("the expiry in a foreign record", () => {
   it.each([3_600, 3_600_000, 86_400_000, 500_000_000_000, 0, -1, Date.now() - 1_000])(
-    "neither stops a job nor removes the record if it is %d, which has passed",
+    "does not stop a job or remove the record if it is %d, which is in the past",
     async (expires) => {
       const inner = new MemoryStore();
       const flows = inner.namespaced("flows");
@@ -82,7 +82,7 @@ const surveyed = {
 };
 
 describe("migrate", () => {
-  it("reports in a dry run which format reads which records, what is left and why, and writes nothing", async () => {
+  it("reports in a dry run which records each format reads, which records are left and why, and writes nothing", async () => {
     const { inner, store } = await mixed();
     const before = await contentOf(inner);
     const report = await migrate(store, { dryRun: true });
@@ -98,7 +98,7 @@ describe("migrate", () => {
     expectNoSecrets(report);
   });
 
-  it("encrypts what the formats read, and leaves the rest unchanged", async () => {
+  it("encrypts the records that a format reads, and leaves the other records unchanged", async () => {
     const { inner, flows, store, keys, value } = await mixed();
     const lost = await flows.get("lost 1");
     const cryptojs = await inner.get("cryptojs");
@@ -112,7 +112,7 @@ describe("migrate", () => {
     expect(await after.getMany(["iron 0", "found", "envelope"])).toEqual([{ value }, value, value]);
   });
 
-  it("is complete if every record is read by a format, and only covers the given namespaces", async () => {
+  it("is complete if a format reads every record, and scans only the given namespaces", async () => {
     const { inner, keys } = await mixed();
     const store = createKeyv({
       store: inner,

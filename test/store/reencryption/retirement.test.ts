@@ -85,7 +85,7 @@ describe("retireKey", () => {
     expect({ ...error.counts }).toEqual({ cache: 1 });
   });
 
-  it("refuses to retire the primary or an unknown key, and refuses a call without every store that the keyring lists", async () => {
+  it("refuses to retire the primary or an unknown key, and refuses a call that lacks a store that the keyring lists", async () => {
     const { rings, stores } = await rotated();
     await expectRefusal(retireKey(rings.promoted, stores, "new"), "KEYRING_INVALID");
     await expectRefusal(retireKey(rings.promoted, stores, "new", { to: "removed" }), "KEYRING_INVALID");
@@ -392,7 +392,7 @@ describe.each([
     }
   });
 
-  it("passes to onProgress the number of records of all stores that it has looked at so far", async () => {
+  it("passes to onProgress how many records of all stores it has read so far", async () => {
     const { rings, stores } = await ready();
     const told: number[] = [];
     await change(rings.promoted, stores, "old", { onProgress: (records) => told.push(records) });

@@ -52,7 +52,7 @@ describe("a rotation whose keys operators changed by hand", () => {
 });
 
 describe("a provider whose loads lag behind its saves", () => {
-  it("does not keep a replica from writing while it still returns the keyring from before a save", async () => {
+  it("does not prevent a replica from writing while the provider still returns the keyring from before a save", async () => {
     const first = newRing("first");
     class LaggingKeys extends TestKeys {
       override async load(): Promise<Keyring> {

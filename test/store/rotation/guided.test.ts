@@ -170,7 +170,7 @@ describe("a guided rotation", () => {
     }
   });
 
-  it("is refused with PROVIDER_READ_ONLY without the option `instruct`, and plans the same steps with it", async () => {
+  it("is refused with PROVIDER_READ_ONLY without the option `instruct`, and has the steps of any rotation with this option", async () => {
     const { operator } = await begun();
     const { provider, options } = operator();
     const { instruct, ...without } = options;
@@ -196,7 +196,7 @@ describe("a guided rotation", () => {
     ]);
   });
 
-  it("calls `instruct` never if the provider can save a keyring", async () => {
+  it("never calls `instruct` if the provider can save a keyring", async () => {
     const source = new KeysOverOneSource(newRing("old"));
     const inner = new MemoryStore();
     const provider = source.provider();
@@ -242,7 +242,7 @@ describe("a guided rotation", () => {
     await expectReadable();
   });
 
-  it("waits for a replica that has not loaded the new key, names its keys, and continues when it has", async () => {
+  it("waits for a replica that has not loaded the new key, names its keys, and continues when the replica has loaded the key", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const before = source.ring;
     let follows = false;
@@ -320,7 +320,7 @@ describe("a guided rotation", () => {
     await scoped().set("after", value);
   });
 
-  it("refuses writes of a process that starts with the keys from before the rotation, until the old key is rotated back", async () => {
+  it("refuses writes of a process that starts with the keys from before the rotation, until a rotation restores the old key", async () => {
     const { source, inner, operator, asked } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "promote" });
@@ -354,7 +354,7 @@ describe("a guided rotation", () => {
     expect(await idsIn()).toEqual(["new"]);
   });
 
-  it("rejects with KEY_IN_USE if a record is written under the old key while the key is removed, and ends when the key was put back", async () => {
+  it("rejects with KEY_IN_USE if a record is written under the old key while the key is removed, and completes after the key was put back", async () => {
     const { source, inner, operator, idsIn } = await begun();
     const before = source.ring;
     const { provider, options } = operator();
@@ -374,7 +374,7 @@ describe("a guided rotation", () => {
     expect(source.ids).toEqual(["new"]);
   });
 
-  it("rejects with KEY_UNKNOWN if the old key was removed too early, and continues when it was put back", async () => {
+  it("rejects with KEY_UNKNOWN if the old key was removed too early, and continues after the key was put back", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "promote" });
@@ -431,7 +431,7 @@ describe("a guided rotation", () => {
     expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
   });
 
-  it("revokes a key disable-first by one change that replaces the key, and keeps the reserved space readable", async () => {
+  it("revokes a key with the order disable-first by one change, which replaces the key, and keeps the reserved space readable", async () => {
     const { source, inner, app, operator, asked, idsIn } = await begun();
     const { provider, options } = operator();
     const scoped = () => new EncryptedStore(new MemoryStore(inner), { keys: source.provider(), scope: "tenant" });
@@ -564,7 +564,7 @@ describe("a guided rotation", () => {
     await expect(rotateKey(provider, { ...options, instruct, signal: stop.signal })).rejects.toThrow("stopped");
   });
 
-  it("revokes a key reencrypt-first, with every record readable", async () => {
+  it("revokes a key with the order reencrypt-first, and keeps every record readable", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     const revocation = { ...options, id: "old", order: "reencrypt-first" } as const;

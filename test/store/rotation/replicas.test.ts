@@ -233,7 +233,7 @@ describe("a registered process", () => {
     expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 
-  it("can be neither registered nor listed in a store that has no reserved space", async () => {
+  it("cannot be registered or listed in a store that has no reserved space", async () => {
     expect(() => new EncryptedStore(new Map(), { keys: newRing(), replica: true })).toThrow(
       expect.objectContaining({ code: "STORE_INVALID" }),
     );
@@ -273,7 +273,7 @@ describe("the lease of a process that stopped its heartbeats", () => {
   ];
 
   it.each(stores)(
-    "lasts longer by the longest time that a call of the store may take, %s",
+    "is extended by the longest duration that a call of the store may have, %s",
     async (_, inner, lateMs, longestCallMs) => {
       const options = longestCallMs === undefined ? rare : { ...rare, longestCallMs };
       const store = registered(inner, new TestKeys(newRing()), options);
@@ -413,7 +413,7 @@ describe.each(["Date", "performance"] as const)("a process after a halt that onl
     await store.set("late", value);
   });
 
-  it("reloads the keyring before its store without the option replica encrypts a record", async () => {
+  it("reloads the keyring before a store without the option replica encrypts a record", async () => {
     const { inner, other } = await halted();
     await other.set("late", value);
     expect(keyIdIn(await inner.get("late"))).toBe("new");

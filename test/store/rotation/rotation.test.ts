@@ -112,7 +112,7 @@ describe("rotateKey", () => {
     await expectReadable();
   });
 
-  it("promotes a key that the keyring contains already, unless the call passes other material for its id (KEY_MISMATCH)", async () => {
+  it("promotes a key that the keyring already contains, and rejects with KEY_MISMATCH if the call passes other material for it", async () => {
     const { source, operator } = await begun();
     source.ring = source.ring.add({ id: "new" });
     const { provider, options } = operator();
@@ -174,7 +174,7 @@ describe("rotateKey", () => {
       expect(await turn("drain")).toMatchObject({ step: "reencrypt" });
     });
 
-    it("keeps a replica that starts during the rotation from encrypting with the old key if its provider is behind", async () => {
+    it("does not let a replica encrypt with the old key if the replica starts during the rotation and its provider is behind", async () => {
       const { source, inner, handOver, turn } = await scoped();
       await turn("distribute");
       const staged = source.ring;
@@ -423,7 +423,7 @@ describe("rotateKey", () => {
 });
 
 describe("the record of a rotation", () => {
-  it("is written again by the run if the store loses it, and the rotation continues", async () => {
+  it("is written again by rotateKey if the store loses it, and the rotation continues", async () => {
     const { source, inner, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     const lost = new Map<RotationStep, Promise<unknown>>();
@@ -441,7 +441,7 @@ describe("the record of a rotation", () => {
     expect(await rotationStatus(provider, options)).toMatchObject({ id: report.id, step: "done" });
   });
 
-  it("makes the run reject with STORE_INVALID if the store loses it after each write", async () => {
+  it("makes rotateKey reject with STORE_INVALID if the store loses it after each write", async () => {
     const { inner, operator } = await begun();
     const { provider, options } = operator();
     const reserved = inner.reserved();
@@ -453,7 +453,7 @@ describe("the record of a rotation", () => {
     await expectRefusal(rotateKey(provider, options), "STORE_INVALID");
   });
 
-  it("makes the run reject with ROTATION_IN_PROGRESS if the record of another rotation replaces it before the run is done", async () => {
+  it("makes rotateKey reject with ROTATION_IN_PROGRESS if the record of another rotation replaces it before rotateKey is done", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let replaces = false;
@@ -479,7 +479,7 @@ describe("the record of a rotation", () => {
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled", "third enabled"]);
   });
 
-  it("is read again after each write, so that a run notices if another run has begun a roll-back", async () => {
+  it("is read again after each write, so that rotateKey notices if another run has begun a roll-back", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const reserved = inner.reserved();
@@ -684,7 +684,7 @@ describe("rollBackRotation", () => {
     },
   );
 
-  it("keeps a run of rotateKey from disabling the old key if it begins while that run counts records", async () => {
+  it("keeps a run of rotateKey from disabling the old key if the roll-back begins while that run counts records", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     const counted = new MemoryStore(inner);
@@ -756,7 +756,7 @@ describe("revokeKey", () => {
     await expectReadable();
   });
 
-  it("accepts no forged record and keeps the compromised key in the keyring, disabled, if the order is disable-first", async () => {
+  it("keeps the compromised key in the keyring as a disabled key, and accepts no forged record, if the order is disable-first", async () => {
     const { source, app, operator, idsIn } = await begun();
     const { provider, options } = operator();
     const report = await revokeKey(provider, { ...options, id: "old", order: "disable-first" });
@@ -792,7 +792,7 @@ describe("revokeKey", () => {
     },
   );
 
-  it("disables the key again if an operator had enabled it, and re-encrypts no record, if the order is disable-first", async () => {
+  it("disables a key again that an operator had enabled, and re-encrypts no record, if the order is disable-first", async () => {
     const { source, operator, idsIn, app } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "disable" });

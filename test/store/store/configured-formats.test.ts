@@ -76,7 +76,7 @@ describe("aesGcm", () => {
   for (const layout of orders) {
     for (const ivBytes of [12, 16]) {
       it.each(encodings)(
-        `reads parts that are concatenated as ${layout}, a nonce of ${ivBytes} bytes, in %s`,
+        `reads the parts ${layout} one after the other, with a nonce of ${ivBytes} bytes, in %s`,
         async (encoding) => {
           const key = randomBytes(32);
           const format = aesGcm({ key, layout, encoding, ivBytes });
@@ -92,7 +92,7 @@ describe("aesGcm", () => {
           (["base64", "base64url", "hex"] as const).map((encoding) => [joinedBy, encoding] as const),
         ),
       )(
-        `reads parts in the order ${layout}, a nonce of ${ivBytes} bytes, joined by %s, in %s`,
+        `reads the parts ${layout} with a nonce of ${ivBytes} bytes, joined by %s, in %s`,
         async (joinedBy, encoding) => {
           const key = randomBytes(32);
           const format = aesGcm({ key, layout, encoding, joinedBy });
@@ -136,7 +136,7 @@ describe("aesGcm", () => {
     expect(await format.read(json, address)).toEqual({ value: "text" });
   });
 
-  it("reads the JSON that the application encrypted itself, or text, if the option value says so", async () => {
+  it("reads JSON that the application encrypted itself, or text, as the option value says", async () => {
     const inner = new MemoryStore();
     const key = secret();
     const write = (text: string) =>
@@ -264,7 +264,7 @@ describe("aesGcm", () => {
     }
   });
 
-  it("accepts every order in its type, and no other text", () => {
+  it("allows every order of the parts in the type of layout, and no missing or repeated part", () => {
     const order: AesGcmOptions["layout"] = "tag-salt-ciphertext-iv";
     // @ts-expect-error: a part is missing
     const missing: AesGcmOptions["layout"] = "iv-tag";
@@ -316,7 +316,7 @@ describe("aesCbc with a MAC", () => {
     detectsAlterations(withOneKey);
   });
 
-  it("leaves records as they are if the MAC has a key of its own, because such a MAC does not detect a wrong key", async () => {
+  it("leaves records unchanged if the MAC has a separate key, because a correct MAC does not show that the encryption key is right", async () => {
     const inner = new MemoryStore();
     const written = program("iv-ciphertext", "sha256");
     const [former, current] = [written.newKey(), written.newKey()];
@@ -358,7 +358,7 @@ describe("aesCbc without a MAC", () => {
   });
 
   describe("by default", () => readsAndMigrates(program(false)));
-  it("is encrypted if the user chose so", async () => {
+  it("has its records encrypted if the option encryptUnauthenticated is true", async () => {
     const { write, format, newKey } = program(true);
     const key = newKey();
     const inner = new MemoryStore();
@@ -369,7 +369,7 @@ describe("aesCbc without a MAC", () => {
     expect(keyIdIn(await inner.get("k"))).toBe("k1");
   });
 
-  it("prefers a key whose result is Keyv's JSON to one whose result is only text", async () => {
+  it("prefers a key that decrypts a record to Keyv's JSON over a key that decrypts it to other text", async () => {
     const text = '{"value":1}';
     for (let attempt = 0; attempt < 300; attempt++) {
       const key = secret();

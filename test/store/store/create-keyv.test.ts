@@ -75,7 +75,7 @@ async function withBrokenRecord(): Promise<{ keyv: KeywardKeyv; map: Map<string,
 describe("a Keyv that createKeyv made", () => {
   for (const count of listenerCounts) {
     for (const [name, call] of Object.entries(reads)) {
-      it(`has ${count} listeners for error, and rejects ${name} of a damaged record`, async () => {
+      it(`rejects ${name} of a damaged record, with ${count} listeners for error`, async () => {
         const { keyv } = await withBrokenRecord();
         const emitted = listen(keyv, count);
         const single = ["get", "getRaw", "has"].includes(name);
@@ -88,7 +88,7 @@ describe("a Keyv that createKeyv made", () => {
     }
 
     for (const [name, call] of Object.entries(writes)) {
-      it(`has ${count} listeners for error, and rejects ${name} if it would replace a record that could not be read`, async () => {
+      it(`rejects ${name} if it would replace a record that could not be read, with ${count} listeners for error`, async () => {
         const { keyv, map } = await withBrokenRecord();
         await expectRefusal(keyv.get("broken"), "RECORD_TAMPERED");
         const before = map.get("broken");
@@ -100,7 +100,7 @@ describe("a Keyv that createKeyv made", () => {
     }
 
     for (const [name, call] of Object.entries({ ...reads, ...writes, ...removals })) {
-      it(`has ${count} listeners for error, and rejects ${name} if the store fails`, async () => {
+      it(`rejects ${name} if the store fails, with ${count} listeners for error`, async () => {
         const inner = new BreakableAdapter(new Map());
         const keyv = createKeyv({ store: inner, keys: newRing() });
         await keyv.set("broken", `${marker}value`);
@@ -115,7 +115,7 @@ describe("a Keyv that createKeyv made", () => {
       });
     }
 
-    it(`has ${count} listeners for error, and rejects a write of a symbol, for which Keyv emits a string as error`, async () => {
+    it(`rejects a write of a symbol, for which Keyv emits a string as error, with ${count} listeners for error`, async () => {
       const keyv = createKeyv({ store: new Map(), keys: newRing() });
       const emitted = listen(keyv, count);
       const error = await expectRefusal(keyv.set("a", Symbol("x")), "VALUE_INVALID");
@@ -282,7 +282,7 @@ describe("a plain Keyv over an EncryptedStore", () => {
     expect(emitted).toMatchObject([{ code: "RECORD_TAMPERED" }, { code: "OVERWRITE_REFUSED" }]);
   });
 
-  it("cannot write an object, which Keyv passes unserialized with the option serialization: false", async () => {
+  it("cannot write an object with the option serialization: false, because Keyv then does not serialize the object", async () => {
     const store = new EncryptedStore(new Map(), { keys: newRing() });
     const bare = new Keyv({ store, serialization: false });
     const emitted: unknown[] = [];
@@ -365,7 +365,7 @@ describe("a record with JSON that Keyv cannot have written", () => {
     },
   );
 
-  it("differs from the JSON that Keyv writes for undefined, which a read returns as undefined", async () => {
+  it("is not the JSON that Keyv writes for undefined, which a read returns as undefined", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing() });
     await keyv.set("key", undefined, 60_000);
     expect(await keyv.get("key")).toBeUndefined();

@@ -49,7 +49,7 @@ function describeUsers(open: () => Promise<Base>): void {
     },
   );
 
-  it("is disconnected when its last user disconnects, unless its only user was a store over a view", async () => {
+  it("is disconnected when its last user disconnects, and stays connected after a store over a view disconnects", async () => {
     const base = await open();
     const keys = newRing();
     const overView = new EncryptedStore(base.namespaced("a"), { keys });
@@ -107,7 +107,7 @@ describeWithRedis(servers, "Redis", () => {
 });
 
 describe("a shared connection", () => {
-  it("is closed when its last user leaves, and a second time if a user then leaves once more", async () => {
+  it("is closed when its last user leaves, and closed again if a user then leaves once more", async () => {
     let closed = 0;
     const shared = {};
     const close = async () => {

@@ -204,7 +204,8 @@ describe("the result that a foreign format returns", () => {
     "bytes of Keyv's JSON": [{ value: Buffer.from(value) }, undefined],
     "the expiry in Keyv's JSON": [{ value: `{"value":1,"expires":${soon}}` }, soon],
     "the expiry in the bytes of Keyv's JSON": [{ value: Buffer.from(`{"value":1,"expires":${soon}}`) }, soon],
-    "another expiry than in Keyv's JSON": [{ value: `{"value":1,"expires":${soon}}`, expires: soon + 5 }, soon + 5],
+    "an earlier expiry than in Keyv's JSON": [{ value: `{"value":1,"expires":${soon}}`, expires: soon - 5 }, soon - 5],
+    "a later expiry than in Keyv's JSON": [{ value: `{"value":1,"expires":${soon}}`, expires: soon + 5 }, soon],
     "the result of readKeyvJson": [readKeyvJson(`{"value":1,"expires":${soon}}`), soon],
   };
 

@@ -217,7 +217,7 @@ describe("disconnect()", () => {
   });
 
   it.each([false, { heartbeatMs: 10 }])(
-    "disconnects the store even if ending the subscription to the key provider fails: replica %j",
+    "disconnects the store even if ending the subscription to the key provider fails, with the option replica: %j",
     async (replica) => {
       const inner = new MemoryStore();
       let disconnected = 0;

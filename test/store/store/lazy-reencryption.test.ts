@@ -422,19 +422,16 @@ describe('reencrypt: "on-read-may-undo-writes"', () => {
     return { inner, store, emitted: listen(store) };
   }
 
-  it.each(writes)(
-    "does not undo %s if the same store calls it between comparing and replacing",
-    async (_, write, expected) => {
-      const { inner, store, emitted } = await withInterruptions();
-      inner.afterComparing = () => write(store);
-      expect(await store.get("key")).toBe(value);
-      await store.settled();
-      expect(emitted).toMatchObject([{ event: "reencrypt:conflict" }]);
-      expect(await store.get("key")).toBe(expected);
-    },
-  );
+  it.each(writes)("does not undo %s of the same store between comparing and replacing", async (_, write, expected) => {
+    const { inner, store, emitted } = await withInterruptions();
+    inner.afterComparing = () => write(store);
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(emitted).toMatchObject([{ event: "reencrypt:conflict" }]);
+    expect(await store.get("key")).toBe(expected);
+  });
 
-  it.each(writes)("does not undo %s if the same store calls it during the replacement", async (_, write, expected) => {
+  it.each(writes)("does not undo %s of the same store during the replacement", async (_, write, expected) => {
     const { inner, store, emitted } = await withInterruptions();
     let writing: Promise<unknown> | undefined;
     inner.beforeReplacing = async () => {
@@ -449,7 +446,7 @@ describe('reencrypt: "on-read-may-undo-writes"', () => {
     expect(await store.get("key")).toBe(expected);
   });
 
-  it("does not undo a set of the same store that began before comparing and arrives after it", async () => {
+  it("does not undo a set of the same store that begins before the comparison and arrives after it", async () => {
     const { inner, store } = await withInterruptions();
     const arrives = Promise.withResolvers<void>();
     inner.beforeReplacing = () => arrives.promise;

@@ -310,7 +310,7 @@ describe("secretbox", () => {
       format: (key) => secretbox({ key, open, encoding: "hex", layout: { iv: "nonce", ciphertext: "ciphertext" } }),
     }));
 
-  it("takes null, undefined and false for a wrong key, as other libraries return", async () => {
+  it("treats null, undefined or false from the option open as a wrong key", async () => {
     const key = packed.newKey();
     const stored = Buffer.from(await packed.write("text", key)).toString("base64");
     for (const failure of [null, undefined, false] as const) {
@@ -329,7 +329,7 @@ describe("cryptoJs", () => {
   describe("by default", () => readsAndMigrates(program(false)));
   describe("if the user chose to encrypt its records", () => {
     const { newKey, write, format } = program(true);
-    it("is encrypted by lazy and bulk re-encryption", async () => {
+    it("lets lazy and bulk re-encryption encrypt the records", async () => {
       const [current, former] = [newKey(), newKey()];
       const inner = new MemoryStore();
       for (const key of ["lazy", "bulk"]) await inner.set(key, await write(JSON.stringify({ value }), former));
@@ -343,7 +343,7 @@ describe("cryptoJs", () => {
     });
   });
 
-  it("is not encrypted by touch, which writes the decrypted value, but by replace and set", async () => {
+  it("makes touch reject, because touch writes the decrypted value, and allows replace and set", async () => {
     const { write, newKey, format } = program(false);
     const passphrase = newKey();
     const inner = new MemoryStore();
@@ -365,7 +365,7 @@ describe("cryptoJs", () => {
     expect(unauthenticated).toBe(false);
   });
 
-  it("does not encrypt garbage that a wrong passphrase results in", async () => {
+  it("does not encrypt garbage that decryption with a wrong passphrase returns", async () => {
     const inner = new MemoryStore();
     const { write, newKey, format } = program(false);
     for (let index = 0; index < 2_000; index++) await inner.set(`${index}`, await write("v", newKey()));
@@ -397,7 +397,7 @@ describe("openssl", () => {
 });
 
 describe("the formats together", () => {
-  it("leave the records of each other alone", async () => {
+  it("read only the records in their own format", async () => {
     const key = randomBytes(32);
     const password = randomBytes(24).toString("base64");
     const stored: Readonly<Record<string, string>> = {
@@ -424,7 +424,7 @@ describe("the formats together", () => {
     }
   });
 
-  it("show no key, neither themselves nor in the error for a record that no key decrypts", async () => {
+  it("show no key when they are printed, or in the error for a record that no key decrypts", async () => {
     const text = `${marker}a long enough old key`;
     const raw = randomBytes(32).toString("base64");
     const cases: readonly (readonly [ForeignFormat, string])[] = [

@@ -69,7 +69,7 @@ it("two Keyvs with different namespaces over one Map iterate over and clear only
 });
 
 describe("the namespace of a store", () => {
-  it("does not prevent another store from using the adapter with another namespace before the first call", async () => {
+  it("does not prevent another store from using the adapter with another namespace before its own store makes a call", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = newRing();
     const [one, other] = [new EncryptedStore(inner, { keys }), new EncryptedStore(inner, { keys })];
@@ -212,7 +212,7 @@ describe("views of a store", () => {
     expect(await flows.get("key")).toBe("flows");
   });
 
-  it("include an adapter with its own namespace, which createKeyv keeps if it gets no option namespace", async () => {
+  it("can be adapters with their own namespace, which createKeyv keeps if it gets no option namespace", async () => {
     const map = new Map<string, unknown>();
     const keyv = createKeyv({ store: new KeyvMemoryAdapter(map, { namespace: "own" }), keys: newRing() });
     await keyv.set("key", 1);

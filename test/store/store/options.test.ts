@@ -153,7 +153,7 @@ describe("an invalid value of an option", () => {
     );
   });
 
-  it("does not include null for serialization or compression, which createKeyv then treats as omitted", async () => {
+  it("is not null for serialization or compression: createKeyv treats this null as an omitted option", async () => {
     const none = { serialization: null, compression: null };
     const keyv = untyped(createKeyv, { store: new Map(), keys: newRing(), ...none });
     if (!(keyv instanceof Keyv)) throw new Error("createKeyv did not return a Keyv");

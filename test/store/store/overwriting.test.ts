@@ -140,7 +140,7 @@ describe("a record that could not be read", () => {
     }
   });
 
-  it("stays protected if a delete deletes nothing, and stays allowed to be overwritten if a write writes nothing", async () => {
+  it("stays protected if a delete deletes nothing, and may still be overwritten if an allowed write writes nothing", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     for (const method of ["set", "setMany", "delete", "deleteMany"]) Reflect.set(inner, method, () => false);
@@ -373,7 +373,7 @@ describe("the check record", () => {
     },
   );
 
-  it("is the same for a keyring that the application derived for a scope as for the option scope", async () => {
+  it("is the same whether the application derives the scoped keyring or sets the option scope", async () => {
     const inner = new MemoryStore();
     const ring = newRing();
     await new EncryptedStore(inner, { keys: ring, scope: "billing" }).set("billing", value);

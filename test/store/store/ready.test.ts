@@ -70,7 +70,7 @@ describe.each(Object.entries({ ...withReservedSpace, ...withoutReservedSpace }))
 });
 
 describe("ready()", () => {
-  it("writes nothing: neither the check record, nor a check record or record under an older key", async () => {
+  it("writes nothing: it creates no check record, and re-encrypts no check record or record under an older key", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: before }).ready();
@@ -109,7 +109,7 @@ describe("ready()", () => {
     expect(await everythingIn(inner)).toEqual(written);
   });
 
-  it("rejects for a store with a scope if the keyring is wrong only without the scope", async () => {
+  it("rejects for a store in a new scope if the keyring is not the keyring of the records without a scope", async () => {
     const inner = new MemoryStore();
     const ring = newRing();
     await new EncryptedStore(inner, { keys: ring }).set("key", value);
@@ -135,7 +135,7 @@ describe("ready()", () => {
     expect(await store.get("key")).toBe(value);
   });
 
-  it("rejects with the error of the store if the store fails, and names both if the keys fail too", async () => {
+  it("rejects with the error of the store if the store fails, and names the store and the keys if the keys fail too", async () => {
     const adapter = new BreakableAdapter(new Map());
     adapter.failure = new Error("connection refused");
     const store = new EncryptedStore(adapter, { keys: newRing() });
@@ -167,7 +167,7 @@ describe("ready()", () => {
     }
   });
 
-  it("names the keys and the store if the keyring is stored in the store, which fails", async () => {
+  it("names the keys and the store if the keyring is in the store and the store fails", async () => {
     const inner = new MemoryStore();
     inner.get = () => Promise.reject(new Error("connection refused"));
     inner.reserved().get = () => Promise.reject(new Error("connection refused"));
@@ -177,7 +177,7 @@ describe("ready()", () => {
     expect(error.notReady).toEqual(["store", "keys"]);
   });
 
-  it("leaves the namespace free for a library, which assigns its own before the first call", async () => {
+  it("leaves the namespace free for a library that assigns its own namespace before the first call", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), namespace: "own" });
     await keyv.ready();
     keyv.namespace = "library";

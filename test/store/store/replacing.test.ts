@@ -122,7 +122,7 @@ describe("replace()", () => {
     expect(await store.get("key")).toBe("old");
   });
 
-  it("replaces a record that had another value in between", async () => {
+  it("replaces a record that has had another value and then the expected value again", async () => {
     const { store } = open();
     await store.set("key", "A");
     expect(await store.replace("key", "A", "B")).toBe(true);
@@ -193,7 +193,7 @@ describe("replace()", () => {
     expect(keyIdIn(await inner.get("key"))).toBe("old");
   });
 
-  it("passes the expiry of a foreign record to the store below, which may not know it", async () => {
+  it("passes the expiry of a foreign record to the wrapped store, which may not know this expiry", async () => {
     const expires = Date.now() + 60_000;
     const format = { name: "lines", read: (value: StoredValue) => ({ value: String(value).slice(1), expires }) };
     const inner = new MemoryStore();
@@ -224,7 +224,7 @@ describe("replace()", () => {
     expect(await store.get("key")).toBe(next);
   });
 
-  it("keeps, sets and removes the expiry in the envelope too, which the store below cannot change", async () => {
+  it("keeps, sets and removes the expiry in the envelope, which the wrapped store cannot change", async () => {
     const { inner, keys, store } = open();
     const expires = Date.now() + 60_000;
     const isExpired = async (atMs: number) => {
@@ -249,7 +249,7 @@ describe("replace()", () => {
     expect([await isExpired(expires - 1), await isExpired(expires)]).toEqual([false, true]);
   });
 
-  it("gives a new record no expiry if the clock of the store is behind and still has the expired record", async () => {
+  it("gives a new record no expiry if the store, whose clock is behind, still has the expired record", async () => {
     const { inner, store } = open(new SlowClock());
     await store.set("key", "old", Date.now() + 20);
     await expect.poll(() => store.get("key")).toBeUndefined();
@@ -289,7 +289,7 @@ describe("touch()", () => {
     expect(await store.get("key")).toBe("newer");
   });
 
-  it("sets, removes and ends the expiry that the Map of a store has for a record", async () => {
+  it("sets and removes the expiry in the Map of a store, and removes a record whose new expiry has passed", async () => {
     const map = new Map<string, unknown>();
     const store = atomic(new EncryptedStore(map, { keys: newRing() }));
     const entry = () => [...map.values()][0];
@@ -335,7 +335,7 @@ describe("the expiry of a replacement over a Map", () => {
   });
 });
 
-describe("a replacement and other calls of the same process", () => {
+describe("a replacement that runs together with other calls of the same process", () => {
   it("is not undone by lazy re-encryption in a store with one writer", async () => {
     const rings = rotation();
     const slow = Promise.withResolvers<void>();
@@ -359,7 +359,7 @@ describe("a replacement and other calls of the same process", () => {
     expect(await store.get("key")).toBe("1");
   });
 
-  it("takes turns, so that hundreds of calls for one record are all made", async () => {
+  it("waits for its turn, so that hundreds of calls for one record are all made", async () => {
     const watched = new WatchedStore();
     const { store } = open(watched);
     await store.set("key", "0");
@@ -392,7 +392,7 @@ describe("a replacement and other calls of the same process", () => {
     expect(entries.map(({ namespace, key }) => `${namespace} ${key}`)).toEqual(["two other"]);
   });
 
-  it("keeps the bytes that it was called with", async () => {
+  it("writes the bytes as they were at the time of the call", async () => {
     const { store } = open();
     const bytes = Buffer.from("before");
     const replacing = store.replace("key", undefined, bytes);
@@ -434,7 +434,7 @@ describe("a batch of replacements that ends with an error", () => {
     expect(await store.getMany(["calm", "busy"])).toEqual(["1", "0"]);
   });
 
-  it("says so as well if a record became unreadable after other changes were made", async () => {
+  it("says in the hint that some changes were made if a record became unreadable after them", async () => {
     const watched = new WatchedStore();
     const { store } = open(watched);
     await store.setMany(["calm", "broken"].map((key) => ({ key, value: "0" })));
@@ -468,7 +468,7 @@ describe("a batch of replacements that ends with an error", () => {
 });
 
 describe("touch() of a record that the process cannot use", () => {
-  it("leaves a record protected whose value the process could not decode", async () => {
+  it("leaves a record protected if the process could not decode its value", async () => {
     const inner = new MemoryStore();
     const keys = newRing();
     const compressed = createKeyv({ store: inner, keys, compression: new KeyvGzip() });

@@ -95,7 +95,7 @@ describe("a store with a function as its scope", () => {
     );
   });
 
-  it("gets the function from createKeyv, which passes the namespace and the key", async () => {
+  it("calls its function with the namespace and the key of a record if createKeyv made the store", async () => {
     const inner = new MemoryStore();
     const seen = new Set<string>();
     const scope = ({ namespace, key }: RecordAddress) => {
@@ -110,7 +110,7 @@ describe("a store with a function as its scope", () => {
     expect(await createKeyv({ store: inner, keys, namespace: "flows", scope: "x" }).get("x1")).toEqual({ user: 7 });
   });
 
-  it("re-encrypts a record in its scope behind a read", async () => {
+  it("re-encrypts a record in its scope in the background after a read", async () => {
     const inner = new MemoryStore();
     const rings = rotation();
     await new EncryptedStore(inner, { keys: rings.before, scope: scopeOf }).set("billing/key", "value");
@@ -121,7 +121,7 @@ describe("a store with a function as its scope", () => {
     expect(await new EncryptedStore(inner, { keys: rings.after, scope: "billing" }).get("billing/key")).toBe("value");
   });
 
-  it("is served by each tool in one pass, and the reserved space does not grow with the number of scopes", async () => {
+  it("is processed by each tool in one pass, and the reserved space does not grow with the number of scopes", async () => {
     const scopes = Array.from({ length: 300 }, (_, index) => `scope-${index}`);
     const inner = new MemoryStore();
     const keys = new TestKeys(newRing("first"));
@@ -158,7 +158,7 @@ describe("a store with a function as its scope", () => {
     expect(read).toEqual(entries.map(({ value }) => value));
   });
 
-  it("needs no store of each scope to retire a key, even if such stores have left check records", async () => {
+  it("lets a key be retired without a store for each scope, even if stores of single scopes have left check records", async () => {
     const rings = rotation();
     const inner = new MemoryStore();
     for (const scope of ["billing", "support"]) {
@@ -175,7 +175,7 @@ describe("a store with a function as its scope", () => {
     }
   });
 
-  it("loses no record to a wrong name: the record is reported, keeps its key in use, and is read after a correction", async () => {
+  it("loses no record to a wrong scope name: the record is reported, keeps its key in use, and is read after a correction", async () => {
     const rings = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: rings.before, scope: scopeOf }).setMany([

@@ -75,7 +75,7 @@ describe("insideKeyvValue", () => {
     expect(await expiryWith(soon)).toBe(soon);
   });
 
-  it("leaves other records of Keyv to plaintext, and never reads as plaintext what it cannot decrypt", async () => {
+  it("leaves other records of Keyv to the format plaintext, and never reads as plaintext what it cannot decrypt", async () => {
     const inner = new MemoryStore();
     const before = new Keyv({ store: inner });
     await before.set("object", { step: 1 });
@@ -89,13 +89,13 @@ describe("insideKeyvValue", () => {
     expect(await inner.get("wrong")).toBe(wrong);
   });
 
-  it("refuses plaintext, which a namespace may forbid, and what is not a format", async () => {
+  it("refuses the format plaintext, which a namespace may forbid, and refuses a value that is not a format", async () => {
     for (const bad of [plaintext(), {}, undefined]) {
       await expectRefusal(() => Reflect.apply(insideKeyvValue, undefined, [bad]), "VALUE_INVALID");
     }
   });
 
-  it("is authenticated only if the format inside is", () => {
+  it("is authenticated only if the format inside is authenticated", () => {
     const cbc = aesCbc({ key, layout: "iv-ciphertext" });
     expect(insideKeyvValue(cbc)).toMatchObject({ authenticated: false, encryptUnauthenticated: false });
     expect(insideKeyvValue(format).authenticated).toBe(true);
@@ -103,7 +103,7 @@ describe("insideKeyvValue", () => {
 });
 
 describe("plaintext", () => {
-  it("reads the JSON of the application beside that of Keyv, if value is json", async () => {
+  it("reads JSON of the application as well as JSON of Keyv, if the option value is json", async () => {
     const inner = new MemoryStore();
     await inner.set("keyv", '{"value":{"a":1}}');
     await inner.set("own", '{"user":7,"expires":5}');
@@ -116,7 +116,7 @@ describe("plaintext", () => {
     expect(await keyv.getMany(["keyv", "own", "list"])).toEqual([{ a: 1 }, { user: 7, expires: 5 }, [1, 2]]);
   });
 
-  it("reads text that matches, if value is text, and refuses what is not JSON, if value is json", async () => {
+  it("reads matching text if the option value is text, and refuses text that is not JSON if the option value is json", async () => {
     const inner = new MemoryStore();
     await inner.set("name", "name: Alice");
     const before = await contentOf(inner);

@@ -84,7 +84,7 @@ describe("a Keyv 5 adapter", () => {
 });
 
 describe("a Keyv 6 adapter", () => {
-  it("makes every method of the store reject with its error as the cause of a KeywardError, if it fails", async () => {
+  it("makes every method of the store reject with a KeywardError if it fails, and its own error is the cause", async () => {
     const inner = new BreakableAdapter(new Map());
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.set("key", value);
@@ -244,7 +244,7 @@ describe("encryption in two layers", () => {
     }
   });
 
-  it("is not advised by the hint of the error if the store is a Keyv that createKeyv made", () => {
+  it("is refused with a hint that the store already encrypts, if the store is a Keyv that createKeyv made", () => {
     const keys = newRing();
     const store = createKeyv({ store: new Map(), keys });
     expect(() => createKeyv({ store, keys })).toThrow(

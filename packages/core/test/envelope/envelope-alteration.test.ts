@@ -10,7 +10,7 @@ import { anyContent, codeOf, openStored, sealStored, storeHolding } from "../rec
 const address: RecordAddress = { namespace: "flows", key: "session:42" };
 const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-describe("reading an altered envelope", () => {
+describe("decryption of an envelope", () => {
   const ring = Keyring.generate("2026-11");
   const key = keyOf(ring, "2026-11");
   if (key === undefined) throw new Error("The keyring lacks its key");
@@ -33,7 +33,7 @@ describe("reading an altered envelope", () => {
     throw new Error(`It read as ${value === undefined ? "absent" : "a value"}`);
   }
 
-  it("succeeds if the envelope was not altered at all", async () => {
+  it("succeeds if the envelope was not altered", async () => {
     for (const stored of [text, binary]) await expect(read(stored)).rejects.toThrow("It read as a value");
   });
 
@@ -132,7 +132,7 @@ describe("the text form of a record", () => {
     );
   });
 
-  it("decrypts with only one last character, although other characters decode to the same bytes", () => {
+  it("decrypts with only one last character, although base64url decodes other last characters to the same bytes", () => {
     const root = new RootKey(randomBytes(32));
     for (const length of [0, 1, 2]) {
       const text = String(sealStored("k", root, address, { value: "x".repeat(length) }, { form: "text" }));

@@ -4,7 +4,7 @@ import { expect, it } from "vitest";
 
 const packages = new URL("../../../", import.meta.url).pathname;
 
-it("no source file outside core's folder envelope contains the beginning of an envelope, kw1", () => {
+it("only source files in core's folder envelope contain kw1, the beginning of an envelope", () => {
   const sources = globSync("*/src/**/*.ts", { cwd: packages });
   const knowing = sources.filter((file) => readFileSync(join(packages, file), "utf8").includes("kw1"));
   expect(knowing.map((file) => file.replaceAll("\\", "/"))).toEqual([expect.stringMatching(/^core\/src\/envelope\//)]);

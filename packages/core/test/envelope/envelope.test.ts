@@ -153,7 +153,7 @@ describe("decryption", () => {
     );
   });
 
-  it("fails if the end of the namespace becomes the beginning of the key, or the other way round", () => {
+  it("fails if characters move from the end of the namespace to the beginning of the key, or back", () => {
     const root = new RootKey(randomBytes(32));
     fc.assert(
       fc.property(fc.string({ minLength: 1 }), fc.nat(), fc.nat(), anyForm, (joined, one, other, form) => {
@@ -226,7 +226,7 @@ describe("encryption", () => {
   });
 
   it.each(lone)(
-    "refuses, in calls of a store, a record's key or a text that contains the lone surrogate %j",
+    "refuses a record's key or a text that contains the lone surrogate %j, in calls of a store",
     async (text) => {
       const map = new Map<string, unknown>();
       const store = new EncryptedStore(map, { keys: Keyring.generate() });
@@ -286,7 +286,7 @@ describe("an expiry", () => {
 });
 
 describe("padding", () => {
-  it("makes, in both forms, the envelopes of all values of up to 58 bytes equally long if padTo is 64", () => {
+  it("makes the envelopes of all values of up to 58 bytes equally long if padTo is 64, in text form and in binary form", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const lengths = new Set(
@@ -304,7 +304,7 @@ describe("padding", () => {
 });
 
 describe("an error about a record", () => {
-  it("shows neither plaintext nor key material, an envelope or the record's key", async () => {
+  it("does not show plaintext, key material, an envelope or the record's key", async () => {
     const ring = Keyring.generate("k");
     const key = keyOf(ring, "k");
     if (key === undefined) throw new Error("The keyring lacks its key");

@@ -203,13 +203,13 @@ describe("the format plaintext", () => {
     expect(plaintext().read(Buffer.from(stored), address)).toBeUndefined();
   });
 
-  it("reads only the values for which the option matches returns true, if this option is set", () => {
+  it("reads only the values that the option matches accepts, if the option is set", () => {
     const format = plaintext({ matches: (stored) => typeof stored === "string" && stored.startsWith("v0 ") });
     expect(format.read("v0 text", address)).toEqual({ value: "v0 text" });
     expect(format.read('{"value":1}', address)).toBeUndefined();
   });
 
-  it("makes a record absent if its expiry has passed, and keeps a later expiry in re-encryption", async () => {
+  it("makes a record absent if its expiry has passed, and keeps an expiry in the future during a re-encryption", async () => {
     const keys = Keyring.generate();
     const accept = [plaintext()];
     const past = JSON.stringify({ value: 1, expires: Date.now() - 1 });

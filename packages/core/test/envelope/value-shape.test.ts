@@ -28,13 +28,13 @@ describe("shapeOf", () => {
     expect(shapeOf(stored)).toBe(shape);
   });
 
-  it("is the same for all records of one format", () => {
+  it("returns the same shape for all records of one format", () => {
     const shapes = new Set<string>();
     for (let length = 20; length < 60; length++) shapes.add(shapeOf(`${hex(16)}:${hex(16)}:${hex(length * 3 + 1)}`));
     expect([...shapes]).toEqual(["hex(16 bytes):hex(16 bytes):hex(bytes)"]);
   });
 
-  it("depends on nothing but the form: other letters and digits of the same kind have the same shape", () => {
+  it("returns the same shape for texts that differ only in characters of the same kind", () => {
     const part = fc.stringMatching(/^[g-z]{3,40}$/);
     fc.assert(
       fc.property(

@@ -65,7 +65,7 @@ describe("XAES-256-GCM", () => {
     expect(accumulated.digest("hex")).toBe(digest);
   });
 
-  it("derives the same subkeys as the second implementation, for keys with and without a carry in the doubling", () => {
+  it("derives the same subkeys as the second implementation, with and without a carry in the doubling of CMAC", () => {
     for (let round = 0; round < 200; round++) {
       const key = randomBytes(32);
       const nonce = randomBytes(24);

@@ -35,7 +35,7 @@ describe("a repeated problem", () => {
     ]);
   });
 
-  it("does not count as new if only a duration in its message, or the object that is its cause, differs", () => {
+  it("does not count as new if the only difference is a duration in the message, or another object as the cause", () => {
     let ms = 4_000;
     expect(everySecond(() => down(ms++, new Error(`closed after ${ms} ms`)), 5).size).toBe(1);
   });
@@ -59,7 +59,7 @@ describe("a repeated problem", () => {
     for (const problem of problems) expect(repetitions.occurred(problem)).toBeUndefined();
   });
 
-  it("is again reported at once if a success, or 11 minutes without the problem, came before", () => {
+  it("is reported at once again after a success, or after 11 minutes without the problem", () => {
     let nowMs = 0;
     const repetitions = new Repetitions(() => nowMs);
     expect(repetitions.occurred(down())).toEqual({ times: 1 });

@@ -44,7 +44,7 @@ function plantLink(at: string): string {
 }
 
 describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
-  it("does not change the target of a link that an attacker planted, nor get the mode of a planted file", async () => {
+  it("does not change the target of a link that an attacker planted, or take over the mode of a planted file", async () => {
     const path = join(folder, "job");
     const checkpoint = fileCheckpoint(path);
     await checkpoint.write("one");

@@ -72,7 +72,7 @@ describe("a keyring document", () => {
     expect(keyOf(Keyring.parse(exportKeyring(ring)), "a")?.root.material()).toEqual(material);
   });
 
-  it("is parsed to a keyring that is equal to the exported keyring, after any changes of that keyring", () => {
+  it("is parsed to a keyring that is equal to the exported keyring, whatever changes that keyring has had", () => {
     const anyName = fc.oneof(fc.string({ unit: "binary", maxLength: 8 }), fc.constantFrom("\ud800", "__proto__", ""));
     const anyStep = fc.oneof(
       fc.tuple(fc.constant("add" as const), anyKeyId),
@@ -502,7 +502,7 @@ describe("Keyring.fromKeys", () => {
     for (const refused of refusals) expect(refusalOf(refused).code).toBe("KEYRING_INVALID");
   });
 
-  it("is given new material by each call of Keyring.generate", () => {
+  it("takes the material that it is given, and Keyring.generate makes new material in each call", () => {
     const materials = Array.from({ length: 20 }, () => documentOf(Keyring.generate("a")).keys[0]?.material);
     expect(new Set(materials).size).toBe(20);
   });
@@ -557,7 +557,7 @@ describe("a scoped keyring", () => {
     expect(sameKeyring(ring.scope("one"), ring.scope("one"))).toBe(true);
   });
 
-  it("is refused by every method that changes a keyring, and by scope()", () => {
+  it("cannot be changed by any method, and cannot be scoped again", () => {
     const scoped = ring.scope("one");
     const changes = [
       () => scoped.add(),
@@ -631,7 +631,7 @@ describe("key material", () => {
     expect(exportKeyring(ring)).toContain(second?.toString("base64url"));
   });
 
-  it("is not shown by a keyring, its keys, its string or its JSON, or by an object that contains the keyring", () => {
+  it("is not shown when a keyring, its keys or an object that contains the keyring is printed or turned into JSON", () => {
     const store = new EncryptedStore(new Map(), { keys: ring });
     for (const value of [
       ring,

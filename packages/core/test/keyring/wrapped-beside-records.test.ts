@@ -24,7 +24,7 @@ import { AesWrapper } from "./aes-wrapper.ts";
 type Store = AtomicStore & ScannableStore & ReservedSpace;
 
 function describeLocation(open: () => Promise<Store>): void {
-  it("replaces the text at a store location only if it is the expected text", async () => {
+  it("replaces the text at a store location only if this text is the expected text", async () => {
     const location = storeLocation(await open());
     expect(await location.read()).toBeUndefined();
     expect(await location.replace("other", "first")).toBe(false);

@@ -128,7 +128,7 @@ describe("wrappedKeys", () => {
     expect(await keys.load()).toBe(first);
   });
 
-  it("returns an object whose copy { ...keys } has all its methods", async () => {
+  it("returns a provider that keeps its methods when it is copied by spread syntax", async () => {
     const location = inMemory();
     const keys = { ...wrappedKeys(new AesWrapper(), location) };
     const ring = Keyring.generate();
@@ -201,7 +201,7 @@ describe("wrappedKeys", () => {
     await store.disconnect();
   });
 
-  it("refuses an older keyring for a caller that does not use it, even after an unrelated keyring was stored", async () => {
+  it("refuses an older keyring, except for a caller that still uses it, even after an unrelated keyring was stored", async () => {
     const { wrapper, location, keys } = await opened();
     const other = inMemory();
     await wrappedKeys(wrapper, other).create(
@@ -274,7 +274,7 @@ describe("wrappedKeys", () => {
     expect((await keys.load()).generation).toBe(next.generation);
   });
 
-  it("refuses to save a change of an older keyring, even if it has loaded the later keyring since", async () => {
+  it("refuses to save a change of an older keyring, even if the same provider has loaded the later keyring since", async () => {
     const { wrapper, location, keys } = await opened();
     const other = wrappedKeys(wrapper, location);
     const second = first.add();
@@ -310,7 +310,7 @@ describe("wrappedKeys", () => {
   });
 
   it.each(["with rewrap", "without rewrap"])(
-    "wraps the keyring under the newest version of the wrapping key if the wrapper is one %s",
+    "wraps the keyring under the newest version of the wrapping key when rewrap() is called, for a wrapper %s",
     async (kind) => {
       const { wrapper, location } = await opened();
       const service: KeyringWrapper =
@@ -343,7 +343,7 @@ describe("wrappedKeys", () => {
 });
 
 describe("a keyring location", () => {
-  it("keeps its keyring apart from others in the same store, and keeps it when the store is cleared", async () => {
+  it("keeps its keyring separate from other keyrings in the same store, and keeps it when the store is cleared", async () => {
     const store = new MemoryStore();
     const [one, other] = [storeLocation(store), storeLocation(store, "other")];
     expect(await one.replace(undefined, "one")).toBe(true);
@@ -378,7 +378,7 @@ describe("a keyring location", () => {
     expect(() => storeLocation(store)).toThrow("reserved space");
   });
 
-  it("replaces the text of a file only if it is the expected text, and expects no text of a missing file", async () => {
+  it("replaces the text of a file only if the file has the expected text, or is missing and no text is expected", async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-place-"));
     try {
       const path = join(directory, "keyring");

@@ -88,7 +88,7 @@ describe("keyvJson", () => {
     '[1 , ":a"]',
     '"\\u003aa"',
     '{"a":"\\u003Abigint:7"}',
-  ])("parses %s as Keyv's serializer does, which removes the mark", (json) => {
+  ])("parses %s as Keyv's serializer does, whose marks begin with a colon", (json) => {
     expect(keyvJson.parse(json)).toStrictEqual(keyvSerializer.parse(json));
     expect(keyvJson.parse(json)).not.toStrictEqual(JSON.parse(json));
   });

@@ -3,7 +3,7 @@ import { MemoryStore } from "@keyward/store-memory";
 import { expect, it } from "vitest";
 import { storeParts } from "../../src/store/encrypted-store.ts";
 
-it("prepare() does not lower the required generation, even if the keyring in use has an earlier generation", async () => {
+it("GenerationNotice.prepare() does not lower the required generation, even if the keyring in use has an earlier generation", async () => {
   const ring = Keyring.generate("old").add({ id: "new" });
   const keys: KeyProvider = { load: async () => ring };
   const store = new EncryptedStore(new MemoryStore(), { keys });

@@ -236,7 +236,7 @@ describe("an old heartbeat that an attacker writes back", () => {
   });
 });
 
-describe("an old rotation record that an attacker writes back", () => {
+describe("an old or invalid rotation record that an attacker writes", () => {
   it("does not make a finished rollback apply to a rotation that began later", async () => {
     const { source, space, provider, options, recorded } = await begun();
     await rotateKey(provider, { ...options, until: "reencrypt" });
@@ -251,7 +251,7 @@ describe("an old rotation record that an attacker writes back", () => {
     expect(source.ring.keys.map(({ id }) => id)).toEqual(["old", "third"]);
   });
 
-  it("does not make a rotation count as complete if the keyring shows that it is incomplete", async () => {
+  it("does not make a rotation count as complete if the keyring shows that the rotation is incomplete", async () => {
     const { source, space, provider, options, operator, recorded } = await begun();
     await rotateKey(provider, options);
     const earlier = await recorded("rotation");
@@ -287,7 +287,7 @@ describe("an old rotation record that an attacker writes back", () => {
     expect(source.ring.keys.map((key) => key.id)).toEqual(["new"]);
   });
 
-  it("makes rotateKey reject with an error that names the record, if Keyward cannot have written it", async () => {
+  it("makes rotateKey reject with an error that names the record, if its content cannot be from Keyward", async () => {
     const { source, space, provider, options } = await begun();
     const status = { id: "x", kind: "rotate", from: "old", to: "new", step: "add", startedAtMs: 1 };
     for (const said of [
