@@ -32,8 +32,8 @@ export interface ForeignFormat {
    * `read` throws any other error, the call that reads the record rejects.
    *
    * In the result, `value` is text or bytes. `expires` is in milliseconds since the epoch, and absent for a record that
-   * does not expire. If `expires` is absent and `value` is Keyv's own JSON, the store uses the expiry in that JSON. The
-   * store refuses any other result with the error `RECORD_MALFORMED`.
+   * does not expire. If `value` is Keyv's own JSON with an expiry, the earlier of the two expiries applies. The store
+   * refuses any other result with the error `RECORD_MALFORMED`.
    */
   read(stored: StoredValue, address: RecordAddress): RecordContent | undefined | Promise<RecordContent | undefined>;
 }
