@@ -111,7 +111,7 @@ describe("an expiry in the past, in a raw value of Keyv", () => {
 
 describe("an expiry in the past", () => {
   it.each([0, -1, -0.5, Number.NEGATIVE_INFINITY, 1])(
-    "of %d makes a write delete the stored record",
+    "makes a write delete the stored record if it is %d",
     async (expires) => {
       const { map, store } = overStoreWithoutExpiry();
       await store.setMany([
