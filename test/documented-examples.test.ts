@@ -266,7 +266,7 @@ describe("the examples in docstrings", () => {
     expect([...endless.keys()].filter((name) => !names.includes(name))).toEqual([]);
   });
 
-  it("use every variable and import that the tables of this test have", () => {
+  it("use every variable and every import that this test adds to them", () => {
     const usedIn = (texts: readonly string[]) => new Set(texts.flatMap((text) => [...identifiersIn(text)]));
     const inExamples = usedIn(examples.map(({ code }) => code));
     const unused = (name: string) => {

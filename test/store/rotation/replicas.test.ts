@@ -287,176 +287,179 @@ describe("the lease of a process that stopped its heartbeats", () => {
   );
 });
 
-describe.each(["Date", "performance"] as const)("a process after a halt that only %s.now() shows", (clock) => {
-  /**
-   * Halts a process until its primary key has left the keyring. The record "key" is under a key that both keyrings have.
-   */
-  async function halted() {
-    const inner = new MemoryStore();
-    const older = Keyring.generate("older");
-    const before = older.add({ id: "old" }).promote("old");
-    const promoted = guardMaterial(before.add({ id: "new" })).promote("new");
-    const keys = new TestKeys(before);
-    await new EncryptedStore(inner, { keys: older }).set("key", value);
-    const store = registered(inner, keys);
-    await store.set("other", value);
-    const other = new EncryptedStore(inner, { keys, reencrypt: "off" });
-    await other.set("other", value);
-    await new EncryptedStore(inner, { keys: promoted }).set("other", value);
-    keys.become(promoted.disable("old").remove("old"));
-    leap(clock, 60_001);
-    return { inner, keys, store, other };
-  }
-
-  it("reloads the keyring before it encrypts a record", async () => {
-    const { inner, store } = await halted();
-    const lapsed = vi.fn();
-    store.on("replica:lapsed", lapsed);
-    await store.set("late", value);
-    expect(keyIdIn(await inner.get("late"))).toBe("new");
-    await store.setMany([{ key: "later", value }]);
-    expect(keyIdIn(await inner.get("later"))).toBe("new");
-    expect(lapsed).toHaveBeenCalledOnce();
-  });
-
-  it("reloads the keyring before it re-encrypts a record that it has read", async () => {
-    const { inner, store } = await halted();
-    expect(await store.get("key")).toBe(value);
-    await store.settled();
-    expect(keyIdIn(await inner.get("key"))).toBe("new");
-  });
-
-  it("reloads the keyring before it re-encrypts records in bulk", async () => {
-    const { inner, store } = await halted();
-    expect(await reencrypt(store)).toMatchObject({ primary: "new", reencrypted: 1 });
-    expect(keyIdIn(await inner.get("key"))).toBe("new");
-  });
-
-  it("writes no record that it encrypted before the halt, if the halt is in the middle of a page of a bulk re-encryption", async () => {
-    const inner = new WatchedStore();
-    const { before, staged } = rotation();
-    const keys = new TestKeys(staged.promote("new"));
-    const store = registered(inner, keys);
-    const old = new EncryptedStore(inner, { keys: before, reencrypt: "off" });
-    for (const key of ["one", "two"]) await old.set(key, value);
-    const scan = inner.scan.bind(inner);
-    vi.spyOn(inner, "scan").mockImplementationOnce(async (options) => {
-      const page = await scan(options);
-      keys.become(guardMaterial(staged.promote("new").add({ id: "third" })).promote("third"));
+describe.each(["Date", "performance"] as const)(
+  "a process that was halted for a time that only %s.now() measures",
+  (clock) => {
+    /**
+     * Halts a process until its primary key has left the keyring. The record "key" is under a key that both keyrings have.
+     */
+    async function halted() {
+      const inner = new MemoryStore();
+      const older = Keyring.generate("older");
+      const before = older.add({ id: "old" }).promote("old");
+      const promoted = guardMaterial(before.add({ id: "new" })).promote("new");
+      const keys = new TestKeys(before);
+      await new EncryptedStore(inner, { keys: older }).set("key", value);
+      const store = registered(inner, keys);
+      await store.set("other", value);
+      const other = new EncryptedStore(inner, { keys, reencrypt: "off" });
+      await other.set("other", value);
+      await new EncryptedStore(inner, { keys: promoted }).set("other", value);
+      keys.become(promoted.disable("old").remove("old"));
       leap(clock, 60_001);
-      return page;
+      return { inner, keys, store, other };
+    }
+
+    it("reloads the keyring before it encrypts a record", async () => {
+      const { inner, store } = await halted();
+      const lapsed = vi.fn();
+      store.on("replica:lapsed", lapsed);
+      await store.set("late", value);
+      expect(keyIdIn(await inner.get("late"))).toBe("new");
+      await store.setMany([{ key: "later", value }]);
+      expect(keyIdIn(await inner.get("later"))).toBe("new");
+      expect(lapsed).toHaveBeenCalledOnce();
     });
-    const written: string[] = [];
-    // The job uses its own views of the store.
-    const { namespaced } = inner;
-    vi.spyOn(inner, "namespaced").mockImplementation((namespace) => {
-      const view = namespaced.call(inner, namespace);
-      const { replaceMany } = view;
-      vi.spyOn(view, "replaceMany").mockImplementation(async (changes) => {
-        written.push(...changes.map(({ next }) => keyIdIn(next)));
-        return await replaceMany.call(view, changes);
+
+    it("reloads the keyring before it re-encrypts a record that it has read", async () => {
+      const { inner, store } = await halted();
+      expect(await store.get("key")).toBe(value);
+      await store.settled();
+      expect(keyIdIn(await inner.get("key"))).toBe("new");
+    });
+
+    it("reloads the keyring before it re-encrypts records in bulk", async () => {
+      const { inner, store } = await halted();
+      expect(await reencrypt(store)).toMatchObject({ primary: "new", reencrypted: 1 });
+      expect(keyIdIn(await inner.get("key"))).toBe("new");
+    });
+
+    it("writes no record that it encrypted before the halt, if the halt is in the middle of a page of a bulk re-encryption", async () => {
+      const inner = new WatchedStore();
+      const { before, staged } = rotation();
+      const keys = new TestKeys(staged.promote("new"));
+      const store = registered(inner, keys);
+      const old = new EncryptedStore(inner, { keys: before, reencrypt: "off" });
+      for (const key of ["one", "two"]) await old.set(key, value);
+      const scan = inner.scan.bind(inner);
+      vi.spyOn(inner, "scan").mockImplementationOnce(async (options) => {
+        const page = await scan(options);
+        keys.become(guardMaterial(staged.promote("new").add({ id: "third" })).promote("third"));
+        leap(clock, 60_001);
+        return page;
       });
-      return view;
+      const written: string[] = [];
+      // The job uses its own views of the store.
+      const { namespaced } = inner;
+      vi.spyOn(inner, "namespaced").mockImplementation((namespace) => {
+        const view = namespaced.call(inner, namespace);
+        const { replaceMany } = view;
+        vi.spyOn(view, "replaceMany").mockImplementation(async (changes) => {
+          written.push(...changes.map(({ next }) => keyIdIn(next)));
+          return await replaceMany.call(view, changes);
+        });
+        return view;
+      });
+      expect(await reencrypt(store)).toMatchObject({ primary: "third", complete: true });
+      expect(written).toEqual(["third", "third"]);
     });
-    expect(await reencrypt(store)).toMatchObject({ primary: "third", complete: true });
-    expect(written).toEqual(["third", "third"]);
-  });
 
-  it("refuses to write while its provider fails, but still reads", async () => {
-    const { inner, keys, store } = await halted();
-    keys.fail(new KeywardError("PROVIDER_UNAVAILABLE", "The vault is sealed", { hint: "Unseal it." }));
-    const { loads } = keys;
-    const refusals = ["a", "b", "c"].map((key) => expectRefusal(store.set(key, value), "PROVIDER_UNAVAILABLE"));
-    const [first] = await Promise.all(refusals);
-    expect(first?.hint).toMatch(/^Unseal it\. .* Reads still work\./);
-    expect(first?.message).toMatch(/heartbeat of this process has lapsed.*The vault is sealed/);
-    expect(keys.loads).toBe(loads + 1);
-    await expectRefusal(store.set("d", value), "PROVIDER_UNAVAILABLE");
-    await expectRefusal(reencrypt(store), "PROVIDER_UNAVAILABLE");
-    const failed = new Promise((resolve) => store.once("reencrypt:error", resolve));
-    expect(await store.get("key")).toBe(value);
-    expect(await failed).toMatchObject({ error: { code: "PROVIDER_UNAVAILABLE" } });
-    expect([await inner.has("a"), keyIdIn(await inner.get("key"))]).toEqual([false, "older"]);
-    keys.recover();
-    await expect.poll(async () => await store.set("a", value).catch(() => false)).toBe(true);
-    expect(keyIdIn(await inner.get("a"))).toBe("new");
-  });
-
-  it("rejects only the write in progress, without an unhandled rejection, if it is halted again before that write replaces a record", async () => {
-    const { inner, store } = await halted();
-    const mended = await inner.get("key");
-    if (mended === undefined) throw new Error("There is no record");
-    await inner.set("key", "no record");
-    await expectRefusal(store.get("key"), "RECORD_NOT_SEALED");
-    await inner.set("key", mended);
-    await store.set("other", value);
-    const { getMany } = inner;
-    vi.spyOn(inner, "getMany").mockImplementationOnce(async (keys) => {
-      leap(clock, 2 * 60_001);
-      return await getMany.call(inner, keys);
+    it("refuses to write while its provider fails, but still reads", async () => {
+      const { inner, keys, store } = await halted();
+      keys.fail(new KeywardError("PROVIDER_UNAVAILABLE", "The vault is sealed", { hint: "Unseal it." }));
+      const { loads } = keys;
+      const refusals = ["a", "b", "c"].map((key) => expectRefusal(store.set(key, value), "PROVIDER_UNAVAILABLE"));
+      const [first] = await Promise.all(refusals);
+      expect(first?.hint).toMatch(/^Unseal it\. .* Reads still work\./);
+      expect(first?.message).toMatch(/heartbeat of this process has lapsed.*The vault is sealed/);
+      expect(keys.loads).toBe(loads + 1);
+      await expectRefusal(store.set("d", value), "PROVIDER_UNAVAILABLE");
+      await expectRefusal(reencrypt(store), "PROVIDER_UNAVAILABLE");
+      const failed = new Promise((resolve) => store.once("reencrypt:error", resolve));
+      expect(await store.get("key")).toBe(value);
+      expect(await failed).toMatchObject({ error: { code: "PROVIDER_UNAVAILABLE" } });
+      expect([await inner.has("a"), keyIdIn(await inner.get("key"))]).toEqual([false, "older"]);
+      keys.recover();
+      await expect.poll(async () => await store.set("a", value).catch(() => false)).toBe(true);
+      expect(keyIdIn(await inner.get("a"))).toBe("new");
     });
-    vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
-    const unhandled = vi.fn();
-    process.on("unhandledRejection", unhandled);
-    onTestFinished(() => void process.off("unhandledRejection", unhandled));
-    await expectRefusal(store.set("key", value), "STORE_UNAVAILABLE");
-    await new Promise((resolve) => setImmediate(resolve));
-    expect(unhandled).not.toHaveBeenCalled();
-  });
 
-  it("refuses to write while the store rejects its heartbeat", async () => {
-    const { inner, store } = await halted();
-    const failing = vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
-    await expectRefusal(store.set("late", value), "STORE_UNAVAILABLE");
-    expect(await inner.has("late")).toBe(false);
-    failing.mockRestore();
-    await store.set("late", value);
-  });
-
-  it("reloads the keyring before a store without the option replica encrypts a record", async () => {
-    const { inner, other } = await halted();
-    await other.set("late", value);
-    expect(keyIdIn(await inner.get("late"))).toBe("new");
-  });
-
-  it("encrypts with the latest keyring, even if that keyring was announced while the process reloaded the previous one", async () => {
-    const inner = new MemoryStore();
-    const { staged, promoted } = rotation();
-    const keys = new TestKeys(staged);
-    const store = registered(inner, keys);
-    await store.set("key", value);
-    leap(clock, 60_001);
-    const load = keys.load.bind(keys);
-    let loads = 0;
-    // The keyring changes while the second load is in progress, the load after the heartbeat was renewed.
-    vi.spyOn(keys, "load").mockImplementation(async () => {
-      const ring = await load();
-      if (++loads === 2) {
-        keys.become(promoted);
-        await new EncryptedStore(inner, { keys: promoted }).overwriteCheckRecord();
-      }
-      return ring;
+    it("rejects only the write in progress, and leaves no rejection unhandled, if it is halted a second time during this write", async () => {
+      const { inner, store } = await halted();
+      const mended = await inner.get("key");
+      if (mended === undefined) throw new Error("There is no record");
+      await inner.set("key", "no record");
+      await expectRefusal(store.get("key"), "RECORD_NOT_SEALED");
+      await inner.set("key", mended);
+      await store.set("other", value);
+      const { getMany } = inner;
+      vi.spyOn(inner, "getMany").mockImplementationOnce(async (keys) => {
+        leap(clock, 2 * 60_001);
+        return await getMany.call(inner, keys);
+      });
+      vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
+      const unhandled = vi.fn();
+      process.on("unhandledRejection", unhandled);
+      onTestFinished(() => void process.off("unhandledRejection", unhandled));
+      await expectRefusal(store.set("key", value), "STORE_UNAVAILABLE");
+      await new Promise((resolve) => setImmediate(resolve));
+      expect(unhandled).not.toHaveBeenCalled();
     });
-    await store.set("late", value);
-    expect(keyIdIn(await inner.get("late"))).toBe("new");
-  });
 
-  it("refuses to write while its provider returns an earlier generation of the keyring than the store announces", async () => {
-    const inner = new MemoryStore();
-    const { staged, promoted } = rotation();
-    const keys = new TestKeys(staged);
-    const store = registered(inner, keys);
-    await store.set("key", value);
-    await new EncryptedStore(inner, { keys: promoted }).overwriteCheckRecord();
-    leap(clock, 60_001);
-    expect((await expectRefusal(store.set("late", value), "KEYRING_ROLLBACK")).message).toContain(
-      "Nothing was written",
-    );
-    keys.become(promoted);
-    await store.set("late", value);
-    expect(keyIdIn(await inner.get("late"))).toBe("new");
-  });
-});
+    it("refuses to write while the store rejects its heartbeat", async () => {
+      const { inner, store } = await halted();
+      const failing = vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
+      await expectRefusal(store.set("late", value), "STORE_UNAVAILABLE");
+      expect(await inner.has("late")).toBe(false);
+      failing.mockRestore();
+      await store.set("late", value);
+    });
+
+    it("reloads the keyring before a store without the option replica encrypts a record", async () => {
+      const { inner, other } = await halted();
+      await other.set("late", value);
+      expect(keyIdIn(await inner.get("late"))).toBe("new");
+    });
+
+    it("encrypts with the latest keyring, even if that keyring was announced while the process reloaded the previous one", async () => {
+      const inner = new MemoryStore();
+      const { staged, promoted } = rotation();
+      const keys = new TestKeys(staged);
+      const store = registered(inner, keys);
+      await store.set("key", value);
+      leap(clock, 60_001);
+      const load = keys.load.bind(keys);
+      let loads = 0;
+      // The keyring changes while the second load is in progress, the load after the heartbeat was renewed.
+      vi.spyOn(keys, "load").mockImplementation(async () => {
+        const ring = await load();
+        if (++loads === 2) {
+          keys.become(promoted);
+          await new EncryptedStore(inner, { keys: promoted }).overwriteCheckRecord();
+        }
+        return ring;
+      });
+      await store.set("late", value);
+      expect(keyIdIn(await inner.get("late"))).toBe("new");
+    });
+
+    it("refuses to write while its provider returns an earlier generation of the keyring than the store announces", async () => {
+      const inner = new MemoryStore();
+      const { staged, promoted } = rotation();
+      const keys = new TestKeys(staged);
+      const store = registered(inner, keys);
+      await store.set("key", value);
+      await new EncryptedStore(inner, { keys: promoted }).overwriteCheckRecord();
+      leap(clock, 60_001);
+      expect((await expectRefusal(store.set("late", value), "KEYRING_ROLLBACK")).message).toContain(
+        "Nothing was written",
+      );
+      keys.become(promoted);
+      await store.set("late", value);
+      expect(keyIdIn(await inner.get("late"))).toBe("new");
+    });
+  },
+);
 
 it("retireKey removes a key even if a late heartbeat of a replica is still encrypted with the key", async () => {
   const inner = new MemoryStore();

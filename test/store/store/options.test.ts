@@ -153,7 +153,7 @@ describe("an invalid value of an option", () => {
     );
   });
 
-  it("is not null for serialization or compression: createKeyv treats this null as an omitted option", async () => {
+  it("is not the null that createKeyv accepts as an omitted serialization or compression", async () => {
     const none = { serialization: null, compression: null };
     const keyv = untyped(createKeyv, { store: new Map(), keys: newRing(), ...none });
     if (!(keyv instanceof Keyv)) throw new Error("createKeyv did not return a Keyv");

@@ -59,8 +59,8 @@ export interface MigrationReport {
   /** The formats in the option `accept` that read records, with the most used one first. */
   readonly formats: readonly MigratedFormat[];
   /**
-   * The records that cannot be read, with the largest group first. After 1,000
-   * groups, the rest is counted as "other forms", by error code.
+   * The records that cannot be read, grouped by error code and by the form of the stored value, with the largest group
+   * first. After 1,000 groups, all further records with one error code are counted in a group with the shape "other forms".
    */
   readonly unread: readonly UnreadRecords[];
   /** The report of the re-encryption. `undefined` for a dry run. */

@@ -33,7 +33,10 @@ export interface Retirement {
    * keyring yourself.
    */
   readonly saved: boolean;
-  /** The records under the key that could not be decrypted. Empty unless `abandonUnreadable` is true. */
+  /**
+   * The records that were abandoned: they are encrypted under the retired key, and could not be decrypted. Empty unless
+   * `abandonUnreadable` is true.
+   */
   readonly abandoned: readonly UnreadableRecord[];
 }
 
@@ -212,8 +215,8 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
   }
   if (missing.size === 0) return;
   const hint =
-    "Pass a store of this scope too. The name of the scope is the part of `error.key`, the key of the check record, " +
-    'after "check/".';
+    "Pass a store of the scope that `error.key` names. `error.key` is the key of the check record of the scope: the " +
+    'name of the scope is the part after "check/".';
   throw new KeywardError(
     "STORES_MISSING",
     `No record was abandoned, because no store was passed for ${missing.size} of the scopes that have a check record in the reserved space`,

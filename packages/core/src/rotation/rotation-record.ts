@@ -51,7 +51,10 @@ export interface RotationStatus {
    * "revoke" takes a compromised key out of use.
    */
   readonly kind: "rotate" | "roll-back" | "revoke";
-  /** The order in which a revocation takes the key out of use. `undefined` if `kind` is not "revoke". */
+  /**
+   * Whether a revocation disables the compromised key before or after it re-encrypts the records: "disable-first" or
+   * "reencrypt-first". `undefined` if `kind` is not "revoke".
+   */
   readonly order?: RevocationOrder;
   /** The id of the old key, which the rotation takes out of use. */
   readonly from: string;

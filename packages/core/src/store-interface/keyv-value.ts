@@ -25,7 +25,8 @@ export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {
  * Reads a record that Keyv wrote as JSON, without encryption: `{"value":…}` or `{"value":…,"expires":…}`.
  *
  * @param stored the JSON as a string, or its bytes in UTF-8.
- * @returns the content of the record: the whole JSON as its value, and its expiry in milliseconds since the epoch.
+ * @returns the content of the record. Its `value` is the whole JSON text, and not only what the JSON has in its field
+ * `value`. Its `expires` is the expiry in milliseconds since the epoch.
  * Returns `undefined` if `stored` has another form. For example, another program may have written an object without
  * `value`.
  * @example

@@ -144,9 +144,8 @@ export class RecordReplacer {
   ): Promise<void> {
     const names = changes.map(({ address }) => `${address.namespace}\0${address.key}`);
     const running = names.flatMap((name) => this.#running.get(name) ?? []);
-    const making = Promise.all(running).then(() =>
-      this.#parts.source.whileSealing(this.#makeAll(changes, made, toError)),
-    );
+    const make = () => this.#parts.source.whileSealing(this.#makeAll(changes, made, toError));
+    const making = running.length === 0 ? make() : Promise.all(running).then(make);
     const ended = making.then(
       () => undefined,
       () => undefined,

@@ -50,11 +50,15 @@ export interface AesGcmOptions {
   readonly layout: AesGcmLayout;
   /** The text between the parts, such as ":" or ".". Each part is encoded alone. Default: the parts are concatenated. */
   readonly joinedBy?: string;
-  /** The encoding of the stored text, or of each part. Default: "base64", with or without padding. */
+  /**
+   * The encoding of the stored text. If the parts (such as nonce and ciphertext) are joined or are fields of a JSON object,
+   * the encoding of each part. Default: "base64", with or without padding.
+   */
   readonly encoding?: PartEncoding;
   /**
-   * Fields of a JSON object that are not parts, such as a version. Their content is not kept. An object with a field
-   * that is neither a part nor in this list is not a value of the format. Default: none.
+   * Fields of the stored JSON object that the format does not read, such as a version. Re-encryption discards their
+   * content. If an object has a field that is neither in `layout` nor in this list, the format does not read the object.
+   * Default: none.
    */
   readonly ignoredFields?: readonly string[];
   /** The length of the nonce in bytes. Default: 12 if the parts are concatenated, otherwise 12 or 16. */

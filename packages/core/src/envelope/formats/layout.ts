@@ -39,7 +39,7 @@ export interface LayoutOptions {
   readonly layout: string | Readonly<Partial<Record<PartName, string>>>;
   readonly joinedBy?: string | undefined;
   readonly encoding?: PartEncoding | undefined;
-  /** Fields of the JSON object that are not parts. Their content is not kept. */
+  /** Fields of the stored JSON object that the format does not read. Re-encryption discards their content. */
   readonly ignoredFields?: readonly string[] | undefined;
 }
 

@@ -24,7 +24,10 @@ export interface SecretboxOptions {
   readonly layout?: OrderOf<"iv" | "ciphertext"> | { readonly iv: string; readonly ciphertext: string };
   /** The text between the parts, such as ":" or ".". Each part is encoded alone. Default: the parts are concatenated. */
   readonly joinedBy?: string;
-  /** The encoding of the stored text, or of each part. Default: "base64", with or without padding. */
+  /**
+   * The encoding of the stored text. If the parts (such as nonce and ciphertext) are joined or are fields of a JSON object,
+   * the encoding of each part. Default: "base64", with or without padding.
+   */
   readonly encoding?: PartEncoding;
   /** What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". */
   readonly value?: DecryptedValue;
