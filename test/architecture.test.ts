@@ -100,7 +100,7 @@ function mayImport(upper: string, lower: string): boolean {
   if (upper === "@keyward/keys-from" && lower.startsWith("@keyward/keys-")) return true;
   // stores-from chooses among the stores, and http-kv is one of them.
   if (upper === "@keyward/stores-from" && /^@keyward\/(?:store-|http-kv$)/.test(lower)) return true;
-  return lower === "@keyward/core" || upper === "@keyward/cli";
+  return lower === "@keyward/core" || upper === "keyward";
 }
 
 /** The values of keyv, apart from types, that core may import. */
@@ -146,7 +146,8 @@ const rules: Record<string, Rule> = {
   "imports run one way: cli → stores, providers → core": onImports(({ specifier }, module, { manifests }) => {
     const own = manifests.get(module.owner)?.name ?? "";
     const imported = packageOf(specifier);
-    if (!isSource(module) || !imported.startsWith("@keyward/") || mayImport(own, imported)) return undefined;
+    const isOwn = imported === "keyward" || imported.startsWith("@keyward/");
+    if (!isSource(module) || !isOwn || mayImport(own, imported)) return undefined;
     return `${own} may not import ${imported}`;
   }),
 
@@ -272,7 +273,7 @@ describe("the rules", () => {
     "packages/store/package.json": `{ "name": "@keyward/store", "peerDependencies": { "@keyward/core": "1" } }`,
     "packages/store/src/index.ts": `export type { Keyring } from "@keyward/core";`,
     "packages/contract/package.json": `{ "name": "@keyward/contract", "dependencies": {} }`,
-    "packages/cli/package.json": `{ "name": "@keyward/cli", "dependencies": { "@keyward/store": "1", "@keyward/core": "1" } }`,
+    "packages/cli/package.json": `{ "name": "keyward", "dependencies": { "@keyward/store": "1", "@keyward/core": "1" } }`,
     "packages/cli/src/index.ts": `import "@keyward/store"; import "@keyward/core";`,
     "bench/package.json": `{ "name": "bench", "devDependencies": { "jose": "1" } }`,
     "bench/src/main.ts": `import "jose"; import "../../packages/core/src/errors/a.ts";`,
@@ -310,12 +311,12 @@ describe("the rules", () => {
     ],
     [
       "packages/core/src/errors/a.ts",
-      `\n\nawait import("@keyward/cli");`,
+      `\n\nawait import("keyward");`,
       "packages/core/src/errors/a.ts:3 @keyward/core may not",
     ],
     ["packages/store/src/a.ts", `import "@keyward/contract";`, "@keyward/store may not import @keyward/contract"],
-    ["packages/cli/src/index.ts", `import "@keyward/contract";`, "@keyward/cli may not import @keyward/contract"],
-    ["packages/store/src/a.ts", `import "@keyward/cli";`, "@keyward/store may not import @keyward/cli"],
+    ["packages/cli/src/index.ts", `import "@keyward/contract";`, "keyward may not import @keyward/contract"],
+    ["packages/store/src/a.ts", `import "keyward";`, "@keyward/store may not import keyward"],
     [
       "packages/store/package.json",
       `{ "name": "@keyward/store", "dependencies": { "@keyward/core": "1", "@keyward/contract": "1" } }`,

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { CodeBlock } from "./markdown.ts";
 import { checkTypes, linesInPlace, type Program, runProgram, Servers, scratch, writeProgram } from "./programs.ts";
-import { publishedPackages, repository } from "./workspace.ts";
+import { publishedLibraries, repository } from "./workspace.ts";
 
 /** The code of an `@example` in a docstring. */
 interface Example extends CodeBlock {
@@ -139,7 +139,7 @@ function documentedName(declaration: string): string {
 
 /** Reads the names that the packages of the workspace export. */
 function workspaceExports(): (Import & { readonly folder: string })[] {
-  return publishedPackages(repository).flatMap(({ folder, manifest }) => {
+  return publishedLibraries(repository).flatMap(({ folder, manifest }) => {
     const index = readFileSync(join(repository, folder, "src", "index.ts"), "utf8");
     return [...index.matchAll(/export (type )?\{([^}]*)\}/g)].flatMap(([, allTypes = "", names = ""]) =>
       [...names.matchAll(/(type )?(\w+)(?=\s*(?:,|$))/g)].map(
@@ -230,7 +230,7 @@ describe("the examples in docstrings", () => {
 
   it("are found in every package", () => {
     const folders = new Set(examples.map(({ file }) => file.split("/").slice(0, 2).join("/")));
-    expect([...folders]).toEqual(publishedPackages(repository).map((one) => one.folder));
+    expect([...folders]).toEqual(publishedLibraries(repository).map((one) => one.folder));
   });
 
   const environmentOf = (program: Program) => {

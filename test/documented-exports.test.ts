@@ -6,7 +6,7 @@ import { ModifierFlags, type Symbol as Named, type Project, SymbolFlags } from "
 import { afterAll, describe, expect, it } from "vitest";
 import { membersOf, withProject } from "./compiler.ts";
 import { readPage } from "./markdown.ts";
-import { publishedPackages, repository } from "./workspace.ts";
+import { publishedLibraries, repository } from "./workspace.ts";
 
 interface Surface {
   /** The names that the package exports. */
@@ -78,7 +78,7 @@ function unmentioned(names: readonly string[], readme: string): string[] {
   return names.filter((name) => !words.has(name));
 }
 
-describe.each(publishedPackages(repository).map(({ folder, manifest }) => ({ name: manifest.name, folder })))(
+describe.each(publishedLibraries(repository).map(({ folder, manifest }) => ({ name: manifest.name, folder })))(
   "$name",
   ({ folder }) => {
     const surface = readSurface(join(repository, folder));

@@ -22,6 +22,7 @@ import { type Manifest, publishedPackages, readManifest, repository, workspacePa
 
 const published = publishedPackages(repository);
 const named = published.map(({ folder, manifest }) => ({ name: manifest.name, folder, manifest }));
+const libraries = named.filter(({ manifest }) => manifest.exports?.["."] !== undefined);
 const binaries = join(repository, "node_modules", ".bin");
 // A vitest that this test starts must not inherit the settings of the vitest that runs this test.
 const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("VITEST"));
@@ -209,6 +210,18 @@ describe("the packed tarballs", () => {
       expect(JSON.stringify(exports)).not.toContain("/src/");
     });
 
+    if (!libraries.some((library) => library.name === name)) {
+      it("runs its command in plain Node", async () => {
+        const { bin = {}, version } = readManifest(installed(name));
+        const [file = ""] = Object.values(bin);
+        expect(await run(process.execPath, [join(installed(name), file), "--version"], consumer)).toBe(`${version}\n`);
+        expect(await run(process.execPath, [join(installed(name), file), "keygen"], consumer)).toMatch(
+          /^[\w+/]{43}=\n$/,
+        );
+      });
+      return;
+    }
+
     it("exports the same names as its sources if plain Node imports it", async () => {
       const fromSource = await exportsOf(join(repository, packageFolder, "src", "index.ts"), repository);
       expect(await exportsOf(name, consumer)).toEqual(fromSource);
@@ -301,8 +314,8 @@ describe("the packed tarballs", () => {
   });
 
   it("have types that pass strict checks, even if the types of their dependencies are checked too", async () => {
-    const lines = named.map(({ name }, index) => `import * as package${index} from ${JSON.stringify(name)};`);
-    const used = named.map((_, index) => `package${index}`).join(", ");
+    const lines = libraries.map(({ name }, index) => `import * as package${index} from ${JSON.stringify(name)};`);
+    const used = libraries.map((_, index) => `package${index}`).join(", ");
     writeFileSync(join(consumer, "package.json"), `{ "type": "module", "private": true }`);
     writeFileSync(join(consumer, "index.ts"), `${lines.join("\n")}\nexport const all = [${used}];\n`);
     const compilerOptions = {
@@ -317,7 +330,7 @@ describe("the packed tarballs", () => {
     };
     writeFileSync(join(consumer, "tsconfig.json"), JSON.stringify({ compilerOptions, files: ["index.ts"] }));
     const listed = await run(join(binaries, "tsc"), ["-p", consumer, "--listFiles"], consumer);
-    for (const { name } of named) expect(listed).toContain(`${installed(name)}/dist/index.d.ts`);
+    for (const { name } of libraries) expect(listed).toContain(`${installed(name)}/dist/index.d.ts`);
   });
 
   it("pass the tests of libraries that use Keyv, which are in test/hosts", async () => {
@@ -380,7 +393,7 @@ describe("the manifests", () => {
   it.each(named)("have the same common fields as every other manifest: $name", ({ manifest, folder }) => {
     const [first] = published;
     expect(manifest).toMatchObject({
-      name: `@keyward/${basename(folder)}`,
+      name: basename(folder) === "cli" ? "keyward" : `@keyward/${basename(folder)}`,
       version: first?.manifest.version,
       license: root.license,
       engines: root.engines,
@@ -418,7 +431,7 @@ describe("the manifests", () => {
     const { fixed }: { fixed: string[][] } = JSON.parse(
       readFileSync(join(repository, ".changeset", "config.json"), "utf8"),
     );
-    expect(fixed).toEqual([["@keyward/*"]]);
+    expect(fixed).toEqual([["@keyward/*", "keyward"]]);
     // changesets compares the versions of all packages of the group, published or not.
     const unversioned = workspacePackages(repository).filter(({ manifest }) => manifest.version === undefined);
     expect(unversioned.map(({ folder }) => folder)).toEqual([]);

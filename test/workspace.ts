@@ -15,6 +15,7 @@ export interface Manifest {
   readonly engines?: Readonly<Record<string, string>>;
   readonly files?: readonly string[];
   readonly exports?: Readonly<Record<string, unknown>>;
+  readonly bin?: Readonly<Record<string, string>>;
   readonly dependencies?: Readonly<Record<string, string>>;
   readonly devDependencies?: Readonly<Record<string, string>>;
   readonly peerDependencies?: Readonly<Record<string, string>>;
@@ -45,4 +46,9 @@ export function workspacePackages(root: string): WorkspacePackage[] {
 /** Returns the packages that are published. */
 export function publishedPackages(root: string): WorkspacePackage[] {
   return workspacePackages(root).filter(({ folder }) => folder.startsWith("packages/"));
+}
+
+/** Returns the published packages that export names. The others are only a command. */
+export function publishedLibraries(root: string): WorkspacePackage[] {
+  return publishedPackages(root).filter(({ manifest }) => manifest.exports?.["."] !== undefined);
 }

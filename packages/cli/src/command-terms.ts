@@ -1,0 +1,25 @@
+// Messages and hints of the functions of @keyward/core name functions and options. An operator has commands and flags.
+const terms: readonly (readonly [RegExp, string])[] = [
+  [/`newKey: \{ id: "([^"]+)" \}`/g, "`--new-key $1`"],
+  [/`newKey: \{ id \}`/g, "`--new-key <id>`"],
+  [/`unregistered: \{ waitMs: 0 \}`/g, "`--unregistered 0s`"],
+  [/`unregistered: \{ waitMs \}` with the milliseconds that/g, "`--unregistered 2m`, with the time that"],
+  [/`abandonUnreadable: true`/g, "`--abandon-unreadable`"],
+  [/`ignoreReplicas(?:: \[id\])?`/g, "`--ignore-replica <id>`"],
+  [/`replicasWithinMs`/g, "`--replicas-within`"],
+  [/`graceMs`/g, "`--grace`"],
+  [/`until`/g, "`--until`"],
+  [/`scope`/g, "`--scope`"],
+  [/`order: "([a-z-]+)"`/g, "`--order $1`"],
+  [/`rotateKey`/g, "`keyward rotate`"],
+  [/`rollBackRotation`/g, "`keyward rollback`"],
+  [/`revokeKey`/g, "`keyward revoke`"],
+  [/`revocationCost`/g, "`keyward revoke` without `--order`"],
+  [/`?retireKey`?( with `to: "disabled"`)?/g, "`keyward retire`"],
+  [/`reencrypt`/g, "`keyward reencrypt`"],
+];
+
+/** Returns a message or hint of `@keyward/core` in the terms of the command line. */
+export function inCommandTerms(text: string): string {
+  return terms.reduce((changed, [term, flag]) => changed.replace(term, flag), text);
+}

@@ -1,0 +1,41 @@
+import { type KeyInfo, Keyring, KeywardError } from "@keyward/core";
+import type { Context } from "../context.ts";
+import { shownDuration } from "../durations.ts";
+import { table } from "../output.ts";
+
+/** Shows the keys of the keyring, without their material. */
+export async function showKeyring(context: Context): Promise<void> {
+  const provider = await context.keys();
+  const ring = await provider.load({ signal: context.signal });
+  const { name, generation, primary, keys, stores } = ring;
+  const rows = keys.map((key) => [key.id, key.id === primary ? "primary" : key.status, ageOf(key)]);
+  const text = [
+    `Keyring "${name}", generation ${generation}${stores.length === 0 ? "" : `, stores ${stores.join(", ")}`}`,
+    table([["key", "status", "age"], ...rows]),
+  ].join("\n");
+  context.output.result(text, { name, generation, primary, keys, stores });
+}
+
+/** The options of `keyward keyring create`. */
+export interface CreateOptions {
+  readonly id?: string;
+  readonly stores?: string;
+}
+
+/** Saves the first keyring. */
+export async function createKeyring(context: Context, { id, stores }: CreateOptions): Promise<void> {
+  const provider = await context.keys();
+  if (provider.create === undefined) {
+    throw new KeywardError("PROVIDER_READ_ONLY", "This source of keys cannot save a keyring", {
+      hint: "Use a file, a secret of AWS or Vault, or a wrapped keyring. For an environment variable, make a key with `keyward keygen`.",
+    });
+  }
+  const first = Keyring.generate(id ?? new Date().toISOString().slice(0, 10));
+  const ring = stores === undefined ? first : first.withStores(stores.split(",").map((name) => name.trim()));
+  await provider.create(ring);
+  context.output.result(`The keyring was saved. Its primary is key "${ring.primary}".`, { primary: ring.primary });
+}
+
+function ageOf({ created }: KeyInfo): string {
+  return created === undefined ? "unknown" : shownDuration(Math.max(0, Date.now() - Date.parse(created)));
+}

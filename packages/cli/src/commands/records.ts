@@ -1,0 +1,106 @@
+import { census, reencrypt, replicas, retireKey } from "@keyward/core";
+import type { Context } from "../context.ts";
+import { shownDuration } from "../durations.ts";
+import { table } from "../output.ts";
+import { printInstruction } from "./rotate.ts";
+
+const barWidth = 20;
+
+/** Counts the records under each key, by store. */
+export async function showCensus(context: Context): Promise<void> {
+  await context.withStores(async (_, stores) => {
+    const { signal } = context;
+    const rows: string[][] = [];
+    const counted: Record<string, unknown> = {};
+    for (const [name, store] of Object.entries(stores)) {
+      const found = await census(store, { signal });
+      counted[name] = found;
+      const lines = [...found.keys].map(([keyId, count]) => [`key ${keyId}`, count] as const);
+      const others = [
+        ["not encrypted", found.unsealed],
+        ["broken", found.broken],
+      ] as const;
+      for (const [what, count] of [...lines, ...others.filter(([, others]) => others > 0)]) {
+        rows.push([name, what, String(count), "█".repeat(Math.round((barWidth * count) / Math.max(1, found.records)))]);
+      }
+      if (found.records === 0) rows.push([name, "no records", "0", ""]);
+    }
+    context.output.result(table([["store", "records", "count", ""], ...rows]), counted);
+  });
+}
+
+/** The options of `keyward reencrypt`. */
+export interface ReencryptStoresOptions {
+  readonly maxPerSecond?: number;
+  readonly dryRun: boolean;
+}
+
+/** Re-encrypts every record of every store. */
+export async function reencryptStores(context: Context, options: ReencryptStoresOptions): Promise<void> {
+  await context.withStores(async (_, stores) => {
+    const { signal, output } = context;
+    const { maxPerSecond, dryRun } = options;
+    const reports: Record<string, unknown> = {};
+    const lines: string[] = [];
+    for (const [name, store] of Object.entries(stores)) {
+      const report = await reencrypt(store, {
+        signal,
+        dryRun,
+        ...(maxPerSecond === undefined ? {} : { maxPerSecond }),
+        onProgress: ({ scanned, ratePerSecond }) =>
+          output.progress(`${name}: ${scanned} records, ${Math.round(ratePerSecond)} per second`),
+      });
+      signal.throwIfAborted();
+      reports[name] = report;
+      const verb = dryRun ? "would be re-encrypted" : "re-encrypted";
+      lines.push(
+        `${name}: ${report.reencrypted} of ${report.scanned} records ${verb}, ${report.unreadable} unreadable`,
+      );
+    }
+    output.result(lines.join("\n"), reports);
+  });
+}
+
+/** The options of `keyward retire`. */
+export interface RetireCommandOptions {
+  readonly remove: boolean;
+  readonly abandonUnreadable: boolean;
+}
+
+/** Disables or removes a key. */
+export async function retire(context: Context, id: string, options: RetireCommandOptions): Promise<void> {
+  const { remove, abandonUnreadable } = options;
+  await context.withStores(async (keys, stores) => {
+    const { signal, output } = context;
+    const { keyring, saved } = await retireKey(keys, stores, id, {
+      to: remove ? "removed" : "disabled",
+      abandonUnreadable,
+      signal,
+      ...(remove ? { instruct: printInstruction(output) } : {}),
+    });
+    const done = remove ? "removed" : "disabled";
+    const text = saved
+      ? `Key "${id}" is ${done}.`
+      : `No record needs key "${id}". The source of the keys cannot be saved.`;
+    output.result(text, { id, saved, primary: keyring.primary });
+  });
+}
+
+/** Lists the processes that are registered in the stores. */
+export async function showReplicas(context: Context): Promise<void> {
+  await context.withStores(async (_, stores) => {
+    const rows: string[][] = [];
+    const found: Record<string, unknown> = {};
+    for (const [store, given] of Object.entries(stores)) {
+      const listed = await replicas(given);
+      found[store] = listed;
+      for (const { name, generation, primary, keys, lastSeenMs, lapsed, problem } of listed) {
+        const state =
+          problem ?? (lapsed ? "lapsed" : `seen ${shownDuration(Math.max(0, Date.now() - lastSeenMs))} ago`);
+        rows.push([store, name, String(generation), primary, keys?.join(" ") ?? "", state]);
+      }
+    }
+    const header = ["store", "replica", "generation", "primary", "keys", ""];
+    context.output.result(rows.length === 0 ? "No process is registered." : table([header, ...rows]), found);
+  });
+}

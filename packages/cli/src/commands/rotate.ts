@@ -1,0 +1,179 @@
+import {
+  type Instruct,
+  planRotation,
+  type RevocationOrder,
+  type RotateKeyOptions,
+  type RotationOptions,
+  type RotationProgress,
+  type RotationReport,
+  type RotationStep,
+  revocationCost,
+  revokeKey,
+  rollBackRotation,
+  rotateKey,
+  rotationStatus,
+} from "@keyward/core";
+import type { Context } from "../context.ts";
+import { shownDuration } from "../durations.ts";
+import { type Output, table } from "../output.ts";
+import type { OpenStores } from "../settings.ts";
+
+/** The options that the commands of a rotation share. */
+export interface RotationCommandOptions {
+  readonly until?: RotationStep;
+  readonly grace: number;
+  readonly maxPerSecond?: number;
+  readonly unregistered?: number;
+  readonly replicasWithin?: number;
+  readonly ignoreReplica: readonly string[];
+  readonly abandonUnreadable: boolean;
+}
+
+/** The options of `keyward rotate`. */
+export interface RotateCommandOptions extends RotationCommandOptions {
+  readonly newKey?: string;
+  readonly dryRun: boolean;
+}
+
+/** The options of `keyward revoke`. */
+export interface RevokeCommandOptions extends RotationCommandOptions {
+  readonly newKey?: string;
+  readonly order?: RevocationOrder;
+}
+
+// A longer grace is not waited for in a terminal: the same command removes the key later.
+const longestWaitMs = 60_000;
+
+/** Rotates the key, or with `--dry-run` prints the steps. */
+export async function rotate(context: Context, options: RotateCommandOptions): Promise<void> {
+  await context.withStores(async (keys, stores) => {
+    const { newKey } = options;
+    const settings: RotateKeyOptions = {
+      ...rotationSettings(context, stores, options),
+      ...(newKey === undefined ? {} : { newKey: { id: newKey } }),
+    };
+    if (options.dryRun) {
+      const plan = await planRotation(keys, settings);
+      const rows = plan.steps.map(({ step, ...details }) => [step, JSON.stringify(details)]);
+      context.output.result(table([["step", "what it would do"], ...rows]), plan);
+      return;
+    }
+    await inParts(context, options, (until) => rotateKey(keys, { ...settings, ...until }));
+  });
+}
+
+/** Undoes the running rotation. */
+export async function rollBack(context: Context, options: RotationCommandOptions): Promise<void> {
+  await context.withStores(async (keys, stores) => {
+    const settings = rotationSettings(context, stores, options);
+    await inParts(context, options, (until) => rollBackRotation(keys, { ...settings, ...until }));
+  });
+}
+
+/** Takes a compromised key out of use. Without an order, only shows what each order costs. */
+export async function revoke(context: Context, id: string, options: RevokeCommandOptions): Promise<void> {
+  await context.withStores(async (keys, stores) => {
+    const { order, newKey } = options;
+    if (order === undefined) {
+      const cost = await revocationCost(keys, { stores, id, signal: context.signal });
+      const text = [
+        `${cost.total} records are under key "${id}".`,
+        "--order reencrypt-first keeps them readable, and keeps records that an attacker has forged.",
+        "--order disable-first accepts no forged record, and makes all of these records unreadable.",
+        "Nothing was changed. Run the command again with the order of your choice.",
+      ].join("\n");
+      context.output.result(text, cost);
+      return;
+    }
+    const settings = {
+      ...rotationSettings(context, stores, options),
+      ...(newKey === undefined ? {} : { newKey: { id: newKey } }),
+      id,
+      order,
+    };
+    await inParts(context, options, (until) => revokeKey(keys, { ...settings, ...until }));
+  });
+}
+
+/** Shows the running rotation, or the last one. */
+export async function showStatus(context: Context): Promise<void> {
+  await context.withStores(async (keys, stores) => {
+    const status = await rotationStatus(keys, { stores });
+    if (status === undefined) context.output.result("There was no rotation yet.", null);
+    else {
+      const { kind, from, to, step, startedAtMs } = status;
+      const since = shownDuration(Math.max(0, Date.now() - startedAtMs));
+      const state = step === "done" ? "done" : `at step ${step}`;
+      context.output.result(`${kind} from key "${from}" to "${to}": ${state}, begun ${since} ago`, status);
+    }
+  });
+}
+
+/**
+ * Runs a rotation up to the grace. If the grace is short, or over, runs the steps after it too. Otherwise the operator
+ * runs the command again after the grace.
+ */
+async function inParts(
+  { output }: Context,
+  { until, grace }: RotationCommandOptions,
+  run: (until: { readonly until?: RotationStep }) => Promise<RotationReport>,
+): Promise<void> {
+  let report = await run({ until: until ?? "disable" });
+  if (until === undefined && report.step === "grace") {
+    const leftMs = (report.disabledAtMs ?? Date.now()) + grace - Date.now();
+    if (leftMs <= longestWaitMs) report = await run({});
+    else
+      output.notice(`The old key is removed after the grace. Run the same command again in ${shownDuration(leftMs)}.`);
+  }
+  const { kind, from, to, step, keyring } = report;
+  const next = step === "done" ? "done" : `the next step is ${step}`;
+  output.result(`${kind} from key "${from}" to "${to}": ${next}`, { ...report, keyring: keyring.toJSON() });
+}
+
+function rotationSettings(
+  { output, signal }: Context,
+  stores: OpenStores["stores"],
+  options: RotationCommandOptions,
+): RotationOptions {
+  const { grace, maxPerSecond, unregistered, replicasWithin, ignoreReplica, abandonUnreadable } = options;
+  return {
+    stores,
+    ignoreReplicas: ignoreReplica,
+    abandonUnreadable,
+    graceMs: grace,
+    signal,
+    instruct: printInstruction(output),
+    onProgress: (progress) => output.progress(progressLine(progress)),
+    ...(maxPerSecond === undefined ? {} : { reencrypt: { maxPerSecond } }),
+    ...(unregistered === undefined ? {} : { unregistered: { waitMs: unregistered } }),
+    ...(replicasWithin === undefined ? {} : { replicasWithinMs: replicasWithin }),
+  };
+}
+
+/** Returns a function that prints the instructions of a guided rotation. */
+export function printInstruction(output: Output): Instruct {
+  return ({ text, problem, needsRestart }) => {
+    if (problem !== undefined) output.notice(`${problem.message}\n${problem.hint}`);
+    // The error of a source that needs a restart has the instruction as its hint.
+    if (!needsRestart) output.notice(text);
+  };
+}
+
+function progressLine(progress: RotationProgress): string {
+  switch (progress.kind) {
+    case "step":
+      return progress.step;
+    case "waiting": {
+      const waiting = progress.replicas.map(({ name, store, primary }) => `${name} in ${store} (primary ${primary})`);
+      return `  waiting for ${waiting.join(", ")}`;
+    }
+    case "reencrypting": {
+      const { scanned, reencrypted, ratePerSecond } = progress.progress;
+      return `  ${progress.store}: ${scanned} records, ${reencrypted} re-encrypted, ${Math.round(ratePerSecond)} per second`;
+    }
+    case "counting":
+      return `  counted ${progress.records} records`;
+    case "grace":
+      return `  until ${new Date(progress.untilMs).toISOString()}`;
+  }
+}

@@ -1,0 +1,47 @@
+import type { KeyProvider } from "@keyward/core";
+import { Output, type Streams } from "./output.ts";
+import { type OpenStores, openKeys, openStores, type SourceOptions } from "./settings.ts";
+
+/** The options that every command has. */
+export interface CommonOptions extends SourceOptions {
+  readonly json: boolean;
+  readonly quiet: boolean;
+}
+
+/** What `main` gets from the process. */
+export interface Surroundings extends Streams {
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Aborted when the operator stops the command. */
+  readonly signal: AbortSignal;
+}
+
+/** What a command works with: its output, its keys and its stores. */
+export class Context {
+  readonly output: Output;
+  readonly signal: AbortSignal;
+  readonly #options: CommonOptions;
+  readonly #env: Surroundings["env"];
+
+  constructor(options: CommonOptions, surroundings: Surroundings) {
+    this.output = new Output(surroundings, options);
+    this.signal = surroundings.signal;
+    this.#options = options;
+    this.#env = surroundings.env;
+  }
+
+  /** Returns the key provider of the command. */
+  async keys(): Promise<KeyProvider> {
+    return await openKeys(this.#options, this.#env);
+  }
+
+  /** Runs `work` with the keys and the stores of the command, and closes the stores afterwards. */
+  async withStores(work: (keys: KeyProvider, stores: OpenStores["stores"]) => Promise<void>): Promise<void> {
+    const keys = await this.keys();
+    const opened = await openStores(this.#options, keys, this.#env);
+    try {
+      await work(keys, opened.stores);
+    } finally {
+      await opened.close();
+    }
+  }
+}

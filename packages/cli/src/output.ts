@@ -1,0 +1,66 @@
+import { KeywardError } from "@keyward/core";
+import { inCommandTerms } from "./command-terms.ts";
+
+/** Where a command writes. Tests and scripts pass other streams. */
+export interface Streams {
+  readonly stdout: { write(text: string): unknown };
+  readonly stderr: { write(text: string): unknown };
+}
+
+/** How a command writes its result, its progress and its errors. */
+export class Output {
+  readonly #streams: Streams;
+  readonly #json: boolean;
+  readonly #quiet: boolean;
+
+  constructor(streams: Streams, { json, quiet }: { readonly json: boolean; readonly quiet: boolean }) {
+    this.#streams = streams;
+    this.#json = json;
+    this.#quiet = quiet;
+  }
+
+  /** Writes the result of a command to stdout: `text` for people, or `data` as one line of JSON. */
+  result(text: string, data: unknown): void {
+    this.#streams.stdout.write(this.#json ? `${JSON.stringify(data)}\n` : text === "" ? "" : `${text}\n`);
+  }
+
+  /** Writes a line about the progress of a command to stderr. */
+  progress(line: string): void {
+    if (!this.#quiet) this.#streams.stderr.write(`${line}\n`);
+  }
+
+  /** Writes a line to stderr that the operator must see, also with `--quiet`. */
+  notice(line: string): void {
+    this.#streams.stderr.write(`${line}\n`);
+  }
+
+  /** Writes an error: its message and hint to stderr, or with `--json` its code, message and hint to stdout. */
+  error(error: unknown): void {
+    if (!(error instanceof KeywardError)) {
+      // The message of another library may contain a secret.
+      const name = error instanceof Error ? error.name : "a value that is not an Error";
+      this.#streams.stderr.write(
+        `keyward: ${name} was thrown. This is a fault of keyward or of one of its packages.\n`,
+      );
+      return;
+    }
+    const { code, keyId, counts } = error;
+    const [message, hint] = [inCommandTerms(error.message), inCommandTerms(error.hint)];
+    if (this.#json) {
+      this.#streams.stdout.write(`${JSON.stringify({ error: { code, message, hint, keyId, counts } })}\n`);
+    } else this.#streams.stderr.write(`keyward: ${message} (${code})\n${hint}\n`);
+  }
+}
+
+/** Returns rows as text, with columns of equal width. */
+export function table(rows: readonly (readonly string[])[]): string {
+  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
+  return rows
+    .map((row) =>
+      row
+        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
+}

@@ -1,0 +1,273 @@
+import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createKeyv, exportKeyring, Keyring, type KeywardKeyv } from "@keyward/core";
+import { fileKeys } from "@keyward/keys-env";
+import { RedisStore } from "@keyward/store-redis";
+import { SqliteStore } from "@keyward/store-sqlite";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { describeWithRedis, findRedisServers, startRedis } from "../../../test/servers/redis.ts";
+import { type Ended, executable, keyward } from "./keyward-process.ts";
+
+const servers = await findRedisServers();
+const sources = { KEYWARD_KEYS: "file:production.keyring", KEYWARD_STORE_SESSIONS: "sqlite:sessions.sqlite" };
+const secretValue = "a value that no command prints";
+
+async function newFolder(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "keyward-cli-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+  return folder;
+}
+
+/** A folder with a keyring, and a store that an application has written ten records to. */
+async function begun() {
+  const folder = await newFolder();
+  const run = (...commandLine: readonly string[]) => keyward(folder, sources, ...commandLine);
+  const created = await run("keyring", "create", "--id", "2026-11", "--stores", "sessions");
+  expect(created).toMatchObject({ exitCode: 0, stdout: 'The keyring was saved. Its primary is key "2026-11".\n' });
+  const names = Array.from({ length: 10 }, (_, index) => `session:${index}`);
+  // The application is not running while a command runs.
+  const inApplication = async (work: (sessions: KeywardKeyv) => Promise<void>): Promise<void> => {
+    const store = new SqliteStore(join(folder, "sessions.sqlite"));
+    const sessions = createKeyv({ store, keys: fileKeys(join(folder, "production.keyring")), namespace: "sessions" });
+    await work(sessions);
+    await sessions.encryptedStore.settled();
+    await sessions.disconnect();
+    await store.disconnect();
+  };
+  await inApplication(async (sessions) => {
+    for (const name of names) await sessions.set(name, secretValue);
+  });
+  const expectReadable = () =>
+    inApplication(async (sessions) => expect(await sessions.getMany(names)).toEqual(names.map(() => secretValue)));
+  return { folder, run, expectReadable };
+}
+
+async function expectNoSecrets(folder: string, ended: Ended): Promise<void> {
+  const printed = ended.stdout + ended.stderr;
+  expect(printed).not.toContain(secretValue);
+  const document = await readFile(join(folder, "production.keyring"), "utf8");
+  for (const [, material = ""] of document.matchAll(/"material":"([^"]+)"/g)) expect(printed).not.toContain(material);
+}
+
+describe("keyward", () => {
+  it("rotates a key in five commands, and each of them prints no secret", async () => {
+    const { folder, run, expectReadable } = await begun();
+    const rotated = await run("rotate", "--new-key", "2026-12", "--unregistered", "0s");
+    expect(rotated).toMatchObject({ exitCode: 0 });
+    expect(rotated.stdout).toBe('rotate from key "2026-11" to "2026-12": the next step is grace\n');
+    expect(rotated.stderr).toMatch(/^add\ndistribute\npromote\ndrain\nreencrypt\n/);
+    expect(rotated.stderr).toMatch(/Run the same command again in (?:23h 59m|1d)/);
+    const counted = await run("census");
+    expect(counted.stdout).toMatch(/^store +records +count\nsessions +key 2026-12 +10 +█{20}\n$/);
+    expect((await run("status")).stdout).toMatch(/^rotate from key "2026-11" to "2026-12": at step grace, begun /);
+    const ended = await run("rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s");
+    expect(ended.stdout).toBe('rotate from key "2026-11" to "2026-12": done\n');
+    const shown = await run("keyring", "show");
+    expect(shown.stdout).toMatch(
+      /^Keyring "keyring", generation 6, stores sessions\nkey +status +age\n2026-12 +primary +/,
+    );
+    for (const each of [rotated, counted, ended, shown]) await expectNoSecrets(folder, each);
+    await expectReadable();
+  });
+
+  it("prints one line of JSON with --json, also for an error", async () => {
+    const { run } = await begun();
+    const { stdout } = await run("census", "--json");
+    expect(JSON.parse(stdout)).toMatchObject({ sessions: { records: 10, keys: { "2026-11": 10 } } });
+    const failed = await run("retire", "2026-11", "--json");
+    expect(failed.exitCode).toBe(1);
+    expect(JSON.parse(failed.stdout)).toMatchObject({ error: { code: "KEYRING_INVALID", hint: expect.any(String) } });
+    expect(failed.stderr).toBe("");
+    const plan = JSON.parse((await run("rotate", "--dry-run", "--json")).stdout);
+    expect(plan).toMatchObject({
+      from: "2026-11",
+      steps: expect.arrayContaining([{ step: "add", keyId: expect.any(String), done: false }]),
+    });
+  });
+
+  it("ends with exit code 3 and a hint in the terms of the command if no process is registered", async () => {
+    const { run } = await begun();
+    const { exitCode, stdout, stderr } = await run("rotate");
+    expect({ exitCode, stdout }).toEqual({ exitCode: 3, stdout: "" });
+    expect(stderr).toContain("(NO_REPLICAS)");
+    expect(stderr).toContain("`--unregistered 0s`");
+    expect(stderr).not.toContain("waitMs");
+  });
+
+  it("rolls a rotation back, and revokes a key only with an order", async () => {
+    const { run, expectReadable } = await begun();
+    const alone = ["--unregistered", "0s", "--grace", "0s"];
+    expect(await run("rotate", "--new-key", "2026-12", "--until", "reencrypt", ...alone)).toMatchObject({
+      exitCode: 0,
+    });
+    const back = await run("rollback", ...alone);
+    expect(back.stdout).toBe('roll-back from key "2026-12" to "2026-11": done\n');
+    await expectReadable();
+    const cost = await run("revoke", "2026-11");
+    expect(cost.stdout).toMatch(/^10 records are under key "2026-11"\.\n[\s\S]*Nothing was changed/);
+    const revoked = await run("revoke", "2026-11", "--order", "reencrypt-first", "--new-key", "2027-01", ...alone);
+    expect(revoked.stdout).toBe('revoke from key "2026-11" to "2027-01": done\n');
+    await expectReadable();
+    expect((await run("reencrypt")).stdout).toBe("sessions: 0 of 10 records re-encrypted, 0 unreadable\n");
+  });
+
+  it("guides through a rotation of keys in a directory", async () => {
+    const folder = await newFolder();
+    const directory = join(folder, "keys");
+    await mkdir(directory);
+    await writeFile(join(directory, "2026-11"), randomBytes(32).toString("base64"));
+    await writeFile(join(directory, "primary"), "2026-11");
+    const { PATH = "", HOME = "" } = process.env;
+    const flags = ["--keys", "file:keys", "--store", "sqlite:sessions.sqlite", "--unregistered", "0s", "--grace", "0s"];
+    const child = spawn(
+      process.execPath,
+      ["--conditions", "development", executable, "rotate", "--new-key", "2026-12", ...flags],
+      { cwd: folder, env: { PATH, HOME } },
+    );
+    let printed = "";
+    const changes: [RegExp, () => Promise<void>][] = [
+      [/Add a file "2026-12"/, () => put("2026-12", randomBytes(32).toString("base64"))],
+      [/Write "2026-12" into the file "primary"/, () => put("primary", "2026-12")],
+      [/Remove the file "2026-11"/, () => rm(join(directory, "2026-11"))],
+    ];
+    child.stderr.on("data", (data) => {
+      printed += String(data);
+      const [next] = changes;
+      if (next?.[0].test(printed) !== true) return;
+      changes.shift();
+      void next[1]();
+    });
+    async function put(file: string, text: string): Promise<void> {
+      await writeFile(join(directory, ".new"), text);
+      await rename(join(directory, ".new"), join(directory, file));
+    }
+    expect(await once(child, "exit")).toEqual([0, null]);
+    expect((await readdir(directory)).toSorted()).toEqual(["2026-12", "primary"]);
+  });
+
+  it("says which change of an environment variable is needed, with exit code 3", async () => {
+    const folder = await newFolder();
+    const env = {
+      KEYWARD_KEYS: "env:APP_KEY",
+      APP_KEY: randomBytes(32).toString("base64"),
+      KEYWARD_STORE: "sqlite:a.sqlite",
+    };
+    const { exitCode, stderr } = await keyward(folder, env, "rotate", "--new-key", "2026-12", "--unregistered", "0s");
+    expect(exitCode).toBe(3);
+    expect(stderr).toContain('Add the text "2026-12=hex:" and the new key to APP_KEY_OTHERS');
+    expect(stderr).toContain("(CHANGE_NEEDED)");
+    expect(stderr).not.toContain(env.APP_KEY);
+  });
+
+  it.each([
+    [["keygen"], /^[\w+/]{43}=\n$/],
+    [["keygen", "--format", "hex"], /^hex:[0-9a-f]{64}\n$/],
+    [["keygen", "--format", "keyring", "--id", "first"], /^\{\s*"keyward": 1,[\s\S]*"primary": "first"/],
+  ])("prints a new key: %j", async (commandLine, form) => {
+    const { exitCode, stdout } = await keyward(await newFolder(), {}, ...commandLine);
+    expect(exitCode).toBe(0);
+    expect(stdout).toMatch(form);
+  });
+
+  it("writes a key to a new file that only its owner can read, and never over an existing file", async () => {
+    const folder = await newFolder();
+    const first = await keyward(folder, {}, "keygen", "--out", "key");
+    expect(first.stdout).toBe("The key is in key. Only its owner can read the file.\n");
+    expect((await stat(join(folder, "key"))).mode & 0o777).toBe(0o600);
+    const before = await readFile(join(folder, "key"), "utf8");
+    const second = await keyward(folder, {}, "keygen", "--out", "key");
+    expect(second.exitCode).toBe(1);
+    expect(second.stderr).toContain("exists already, so nothing was written");
+    expect(await readFile(join(folder, "key"), "utf8")).toBe(before);
+    expect((await keyward(folder, {}, "keygen", "--out", "missing/key")).stderr).toContain("(ENOENT)");
+  });
+
+  it.each([
+    [["rotat"], 2, /unknown command 'rotat'/],
+    [["rotate", "--grace", "7"], 2, /A duration is a number and a unit/],
+    [["rotate", "--until", "middle"], 2, /Allowed choices are add, distribute/],
+    [["revoke"], 2, /missing required argument 'id'/],
+    [["census"], 1, /The source of the keys is not set/],
+    [["census", "--keys", "env:APP_KEY"], 1, /No store is set/],
+    [
+      ["census", "--keys", "env:APP_KEY", "--store", "a=memory:", "--store", "a=memory:"],
+      1,
+      /Two stores have the name "a"/,
+    ],
+    [["keyring", "create", "--keys", "env:APP_KEY"], 1, /PROVIDER_READ_ONLY/],
+    [["--help"], 0, /^$/],
+    [["--version"], 0, /^$/],
+  ])("ends %j with exit code %d", async (commandLine, exitCode, stderr) => {
+    const ended = await keyward(await newFolder(), {}, ...commandLine);
+    expect(ended.exitCode).toBe(exitCode);
+    expect(ended.stderr).toMatch(stderr);
+    expect(ended.stderr).not.toMatch(/\n {4}at /);
+  });
+
+  it("says on an older Node.js which one it needs, before it loads any package", async () => {
+    const older = `data:text/javascript,Object.defineProperty(process, "versions", { value: { node: "20.19.0" } })`;
+    const child = spawn(process.execPath, ["--import", older, executable, "--help"], { stdio: "pipe" });
+    let printed = "";
+    child.stderr.on("data", (data) => {
+      printed += String(data);
+    });
+    expect(await once(child, "close")).toEqual([1, null]);
+    expect(printed).toBe("keyward: this is Node.js 20.19.0, and keyward needs Node.js 22.19 or newer.\n");
+  });
+
+  it("continues after SIGINT, which ends it with exit code 130", async () => {
+    const { folder, run, expectReadable } = await begun();
+    const { PATH = "", HOME = "" } = process.env;
+    const flags = ["rotate", "--new-key", "2026-12", "--unregistered", "10m", "--grace", "0s"];
+    const child = spawn(process.execPath, ["--conditions", "development", executable, ...flags], {
+      cwd: folder,
+      env: { PATH, HOME, ...sources },
+    });
+    let printed = "";
+    const isWaiting = Promise.withResolvers<void>();
+    child.stderr.on("data", (data) => {
+      printed += String(data);
+      if (printed.includes("distribute")) isWaiting.resolve();
+    });
+    const exited = once(child, "exit");
+    await isWaiting.promise;
+    child.kill("SIGINT");
+    expect(await exited).toEqual([130, null]);
+    expect(printed).toContain("To continue, run the same command again");
+    expect(await run("rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s")).toMatchObject({
+      exitCode: 0,
+    });
+    await expectReadable();
+  });
+});
+
+describeWithRedis(servers, "keyward over Redis", () => {
+  it("waits for the registered processes, and lists them with the keys that they hold", async () => {
+    const redis = await startRedis(servers);
+    onTestFinished(() => redis.stop());
+    const folder = await newFolder();
+    await writeFile(join(folder, "keyring"), exportKeyring(Keyring.generate("old")), { mode: 0o600 });
+    const inner = new RedisStore(redis.url);
+    const app = createKeyv({
+      store: inner,
+      keys: fileKeys(join(folder, "keyring")),
+      namespace: "sessions",
+      replica: { name: "web-1", heartbeatMs: 50, lapseMs: 5_000 },
+    });
+    onTestFinished(async () => {
+      await app.disconnect();
+      await inner.disconnect();
+    });
+    await app.set("session:1", secretValue);
+    const flags = ["--keys", "file:keyring", "--store", `sessions=${redis.url}`];
+    const listed = await keyward(folder, {}, "replicas", ...flags);
+    expect(listed.stdout).toMatch(/\nsessions +web-1 +1 +old +old:[0-9a-f]{8} +seen /);
+    const rotated = await keyward(folder, {}, "rotate", "--new-key", "new", "--grace", "0s", ...flags);
+    expect(rotated).toMatchObject({ exitCode: 0, stdout: 'rotate from key "old" to "new": done\n' });
+    expect(await app.get("session:1")).toBe(secretValue);
+  });
+});
