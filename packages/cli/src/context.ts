@@ -34,10 +34,19 @@ export class Context {
     return await openKeys(this.#options, this.#env);
   }
 
-  /** Runs `work` with the keys and the stores of the command, and closes the stores afterwards. */
-  async withStores(work: (keys: KeyProvider, stores: OpenStores["stores"]) => Promise<void>): Promise<void> {
+  /**
+   * Runs `work` with the keys and the stores of the command, and closes the stores afterwards.
+   *
+   * @param failed called with each store that cannot be opened, and its error. Default: rejects with the error.
+   */
+  async withStores(
+    work: (keys: KeyProvider, stores: OpenStores["stores"]) => Promise<void>,
+    failed: (name: string, error: unknown) => void = (_, error) => {
+      throw error;
+    },
+  ): Promise<void> {
     const keys = await this.keys();
-    const opened = await openStores(this.#options, keys, this.#env);
+    const opened = await openStores(this.#options, keys, this.#env, failed);
     try {
       await work(keys, opened.stores);
     } finally {

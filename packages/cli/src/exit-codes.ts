@@ -10,5 +10,8 @@ export const exitCodes = {
   interrupted: 130,
 } as const;
 
+/** Thrown by `keyward doctor` after it has printed the problems that it found. */
+export class DoctorFoundProblems extends Error {}
+
 /** The codes of errors after which the same command continues when something else has happened. */
 export const waitingCodes: readonly string[] = ["CHANGE_NEEDED", "REPLICA_BEHIND", "NO_REPLICAS"];

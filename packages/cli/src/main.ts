@@ -1,7 +1,7 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander";
 import type { CommonOptions, Context, Surroundings } from "./context.ts";
 import { readDuration } from "./durations.ts";
-import { exitCodes, waitingCodes } from "./exit-codes.ts";
+import { DoctorFoundProblems, exitCodes, waitingCodes } from "./exit-codes.ts";
 import { version } from "./version.ts";
 
 const stepNames = ["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"] as const;
@@ -30,6 +30,7 @@ export async function main(commandLine: readonly string[], given: Partial<Surrou
     return exitCodes.done;
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage;
+    if (error instanceof DoctorFoundProblems) return exitCodes.failed;
     const { json = false, quiet = false } = program.opts<Partial<CommonOptions>>();
     const { Output } = await import("./output.ts");
     const output = new Output(surroundings, { json, quiet });
@@ -154,6 +155,10 @@ function programFor(surroundings: Surroundings): Command {
     .command("replicas")
     .description("List the processes that are registered in the stores, with the keys that they hold.")
     .action(async () => await (await import("./commands/records.ts")).showReplicas(await context()));
+  program
+    .command("doctor")
+    .description("Check the keys, and each store with the keys, and say what to do. Changes nothing.")
+    .action(async () => await (await import("./commands/doctor.ts")).doctor(await context()));
   return program;
 }
 

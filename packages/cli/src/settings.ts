@@ -40,9 +40,16 @@ export interface OpenStores {
  * Opens the stores that the flags `--store` name, or else the environment variables `KEYWARD_STORE` and
  * `KEYWARD_STORE_<NAME>`.
  *
- * @throws KeywardError `VALUE_INVALID` if none is set, or two have one name; the errors of `storeFrom`.
+ * @param failed called with the name of each store that cannot be opened, and its error. Such a store is left out,
+ * unless the function throws.
+ * @throws KeywardError `VALUE_INVALID` if none is set, or two have one name.
  */
-export async function openStores(options: SourceOptions, keys: KeyProvider, env: Environment): Promise<OpenStores> {
+export async function openStores(
+  options: SourceOptions,
+  keys: KeyProvider,
+  env: Environment,
+  failed: (name: string, error: unknown) => void,
+): Promise<OpenStores> {
   const sources = options.store.length > 0 ? options.store.map(readFlag) : readVariables(env);
   if (sources.length === 0) {
     throw new KeywardError("VALUE_INVALID", "No store is set", {
@@ -58,12 +65,16 @@ export async function openStores(options: SourceOptions, keys: KeyProvider, env:
         hint: "Give each store another name: `--store name=source`.",
       });
     }
-    const store = await storeFrom(source, { env });
-    inner.push(store);
-    stores[name] = new EncryptedStore(store, {
-      keys,
-      ...(options.scope === undefined ? {} : { scope: options.scope }),
-    });
+    try {
+      const store = await storeFrom(source, { env });
+      inner.push(store);
+      stores[name] = new EncryptedStore(store, {
+        keys,
+        ...(options.scope === undefined ? {} : { scope: options.scope }),
+      });
+    } catch (error) {
+      failed(name, error);
+    }
   }
   return {
     stores,

@@ -115,6 +115,27 @@ describe("keyward", () => {
     expect((await run("reencrypt")).stdout).toBe("sessions: 0 of 10 records re-encrypted, 0 unreadable\n");
   });
 
+  it("checks keys and stores with doctor, and ends with exit code 1 if the keys do not belong to a store", async () => {
+    const { folder, run } = await begun();
+    const good = await run("doctor");
+    expect(good.exitCode).toBe(0);
+    expect(good.stdout.split("\n").filter((line) => !line.startsWith(" "))).toEqual([
+      "ok       keys: generation 2, primary 2026-11, 1 key",
+      "ok       keys: this process can save a changed keyring",
+      "ok       sessions: answers, and the keys belong to it",
+      "warning  sessions: no process is registered",
+      "",
+    ]);
+    await writeFile(join(folder, "other.keyring"), exportKeyring(Keyring.generate("other")), { mode: 0o600 });
+    const bad = await run("doctor", "--keys", "file:other.keyring");
+    expect(bad.exitCode).toBe(1);
+    expect(bad.stdout).toMatch(/^PROBLEM +sessions: The keys do not belong to the store\..*\(OVERWRITE_REFUSED\)$/m);
+    const text = await run("doctor", "--store", "sessions=sqlite:production.keyring", "--json");
+    expect(text.exitCode).toBe(1);
+    expect(JSON.parse(text.stdout)).toContainEqual(expect.objectContaining({ level: "problem", of: "sessions" }));
+    for (const each of [good, bad, text]) await expectNoSecrets(folder, each);
+  });
+
   it("guides through a rotation of keys in a directory", async () => {
     const folder = await newFolder();
     const directory = join(folder, "keys");
