@@ -74,7 +74,7 @@ function directoryCommands(change: KeyringChange, path: string, primary: string)
       return [
         `Add a file "${keyId}" with a new key to the directory ${path}. Keep every other file. If several machines have this directory, make the key once, and copy it to all of them.`,
         // The copy gives the new file the owner and the mode of a file that the application can read.
-        `cp -p ${inFolder(path, primary)} ${madeNew} && openssl rand -base64 32 > ${madeNew} && mv ${madeNew} ${inFolder(path, keyId)}`,
+        `${copyTo(madeNew, inFolder(path, primary))} && openssl rand -base64 32 > ${madeNew} && mv ${madeNew} ${inFolder(path, keyId)}`,
         `printf '{"stringData":{"${keyId}":"%s"}}' "$(openssl rand -base64 32)" | ${patch} merge --patch-file /dev/stdin`,
       ];
     case "promote":
@@ -102,7 +102,12 @@ function directoryCommands(change: KeyringChange, path: string, primary: string)
 
 function replacePrimary(path: string, keyId: string): string {
   const [primary, madeNew] = [inFolder(path, primaryFile), inFolder(path, ".new")];
-  return `cp -p ${primary} ${madeNew} && printf %s '${keyId}' > ${madeNew} && mv ${madeNew} ${primary}`;
+  return `${copyTo(madeNew, primary)} && printf %s '${keyId}' > ${madeNew} && mv ${madeNew} ${primary}`;
+}
+
+/** Returns a command that makes a file with the owner and the mode of another one, which its owner can write. */
+function copyTo(madeNew: string, from: string): string {
+  return `rm -f ${madeNew} && cp -p ${from} ${madeNew} && chmod u+w ${madeNew}`;
 }
 
 /** Returns the path of a file in a folder, quoted for a POSIX shell. */

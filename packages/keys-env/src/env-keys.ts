@@ -166,6 +166,15 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
       const others = { variable: othersVariable, ids: (await readOthers()).map(({ id }) => id) };
       return await describeMountChange(change, keyring, { mount: mountAt(path), path, others });
     }
+    if (trim(env[name] ?? "").includes(",") && !isDocument(trim(env[name] ?? ""))) {
+      throw new KeywardError(
+        "KEY_INVALID",
+        `${name} holds a passphrase with a comma, which ${othersVariable} cannot hold`,
+        {
+          hint: `A rotation needs both keys for a while. First move the keys to a directory of keys, or to a keyring document, and set ${fileVariable} to its path. A file in the directory may hold the passphrase.`,
+        },
+      );
+    }
     if (isDocument(trim(env[name] ?? ""))) return changeDocument(change, `the environment variable ${name}`, true);
     return changeVariables(change, name, othersVariable);
   }

@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -79,6 +79,17 @@ describe("the instruction to change a directory of keys", () => {
       await run("sh", ["-c", commandIn((await instructionOf(keys, change)).text, "On a disk")]);
     }
     expect(shown(await keys.load())).toBe("2026-12, primary 2026-12");
+  });
+
+  it("has commands for a disk that keep the mode of files which their owner cannot write", async () => {
+    const directory = await newDirectory("app-keys");
+    for (const file of ["2026-11", "primary"]) await chmod(join(directory, file), 0o440);
+    const keys = fileKeys(directory);
+    for (const change of [add, promote]) {
+      await run("sh", ["-c", commandIn((await instructionOf(keys, change)).text, "On a disk")]);
+    }
+    expect(shown(await keys.load())).toBe("2026-11 2026-12, primary 2026-12");
+    expect((await stat(join(directory, "2026-12"))).mode & 0o777).toBe(0o640);
   });
 
   it("contains kubectl commands whose patches make each change in a Secret", async () => {

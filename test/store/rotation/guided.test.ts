@@ -421,6 +421,78 @@ describe("a guided rotation", () => {
     await expectReadable();
   });
 
+  it("rolls back a rotation whose new key was never added", async () => {
+    const { source, operator, asked, idsIn, expectReadable } = await begun();
+    const { provider, options } = operator();
+    const stop = new AbortController();
+    const instruct = () => stop.abort(new Error("stopped"));
+    await expect(rotateKey(provider, { ...options, instruct, signal: stop.signal })).rejects.toThrow("stopped");
+    const { newKey: _, ...rest } = options;
+    expect(await rollBackRotation(provider, rest)).toMatchObject({ step: "done", to: "old" });
+    expect(asked).toEqual([]);
+    expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
+    expect(source.ids).toEqual(["new"]);
+    expect(await idsIn()).toEqual(["new"]);
+    await expectReadable();
+  });
+
+  it("resumes a revocation disable-first that was stopped while it asked for the change", async () => {
+    const { source, inner, app, operator, asked } = await begun();
+    const { provider, options } = operator();
+    const revocation = { ...options, id: "old", order: "disable-first" } as const;
+    const stop = new AbortController();
+    const instruct = (instruction: Instruction) => {
+      if (instruction.change.kind === "replace") stop.abort(new Error("stopped"));
+      else source.make(instruction.change);
+    };
+    await expect(revokeKey(provider, { ...revocation, instruct, signal: stop.signal })).rejects.toThrow("stopped");
+    expect(await revokeKey(provider, revocation)).toMatchObject({ step: "done" });
+    expect(asked.map(({ change }) => change.kind)).toEqual(["replace"]);
+    await unregistered(inner, source.ring).set("after", value);
+    await app.set("after too", value);
+  });
+
+  it("stops at once while it waits for replicas, if another operator rolls back", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const before = source.ring;
+    let follows = false;
+    const late = new EncryptedStore(new MemoryStore(inner), {
+      keys: { load: async () => (follows ? source.ring : before), freshness: { refreshMs: 20 } },
+      replica: { ...replica, name: "late" },
+    });
+    onTestFinished(() => late.disconnect());
+    await late.set("late", value);
+    const { provider, options } = operator();
+    const isWaiting = Promise.withResolvers<void>();
+    const onProgress = (progress: RotationProgress) => {
+      if (progress.kind === "waiting" && progress.step === "distribute") isWaiting.resolve();
+    };
+    const first = rotateKey(provider, { ...options, onProgress });
+    first.catch(() => undefined);
+    await isWaiting.promise;
+    const other = operator();
+    const { newKey: _, ...rest } = other.options;
+    const back = rollBackRotation(other.provider, rest);
+    await expectRefusal(first, "ROTATION_IN_PROGRESS");
+    follows = true;
+    expect(await back).toMatchObject({ step: "done", to: "old" });
+    await expectReadable();
+  });
+
+  it("lets a source that can save use a key again that a guided rotation took out of use", async () => {
+    const { source, inner, app, operator } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "grace" });
+    await app.disconnect();
+    const savable = new KeysOverOneSource(source.ring);
+    const keys = savable.provider();
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    const back = await rollBackRotation(keys, { stores, graceMs: 0, ...alone });
+    expect(back).toMatchObject({ step: "done", to: "old" });
+    await unregistered(inner, savable.ring).set("written", value);
+    expect(await unregistered(inner, savable.ring).get("key-0")).toBe(value);
+  });
+
   it("stops waiting for a change when its signal is aborted", async () => {
     const { operator } = await begun();
     const { provider, options } = operator();

@@ -68,7 +68,7 @@ export async function changeAtSource(
       throw loaded instanceof KeywardError ? loaded : changeNeeded(change, instruction, loaded);
     const problem = loaded instanceof KeywardError ? loaded : otherChange(change, before, loaded);
     if (problem !== undefined && problem.message !== problemBefore) await tell(problem);
-    if (problem !== undefined || loaded instanceof KeywardError) problemBefore = problem?.message ?? "";
+    problemBefore = problem?.message ?? "";
     if (!(loaded instanceof KeywardError)) before = loaded;
     await pause(pollMs, signal);
   }

@@ -129,6 +129,7 @@ export class ReplicaWaits {
    * @param report called with the replicas that are not ready yet, each time the list changes.
    * @param registersLate true to wait also for replicas that register during the wait. A guided rotation needs this:
    * the former keyring may have the announced generation number too, so such a replica may not have loaded `keyring`.
+   * @param requireCurrent throws if the wait is no longer wanted, because another run took the rotation over.
    * @throws KeywardError `REPLICA_BEHIND` if a replica is not ready within `replicasWithinMs`; `NO_REPLICAS` if
    * `unregistered` is not given and a store has no replica left except this process. The step `remove` does not throw
    * `NO_REPLICAS`.
@@ -138,7 +139,10 @@ export class ReplicaWaits {
     keyring: Keyring,
     isReady: (replica: Replica) => boolean,
     report: (waiting: readonly WaitingReplica[]) => void,
-    { registersLate }: { readonly registersLate: boolean },
+    {
+      registersLate,
+      requireCurrent,
+    }: { readonly registersLate: boolean; readonly requireCurrent?: () => Promise<void> },
   ): Promise<void> {
     const { ignoreReplicas = [], unregistered, signal } = this.#options;
     const waitingIn = (all: readonly WaitingReplica[]) =>
@@ -168,6 +172,7 @@ export class ReplicaWaits {
       if (ids !== reportedIds) report(waiting);
       reportedIds = ids;
       await pause(pollMs, signal);
+      await requireCurrent?.();
       listed = await this.#readReplicas();
     }
     if (step === "remove") return;

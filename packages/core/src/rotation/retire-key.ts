@@ -111,7 +111,9 @@ async function retireAtSource(
   if (keyOf(keyring, id) === undefined) {
     // Without this check, a misspelt id would count as a key that was removed already.
     const noted = await Promise.all(parts.map(({ generationNotice }) => generationNotice.retired(keyring)));
-    if (!noted.some((keys) => keys.includes(id))) requireKeyIn(keyring, id);
+    // A store without a reserved space keeps no such note.
+    const isKnown = noted.some((keys) => keys.includes(id)) || parts.every(({ reserve }) => reserve === undefined);
+    if (!isKnown) requireKeyIn(keyring, id);
   } else {
     keyring.remove(id);
     await waits.wait(
@@ -123,7 +125,8 @@ async function retireAtSource(
         registersLate: true,
       },
     );
-    for (const { generationNotice } of parts) await generationNotice.retire(keyring, id);
+    const latest = await source.refresh();
+    for (const { generationNotice } of parts) await generationNotice.retire(latest, id);
   }
   let abandoned: Retirement["abandoned"] = [];
   await removeAtSource({

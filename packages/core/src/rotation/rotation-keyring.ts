@@ -7,8 +7,11 @@ import type { NamedStores } from "../reencryption/named-stores.ts";
 import type { LoadedKeyring } from "../reencryption/retirement.ts";
 import { canSave, requireSave } from "../reencryption/saving-keyring.ts";
 import { storeParts } from "../store/encrypted-store.ts";
+import { maxKeysInHeartbeat } from "../store/heartbeat.ts";
 import { retiredPrimary } from "../store/keyring-check.ts";
 import { changeAtSource, type GuidedSource, type Instruct } from "./change-at-source.ts";
+import type { RotationGoal } from "./rotation-goal.ts";
+import type { RotationStatus } from "./rotation-record.ts";
 
 /** The keyring that a rotation changes, with its provider and the stores that use it. */
 export class RotationKeyring {
@@ -119,10 +122,15 @@ export class RotationKeyring {
   /**
    * Checks that the loaded keys of a guided rotation are not from before an earlier rotation.
    *
+   * @param running the running rotation, if there is one. It may have noted its old key before an operator makes another
+   * key the primary.
    * @throws KeywardError `KEYRING_ROLLBACK` if a rotation took the primary out of use.
    */
-  async requirePrimaryInUse(keyring: Keyring): Promise<void> {
+  async requirePrimaryInUse(keyring: Keyring, running: RotationStatus | undefined, goal: RotationGoal): Promise<void> {
     if (this.#guided === undefined) return;
+    const isOld = running !== undefined && running.from === keyring.primary;
+    if (isOld && running.order === "disable-first" && running.step === "promote") return;
+    if (isOld && goal.kind === "roll-back" && running.step !== "remove") return;
     for (const store of Object.values(this.#stores)) {
       const retired = await storeParts(store).generationNotice.retired(keyring);
       if (retired.includes(keyring.primary)) throw retiredPrimary(keyring.primary);
@@ -136,7 +144,17 @@ export class RotationKeyring {
    * @throws KeywardError the error of the provider.
    */
   async requireDescribable(change: KeyringChange, keyring: Keyring): Promise<void> {
-    if (this.#guided !== undefined && !isMade(change, keyring)) await this.#provider.describeChange?.(change, keyring);
+    if (this.#guided === undefined) return;
+    if (keyring.keys.length > maxKeysInHeartbeat) {
+      throw new KeywardError(
+        "KEYRING_INVALID",
+        `A guided rotation needs a keyring with at most ${maxKeysInHeartbeat} keys`,
+        {
+          hint: "Remove keys that no record needs from the source of the keys. `census` counts the records under each key.",
+        },
+      );
+    }
+    if (!isMade(change, keyring)) await this.#provider.describeChange?.(change, keyring);
   }
 
   /**
@@ -154,7 +172,6 @@ export class RotationKeyring {
    * primary.
    */
   async acceptPrimary(keyring: Keyring, keyId: string): Promise<void> {
-    if (this.#guided === undefined) return;
     for (const store of Object.values(this.#stores)) await storeParts(store).generationNotice.useAgain(keyring, keyId);
   }
 

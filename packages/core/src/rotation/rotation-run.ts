@@ -106,6 +106,7 @@ export class RotationRun {
     const keyring = await this.#requireStores(goal);
     const { status } = await this.#record.read(this.#options.abandonUnreadable === true);
     const running = status === undefined || hasEnded(status, keyring) ? undefined : status;
+    await this.#keyring.requirePrimaryInUse(keyring, running, goal);
     return await planOf(goal, keyring, running, this.#waits, this.#options);
   }
 
@@ -129,6 +130,7 @@ export class RotationRun {
         }
       }
       const running = status === undefined || hasEnded(status, keyring) ? undefined : status;
+      await this.#keyring.requirePrimaryInUse(keyring, running, goal);
       const next = running === undefined ? newRotation(keyring, goal) : adaptToGoal(running, goal, keyring);
       if (next === running) return state;
       if (running === undefined) {
@@ -193,7 +195,6 @@ export class RotationRun {
       if (reencrypts) requireAtomic(storeParts(store).inner);
     }
     await this.#keyring.requireAllFollowing(keyring);
-    await this.#keyring.requirePrimaryInUse(keyring);
     return keyring;
   }
 }

@@ -45,6 +45,8 @@ export class RotationSteps {
   #abandoned: readonly UnreadableRecord[] = [];
   #madeUnreadable: Record<string, number> = Object.create(null);
   #rounds = 0;
+  /** The record of the rotation as it was at the beginning of the current step. */
+  #state: ReadRotation | undefined;
 
   constructor(options: RotationOptions, keyring: RotationKeyring, record: RotationRecord, waits: ReplicaWaits) {
     this.#options = options;
@@ -67,8 +69,9 @@ export class RotationSteps {
    * at that step, otherwise at the following step.
    */
   async perform(status: RotationStatus, state: ReadRotation, goal: RotationGoal): Promise<Partial<RotationStatus>> {
-    // A rotation that was rolled back may have noted that the new key must not be a primary.
-    const isBefore = ["distribute", "promote", "drain", "reencrypt"].includes(status.step);
+    this.#state = state;
+    // An earlier rotation may have noted that the new key must not be a primary.
+    const isBefore = ["promote", "drain", "reencrypt"].includes(status.step);
     if (isBefore && this.#keyring.guided !== undefined) {
       await this.#keyring.acceptPrimary(await this.#keyring.load(), status.to);
     }
@@ -126,7 +129,8 @@ export class RotationSteps {
     const keyring = await this.#keyring.load();
     requireRollBackTarget(status, keyring);
     requireKeyIn(keyring, status.to);
-    this.#requireOldKey(status, keyring);
+    await this.#requireUnneeded(status, keyring);
+    await this.#keyring.acceptPrimary(keyring, status.to);
     const hasNewKey = ({ keys = [] }: Replica) =>
       this.#keyring.guided === undefined || hasSameKey(keys, keyring, status.to);
     await this.#waitFor(
@@ -145,19 +149,8 @@ export class RotationSteps {
       this.#keyring.guided !== undefined && order === "disable-first" && (keys === undefined || hasKeyId(keys, from));
     await this.#waitFor("drain", keyring, (replica) => hasDrained(replica, keyring) && !keepsOldKey(replica));
     // From here on, a process that starts with the keys from before the promotion cannot write.
-    await this.#refuseOldPrimary(status, state, keyring);
+    await this.#refuseOldPrimary(status, state);
     return {};
-  }
-
-  /**
-   * Checks that an operator who added the new key at the source did not remove the old key, which records still need.
-   *
-   * @throws KeywardError `KEY_UNKNOWN`.
-   */
-  #requireOldKey({ from, order }: RotationStatus, keyring: Keyring): void {
-    if (this.#keyring.guided === undefined || order === "disable-first") return;
-    if (keyOf(keyring, from) !== undefined) return;
-    throw removedTooEarly(from);
   }
 
   /**
@@ -165,8 +158,8 @@ export class RotationSteps {
    *
    * @throws KeywardError `KEY_UNKNOWN`.
    */
-  async #requireUnneeded({ from }: RotationStatus, keyring: Keyring): Promise<void> {
-    if (this.#keyring.guided === undefined || keyOf(keyring, from) !== undefined) return;
+  async #requireUnneeded({ from, order }: RotationStatus, keyring: Keyring): Promise<void> {
+    if (this.#keyring.guided === undefined || order === "disable-first" || keyOf(keyring, from) !== undefined) return;
     const counts = await countUnder(this.#options.stores, (id) => id === from, this.#options.signal);
     if (Object.values(counts).some((count) => count > 0)) throw removedTooEarly(from);
   }
@@ -175,7 +168,7 @@ export class RotationSteps {
     const { id, to } = status;
     const keyring = await this.#keyring.load();
     if (keyring.primary !== to) return { step: "promote" };
-    this.#requireOldKey(status, keyring);
+    await this.#requireUnneeded(status, keyring);
     this.#rounds++;
     await this.#keyring.announce(keyring);
     const { stores, signal, reencrypt: pace } = this.#options;
@@ -304,7 +297,7 @@ export class RotationSteps {
       // A process that was started with the former keys after the step "drain" would go on to write under the old key.
       await this.#waitFor("drain", keyring, (replica) => hasDrained(replica, keyring));
     }
-    await this.#refuseOldPrimary({ from, to }, state, keyring);
+    await this.#refuseOldPrimary({ from }, state);
     try {
       await removeAtSource({
         keyId: from,
@@ -327,18 +320,14 @@ export class RotationSteps {
     return {};
   }
 
-  /** Notes that the old key must not be a primary, unless another run has taken the rotation over. */
-  async #refuseOldPrimary(
-    { from }: Pick<RotationStatus, "from" | "to">,
-    state: ReadRotation,
-    keyring: Keyring,
-  ): Promise<void> {
+  /** Notes that the old key must not be a primary, unless a roll-back makes the old key the primary again. */
+  async #refuseOldPrimary({ from }: Pick<RotationStatus, "from">, state: ReadRotation): Promise<void> {
     if (this.#keyring.guided === undefined) return;
     if (!(await this.#record.isUnchanged(state))) throw new ChangedByAnotherRun();
-    await this.#keyring.refusePrimary(keyring, from);
-    if (await this.#record.isUnchanged(state)) return;
-    // A roll-back that began meanwhile makes the old key the primary again.
-    await this.#keyring.acceptPrimary(keyring, from);
+    await this.#keyring.refusePrimary(await this.#keyring.load(), from);
+    const { status } = await this.#record.read(true);
+    if (status?.to !== from || status.step === "done") return;
+    await this.#keyring.acceptPrimary(await this.#keyring.load(), from);
     throw new ChangedByAnotherRun();
   }
 
@@ -376,7 +365,11 @@ export class RotationSteps {
     await this.#keyring.announce(keyring);
     const onWaiting = (replicas: readonly WaitingReplica[]) => this.report({ kind: "waiting", step, replicas });
     const registersLate = this.#keyring.guided !== undefined;
-    await this.#waits.wait(step, keyring, isReady, onWaiting, { registersLate });
+    const requireCurrent = async () => {
+      if (this.#state !== undefined && !(await this.#record.isUnchanged(this.#state))) throw new ChangedByAnotherRun();
+    };
+    const late = registersLate ? { registersLate, requireCurrent } : { registersLate };
+    await this.#waits.wait(step, keyring, isReady, onWaiting, late);
   }
 
   /** Passes `progress` to the option `onProgress`, if that is given. */

@@ -1,5 +1,5 @@
 import { keyIdIn } from "../envelope/header.ts";
-import type { Keyring } from "../keyring/keyring.ts";
+import { isEnabled, type Keyring, withPrimary } from "../keyring/keyring.ts";
 import { type CheckRecord, maxRetired, parseCheckRecord, type StoredCheckRecord } from "./check-record.ts";
 import { isUnusableScope, scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
@@ -147,9 +147,12 @@ async function noteRetired(
   keyring: Keyring,
   noteFor: (noted: readonly string[]) => readonly string[],
 ): Promise<void> {
-  const scoped = record.scope === undefined ? keyring : keyring.scope(record.scope);
   for (;;) {
-    const stored = await record.read(scoped);
+    const stored = await record.read(keyring);
+    // The note must not change under which key the check record is: this keyring may be from before a promotion.
+    const keyId = keyIdOf(stored);
+    const encrypting = keyId !== undefined && isEnabled(keyring, keyId) ? withPrimary(keyring, keyId) : keyring;
+    const scoped = record.scope === undefined ? encrypting : encrypting.scope(record.scope);
     const opened = stored === undefined ? undefined : await record.decrypt(stored);
     const content = opened === undefined ? undefined : await trustedContent(record, opened, keyring);
     const noted = content?.retired ?? [];

@@ -155,8 +155,10 @@ export class KeyringCheck {
  *
  * @throws KeywardError `KEYRING_ROLLBACK`.
  */
-function requirePrimaryInUse(record: CheckRecord, opened: OpenedRecord, { primary }: Keyring): void {
-  if (record.scope !== undefined || parseCheckRecord(opened)?.retired?.includes(primary) !== true) return;
+function requirePrimaryInUse(record: CheckRecord, opened: OpenedRecord, { primary, generation }: Keyring): void {
+  const content = record.scope === undefined ? parseCheckRecord(opened) : undefined;
+  // A keyring with a later generation than the note is not from before the rotation.
+  if (content?.retired?.includes(primary) !== true || generation > content.generation) return;
   throw retiredPrimary(primary);
 }
 
