@@ -152,6 +152,12 @@ describe("the instruction to change", () => {
     expect((await instructionOf(keys, replace)).text).toContain("in neither of the variables");
   });
 
+  it("a passphrase with a comma is refused, because the other variable separates its keys by commas", async () => {
+    const passphrase = "first half of a long passphrase, second half of a long passphrase";
+    const keys = envKeys("APP_KEY", { env: { APP_KEY: passphrase }, passphrase: true });
+    await expect(instructionOf(keys, add)).rejects.toMatchObject({ code: "KEY_INVALID" });
+  });
+
   it("a directory that NAME_FILE names is the same as the instruction of fileKeys", async () => {
     const directory = await newDirectory("app-keys");
     const keys = envKeys("APP_KEY", { env: { APP_KEY_FILE: directory } });
