@@ -16,6 +16,15 @@ const terms: readonly (readonly [RegExp, string])[] = [
   [/`revokeKey`/g, "`keyward revoke`"],
   [/`revocationCost`/g, "`keyward revoke` without `--order`"],
   [/`?retireKey`?( with `to: "disabled"`)?/g, "`keyward retire`"],
+  [/[Rr]un this call again|[Rr]epeat (?:the|this) call/g, "run the command again"],
+  [
+    /`overwriteCheckRecord\(\)` of the EncryptedStore \(`keyv\.encryptedStore`\)/g,
+    "`overwriteCheckRecord()` in a program",
+  ],
+  [
+    /Use the existing keyring with `load\(\)`, and change it with `save\(\)`\./g,
+    "Use the existing keyring: `keyward keyring show`.",
+  ],
   [/`reencrypt`/g, "`keyward reencrypt`"],
 ];
 

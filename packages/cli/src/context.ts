@@ -46,7 +46,12 @@ export class Context {
     },
   ): Promise<void> {
     const keys = await this.keys();
-    const opened = await openStores(this.#options, keys, this.#env, failed);
+    const listed = await keys.load({ signal: this.signal }).then(
+      ({ stores }) => stores,
+      // The work of the command reports why the keys cannot be loaded.
+      () => [],
+    );
+    const opened = await openStores(this.#options, { keys, listed, env: this.#env, failed });
     try {
       await work(keys, opened.stores);
     } finally {

@@ -22,19 +22,32 @@ export async function main(commandLine: readonly string[], given: Partial<Surrou
   };
   const interrupt = () => stop.abort(new Interrupted());
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, interrupt);
-  // A reader that closes its end of a pipe early, such as `head`, is no error.
-  for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
+  let outputFailed = false;
+  const onStreamError = (error: NodeJS.ErrnoException) => {
+    // A reader that closes its end of a pipe early, such as `head`, is no error. A full disk is one.
+    if (error.code === "EPIPE") return;
+    outputFailed = true;
+    process.exitCode = exitCodes.failed;
+  };
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", onStreamError);
   const program = programFor(surroundings);
   try {
     await program.parseAsync([...commandLine], { from: "user" });
-    return exitCodes.done;
+    await new Promise<void>((resolve) => process.stdout.write("", () => resolve()));
+    if (outputFailed) surroundings.stderr.write("keyward: the output cannot be written. Is the disk full?\n");
+    return outputFailed ? exitCodes.failed : exitCodes.done;
   } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage;
+    if (error instanceof CommanderError) {
+      if (error.exitCode === 0) return exitCodes.done;
+      const usage = { error: { code: "USAGE", message: withoutSources(error.message) } };
+      if (commandLine.includes("--json")) surroundings.stdout.write(`${JSON.stringify(usage)}\n`);
+      return exitCodes.usage;
+    }
     if (error instanceof DoctorFoundProblems) return exitCodes.failed;
     const { json = false, quiet = false } = program.opts<Partial<CommonOptions>>();
     const { Output } = await import("./output.ts");
     const output = new Output(surroundings, { json, quiet });
-    if (error instanceof Interrupted) {
+    if (error instanceof Interrupted || stop.signal.aborted) {
       output.notice("keyward: stopped. To continue, run the same command again.");
       return exitCodes.interrupted;
     }
@@ -48,23 +61,32 @@ export async function main(commandLine: readonly string[], given: Partial<Surrou
 
 class Interrupted extends Error {}
 
+/** Replaces sources in a message of commander, which repeats arguments, because a source may contain a password. */
+function withoutSources(text: string): string {
+  return text.replace(/\S*:\/\/\S*/g, "(a source)");
+}
+
 function programFor(surroundings: Surroundings): Command {
   const program = new Command("keyward")
     .description("Keys and records of Keyward: make keys, see who uses them, rotate, count, retire and revoke.")
     .version(version, "--version", "print the version")
     .option("--keys <source>", "the source of the keys, such as file:production.keyring (default: KEYWARD_KEYS)")
-    .option(
-      "--store <name=source>",
-      "a store, such as sessions=redis://localhost; repeat it for each store (default: KEYWARD_STORE_<NAME>)",
-      (text: string, texts: readonly string[]) => [...texts, text],
-      [],
+    .addOption(
+      new Option("--store <name=source>", "a store, such as sessions=redis://localhost; repeat it for each store")
+        .argParser(collect)
+        .default([], "KEYWARD_STORE_<NAME>"),
+    )
+    .addOption(
+      new Option("--empty-store <name>", "the name of a store to which no record was ever written")
+        .argParser(collect)
+        .default([], "none"),
     )
     .option("--scope <name>", "the scope of the records in the stores")
     .option("--json", "print the result as one line of JSON", false)
     .option("--quiet", "print no progress", false)
     .configureOutput({
       writeOut: (text) => surroundings.stdout.write(text),
-      writeErr: (text) => surroundings.stderr.write(text),
+      writeErr: (text) => surroundings.stderr.write(withoutSources(text)),
     })
     .showHelpAfterError("(keyward --help lists the commands)")
     .exitOverride();
@@ -165,7 +187,11 @@ function programFor(surroundings: Surroundings): Command {
 function rotationOptions(command: Command): Command {
   return command
     .addOption(new Option("--until <step>", "the last step of this run").choices(stepNames))
-    .option("--grace <duration>", "how long the old key stays disabled before it is removed", readDuration, 86_400_000)
+    .addOption(
+      new Option("--grace <duration>", "how long the old key stays disabled before it is removed")
+        .argParser(readDuration)
+        .default(86_400_000, "1d"),
+    )
     .option("--max-per-second <records>", "the most records that are re-encrypted per second", readAmount)
     .option(
       "--unregistered <duration>",
@@ -173,13 +199,16 @@ function rotationOptions(command: Command): Command {
       readDuration,
     )
     .option("--replicas-within <duration>", "how long to wait for the replicas in each step", readDuration)
-    .option(
-      "--ignore-replica <id>",
-      "the id of a replica that has ended; repeat it for each replica",
-      (id: string, ids: readonly string[]) => [...ids, id],
-      [],
+    .addOption(
+      new Option("--ignore-replica <id>", "the id of a replica that has ended; repeat it for each replica")
+        .argParser(collect)
+        .default([], "none"),
     )
     .option("--abandon-unreadable", "go on although records cannot be decrypted, which are then lost", false);
+}
+
+function collect(text: string, texts: readonly string[]): readonly string[] {
+  return [...texts, text];
 }
 
 function readAmount(text: string): number {

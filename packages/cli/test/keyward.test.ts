@@ -136,6 +136,43 @@ describe("keyward", () => {
     for (const each of [good, bad, text]) await expectNoSecrets(folder, each);
   });
 
+  it("refuses a store that was never used, and a store whose file does not exist, before it changes anything", async () => {
+    const { folder, run, expectReadable } = await begun();
+    const rotation = ["rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s"];
+    const misspelt = await run(...rotation, "--store", "sessions=sqlite:sesions.sqlite");
+    expect(misspelt.exitCode).toBe(1);
+    expect(misspelt.stderr).toContain("--empty-store sessions");
+    expect(await readdir(folder)).not.toContain("sesions.sqlite");
+    await writeFile(join(folder, "empty.sqlite"), "");
+    const empty = await run(...rotation, "--store", "sessions=sqlite:empty.sqlite");
+    expect(empty.stderr).toContain("The store sessions was never used with Keyward");
+    expect((await run("keyring", "show", "--json")).stdout).toContain('"primary":"2026-11"');
+    await expectReadable();
+  });
+
+  it("ends with exit code 1 if its output cannot be written", async () => {
+    const child = spawn("sh", [
+      "-c",
+      '"$0" --conditions development "$1" keygen > /dev/full',
+      process.execPath,
+      executable,
+    ]);
+    let printed = "";
+    child.stderr.on("data", (data) => {
+      printed += String(data);
+    });
+    expect(await once(child, "close")).toEqual([1, null]);
+    expect(printed).toContain("the output cannot be written");
+  });
+
+  it("finishes a rotation that was stopped after the grace", async () => {
+    const { run, expectReadable } = await begun();
+    const rotation = ["rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s"];
+    expect((await run(...rotation, "--until", "grace")).stdout).toContain("the next step is remove");
+    expect((await run(...rotation)).stdout).toBe('rotate from key "2026-11" to "2026-12": done\n');
+    await expectReadable();
+  });
+
   it("guides through a rotation of keys in a directory", async () => {
     const folder = await newFolder();
     const directory = join(folder, "keys");
@@ -143,7 +180,18 @@ describe("keyward", () => {
     await writeFile(join(directory, "2026-11"), randomBytes(32).toString("base64"));
     await writeFile(join(directory, "primary"), "2026-11");
     const { PATH = "", HOME = "" } = process.env;
-    const flags = ["--keys", "file:keys", "--store", "sqlite:sessions.sqlite", "--unregistered", "0s", "--grace", "0s"];
+    const flags = [
+      "--keys",
+      "file:keys",
+      "--store",
+      "sqlite:sessions.sqlite",
+      "--empty-store",
+      "records",
+      "--unregistered",
+      "0s",
+      "--grace",
+      "0s",
+    ];
     const child = spawn(
       process.execPath,
       ["--conditions", "development", executable, "rotate", "--new-key", "2026-12", ...flags],
@@ -177,7 +225,17 @@ describe("keyward", () => {
       APP_KEY: randomBytes(32).toString("base64"),
       KEYWARD_STORE: "sqlite:a.sqlite",
     };
-    const { exitCode, stderr } = await keyward(folder, env, "rotate", "--new-key", "2026-12", "--unregistered", "0s");
+    const { exitCode, stderr } = await keyward(
+      folder,
+      env,
+      "rotate",
+      "--new-key",
+      "2026-12",
+      "--empty-store",
+      "records",
+      "--unregistered",
+      "0s",
+    );
     expect(exitCode).toBe(3);
     expect(stderr).toContain('Add the text "2026-12=hex:" and the new key to APP_KEY_OTHERS');
     expect(stderr).toContain("(CHANGE_NEEDED)");
@@ -214,8 +272,11 @@ describe("keyward", () => {
     [["revoke"], 2, /missing required argument 'id'/],
     [["census"], 1, /The source of the keys is not set/],
     [["census", "--keys", "env:APP_KEY"], 1, /No store is set/],
+    [["census", "--keys", "env:APP_KEY", "--store", "a=memory:"], 1, /The store a is in the memory of a process/],
+    [["census", "--keys", "env:K", "--store", "sqlite:gone"], 1, /The file of the store records does not exist/],
+    [["census", "redis://:secret@localhost"], 2, /too many arguments.*\(a source\)/],
     [
-      ["census", "--keys", "env:APP_KEY", "--store", "a=memory:", "--store", "a=memory:"],
+      ["census", "--keys", "env:K", "--store", "a=sqlite:x", "--store", "a=sqlite:x", "--empty-store", "a"],
       1,
       /Two stores have the name "a"/,
     ],
@@ -286,7 +347,7 @@ describeWithRedis(servers, "keyward over Redis", () => {
     await app.set("session:1", secretValue);
     const flags = ["--keys", "file:keyring", "--store", `sessions=${redis.url}`];
     const listed = await keyward(folder, {}, "replicas", ...flags);
-    expect(listed.stdout).toMatch(/\nsessions +web-1 +1 +old +old:[0-9a-f]{8} +seen /);
+    expect(listed.stdout).toMatch(/\nsessions +web-1 +[\w-]{12} +1 +old +old:[0-9a-f]{8} +seen /);
     const rotated = await keyward(folder, {}, "rotate", "--new-key", "new", "--grace", "0s", ...flags);
     expect(rotated).toMatchObject({ exitCode: 0, stdout: 'rotate from key "old" to "new": done\n' });
     expect(await app.get("session:1")).toBe(secretValue);

@@ -24,6 +24,7 @@ export async function doctor(context: Context): Promise<void> {
   const notOpened: Finding[] = [];
   const check = async (keys: KeyProvider, stores: Readonly<Record<string, EncryptedStore>>): Promise<void> => {
     const findings = [...(await checkKeys(keys, context.signal)), ...notOpened];
+    findings.push(...(await checkNames(keys, [...Object.keys(stores), ...notOpened.map(({ of }) => of)])));
     for (const [name, store] of Object.entries(stores)) {
       context.signal.throwIfAborted();
       findings.push(...(await checkStore(name, store)));
@@ -47,6 +48,25 @@ async function checkKeys(provider: KeyProvider, signal: AbortSignal): Promise<re
   } catch (error) {
     return [problemOf(of, error)];
   }
+}
+
+async function checkNames(provider: KeyProvider, names: readonly string[]): Promise<readonly Finding[]> {
+  const listed = await provider.load().then(
+    ({ stores }) => stores,
+    (): readonly string[] => [],
+  );
+  const missing = listed.filter((name) => !names.includes(name));
+  const unlisted = listed.length === 0 ? [] : names.filter((name) => !listed.includes(name));
+  const hint = "Name every store that uses the keys, under the name that the keyring lists: `--store name=source`.";
+  return [
+    ...missing.map((of) => ({
+      level: "problem" as const,
+      of,
+      text: "the keyring lists this store, which was not named",
+      hint,
+    })),
+    ...unlisted.map((of) => ({ level: "problem" as const, of, text: "the keyring does not list this store", hint })),
+  ];
 }
 
 async function checkSaving(provider: KeyProvider): Promise<Finding> {

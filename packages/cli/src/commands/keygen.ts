@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { open } from "node:fs/promises";
+import { open, unlink } from "node:fs/promises";
 import { exportKeyring, Keyring, KeywardError, systemCode } from "@keyward/core";
 import type { Context } from "../context.ts";
 
@@ -42,6 +42,10 @@ async function writeNewFile(path: string, text: string): Promise<void> {
     try {
       await file.writeFile(text);
       await file.sync();
+    } catch (error) {
+      // An empty or cut file would be taken for a key.
+      await unlink(path);
+      throw error;
     } finally {
       await file.close();
     }

@@ -2,6 +2,7 @@ import { type KeyInfo, Keyring, KeywardError } from "@keyward/core";
 import type { Context } from "../context.ts";
 import { shownDuration } from "../durations.ts";
 import { table } from "../output.ts";
+import { storeName } from "../settings.ts";
 
 /** Shows the keys of the keyring, without their material. */
 export async function showKeyring(context: Context): Promise<void> {
@@ -30,8 +31,15 @@ export async function createKeyring(context: Context, { id, stores }: CreateOpti
       hint: "Use a file, a secret of AWS or Vault, or a wrapped keyring. For an environment variable, make a key with `keyward keygen`.",
     });
   }
+  const names = stores?.split(",").map((name) => name.trim());
+  const invalid = names?.find((name) => !storeName.test(name));
+  if (invalid !== undefined) {
+    throw new KeywardError("VALUE_INVALID", `"${invalid}" cannot be the name of a store`, {
+      hint: "A name begins with a letter, and has letters, digits, - and _ after it.",
+    });
+  }
   const first = Keyring.generate(id ?? new Date().toISOString().slice(0, 10));
-  const ring = stores === undefined ? first : first.withStores(stores.split(",").map((name) => name.trim()));
+  const ring = names === undefined ? first : first.withStores(names);
   await provider.create(ring);
   context.output.result(`The keyring was saved. Its primary is key "${ring.primary}".`, { primary: ring.primary });
 }

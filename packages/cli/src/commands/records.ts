@@ -1,4 +1,4 @@
-import { census, reencrypt, replicas, retireKey } from "@keyward/core";
+import { census, KeywardError, reencrypt, replicas, retireKey } from "@keyward/core";
 import type { Context } from "../context.ts";
 import { shownDuration } from "../durations.ts";
 import { table } from "../output.ts";
@@ -42,6 +42,7 @@ export async function reencryptStores(context: Context, options: ReencryptStores
     const { maxPerSecond, dryRun } = options;
     const reports: Record<string, unknown> = {};
     const lines: string[] = [];
+    const codes = new Map<string, number>();
     for (const [name, store] of Object.entries(stores)) {
       const report = await reencrypt(store, {
         signal,
@@ -52,12 +53,18 @@ export async function reencryptStores(context: Context, options: ReencryptStores
       });
       signal.throwIfAborted();
       reports[name] = report;
+      for (const { code } of report.unreadableRecords) codes.set(code, (codes.get(code) ?? 0) + 1);
       const verb = dryRun ? "would be re-encrypted" : "re-encrypted";
       lines.push(
         `${name}: ${report.reencrypted} of ${report.scanned} records ${verb}, ${report.unreadable} unreadable`,
       );
     }
     output.result(lines.join("\n"), reports);
+    if (codes.size === 0) return;
+    const counts = [...codes].map(([code, count]) => `${count} with ${code}`).join(", ");
+    throw new KeywardError("RECORDS_UNREADABLE", `Some records cannot be decrypted: ${counts}`, {
+      hint: "Look the codes up in docs/errors.md. With KEY_MISMATCH, check `--scope`.",
+    });
   });
 }
 
@@ -94,13 +101,13 @@ export async function showReplicas(context: Context): Promise<void> {
     for (const [store, given] of Object.entries(stores)) {
       const listed = await replicas(given);
       found[store] = listed;
-      for (const { name, generation, primary, keys, lastSeenMs, lapsed, problem } of listed) {
+      for (const { id, name, generation, primary, keys, lastSeenMs, lapsed, problem } of listed) {
         const state =
           problem ?? (lapsed ? "lapsed" : `seen ${shownDuration(Math.max(0, Date.now() - lastSeenMs))} ago`);
-        rows.push([store, name, String(generation), primary, keys?.join(" ") ?? "", state]);
+        rows.push([store, name, id, String(generation), primary, keys?.join(" ") ?? "", state]);
       }
     }
-    const header = ["store", "replica", "generation", "primary", "keys", ""];
+    const header = ["store", "replica", "id", "generation", "primary", "keys", ""];
     context.output.result(rows.length === 0 ? "No process is registered." : table([header, ...rows]), found);
   });
 }

@@ -1,5 +1,7 @@
 import {
   type Instruct,
+  type KeyProvider,
+  KeywardError,
   planRotation,
   type RevocationOrder,
   type RotateKeyOptions,
@@ -58,6 +60,7 @@ export async function rotate(context: Context, options: RotateCommandOptions): P
       context.output.result(table([["step", "what it would do"], ...rows]), plan);
       return;
     }
+    await requireReady(stores);
     await inParts(context, options, (until) => rotateKey(keys, { ...settings, ...until }));
   });
 }
@@ -98,6 +101,7 @@ export async function revoke(context: Context, id: string, options: RevokeComman
 /** Shows the running rotation, or the last one. */
 export async function showStatus(context: Context): Promise<void> {
   await context.withStores(async (keys, stores) => {
+    await requireListedStores(keys, stores);
     const status = await rotationStatus(keys, { stores });
     if (status === undefined) context.output.result("There was no rotation yet.", null);
     else {
@@ -110,6 +114,24 @@ export async function showStatus(context: Context): Promise<void> {
 }
 
 /**
+ * Checks that every store was named that the keyring lists, because the record of a rotation is in one of them.
+ *
+ * @throws KeywardError `STORES_MISSING`.
+ */
+async function requireListedStores(keys: KeyProvider, stores: OpenStores["stores"]): Promise<void> {
+  const missing = (await keys.load()).stores.filter((name) => !(name in stores));
+  if (missing.length === 0) return;
+  throw new KeywardError("STORES_MISSING", `The keyring lists stores that were not named: ${missing.join(", ")}`, {
+    hint: "Name each store that the keyring lists: `--store name=source`.",
+  });
+}
+
+/** Checks that the keys belong to each store, before a rotation changes anything. */
+async function requireReady(stores: OpenStores["stores"]): Promise<void> {
+  for (const store of Object.values(stores)) await store.ready();
+}
+
+/**
  * Runs a rotation up to the grace. If the grace is short, or over, runs the steps after it too. Otherwise the operator
  * runs the command again after the grace.
  */
@@ -119,13 +141,18 @@ async function inParts(
   run: (until: { readonly until?: RotationStep }) => Promise<RotationReport>,
 ): Promise<void> {
   let report = await run({ until: until ?? "disable" });
-  if (until === undefined && report.step === "grace") {
-    const leftMs = (report.disabledAtMs ?? Date.now()) + grace - Date.now();
+  if (until === undefined && (report.step === "grace" || report.step === "remove")) {
+    const leftMs = report.step === "remove" ? 0 : (report.disabledAtMs ?? Date.now()) + grace - Date.now();
     if (leftMs <= longestWaitMs) report = await run({});
-    else
-      output.notice(`The old key is removed after the grace. Run the same command again in ${shownDuration(leftMs)}.`);
+    else {
+      const advice = `Run the same command again in ${shownDuration(leftMs)}, or now with --grace 0s.`;
+      output.notice(`Key "${report.from}" is removed after the grace. ${advice}`);
+    }
   }
-  const { kind, from, to, step, keyring } = report;
+  const { kind, from, to, step, keyring, madeUnreadable } = report;
+  for (const [store, records] of Object.entries(madeUnreadable)) {
+    if (records > 0) output.notice(`${records} records of the store ${store} are unreadable now.`);
+  }
   const next = step === "done" ? "done" : `the next step is ${step}`;
   output.result(`${kind} from key "${from}" to "${to}": ${next}`, { ...report, keyring: keyring.toJSON() });
 }
