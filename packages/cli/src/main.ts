@@ -163,8 +163,9 @@ function programFor(surroundings: Surroundings): Command {
     .action(async (options) => await (await import("./commands/records.ts")).reencryptStores(await context(), options));
   program
     .command("census")
-    .description("Count the records under each key, by store.")
-    .action(async () => await (await import("./commands/records.ts")).showCensus(await context()));
+    .description("Count the records under each key, by store or by namespace.")
+    .addOption(new Option("--by <place>", "what is counted apart").choices(["store", "namespace"]).default("store"))
+    .action(async (options) => await (await import("./commands/records.ts")).showCensus(await context(), options));
   program
     .command("retire <id>")
     .description("Disable or remove a key, after checking that no record needs it.")

@@ -52,8 +52,9 @@ export class Output {
   }
 }
 
-/** Returns rows as text, with columns of equal width. */
-export function table(rows: readonly (readonly string[])[]): string {
+/** Returns rows as text, with columns of equal width. Control characters, which could steer a terminal, are escaped. */
+export function table(given: readonly (readonly string[])[]): string {
+  const rows = given.map((row) => row.map(withoutControlCharacters));
   const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
   return rows
     .map((row) =>
@@ -63,4 +64,8 @@ export function table(rows: readonly (readonly string[])[]): string {
         .trimEnd(),
     )
     .join("\n");
+}
+
+function withoutControlCharacters(text: string): string {
+  return text.replace(/\p{Cc}/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`);
 }

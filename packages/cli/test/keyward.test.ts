@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createKeyv, exportKeyring, Keyring, type KeywardKeyv } from "@keyward/core";
+import { createKeyv, EncryptedStore, exportKeyring, Keyring, type KeywardKeyv } from "@keyward/core";
 import { fileKeys } from "@keyward/keys-env";
 import { RedisStore } from "@keyward/store-redis";
 import { SqliteStore } from "@keyward/store-sqlite";
@@ -56,13 +56,29 @@ async function expectNoSecrets(folder: string, ended: Ended): Promise<void> {
 describe("keyward", () => {
   it("rotates a key in five commands, and each of them prints no secret", async () => {
     const { folder, run, expectReadable } = await begun();
+    const planned = await run("rotate", "--new-key", "2026-12", "--dry-run");
+    expect(planned.stdout.split("\n").map((line) => line.split(/ {2,}/))).toEqual([
+      ["step", "what it would do"],
+      ["add", 'add key "2026-12"'],
+      ["distribute", "no process is registered in sessions"],
+      ["promote", 'make key "2026-12" the primary'],
+      ["drain", "no process is registered in sessions"],
+      ["reencrypt", "re-encrypt the records: 10 in sessions"],
+      ["disable", 'disable key "2026-11". Records under this key now: 10 in sessions'],
+      ["grace", "wait 1d"],
+      ["remove", 'remove key "2026-11"'],
+      [""],
+    ]);
     const rotated = await run("rotate", "--new-key", "2026-12", "--unregistered", "0s");
     expect(rotated).toMatchObject({ exitCode: 0 });
     expect(rotated.stdout).toBe('rotate from key "2026-11" to "2026-12": the next step is grace\n');
     expect(rotated.stderr).toMatch(/^add\ndistribute\npromote\ndrain\nreencrypt\n/);
     expect(rotated.stderr).toMatch(/Run the same command again in (?:23h 59m|1d)/);
     const counted = await run("census");
-    expect(counted.stdout).toMatch(/^store +records +count\nsessions +key 2026-12 +10 +█{20}\n$/);
+    expect(counted.stdout).toMatch(/^store +records +status +count\nsessions +key 2026-12 +primary +10 +█{20}\n$/);
+    expect((await run("doctor")).stdout).toMatch(
+      /warning {2}keys: a rotate from key "2026-11" to "2026-12" began \S+ ago, and is at step grace\n +Finish it with `keyward rotate`/,
+    );
     expect((await run("status")).stdout).toMatch(/^rotate from key "2026-11" to "2026-12": at step grace, begun /);
     const ended = await run("rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s");
     expect(ended.stdout).toBe('rotate from key "2026-11" to "2026-12": done\n');
@@ -70,8 +86,24 @@ describe("keyward", () => {
     expect(shown.stdout).toMatch(
       /^Keyring "keyring", generation 6, stores sessions\nkey +status +age\n2026-12 +primary +/,
     );
-    for (const each of [rotated, counted, ended, shown]) await expectNoSecrets(folder, each);
+    for (const each of [planned, rotated, counted, ended, shown]) await expectNoSecrets(folder, each);
     await expectReadable();
+  });
+
+  it("counts each namespace apart, and shows keys that the keyring lacks and control characters of names", async () => {
+    const { folder, run } = await begun();
+    const store = new SqliteStore(join(folder, "sessions.sqlite"));
+    const elsewhere = new SqliteStore(":memory:");
+    await new EncryptedStore(elsewhere, { keys: Keyring.generate("elsewhere") }).set("one", "value");
+    store.namespace = "a\u009b2J";
+    await store.set("one", await elsewhere.get("one"));
+    await elsewhere.disconnect();
+    await store.disconnect();
+    const { stdout } = await run("census", "--by", "namespace");
+    expect(stdout).toMatch(/^namespace +records +status +count\n/);
+    expect(stdout).toMatch(/^sessions sessions +key 2026-11 +primary +10 +█{20}$/m);
+    expect(stdout).toMatch(/ key elsewhere +NOT IN THE KEYRING +1 /);
+    expect(stdout).not.toContain("\u009b");
   });
 
   it("prints one line of JSON with --json, also for an error", async () => {

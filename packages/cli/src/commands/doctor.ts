@@ -1,6 +1,7 @@
-import { type EncryptedStore, type KeyProvider, KeywardError, replicas } from "@keyward/core";
+import { type EncryptedStore, type KeyProvider, KeywardError, replicas, rotationStatus } from "@keyward/core";
 import { inCommandTerms } from "../command-terms.ts";
 import type { Context } from "../context.ts";
+import { shownDuration } from "../durations.ts";
 import { DoctorFoundProblems } from "../exit-codes.ts";
 
 /** One check: what was looked at, and how it is. */
@@ -24,7 +25,10 @@ export async function doctor(context: Context): Promise<void> {
   const notOpened: Finding[] = [];
   const check = async (keys: KeyProvider, stores: Readonly<Record<string, EncryptedStore>>): Promise<void> => {
     const findings = [...(await checkKeys(keys, context.signal)), ...notOpened];
-    findings.push(...(await checkNames(keys, [...Object.keys(stores), ...notOpened.map(({ of }) => of)])));
+    const unnamed = await checkNames(keys, [...Object.keys(stores), ...notOpened.map(({ of }) => of)]);
+    findings.push(...unnamed);
+    // The record of a rotation may be in a store that is missing here.
+    if (findings.every(({ level }) => level !== "problem")) findings.push(...(await checkRotation(keys, stores)));
     for (const [name, store] of Object.entries(stores)) {
       context.signal.throwIfAborted();
       findings.push(...(await checkStore(name, store)));
@@ -67,6 +71,24 @@ async function checkNames(provider: KeyProvider, names: readonly string[]): Prom
     })),
     ...unlisted.map((of) => ({ level: "problem" as const, of, text: "the keyring does not list this store", hint })),
   ];
+}
+
+async function checkRotation(
+  provider: KeyProvider,
+  stores: Readonly<Record<string, EncryptedStore>>,
+): Promise<readonly Finding[]> {
+  const of = "keys";
+  try {
+    const status = await rotationStatus(provider, { stores });
+    if (status === undefined || status.step === "done") return [];
+    const { kind, from, to, step, startedAtMs } = status;
+    const since = shownDuration(Math.max(0, Date.now() - startedAtMs));
+    const text = `a ${kind} from key "${from}" to "${to}" began ${since} ago, and is at step ${step}`;
+    const commands = { rotate: "keyward rotate", revoke: "keyward revoke", "roll-back": "keyward rollback" };
+    return [{ level: "warning", of, text, hint: `Finish it with \`${commands[kind]}\`.` }];
+  } catch (error) {
+    return [problemOf(of, error)];
+  }
 }
 
 async function checkSaving(provider: KeyProvider): Promise<Finding> {

@@ -1,4 +1,4 @@
-import { census, KeywardError, reencrypt, replicas, retireKey } from "@keyward/core";
+import { type CensusCounts, census, type Keyring, KeywardError, reencrypt, replicas, retireKey } from "@keyward/core";
 import type { Context } from "../context.ts";
 import { shownDuration } from "../durations.ts";
 import { table } from "../output.ts";
@@ -6,27 +6,51 @@ import { printInstruction } from "./rotate.ts";
 
 const barWidth = 20;
 
-/** Counts the records under each key, by store. */
-export async function showCensus(context: Context): Promise<void> {
-  await context.withStores(async (_, stores) => {
-    const { signal } = context;
+/** The options of `keyward census`. */
+export interface CensusCommandOptions {
+  readonly by: "store" | "namespace";
+}
+
+/** Counts the records under each key, by store or by namespace. */
+export async function showCensus(context: Context, { by }: CensusCommandOptions): Promise<void> {
+  await context.withStores(async (provider, stores) => {
+    const { signal, output } = context;
+    const keyring = await provider.load({ signal });
     const rows: string[][] = [];
     const counted: Record<string, unknown> = {};
     for (const [name, store] of Object.entries(stores)) {
       const found = await census(store, { signal });
       counted[name] = found;
-      const lines = [...found.keys].map(([keyId, count]) => [`key ${keyId}`, count] as const);
-      const others = [
-        ["not encrypted", found.unsealed],
-        ["broken", found.broken],
-      ] as const;
-      for (const [what, count] of [...lines, ...others.filter(([, others]) => others > 0)]) {
-        rows.push([name, what, String(count), "█".repeat(Math.round((barWidth * count) / Math.max(1, found.records)))]);
+      if (by === "store") rows.push(...censusRows(name, found, keyring));
+      else {
+        for (const [namespace, counts] of found.namespaces) {
+          rows.push(...censusRows(`${name} ${namespace === "" ? "(no namespace)" : namespace}`, counts, keyring));
+        }
       }
-      if (found.records === 0) rows.push([name, "no records", "0", ""]);
+      if (found.records === 0) rows.push([name, "no records", "", "0"]);
     }
-    context.output.result(table([["store", "records", "count", ""], ...rows]), counted);
+    output.result(table([[by, "records", "status", "count", ""], ...rows]), counted);
   });
+}
+
+function censusRows(place: string, counts: CensusCounts, keyring: Keyring): string[][] {
+  const { keys, unsealed, broken, records } = counts;
+  const kinds: (readonly [what: string, status: string, count: number])[] = [...keys].map(([id, count]) => [
+    `key ${id}`,
+    statusOf(id, keyring),
+    count,
+  ]);
+  if (unsealed > 0) kinds.push(["not encrypted", "", unsealed]);
+  if (broken > 0) kinds.push(["broken", "", broken]);
+  return kinds.map(([what, status, count]) => {
+    const bar = "█".repeat(Math.round((barWidth * count) / Math.max(1, records)));
+    return [place, what, status, String(count), bar];
+  });
+}
+
+function statusOf(id: string, { primary, keys }: Keyring): string {
+  if (id === primary) return "primary";
+  return keys.find((key) => key.id === id)?.status ?? "NOT IN THE KEYRING";
 }
 
 /** The options of `keyward reencrypt`. */

@@ -2,6 +2,7 @@ import {
   type Instruct,
   type KeyProvider,
   KeywardError,
+  type PlannedStep,
   planRotation,
   type RevocationOrder,
   type RotateKeyOptions,
@@ -56,7 +57,7 @@ export async function rotate(context: Context, options: RotateCommandOptions): P
     };
     if (options.dryRun) {
       const plan = await planRotation(keys, settings);
-      const rows = plan.steps.map(({ step, ...details }) => [step, JSON.stringify(details)]);
+      const rows = plan.steps.map((planned) => [planned.step, descriptionOf(planned)]);
       context.output.result(table([["step", "what it would do"], ...rows]), plan);
       return;
     }
@@ -175,6 +176,39 @@ function rotationSettings(
     ...(unregistered === undefined ? {} : { unregistered: { waitMs: unregistered } }),
     ...(replicasWithin === undefined ? {} : { replicasWithinMs: replicasWithin }),
   };
+}
+
+function descriptionOf(planned: PlannedStep): string {
+  switch (planned.step) {
+    case "add":
+      return planned.done ? `nothing: the keyring has key "${planned.keyId}"` : `add key "${planned.keyId}"`;
+    case "promote":
+      return planned.done
+        ? `nothing: key "${planned.keyId}" is the primary`
+        : `make key "${planned.keyId}" the primary`;
+    case "remove":
+      return planned.done ? `nothing: key "${planned.keyId}" is removed` : `remove key "${planned.keyId}"`;
+    case "distribute":
+    case "drain": {
+      const waits = [
+        ...planned.replicas.map(({ name, store, primary }) => `wait for ${name} in ${store} (primary ${primary})`),
+        ...planned.unregistered.map((store) => `no process is registered in ${store}`),
+      ];
+      return waits.length === 0 ? "nothing to wait for now" : waits.join("; ");
+    }
+    case "reencrypt":
+      return `re-encrypt the records: ${countsOf(planned.records)}`;
+    case "disable":
+      return `disable key "${planned.keyId}". Records under this key now: ${countsOf(planned.records)}`;
+    case "grace":
+      return `wait ${shownDuration(planned.waitMs)}`;
+  }
+}
+
+function countsOf(records: Readonly<Record<string, number>>): string {
+  return Object.entries(records)
+    .map(([store, count]) => `${count} in ${store}`)
+    .join(", ");
 }
 
 /** Returns a function that prints the instructions of a guided rotation. */
