@@ -25,6 +25,7 @@ const terms: readonly (readonly [RegExp, string])[] = [
     /Use the existing keyring with `load\(\)`, and change it with `save\(\)`\./g,
     "Use the existing keyring: `keyward keyring show`.",
   ],
+  [/keyring\.enable\("([^"]+)"\)/g, "`keyward keyring enable $1`"],
   [/`reencrypt`/g, "`keyward reencrypt`"],
 ];
 

@@ -20,8 +20,14 @@ export async function main(commandLine: readonly string[], given: Partial<Surrou
     signal: stop.signal,
     ...given,
   };
-  const interrupt = () => stop.abort(new Interrupted());
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, interrupt);
+  const signals = ["SIGINT", "SIGTERM"] as const;
+  const interrupt = () => {
+    for (const signal of signals) process.off(signal, interrupt);
+    // A call to a backend that does not answer ends only at its own timeout. A second signal ends the process at once.
+    surroundings.stderr.write("keyward: stopping after the current call. Press Ctrl-C again to stop at once.\n");
+    stop.abort(new Interrupted());
+  };
+  for (const signal of signals) process.on(signal, interrupt);
   let outputFailed = false;
   const onStreamError = (error: NodeJS.ErrnoException) => {
     // A reader that closes its end of a pipe early, such as `head`, is no error. A full disk is one.
@@ -55,7 +61,7 @@ export async function main(commandLine: readonly string[], given: Partial<Surrou
     const isWaiting = error instanceof Error && "code" in error && waitingCodes.includes(String(error.code));
     return isWaiting ? exitCodes.waiting : exitCodes.failed;
   } finally {
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.off(signal, interrupt);
+    for (const signal of signals) process.off(signal, interrupt);
   }
 }
 
@@ -110,7 +116,7 @@ function programFor(surroundings: Surroundings): Command {
     )
     .action(async (options) => await (await import("./commands/keygen.ts")).keygen(await context(), options));
 
-  const keyring = program.command("keyring").description("Show or create the keyring.");
+  const keyring = program.command("keyring").description("Show or create the keyring, or enable a key.");
   keyring
     .command("show")
     .description("Show the ids, the statuses and the ages of the keys, and never a key.")
@@ -121,6 +127,11 @@ function programFor(surroundings: Surroundings): Command {
     .option("--id <id>", "the id of the key (default: the date)")
     .option("--stores <names>", "the names of the stores that use the keyring, separated by commas")
     .action(async (options) => await (await import("./commands/keyring.ts")).createKeyring(await context(), options));
+
+  keyring
+    .command("enable <id>")
+    .description("Enable a disabled key, if records still need it. Not for a compromised key.")
+    .action(async (id: string) => await (await import("./commands/keyring.ts")).enableKey(await context(), id));
 
   const rotate = rotationOptions(
     program

@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createKeyv, EncryptedStore, exportKeyring, Keyring, type KeywardKeyv } from "@keyward/core";
@@ -104,6 +105,19 @@ describe("keyward", () => {
     expect(stdout).toMatch(/^sessions sessions +key 2026-11 +primary +10 +█{20}$/m);
     expect(stdout).toMatch(/ key elsewhere +NOT IN THE KEYRING +1 /);
     expect(stdout).not.toContain("\u009b");
+  });
+
+  it("enables a disabled key, which a rotation has disabled", async () => {
+    const { run } = await begun();
+    await run("rotate", "--new-key", "2026-12", "--unregistered", "0s");
+    expect((await run("keyring", "show")).stdout).toMatch(/^2026-11 +disabled +/m);
+    expect((await run("keyring", "enable", "2026-11")).stdout).toBe('Key "2026-11" is enabled.\n');
+    expect((await run("keyring", "show")).stdout).toMatch(/^2026-11 +enabled +/m);
+    expect((await run("keyring", "enable", "2026-11")).stdout).toBe('Key "2026-11" is enabled already.\n');
+    const unknown = await run("keyring", "enable", "2026-10");
+    expect(unknown).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("(KEY_UNKNOWN)") });
+    const rotated = await run("rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s");
+    expect(rotated.stdout).toBe('rotate from key "2026-11" to "2026-12": done\n');
   });
 
   it("prints one line of JSON with --json, also for an error", async () => {
@@ -313,6 +327,7 @@ describe("keyward", () => {
       /Two stores have the name "a"/,
     ],
     [["keyring", "create", "--keys", "env:APP_KEY"], 1, /PROVIDER_READ_ONLY/],
+    [["keyring", "enable"], 2, /missing required argument 'id'/],
     [["--help"], 0, /^$/],
     [["--version"], 0, /^$/],
   ])("ends %j with exit code %d", async (commandLine, exitCode, stderr) => {
@@ -356,6 +371,34 @@ describe("keyward", () => {
       exitCode: 0,
     });
     await expectReadable();
+  });
+
+  it("ends at the second SIGINT, although a backend does not answer", async () => {
+    const connected = Promise.withResolvers<void>();
+    const silent = createServer(() => connected.resolve()).listen(0, "127.0.0.1");
+    onTestFinished(() => void silent.close());
+    await once(silent, "listening");
+    const address = silent.address();
+    const port = typeof address === "object" ? address?.port : undefined;
+    const folder = await newFolder();
+    await writeFile(join(folder, "production.keyring"), exportKeyring(Keyring.generate("one")), { mode: 0o600 });
+    const { PATH = "", HOME = "" } = process.env;
+    const store = `sessions=redis://127.0.0.1:${port}?timeoutMs=3600000`;
+    const child = spawn(process.execPath, ["--conditions", "development", executable, "census", "--store", store], {
+      cwd: folder,
+      env: { PATH, HOME, ...sources },
+    });
+    onTestFinished(() => void child.kill("SIGKILL"));
+    const isStopping = Promise.withResolvers<void>();
+    child.stderr.on("data", (data) => {
+      if (String(data).includes("Press Ctrl-C again")) isStopping.resolve();
+    });
+    const exited = once(child, "exit");
+    await connected.promise;
+    child.kill("SIGINT");
+    await isStopping.promise;
+    child.kill("SIGINT");
+    expect(await exited).toEqual([null, "SIGINT"]);
   });
 });
 

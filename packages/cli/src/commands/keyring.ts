@@ -44,6 +44,29 @@ export async function createKeyring(context: Context, { id, stores }: CreateOpti
   context.output.result(`The keyring was saved. Its primary is key "${ring.primary}".`, { primary: ring.primary });
 }
 
+/**
+ * Enables a disabled key, so that processes can read the records under it again.
+ *
+ * @throws KeywardError `PROVIDER_READ_ONLY`, `KEY_UNKNOWN`, `KEYRING_CONFLICT`; the errors of the provider.
+ */
+export async function enableKey(context: Context, id: string): Promise<void> {
+  const provider = await context.keys();
+  const keyring = await provider.load({ signal: context.signal });
+  const enabled = keyring.enable(id);
+  if (keyring.keys.some((key) => key.id === id && key.status === "enabled")) {
+    context.output.result(`Key "${id}" is enabled already.`, { id, saved: false });
+    return;
+  }
+  if (provider.save === undefined) {
+    throw new KeywardError("PROVIDER_READ_ONLY", "This source of keys cannot save a keyring", {
+      hint: `Enable key "${id}" where its source is written, and let the processes load the keys again.`,
+    });
+  }
+  await provider.requireWritable?.();
+  await provider.save(enabled, keyring);
+  context.output.result(`Key "${id}" is enabled.`, { id, saved: true });
+}
+
 function ageOf({ created }: KeyInfo): string {
   return created === undefined ? "unknown" : shownDuration(Math.max(0, Date.now() - Date.parse(created)));
 }
