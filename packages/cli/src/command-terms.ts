@@ -26,6 +26,7 @@ const terms: readonly (readonly [RegExp, string])[] = [
     "Use the existing keyring: `keyward keyring show`.",
   ],
   [/keyring\.enable\("([^"]+)"\)/g, "`keyward keyring enable $1`"],
+  [/Promote another key first\./g, "Make another key the primary first: `keyward rotate`."],
   [/`reencrypt`/g, "`keyward reencrypt`"],
 ];
 

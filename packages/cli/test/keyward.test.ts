@@ -126,7 +126,9 @@ describe("keyward", () => {
     expect(JSON.parse(stdout)).toMatchObject({ sessions: { records: 10, keys: { "2026-11": 10 } } });
     const failed = await run("retire", "2026-11", "--json");
     expect(failed.exitCode).toBe(1);
-    expect(JSON.parse(failed.stdout)).toMatchObject({ error: { code: "KEYRING_INVALID", hint: expect.any(String) } });
+    expect(JSON.parse(failed.stdout)).toMatchObject({
+      error: { code: "KEYRING_INVALID", hint: "Make another key the primary first: `keyward rotate`." },
+    });
     expect(failed.stderr).toBe("");
     const plan = JSON.parse((await run("rotate", "--dry-run", "--json")).stdout);
     expect(plan).toMatchObject({
