@@ -233,7 +233,7 @@ function progressLine(progress: RotationProgress): string {
       return `  ${progress.store}: ${scanned} records, ${reencrypted} re-encrypted, ${Math.round(ratePerSecond)} per second`;
     }
     case "counting":
-      return `  counted ${progress.records} records`;
+      return `  searched ${progress.records} records, with those of Keyward itself`;
     case "grace":
       return `  until ${new Date(progress.untilMs).toISOString()}`;
   }
