@@ -16,6 +16,7 @@ import {
   rotateKey,
   rotationStatus,
 } from "@keyward/core";
+import { inCommandTerms } from "../command-terms.ts";
 import type { Context } from "../context.ts";
 import { shownDuration } from "../durations.ts";
 import { type Output, table } from "../output.ts";
@@ -214,7 +215,7 @@ function countsOf(records: Readonly<Record<string, number>>): string {
 /** Returns a function that prints the instructions of a guided rotation. */
 export function printInstruction(output: Output): Instruct {
   return ({ text, problem, needsRestart }) => {
-    if (problem !== undefined) output.notice(`${problem.message}\n${problem.hint}`);
+    if (problem !== undefined) output.notice(inCommandTerms(`${problem.message}\n${problem.hint}`));
     // The error of a source that needs a restart has the instruction as its hint.
     if (!needsRestart) output.notice(text);
   };
