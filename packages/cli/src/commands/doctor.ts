@@ -81,11 +81,11 @@ async function checkRotation(
   try {
     const status = await rotationStatus(provider, { stores });
     if (status === undefined || status.step === "done") return [];
-    const { kind, from, to, step, startedAtMs } = status;
+    const { kind, from, to, step, startedAtMs, order = "" } = status;
     const since = shownDuration(Math.max(0, Date.now() - startedAtMs));
     const text = `a ${kind} from key "${from}" to "${to}" began ${since} ago, and is at step ${step}`;
-    const commands = { rotate: "keyward rotate", revoke: "keyward revoke", "roll-back": "keyward rollback" };
-    return [{ level: "warning", of, text, hint: `Finish it with \`${commands[kind]}\`.` }];
+    const command = { rotate: "rotate", revoke: `revoke ${from} --order ${order}`, "roll-back": "rollback" }[kind];
+    return [{ level: "warning", of, text, hint: `Finish it with \`keyward ${command}\`.` }];
   } catch (error) {
     return [problemOf(of, error)];
   }
