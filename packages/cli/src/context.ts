@@ -35,12 +35,13 @@ export class Context {
   }
 
   /**
-   * Runs `work` with the keys and the stores of the command, and closes the stores afterwards.
+   * Runs `work` with the keys and the stores of the command, and closes the stores afterwards. `listed` has the names of
+   * the stores that the keyring lists; none if the keyring cannot be loaded.
    *
    * @param failed called with each store that cannot be opened, and its error. Default: rejects with the error.
    */
   async withStores(
-    work: (keys: KeyProvider, stores: OpenStores["stores"]) => Promise<void>,
+    work: (keys: KeyProvider, stores: OpenStores["stores"], listed: readonly string[]) => Promise<void>,
     failed: (name: string, error: unknown) => void = (_, error) => {
       throw error;
     },
@@ -53,7 +54,7 @@ export class Context {
     );
     const opened = await openStores(this.#options, { keys, listed, env: this.#env, failed });
     try {
-      await work(keys, opened.stores);
+      await work(keys, opened.stores, listed);
     } finally {
       await opened.close();
     }

@@ -16,6 +16,11 @@ export function readDuration(text: string): number {
   return Number(amount) * found[1];
 }
 
+/** Returns for people how long ago a time was, in milliseconds since the epoch. A time in the future counts as now. */
+export function shownSince(timeMs: number): string {
+  return shownDuration(Math.max(0, Date.now() - timeMs));
+}
+
 /** Returns a duration for people, in its largest unit: `2d 3h`, `4m 5s` or `600ms`. */
 export function shownDuration(durationMs: number): string {
   if (durationMs < 1_000) return `${Math.round(durationMs)}ms`;

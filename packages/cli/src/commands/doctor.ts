@@ -1,7 +1,7 @@
 import { type EncryptedStore, type KeyProvider, KeywardError, replicas, rotationStatus } from "@keyward/core";
 import { inCommandTerms } from "../command-terms.ts";
 import type { Context } from "../context.ts";
-import { shownDuration } from "../durations.ts";
+import { shownSince } from "../durations.ts";
 import { DoctorFoundProblems } from "../exit-codes.ts";
 
 /** One check: what was looked at, and how it is. */
@@ -23,10 +23,13 @@ const marks = { good: "ok", warning: "warning", problem: "PROBLEM" } as const;
  */
 export async function doctor(context: Context): Promise<void> {
   const notOpened: Finding[] = [];
-  const check = async (keys: KeyProvider, stores: Readonly<Record<string, EncryptedStore>>): Promise<void> => {
+  const check = async (
+    keys: KeyProvider,
+    stores: Readonly<Record<string, EncryptedStore>>,
+    listed: readonly string[],
+  ): Promise<void> => {
     const findings = [...(await checkKeys(keys, context.signal)), ...notOpened];
-    const unnamed = await checkNames(keys, [...Object.keys(stores), ...notOpened.map(({ of }) => of)]);
-    findings.push(...unnamed);
+    findings.push(...checkNames(listed, [...Object.keys(stores), ...notOpened.map(({ of }) => of)]));
     // The record of a rotation may be in a store that is missing here.
     if (findings.every(({ level }) => level !== "problem")) findings.push(...(await checkRotation(keys, stores)));
     for (const [name, store] of Object.entries(stores)) {
@@ -54,11 +57,7 @@ async function checkKeys(provider: KeyProvider, signal: AbortSignal): Promise<re
   }
 }
 
-async function checkNames(provider: KeyProvider, names: readonly string[]): Promise<readonly Finding[]> {
-  const listed = await provider.load().then(
-    ({ stores }) => stores,
-    (): readonly string[] => [],
-  );
+function checkNames(listed: readonly string[], names: readonly string[]): readonly Finding[] {
   const missing = listed.filter((name) => !names.includes(name));
   const unlisted = listed.length === 0 ? [] : names.filter((name) => !listed.includes(name));
   const hint = "Name every store that uses the keys, under the name that the keyring lists: `--store name=source`.";
@@ -82,8 +81,7 @@ async function checkRotation(
     const status = await rotationStatus(provider, { stores });
     if (status === undefined || status.step === "done") return [];
     const { kind, from, to, step, startedAtMs, order = "" } = status;
-    const since = shownDuration(Math.max(0, Date.now() - startedAtMs));
-    const text = `a ${kind} from key "${from}" to "${to}" began ${since} ago, and is at step ${step}`;
+    const text = `a ${kind} from key "${from}" to "${to}" began ${shownSince(startedAtMs)} ago, and is at step ${step}`;
     const command = { rotate: "rotate", revoke: `revoke ${from} --order ${order}`, "roll-back": "rollback" }[kind];
     return [{ level: "warning", of, text, hint: `Finish it with \`keyward ${command}\`.` }];
   } catch (error) {

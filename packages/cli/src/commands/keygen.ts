@@ -43,7 +43,7 @@ async function writeNewFile(path: string, text: string): Promise<void> {
       await file.writeFile(text);
       await file.sync();
     } catch (error) {
-      // An empty or cut file would be taken for a key.
+      // A reader would use an empty or cut file as a key.
       await unlink(path);
       throw error;
     } finally {

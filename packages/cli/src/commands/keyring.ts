@@ -1,6 +1,6 @@
 import { type KeyInfo, Keyring, KeywardError } from "@keyward/core";
 import type { Context } from "../context.ts";
-import { shownDuration } from "../durations.ts";
+import { shownSince } from "../durations.ts";
 import { table } from "../output.ts";
 import { storeName } from "../settings.ts";
 
@@ -68,5 +68,5 @@ export async function enableKey(context: Context, id: string): Promise<void> {
 }
 
 function ageOf({ created }: KeyInfo): string {
-  return created === undefined ? "unknown" : shownDuration(Math.max(0, Date.now() - Date.parse(created)));
+  return created === undefined ? "unknown" : shownSince(Date.parse(created));
 }

@@ -1,6 +1,6 @@
 import { type CensusCounts, census, type Keyring, KeywardError, reencrypt, replicas, retireKey } from "@keyward/core";
 import type { Context } from "../context.ts";
-import { shownDuration } from "../durations.ts";
+import { shownSince } from "../durations.ts";
 import { table } from "../output.ts";
 import { printInstruction } from "./rotate.ts";
 
@@ -126,8 +126,7 @@ export async function showReplicas(context: Context): Promise<void> {
       const listed = await replicas(given);
       found[store] = listed;
       for (const { id, name, generation, primary, keys, lastSeenMs, lapsed, problem } of listed) {
-        const state =
-          problem ?? (lapsed ? "lapsed" : `seen ${shownDuration(Math.max(0, Date.now() - lastSeenMs))} ago`);
+        const state = problem ?? (lapsed ? "lapsed" : `seen ${shownSince(lastSeenMs)} ago`);
         rows.push([store, name, id, String(generation), primary, keys?.join(" ") ?? "", state]);
       }
     }

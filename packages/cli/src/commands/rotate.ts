@@ -1,6 +1,5 @@
 import {
   type Instruct,
-  type KeyProvider,
   KeywardError,
   type PlannedStep,
   planRotation,
@@ -18,7 +17,7 @@ import {
 } from "@keyward/core";
 import { inCommandTerms } from "../command-terms.ts";
 import type { Context } from "../context.ts";
-import { shownDuration } from "../durations.ts";
+import { shownDuration, shownSince } from "../durations.ts";
 import { type Output, table } from "../output.ts";
 import type { OpenStores } from "../settings.ts";
 
@@ -102,15 +101,17 @@ export async function revoke(context: Context, id: string, options: RevokeComman
 
 /** Shows the running rotation, or the last one. */
 export async function showStatus(context: Context): Promise<void> {
-  await context.withStores(async (keys, stores) => {
-    await requireListedStores(keys, stores);
+  await context.withStores(async (keys, stores, listed) => {
+    requireListedStores(listed, stores);
     const status = await rotationStatus(keys, { stores });
     if (status === undefined) context.output.result("There was no rotation yet.", null);
     else {
       const { kind, from, to, step, startedAtMs } = status;
-      const since = shownDuration(Math.max(0, Date.now() - startedAtMs));
       const state = step === "done" ? "done" : `at step ${step}`;
-      context.output.result(`${kind} from key "${from}" to "${to}": ${state}, begun ${since} ago`, status);
+      context.output.result(
+        `${kind} from key "${from}" to "${to}": ${state}, begun ${shownSince(startedAtMs)} ago`,
+        status,
+      );
     }
   });
 }
@@ -120,8 +121,8 @@ export async function showStatus(context: Context): Promise<void> {
  *
  * @throws KeywardError `STORES_MISSING`.
  */
-async function requireListedStores(keys: KeyProvider, stores: OpenStores["stores"]): Promise<void> {
-  const missing = (await keys.load()).stores.filter((name) => !(name in stores));
+function requireListedStores(listed: readonly string[], stores: OpenStores["stores"]): void {
+  const missing = listed.filter((name) => !(name in stores));
   if (missing.length === 0) return;
   throw new KeywardError("STORES_MISSING", `The keyring lists stores that were not named: ${missing.join(", ")}`, {
     hint: "Name each store that the keyring lists: `--store name=source`.",
