@@ -100,6 +100,7 @@ async function retireAtSource(
   guided: GuidedSource,
 ): Promise<Retirement> {
   const { signal, ignoreReplicas, replicasWithinMs } = options;
+  const completed = complete(options, true);
   const waits = new ReplicaWaits(loaded.source, {
     stores,
     ...(signal === undefined ? {} : { signal }),
@@ -132,13 +133,13 @@ async function retireAtSource(
   await removeAtSource({
     keyId: id,
     loaded,
-    options: { ...complete(options, true), stores },
+    options: { ...completed, stores },
     waits,
     onWaiting: () => undefined,
     retire: async () => {
       const change = { kind: "remove", keyId: id } as const;
       const instruct = async () => await changeAtSource(guided, change, loaded.keyring, async () => undefined);
-      ({ abandoned } = await retireLoaded(loaded, stores, id, complete(options, true), instruct));
+      ({ abandoned } = await retireLoaded(loaded, stores, id, completed, instruct));
       return abandoned.length;
     },
   });
