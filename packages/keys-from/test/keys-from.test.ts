@@ -1,13 +1,14 @@
 import { execFile } from "node:child_process";
-import { cpSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { pathToFileURL } from "node:url";
 import { inspect, promisify } from "node:util";
 import { createKeyv, exportKeyring, Keyring, KeywardError } from "@keyward/core";
 import { keysFrom } from "@keyward/keys-from";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, describe, expect, it } from "vitest";
+import { makeBareApplication } from "../../../test/bare-application.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "keyward-keys-from-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -102,12 +103,7 @@ it("keysFrom refuses an unknown option", async () => {
 });
 
 describe("a package that is not installed", () => {
-  // This application has only core and this package installed.
-  const application = join(folder, "application");
-  cpSync(fileURLToPath(new URL("../src", import.meta.url)), join(application, "src"), { recursive: true });
-  mkdirSync(join(application, "node_modules", "@keyward"), { recursive: true });
-  const core = realpathSync(fileURLToPath(new URL("../node_modules/@keyward/core", import.meta.url)));
-  symlinkSync(core, join(application, "node_modules", "@keyward", "core"));
+  const application = makeBareApplication(import.meta.url, folder);
   const program = `
     const { keysFrom } = await import("./src/index.ts");
     await keysFrom(process.argv[1]).catch(({ code, message, hint }) => console.log(JSON.stringify({ code, message, hint })));

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -11,6 +11,7 @@ import { createApiKey, createKvHandler } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import { type NamedStore, storeFrom } from "@keyward/stores-from";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { makeBareApplication } from "../../../test/bare-application.ts";
 import {
   describeWithRedis,
   findRedisServers,
@@ -197,12 +198,7 @@ describe("an invalid source", () => {
 });
 
 describe("a package that is not installed", () => {
-  // This application has only core and this package installed.
-  const application = join(folder, "application");
-  cpSync(fileURLToPath(new URL("../src", import.meta.url)), join(application, "src"), { recursive: true });
-  mkdirSync(join(application, "node_modules", "@keyward"), { recursive: true });
-  const core = realpathSync(fileURLToPath(new URL("../node_modules/@keyward/core", import.meta.url)));
-  symlinkSync(core, join(application, "node_modules", "@keyward", "core"));
+  const application = makeBareApplication(import.meta.url, folder);
   const program = `
     const { storeFrom } = await import("./src/index.ts");
     await storeFrom(process.argv[1]).catch(({ code, message, hint }) => console.log(JSON.stringify({ code, message, hint })));

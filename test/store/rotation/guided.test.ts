@@ -233,7 +233,7 @@ describe("a guided rotation", () => {
         source.make(change);
         const isFirst = problems.length === 1;
         source.problem = isFirst
-          ? new KeywardError("KEY_INVALID", "The new key is cut", { hint: "Make it anew." })
+          ? new KeywardError("KEY_INVALID", "The new key is cut", { hint: "Make another key." })
           : undefined;
       },
     });
@@ -244,18 +244,11 @@ describe("a guided rotation", () => {
 
   it("waits for a replica that has not loaded the new key, names its keys, and continues when the replica has loaded the key", async () => {
     const { source, inner, operator, expectReadable } = await begun();
-    const before = source.ring;
-    let follows = false;
-    const late = new EncryptedStore(new MemoryStore(inner), {
-      keys: { load: async () => (follows ? source.ring : before), freshness: { refreshMs: 20 } },
-      replica: { ...replica, name: "late" },
-    });
-    onTestFinished(() => late.disconnect());
-    await late.set("late", value);
+    const { late, follow } = await lateReplica(source, inner);
     const { provider, options } = operator();
     const error = await expectRefusal(rotateKey(provider, { ...options, replicasWithinMs: 50 }), "REPLICA_BEHIND");
     expect(error.message).toMatch(/At step "distribute".*late.*primary old, keys old:[0-9a-f]{8}\)/);
-    follows = true;
+    follow();
     expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
     await expectReadable();
     expect(await late.get("late")).toBe(value);
@@ -454,14 +447,7 @@ describe("a guided rotation", () => {
 
   it("stops at once while it waits for replicas, if another operator rolls back", async () => {
     const { source, inner, operator, expectReadable } = await begun();
-    const before = source.ring;
-    let follows = false;
-    const late = new EncryptedStore(new MemoryStore(inner), {
-      keys: { load: async () => (follows ? source.ring : before), freshness: { refreshMs: 20 } },
-      replica: { ...replica, name: "late" },
-    });
-    onTestFinished(() => late.disconnect());
-    await late.set("late", value);
+    const { follow } = await lateReplica(source, inner);
     const { provider, options } = operator();
     const isWaiting = Promise.withResolvers<void>();
     const onProgress = (progress: RotationProgress) => {
@@ -474,7 +460,7 @@ describe("a guided rotation", () => {
     const { newKey: _, ...rest } = other.options;
     const back = rollBackRotation(other.provider, rest);
     await expectRefusal(first, "ROTATION_IN_PROGRESS");
-    follows = true;
+    follow();
     expect(await back).toMatchObject({ step: "done", to: "old" });
     await expectReadable();
   });
@@ -662,18 +648,11 @@ describe("retireKey with `instruct`", () => {
     expect(asked).toEqual([]);
     await expect.poll(() => replicas(app), { timeout: 10_000 }).toMatchObject([{ primary: "new" }]);
     await reencrypt(app);
-    let follows = false;
-    const before = source.ring;
-    const late = new EncryptedStore(new MemoryStore(inner), {
-      keys: { load: async () => (follows ? source.ring : before), freshness: { refreshMs: 20 } },
-      replica: { ...replica, name: "late" },
-    });
-    onTestFinished(() => late.disconnect());
-    await late.set("late", value);
+    const { follow } = await lateReplica(source, inner);
     const impatient = { ...removal, replicasWithinMs: 50 };
     const error = await expectRefusal(retireKey(provider, options.stores, "old", impatient), "REPLICA_BEHIND");
     expect(error.message).toContain("late");
-    follows = true;
+    follow();
     // The key is gone already, so the call only waits and counts.
     const { saved, keyring } = await retireKey(provider, options.stores, "old", removal);
     expect({ saved, ids: keyring.keys.map(({ id }) => id) }).toEqual({ saved: true, ids: ["new"] });
@@ -689,4 +668,20 @@ async function writeUnder(keys: Keyring, inner: MemoryStore, key: string): Promi
   const stored = await elsewhere.get(key);
   if (stored === undefined) throw new Error("Nothing was written");
   await inner.set(key, stored);
+}
+
+/** Starts a process that keeps its present keys until `follow` is called, and that has written the record "late". */
+async function lateReplica(source: PlainKeys, inner: MemoryStore) {
+  const before = source.ring;
+  let follows = false;
+  const late = new EncryptedStore(new MemoryStore(inner), {
+    keys: { load: async () => (follows ? source.ring : before), freshness: { refreshMs: 20 } },
+    replica: { ...replica, name: "late" },
+  });
+  onTestFinished(() => late.disconnect());
+  await late.set("late", value);
+  const follow = () => {
+    follows = true;
+  };
+  return { late, follow };
 }
