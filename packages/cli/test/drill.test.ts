@@ -1,4 +1,3 @@
-import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -8,7 +7,7 @@ import { expect, it, onTestFinished } from "vitest";
 import { Fleet } from "../../../test/faults/replica-fleet.ts";
 import { seed, testTimeoutMs } from "../../../test/faults/settings.ts";
 import { describeWithRedis, findRedisServers, startRedis } from "../../../test/servers/redis.ts";
-import { executable, keyward } from "./keyward-process.ts";
+import { keyward, startKeyward } from "./keyward-process.ts";
 
 const servers = await findRedisServers();
 const steps = ["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"];
@@ -37,12 +36,7 @@ class Operator {
    * ended before it was killed.
    */
   async runUntilNextStep(begun: string[], ...commandLine: readonly string[]): Promise<boolean> {
-    const { PATH = "", HOME = "" } = process.env;
-    const child = spawn(process.execPath, ["--conditions", "development", executable, ...commandLine], {
-      cwd: await newFolder(),
-      env: { PATH, HOME, ...this.#env },
-      stdio: ["ignore", "ignore", "pipe"],
-    });
+    const child = startKeyward(await newFolder(), this.#env, ...commandLine);
     const ended = once(child, "exit");
     onTestFinished(() => void child.kill("SIGKILL"));
     const printed: string[] = [];

@@ -1,4 +1,5 @@
-import { execFile } from "node:child_process";
+import { type ChildProcessByStdio, execFile, spawn } from "node:child_process";
+import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
 
 /** The entry of the command. */
@@ -28,5 +29,19 @@ export async function keyward(
         resolve({ exitCode, stdout, stderr });
       },
     );
+  });
+}
+
+/** Starts `keyward` as {@link keyward} does, for a test that reads its stderr while it runs, and that sends signals. */
+export function startKeyward(
+  cwd: string,
+  env: Readonly<Record<string, string>>,
+  ...commandLine: readonly string[]
+): ChildProcessByStdio<null, null, Readable> {
+  const { PATH = "", HOME = "" } = process.env;
+  return spawn(process.execPath, ["--conditions", "development", executable, ...commandLine], {
+    cwd,
+    env: { PATH, HOME, ...env },
+    stdio: ["ignore", "ignore", "pipe"],
   });
 }

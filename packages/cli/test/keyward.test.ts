@@ -11,7 +11,7 @@ import { RedisStore } from "@keyward/store-redis";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { describeWithRedis, findRedisServers, startRedis } from "../../../test/servers/redis.ts";
-import { type Ended, executable, keyward } from "./keyward-process.ts";
+import { type Ended, executable, keyward, startKeyward } from "./keyward-process.ts";
 
 const servers = await findRedisServers();
 const sources = { KEYWARD_KEYS: "file:production.keyring", KEYWARD_STORE_SESSIONS: "sqlite:sessions.sqlite" };
@@ -352,12 +352,8 @@ describe("keyward", () => {
 
   it("continues after SIGINT, which ends it with exit code 130", async () => {
     const { folder, run, expectReadable } = await begun();
-    const { PATH = "", HOME = "" } = process.env;
     const flags = ["rotate", "--new-key", "2026-12", "--unregistered", "10m", "--grace", "0s"];
-    const child = spawn(process.execPath, ["--conditions", "development", executable, ...flags], {
-      cwd: folder,
-      env: { PATH, HOME, ...sources },
-    });
+    const child = startKeyward(folder, sources, ...flags);
     let printed = "";
     const isWaiting = Promise.withResolvers<void>();
     child.stderr.on("data", (data) => {
@@ -384,12 +380,8 @@ describe("keyward", () => {
     const port = typeof address === "object" ? address?.port : undefined;
     const folder = await newFolder();
     await writeFile(join(folder, "production.keyring"), exportKeyring(Keyring.generate("one")), { mode: 0o600 });
-    const { PATH = "", HOME = "" } = process.env;
     const store = `sessions=redis://127.0.0.1:${port}?timeoutMs=3600000`;
-    const child = spawn(process.execPath, ["--conditions", "development", executable, "census", "--store", store], {
-      cwd: folder,
-      env: { PATH, HOME, ...sources },
-    });
+    const child = startKeyward(folder, sources, "census", "--store", store);
     onTestFinished(() => void child.kill("SIGKILL"));
     const isStopping = Promise.withResolvers<void>();
     child.stderr.on("data", (data) => {

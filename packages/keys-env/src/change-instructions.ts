@@ -19,20 +19,22 @@ export interface OtherKeys {
   readonly ids: readonly string[];
 }
 
+/** Keys in a file or a directory of files. */
+interface KeysOnDisk {
+  /** The path of the file or the directory. */
+  readonly path: string;
+  /** The id of the primary. */
+  readonly primary: string;
+  /** The keys beside the file or the directory; `undefined` if no environment variable holds keys. */
+  readonly others: OtherKeys | undefined;
+}
+
 /**
- * Describes how to change a directory of keys.
+ * Describes how to change a directory of keys. The file of the primary gives its owner and mode to each new file.
  *
- * @param primary the id of the primary, whose file gives its owner and mode to each new file.
  * @throws KeywardError `KEY_INVALID` for a new key that would have the name of the file with the id of the primary.
  */
-export function changeDirectory(
-  change: KeyringChange,
-  {
-    path,
-    primary,
-    others,
-  }: { readonly path: string; readonly primary: string; readonly others: OtherKeys | undefined },
-): ChangeInstruction {
+export function changeDirectory(change: KeyringChange, { path, primary, others }: KeysOnDisk): ChangeInstruction {
   const { keyId } = change;
   if (keyId === primaryFile) {
     throw new KeywardError("KEY_INVALID", `A key in a directory cannot have the id "${primaryFile}"`, {
@@ -166,14 +168,7 @@ function removedFrom(others: string, keyId: string): string {
  * Describes how to change the keys if a file holds a single key, and the environment variable `others` holds the other
  * keys. If `others` is undefined, describes how to replace the file by a directory.
  */
-export function changeSingleKeyFile(
-  change: KeyringChange,
-  {
-    path,
-    primary,
-    others,
-  }: { readonly path: string; readonly primary: string; readonly others: OtherKeys | undefined },
-): ChangeInstruction {
+export function changeSingleKeyFile(change: KeyringChange, { path, primary, others }: KeysOnDisk): ChangeInstruction {
   if (others === undefined) return changeToDirectory(change, path, primary);
   const { keyId } = change;
   const { variable, ids } = others;
