@@ -41,6 +41,10 @@ function apply(text: string, steps: readonly { at: number; how: string; text: st
   return changed;
 }
 
+function keyIdOf(envelope: string): string {
+  return /^kw1([.:])([A-Za-z0-9_-]{1,32})\1/.exec(envelope)?.[2] ?? "";
+}
+
 async function errorsOf(store: EncryptedStore): Promise<unknown[]> {
   const calls = [
     () => store.get("key"),
@@ -79,6 +83,8 @@ describe("a record that is damaged or replaced", () => {
             const text =
               form === "binary" ? sealed : `kw1.old.${Buffer.from(sealed.slice(8), "latin1").toString("base64url")}`;
             const changed = apply(text, steps);
+            // A damage can put the marker into the key id of the header. A key id is no secret, and errors name it.
+            fc.pre(!keyIdOf(changed).includes(marker));
             await inner.set("key", form === "binary" ? Buffer.from(changed, "latin1") : changed);
             const accept = foreign
               ? [lenient]
