@@ -15,6 +15,9 @@ export interface Surroundings extends Streams {
   readonly signal: AbortSignal;
 }
 
+/** Makes the context of a command when the command runs. */
+export type OpenContext = () => Promise<Context>;
+
 /** What a command works with: its output, its keys and its stores. */
 export class Context {
   readonly output: Output;

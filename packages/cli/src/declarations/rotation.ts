@@ -1,0 +1,75 @@
+import { type Command, Option } from "commander";
+import type { OpenContext } from "../context.ts";
+import { readDuration } from "../durations.ts";
+import { collect, readAmount } from "./arguments.ts";
+
+const stepNames = ["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"] as const;
+
+/** Declares the commands that take a key out of use. */
+export function declareRotation(program: Command, context: OpenContext): void {
+  const rotate = rotationOptions(
+    program
+      .command("rotate")
+      .description("Replace the primary key, re-encrypt every record, and take the old key out of use.")
+      .option("--new-key <id>", "the id of the new key (default: the date and six random characters)")
+      .option("--dry-run", "print the steps, and change nothing", false),
+  ).addHelpText(
+    "after",
+    "\nExamples:\n  keyward rotate --keys file:production.keyring --store sessions=sqlite:sessions.sqlite --new-key 2026-12\n  keyward rotate --dry-run",
+  );
+  rotate.action(async (options) => await (await import("../commands/rotate.ts")).rotate(await context(), options));
+  program
+    .command("status")
+    .description("Show the running rotation, or the last one.")
+    .action(async () => await (await import("../commands/rotate.ts")).showStatus(await context()));
+  rotationOptions(
+    program.command("rollback").description("Undo the running rotation: make the old key the primary again."),
+  ).action(async (options) => await (await import("../commands/rotate.ts")).rollBack(await context(), options));
+  rotationOptions(
+    program
+      .command("revoke <id>")
+      .description("Take a compromised key out of use. Without --order, only show what each order costs.")
+      .option("--new-key <id>", "the id of the new key (default: the date and six random characters)")
+      .addOption(
+        new Option("--order <order>", "keep forged records, or make all records unreadable").choices([
+          "reencrypt-first",
+          "disable-first",
+        ]),
+      ),
+  ).action(
+    async (id: string, options) => await (await import("../commands/rotate.ts")).revoke(await context(), id, options),
+  );
+
+  program
+    .command("retire <id>")
+    .description("Disable or remove a key, after checking that no record needs it.")
+    .option("--remove", "remove the key, which must be disabled already", false)
+    .option("--abandon-unreadable", "go on although records cannot be decrypted, which are then lost", false)
+    .action(
+      async (id: string, options) =>
+        await (await import("../commands/records.ts")).retire(await context(), id, options),
+    );
+}
+
+function rotationOptions(command: Command): Command {
+  return command
+    .addOption(new Option("--until <step>", "the last step of this run").choices(stepNames))
+    .addOption(
+      new Option("--grace <duration>", "how long the old key stays disabled before it is removed")
+        .argParser(readDuration)
+        .default(86_400_000, "1d"),
+    )
+    .option("--max-per-second <records>", "the most records that are re-encrypted per second", readAmount)
+    .option(
+      "--unregistered <duration>",
+      "how long processes that are not registered take to load changed keys; 0s if there are none",
+      readDuration,
+    )
+    .option("--replicas-within <duration>", "how long to wait for the replicas in each step", readDuration)
+    .addOption(
+      new Option("--ignore-replica <id>", "the id of a replica that has ended; repeat it for each replica")
+        .argParser(collect)
+        .default([], "none"),
+    )
+    .option("--abandon-unreadable", "go on although records cannot be decrypted, which are then lost", false);
+}
