@@ -1,15 +1,22 @@
-import type { KeyProvider } from "@keyward/core";
-import { Output, type Streams } from "./output.ts";
-import { type OpenStores, openKeys, openStores, type SourceOptions } from "./settings.ts";
+import { type EncryptedStore, type KeyProvider, KeywardError } from "@keyward/core";
+import { findConfig } from "./configuration/config-file.ts";
+import type { RotationSettings } from "./configuration/config-options.ts";
+import { type OpenStores, openKeys, openStores, type SourceOptions, type Told } from "./configuration/sources.ts";
+import { CommandError } from "./exit-codes.ts";
+import { Operator, type OperatorStreams } from "./terminal/operator.ts";
+import { Output, type OutputOptions, type Streams } from "./terminal/output.ts";
 
 /** The options that every command has. */
-export interface CommonOptions extends SourceOptions {
-  readonly json: boolean;
-  readonly quiet: boolean;
+export interface CommonOptions extends SourceOptions, OutputOptions {
+  /** The name of the environment in the configuration. */
+  readonly env?: string;
+  /** True if every question is answered with yes. */
+  readonly yes: boolean;
 }
 
 /** What `main` gets from the process. */
-export interface Surroundings extends Streams {
+export interface Surroundings extends Streams, OperatorStreams {
+  readonly stderr: Streams["stderr"] & OperatorStreams["stderr"];
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Aborted when the operator stops the command. */
   readonly signal: AbortSignal;
@@ -18,23 +25,38 @@ export interface Surroundings extends Streams {
 /** Makes the context of a command when the command runs. */
 export type OpenContext = () => Promise<Context>;
 
-/** What a command works with: its output, its keys and its stores. */
+/** What a command works with: its output, the operator, its keys and its stores. */
 export class Context {
   readonly output: Output;
+  readonly operator: Operator;
   readonly signal: AbortSignal;
+  readonly env: Surroundings["env"];
   readonly #options: CommonOptions;
-  readonly #env: Surroundings["env"];
+  #told: Promise<Told> | undefined;
 
   constructor(options: CommonOptions, surroundings: Surroundings) {
+    const { signal } = surroundings;
     this.output = new Output(surroundings, options);
-    this.signal = surroundings.signal;
+    this.operator = new Operator(surroundings, { yes: options.yes, signal });
+    this.signal = signal;
+    this.env = surroundings.env;
     this.#options = options;
-    this.#env = surroundings.env;
+  }
+
+  /** Returns what flags, environment variables and the configuration file say. */
+  told(): Promise<Told> {
+    this.#told ??= this.#findTold();
+    return this.#told;
+  }
+
+  /** Returns the settings of rotations in the configuration. */
+  async rotationSettings(): Promise<RotationSettings> {
+    return (await this.told()).config?.settings.rotation ?? {};
   }
 
   /** Returns the key provider of the command. */
   async keys(): Promise<KeyProvider> {
-    return await openKeys(this.#options, this.#env);
+    return await openKeys(await this.told());
   }
 
   /**
@@ -55,11 +77,44 @@ export class Context {
       // The work of the command reports why the keys cannot be loaded.
       () => [],
     );
-    const opened = await openStores(this.#options, { keys, listed, env: this.#env, failed });
+    const opened = await openStores(await this.told(), { keys, listed, failed });
     try {
       await work(keys, opened.stores, listed);
     } finally {
       await opened.close();
     }
+  }
+
+  /**
+   * Runs `work` with the one store of the command, and closes it afterwards.
+   *
+   * @throws CommandError `USAGE` if the command has several stores.
+   */
+  async withStore(work: (store: EncryptedStore, name: string) => Promise<void>): Promise<void> {
+    await this.withStores(async (_, stores) => {
+      const [first, ...others] = Object.entries(stores);
+      if (first === undefined || others.length > 0) {
+        throw new CommandError("USAGE", "This command works with one store", {
+          hint: `Choose one: ${Object.keys(stores)
+            .map((name) => `\`--store ${name}\``)
+            .join(" or ")}.`,
+        });
+      }
+      await work(first[1], first[0]);
+    });
+  }
+
+  async #findTold(): Promise<Told> {
+    const environment = this.#options.env ?? this.env["KEYWARD_ENV"];
+    const found = await findConfig(environment === undefined ? {} : { environment }).catch((error: unknown) => {
+      if (error instanceof KeywardError) throw new CommandError("USAGE", error.message, { hint: error.hint });
+      throw error;
+    });
+    if (found === undefined && this.#options.env !== undefined) {
+      throw new CommandError("USAGE", "The flag --env names an environment, but there is no configuration file", {
+        hint: "Run the command in a folder below keyward.config.ts, or make one with `keyward init`.",
+      });
+    }
+    return { options: this.#options, env: this.env, config: found?.config };
   }
 }

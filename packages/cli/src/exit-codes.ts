@@ -2,7 +2,7 @@
 export const exitCodes = {
   done: 0,
   failed: 1,
-  /** The command line is wrong. */
+  /** The command line or the configuration is wrong. */
   usage: 2,
   /** An operator has to act before the command can continue: change the keys, or wait for a replica. */
   waiting: 3,
@@ -10,8 +10,35 @@ export const exitCodes = {
   interrupted: 130,
 } as const;
 
+/** The codes of errors that only the command has, not the packages that the command calls. */
+export type CommandErrorCode =
+  /** The command line or the configuration is wrong, or names too little. */
+  | "USAGE"
+  /** The operator did not confirm a change that cannot be undone. */
+  | "NOT_CONFIRMED";
+
+/** An error of the command itself. */
+export class CommandError extends Error {
+  readonly code: CommandErrorCode;
+  /** An instruction for the operator: what to do next. */
+  readonly hint: string;
+
+  constructor(code: CommandErrorCode, message: string, { hint }: { readonly hint: string }) {
+    super(message);
+    this.code = code;
+    this.hint = hint;
+  }
+}
+
 /** Thrown by `keyward doctor` after it has printed the problems that it found. */
 export class DoctorFoundProblems extends Error {}
 
 /** The codes of errors after which the same command continues when something else has happened. */
-export const waitingCodes: readonly string[] = ["CHANGE_NEEDED", "REPLICA_BEHIND", "NO_REPLICAS"];
+const waitingCodes: readonly string[] = ["CHANGE_NEEDED", "REPLICA_BEHIND", "NO_REPLICAS"];
+
+/** Returns the exit code for an error that a command has thrown. */
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof CommandError) return error.code === "USAGE" ? exitCodes.usage : exitCodes.failed;
+  const isWaiting = error instanceof Error && "code" in error && waitingCodes.includes(String(error.code));
+  return isWaiting ? exitCodes.waiting : exitCodes.failed;
+}

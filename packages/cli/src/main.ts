@@ -1,22 +1,18 @@
 import { CommanderError } from "commander";
 import type { CommonOptions, Surroundings } from "./context.ts";
-import { DoctorFoundProblems, exitCodes, waitingCodes } from "./exit-codes.ts";
+import { DoctorFoundProblems, exitCodeOf, exitCodes } from "./exit-codes.ts";
 import { programFor, withoutSources } from "./program.ts";
+import { Interrupted } from "./terminal/operator.ts";
 
 /**
  * Runs a command line of `keyward`, and returns its exit code.
  *
  * @param commandLine the arguments after the name of the program.
  */
-export async function main(commandLine: readonly string[], given: Partial<Surroundings> = {}): Promise<number> {
+export async function main(commandLine: readonly string[]): Promise<number> {
   const stop = new AbortController();
-  const surroundings: Surroundings = {
-    stdout: process.stdout,
-    stderr: process.stderr,
-    env: process.env,
-    signal: stop.signal,
-    ...given,
-  };
+  const { stdin, stdout, stderr, env } = process;
+  const surroundings: Surroundings = { stdin, stdout, stderr, env, signal: stop.signal };
   const signals = ["SIGINT", "SIGTERM"] as const;
   const interrupt = () => {
     for (const signal of signals) process.off(signal, interrupt);
@@ -47,19 +43,15 @@ export async function main(commandLine: readonly string[], given: Partial<Surrou
       return exitCodes.usage;
     }
     if (error instanceof DoctorFoundProblems) return exitCodes.failed;
-    const { json = false, quiet = false } = program.opts<Partial<CommonOptions>>();
-    const { Output } = await import("./output.ts");
-    const output = new Output(surroundings, { json, quiet });
+    const { Output } = await import("./terminal/output.ts");
+    const output = new Output(surroundings, program.opts<CommonOptions>());
     if (error instanceof Interrupted || stop.signal.aborted) {
       output.notice("keyward: stopped. To continue, run the same command again.");
       return exitCodes.interrupted;
     }
     output.error(error);
-    const isWaiting = error instanceof Error && "code" in error && waitingCodes.includes(String(error.code));
-    return isWaiting ? exitCodes.waiting : exitCodes.failed;
+    return exitCodeOf(error);
   } finally {
     for (const signal of signals) process.off(signal, interrupt);
   }
 }
-
-class Interrupted extends Error {}

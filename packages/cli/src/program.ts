@@ -24,8 +24,11 @@ export function programFor(surroundings: Surroundings): Command {
         .default([], "none"),
     )
     .option("--scope <name>", "the scope of the records in the stores")
+    .option("--env <name>", "the environment in the configuration file (default: KEYWARD_ENV)")
     .option("--json", "print the result as one line of JSON", false)
     .option("--quiet", "print no progress", false)
+    .option("--no-color", "print no colors (also with the environment variable NO_COLOR)")
+    .option("--yes", "answer every question with yes", false)
     .configureOutput({
       writeOut: (text) => surroundings.stdout.write(text),
       writeErr: (text) => surroundings.stderr.write(withoutSources(text)),

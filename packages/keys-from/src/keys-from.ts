@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import {
   fileLocation,
   type KeyProvider,
@@ -23,9 +24,11 @@ export interface KeysFromOptions {
    * `env:` source reads its variables at each load. The AWS SDK always reads `process.env`. Default: `process.env`.
    */
   readonly env?: Readonly<Record<string, string | undefined>>;
+  /** The folder that a relative path in the source starts from. Default: the working directory of the process. */
+  readonly folder?: string;
 }
 
-const optionNames: OptionNames<KeysFromOptions> = { store: true, env: true };
+const optionNames: OptionNames<KeysFromOptions> = { store: true, env: true, folder: true };
 
 type Environment = Readonly<Record<string, string | undefined>>;
 type Opener = (address: KeySourceAddress, options: KeysFromOptions) => Promise<KeyProvider>;
@@ -82,9 +85,9 @@ async function openVariable(address: KeySourceAddress, options: KeysFromOptions)
   return envKeys(address.rest, environmentOf(options));
 }
 
-async function openFile(address: KeySourceAddress): Promise<KeyProvider> {
+async function openFile(address: KeySourceAddress, { folder = "" }: KeysFromOptions): Promise<KeyProvider> {
   const { fileKeys } = await import("@keyward/keys-env").catch(notLoaded("@keyward/keys-env"));
-  return fileKeys(address.path("file:/run/secrets/keyring"));
+  return fileKeys(resolve(folder, address.path("file:/run/secrets/keyring")));
 }
 
 async function openAwsSecret(address: KeySourceAddress): Promise<KeyProvider> {
@@ -138,10 +141,11 @@ function wrappedSettingsOf(address: KeySourceAddress) {
   };
 }
 
-function locationOf(address: KeySourceAddress, { store }: KeysFromOptions): KeyringLocation {
+function locationOf(address: KeySourceAddress, { store, folder = "" }: KeysFromOptions): KeyringLocation {
   const place = address.parameters.text("place");
   if (place?.startsWith("file:") === true && place.length > "file:".length) {
-    return fileLocation(KeySourceAddress.parse(place, ["file"]).path("place=file:/var/lib/app/keyring"));
+    const path = KeySourceAddress.parse(place, ["file"]).path("place=file:/var/lib/app/keyring");
+    return fileLocation(resolve(folder, path));
   }
   if (place !== "store") {
     throw invalidSource(

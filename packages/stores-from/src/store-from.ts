@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import {
   type AtomicStore,
   type KeywardError,
@@ -30,14 +31,16 @@ export interface StoreFromOptions {
    * `process.env`.
    */
   readonly env?: Readonly<Record<string, string | undefined>>;
+  /** The folder that a relative path in the source starts from. Default: the working directory of the process. */
+  readonly folder?: string;
 }
 
-const optionNames: OptionNames<StoreFromOptions> = { env: true };
+const optionNames: OptionNames<StoreFromOptions> = { env: true, folder: true };
 
-type Environment = Readonly<Record<string, string | undefined>>;
+type Opener = (source: string, options: Required<StoreFromOptions>) => Promise<NamedStore>;
 
 /** The functions that make the store for a source, by the scheme of the source. */
-const openers: ReadonlyMap<string, (source: string, env: Environment) => Promise<NamedStore>> = new Map([
+const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
   ["memory", openMemory],
   ["sqlite", openSqlite],
   ["redis", openRedis],
@@ -73,11 +76,11 @@ const openers: ReadonlyMap<string, (source: string, env: Environment) => Promise
  * @throws KeywardError with the code of the store, if the store refuses a value in the source.
  */
 export async function storeFrom(source: string | undefined, options: StoreFromOptions = {}): Promise<NamedStore> {
-  const { env = process.env } = requireOptions("storeFrom", options, optionNames);
+  const { env = process.env, folder = "" } = requireOptions("storeFrom", options, optionNames);
   const text = typeof source === "string" ? source.trim() : "";
   const open = openers.get(schemeOf(text, [...openers.keys()]));
   if (open === undefined) throw invalidSource("does not begin with a known scheme");
-  return await open(text, env);
+  return await open(text, { env, folder });
 }
 
 async function openMemory(source: string): Promise<NamedStore> {
@@ -86,17 +89,18 @@ async function openMemory(source: string): Promise<NamedStore> {
   return new MemoryStore();
 }
 
-async function openSqlite(source: string): Promise<NamedStore> {
+async function openSqlite(source: string, { folder }: Required<StoreFromOptions>): Promise<NamedStore> {
   const path = source.slice("sqlite:".length);
   if (path === "" || path.startsWith("//")) {
     const hint = "Write the path of the file directly after the colon, such as sqlite:/var/lib/app/sessions.sqlite.";
     throw invalidSource(path === "" ? "has no path" : "begins with sqlite://, which names a host", hint);
   }
   const { SqliteStore } = await import("@keyward/store-sqlite").catch(notLoaded("@keyward/store-sqlite"));
-  return new SqliteStore(path);
+  // A database in memory, and an empty path, are no files.
+  return new SqliteStore(path === ":memory:" ? path : resolve(folder, path));
 }
 
-async function openRedis(source: string, env: Environment): Promise<NamedStore> {
+async function openRedis(source: string, { env }: Required<StoreFromOptions>): Promise<NamedStore> {
   const { origin, prefix, timeoutMs } = redisConnectionFrom(source, env);
   const { RedisStore } = await import("@keyward/store-redis").catch(notLoaded("@keyward/store-redis"));
   return new RedisStore(origin, {
@@ -105,7 +109,7 @@ async function openRedis(source: string, env: Environment): Promise<NamedStore> 
   });
 }
 
-async function openHttpKv(source: string, env: Environment): Promise<NamedStore> {
+async function openHttpKv(source: string, { env }: Required<StoreFromOptions>): Promise<NamedStore> {
   const [url = "", query = ""] = splitAtFirst(source, "?");
   const parameters = new SourceParameters(query, { subject, hint: correct });
   const settings = parameters.numbers("timeoutMs", "retries");

@@ -1,8 +1,8 @@
 import { type EncryptedStore, type KeyProvider, KeywardError, replicas, rotationStatus } from "@keyward/core";
-import { inCommandTerms } from "../command-terms.ts";
 import type { Context } from "../context.ts";
-import { shownSince } from "../durations.ts";
 import { DoctorFoundProblems } from "../exit-codes.ts";
+import { inCommandTerms } from "../terminal/command-terms.ts";
+import { shownSince } from "../terminal/durations.ts";
 
 /** One check: what was looked at, and how it is. */
 interface Finding {

@@ -1,8 +1,8 @@
 import { type KeyInfo, Keyring, KeywardError } from "@keyward/core";
+import { storeName } from "../configuration/store-name.ts";
 import type { Context } from "../context.ts";
-import { shownSince } from "../durations.ts";
-import { table } from "../output.ts";
-import { storeName } from "../settings.ts";
+import { shownSince } from "../terminal/durations.ts";
+import { table } from "../terminal/output.ts";
 
 /** Shows the keys of the keyring, without their material. */
 export async function showKeyring(context: Context): Promise<void> {

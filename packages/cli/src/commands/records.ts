@@ -1,7 +1,7 @@
 import { type CensusCounts, census, type Keyring, KeywardError, reencrypt, replicas, retireKey } from "@keyward/core";
 import type { Context } from "../context.ts";
-import { shownSince } from "../durations.ts";
-import { table } from "../output.ts";
+import { shownSince } from "../terminal/durations.ts";
+import { table } from "../terminal/output.ts";
 import { printInstruction } from "./rotate.ts";
 
 const barWidth = 20;

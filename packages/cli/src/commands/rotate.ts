@@ -15,16 +15,16 @@ import {
   rotateKey,
   rotationStatus,
 } from "@keyward/core";
-import { inCommandTerms } from "../command-terms.ts";
+import type { OpenStores } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
-import { shownDuration, shownSince } from "../durations.ts";
-import { type Output, table } from "../output.ts";
-import type { OpenStores } from "../settings.ts";
+import { inCommandTerms } from "../terminal/command-terms.ts";
+import { shownDuration, shownSince } from "../terminal/durations.ts";
+import { type Output, table } from "../terminal/output.ts";
 
 /** The options that the commands of a rotation share. */
 export interface RotationCommandOptions {
   readonly until?: RotationStep;
-  readonly grace: number;
+  readonly grace?: number;
   readonly maxPerSecond?: number;
   readonly unregistered?: number;
   readonly replicasWithin?: number;
@@ -46,13 +46,14 @@ export interface RevokeCommandOptions extends RotationCommandOptions {
 
 // A longer grace is not waited for in a terminal: the same command removes the key later.
 const longestWaitMs = 60_000;
+const defaultGraceMs = 86_400_000;
 
 /** Rotates the key, or with `--dry-run` prints the steps. */
 export async function rotate(context: Context, options: RotateCommandOptions): Promise<void> {
   await context.withStores(async (keys, stores) => {
     const { newKey } = options;
     const settings: RotateKeyOptions = {
-      ...rotationSettings(context, stores, options),
+      ...(await rotationSettings(context, stores, options)),
       ...(newKey === undefined ? {} : { newKey: { id: newKey } }),
     };
     if (options.dryRun) {
@@ -62,15 +63,15 @@ export async function rotate(context: Context, options: RotateCommandOptions): P
       return;
     }
     await requireReady(stores);
-    await inParts(context, options, (until) => rotateKey(keys, { ...settings, ...until }));
+    await inParts(context, options, settings.graceMs, (until) => rotateKey(keys, { ...settings, ...until }));
   });
 }
 
 /** Undoes the running rotation. */
 export async function rollBack(context: Context, options: RotationCommandOptions): Promise<void> {
   await context.withStores(async (keys, stores) => {
-    const settings = rotationSettings(context, stores, options);
-    await inParts(context, options, (until) => rollBackRotation(keys, { ...settings, ...until }));
+    const settings = await rotationSettings(context, stores, options);
+    await inParts(context, options, settings.graceMs, (until) => rollBackRotation(keys, { ...settings, ...until }));
   });
 }
 
@@ -90,12 +91,12 @@ export async function revoke(context: Context, id: string, options: RevokeComman
       return;
     }
     const settings = {
-      ...rotationSettings(context, stores, options),
+      ...(await rotationSettings(context, stores, options)),
       ...(newKey === undefined ? {} : { newKey: { id: newKey } }),
       id,
       order,
     };
-    await inParts(context, options, (until) => revokeKey(keys, { ...settings, ...until }));
+    await inParts(context, options, settings.graceMs, (until) => revokeKey(keys, { ...settings, ...until }));
   });
 }
 
@@ -140,12 +141,13 @@ async function requireReady(stores: OpenStores["stores"]): Promise<void> {
  */
 async function inParts(
   { output }: Context,
-  { until, grace }: RotationCommandOptions,
+  { until }: RotationCommandOptions,
+  graceMs: number,
   run: (until: { readonly until?: RotationStep }) => Promise<RotationReport>,
 ): Promise<void> {
   let report = await run({ until: until ?? "disable" });
   if (until === undefined && (report.step === "grace" || report.step === "remove")) {
-    const leftMs = report.step === "remove" ? 0 : (report.disabledAtMs ?? Date.now()) + grace - Date.now();
+    const leftMs = report.step === "remove" ? 0 : (report.disabledAtMs ?? Date.now()) + graceMs - Date.now();
     if (leftMs <= longestWaitMs) report = await run({});
     else {
       const advice = `Run the same command again in ${shownDuration(leftMs)}, or now with --grace 0s.`;
@@ -160,17 +162,22 @@ async function inParts(
   output.result(`${kind} from key "${from}" to "${to}": ${next}`, { ...report, keyring: keyring.toJSON() });
 }
 
-function rotationSettings(
-  { output, signal }: Context,
+/** Returns the settings of a rotation: those of the flags, or else those of the configuration. */
+async function rotationSettings(
+  context: Context,
   stores: OpenStores["stores"],
   options: RotationCommandOptions,
-): RotationOptions {
-  const { grace, maxPerSecond, unregistered, replicasWithin, ignoreReplica, abandonUnreadable } = options;
+): Promise<RotationOptions & { readonly graceMs: number }> {
+  const { output, signal } = context;
+  const configured = await context.rotationSettings();
+  const maxPerSecond = options.maxPerSecond ?? configured.maxPerSecond;
+  const unregistered = options.unregistered ?? configured.unregisteredMs;
+  const replicasWithin = options.replicasWithin ?? configured.replicasWithinMs;
   return {
     stores,
-    ignoreReplicas: ignoreReplica,
-    abandonUnreadable,
-    graceMs: grace,
+    ignoreReplicas: options.ignoreReplica,
+    abandonUnreadable: options.abandonUnreadable,
+    graceMs: options.grace ?? configured.graceMs ?? defaultGraceMs,
     signal,
     instruct: printInstruction(output),
     onProgress: (progress) => output.progress(progressLine(progress)),

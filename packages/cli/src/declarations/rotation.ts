@@ -1,6 +1,6 @@
 import { type Command, Option } from "commander";
 import type { OpenContext } from "../context.ts";
-import { readDuration } from "../durations.ts";
+import { readDuration } from "../terminal/durations.ts";
 import { collect, readAmount } from "./arguments.ts";
 
 const stepNames = ["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"] as const;
@@ -55,9 +55,10 @@ function rotationOptions(command: Command): Command {
   return command
     .addOption(new Option("--until <step>", "the last step of this run").choices(stepNames))
     .addOption(
-      new Option("--grace <duration>", "how long the old key stays disabled before it is removed")
-        .argParser(readDuration)
-        .default(86_400_000, "1d"),
+      new Option(
+        "--grace <duration>",
+        "how long the old key stays disabled before it is removed (default: the configuration, or 1d)",
+      ).argParser(readDuration),
     )
     .option("--max-per-second <records>", "the most records that are re-encrypted per second", readAmount)
     .option(

@@ -1,32 +1,47 @@
+import { styleText } from "node:util";
 import { KeywardError } from "@keyward/core";
+import { CommandError } from "../exit-codes.ts";
 import { inCommandTerms } from "./command-terms.ts";
 
-/** Where a command writes. Tests and scripts pass other streams. */
+/** Where a command writes, as `process` has it. */
 export interface Streams {
-  readonly stdout: { write(text: string): unknown };
-  readonly stderr: { write(text: string): unknown };
+  readonly stdout: NodeJS.WritableStream & { readonly isTTY?: boolean };
+  readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
+}
+
+/** How the output of a command looks. */
+export interface OutputOptions {
+  readonly json: boolean;
+  readonly quiet: boolean;
+  /** False if colors are not wanted although the output goes to a terminal. */
+  readonly color: boolean;
 }
 
 /** How a command writes its result, its progress and its errors. */
 export class Output {
   readonly #streams: Streams;
-  readonly #json: boolean;
-  readonly #quiet: boolean;
+  readonly #options: OutputOptions;
 
-  constructor(streams: Streams, { json, quiet }: { readonly json: boolean; readonly quiet: boolean }) {
+  constructor(streams: Streams, options: OutputOptions) {
     this.#streams = streams;
-    this.#json = json;
-    this.#quiet = quiet;
+    this.#options = options;
+  }
+
+  /** Returns text in a color or another style if stderr is a terminal that shows it, and colors are wanted. */
+  styled(style: "red" | "yellow" | "green" | "bold", text: string): string {
+    if (!this.#options.color || this.#streams.stderr.isTTY !== true) return text;
+    // This also respects the environment variable NO_COLOR.
+    return styleText(style, text, { stream: process.stderr });
   }
 
   /** Writes the result of a command to stdout: `text` for people, or `data` as one line of JSON. */
   result(text: string, data: unknown): void {
-    this.#streams.stdout.write(this.#json ? `${JSON.stringify(data)}\n` : text === "" ? "" : `${text}\n`);
+    this.#streams.stdout.write(this.#options.json ? `${JSON.stringify(data)}\n` : text === "" ? "" : `${text}\n`);
   }
 
   /** Writes a line about the progress of a command to stderr. */
   progress(line: string): void {
-    if (!this.#quiet) this.#streams.stderr.write(`${line}\n`);
+    if (!this.#options.quiet) this.#streams.stderr.write(`${line}\n`);
   }
 
   /** Writes a line to stderr that the operator must see, also with `--quiet`. */
@@ -36,7 +51,7 @@ export class Output {
 
   /** Writes an error: its message and hint to stderr, or with `--json` its code, message and hint to stdout. */
   error(error: unknown): void {
-    if (!(error instanceof KeywardError)) {
+    if (!(error instanceof KeywardError || error instanceof CommandError)) {
       // The message of another library may contain a secret.
       const name = error instanceof Error ? error.name : "a value that is not an Error";
       this.#streams.stderr.write(
@@ -44,11 +59,12 @@ export class Output {
       );
       return;
     }
-    const { code, keyId, counts } = error;
+    const { code } = error;
+    const { keyId, counts } = error instanceof KeywardError ? error : {};
     const [message, hint] = [inCommandTerms(error.message), inCommandTerms(error.hint)];
-    if (this.#json) {
+    if (this.#options.json) {
       this.#streams.stdout.write(`${JSON.stringify({ error: { code, message, hint, keyId, counts } })}\n`);
-    } else this.#streams.stderr.write(`keyward: ${message} (${code})\n${hint}\n`);
+    } else this.#streams.stderr.write(`${this.styled("red", "keyward:")} ${message} (${code})\n${hint}\n`);
   }
 }
 

@@ -1,0 +1,176 @@
+import { constants, type Stats } from "node:fs";
+import { access, lstat, readFile, stat } from "node:fs/promises";
+import { homedir } from "node:os";
+import { basename, dirname, join, parse, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { isOwnedBy, KeywardError, systemCode } from "@keyward/core";
+import { Config } from "./config.ts";
+import { requireConfigOptions } from "./config-mistakes.ts";
+
+/** The names of a configuration file. At most one of them may be in a folder. */
+export const configFileNames = ["keyward.config.ts", "keyward.config.js", "keyward.config.json"] as const;
+
+/** Where a configuration is looked for. */
+export interface LoadConfigOptions {
+  /** The folder in which the search begins. Default: the folder of the process. */
+  readonly from?: string;
+  /** The name of the environment. Default: `KEYWARD_ENV`, or none. */
+  readonly environment?: string;
+}
+
+/**
+ * Finds the configuration file, and loads it. The search goes upwards from a folder to the first folder with a
+ * `package.json` or a `.git`, or to the home directory of the user. A TypeScript or JavaScript file is code, so the file is refused if another user
+ * could have changed it.
+ *
+ * @returns the configuration; `undefined` if there is no file.
+ * @throws KeywardError `VALUE_INVALID` if the file has mistakes, if two files are in one folder, or if other users may
+ * write to the file or to a folder on the way.
+ */
+export async function findConfig({
+  from = process.cwd(),
+  environment = process.env["KEYWARD_ENV"],
+}: LoadConfigOptions = {}): Promise<{ readonly config: Config; readonly path: string } | undefined> {
+  const path = await findFile(resolve(from));
+  if (path === undefined) return undefined;
+  const options = path.endsWith(".json") ? await readJson(path) : await importConfig(path);
+  return { config: configOf(options, path, environment), path };
+}
+
+/**
+ * Returns the configuration in the nearest configuration file, for an application whose configuration is JSON.
+ *
+ * @throws KeywardError `VALUE_INVALID` if there is no file, and as {@link findConfig}.
+ * @example
+ * const config = await loadConfig();
+ * const sessions = createKeyv({ ...(await config.store("sessions")), namespace: "sessions" });
+ */
+export async function loadConfig(options: LoadConfigOptions = {}): Promise<Config> {
+  const found = await findConfig(options);
+  if (found !== undefined) return found.config;
+  throw new KeywardError("VALUE_INVALID", "No configuration file was found", {
+    hint: "Make one with `keyward init`, or run the program in a folder below the folder of keyward.config.json.",
+  });
+}
+
+async function findFile(from: string): Promise<string | undefined> {
+  const passed: string[] = [];
+  for (let folder = from; ; folder = dirname(folder)) {
+    passed.push(folder);
+    const found: string[] = [];
+    for (const name of configFileNames) if (await exists(join(folder, name))) found.push(join(folder, name));
+    const [path, other] = found;
+    if (path !== undefined) {
+      if (other !== undefined) {
+        throw invalid(
+          folder,
+          `The folder has both ${basename(path)} and ${basename(other)}`,
+          "Remove one of the two files.",
+        );
+      }
+      await requireOwn(path, passed);
+      return path;
+    }
+    const isLast = folder === homedir() || folder === parse(folder).root;
+    if (isLast || (await exists(join(folder, "package.json"))) || (await exists(join(folder, ".git"))))
+      return undefined;
+  }
+}
+
+/** Checks that only this user and root may change the file, and the folders in which the search has passed. */
+async function requireOwn(path: string, folders: readonly string[]): Promise<void> {
+  if (process.platform === "win32") return;
+  // A link may lead to a file in another folder, which others may replace.
+  if ((await lstat(path)).isSymbolicLink()) {
+    throw invalid(path, "The configuration file is a symbolic link", "Put the file itself into the folder.");
+  }
+  for (const place of [path, ...folders]) {
+    const status = await stat(place);
+    const hint = `The configuration is code that runs with your keys. Make yourself the owner of ${place}, and take the permission to write from others: \`chmod go-w\`.`;
+    if (!isOwnedBy(status)) throw invalid(place, "Another user owns the configuration file or its folder", hint);
+    if (mayOthersWrite(status))
+      throw invalid(place, "Other users may write to the configuration file or its folder", hint);
+  }
+}
+
+function mayOthersWrite({ mode, uid, gid }: Stats): boolean {
+  if ((mode & constants.S_IWOTH) !== 0) return true;
+  // On many systems each user has a group of their own with the same number, and may let this group write.
+  return (mode & constants.S_IWGRP) !== 0 && gid !== uid;
+}
+
+async function readJson(path: string): Promise<unknown> {
+  const text = await readFile(path, "utf8").catch((error: unknown) => {
+    throw invalid(path, `The configuration file cannot be read (${systemCode(error)})`, "Make it a readable file.");
+  });
+  try {
+    const options: unknown = JSON.parse(text);
+    if (typeof options !== "object" || options === null || Array.isArray(options)) return options;
+    return { folder: dirname(path), ...options };
+  } catch (error) {
+    const place = /\(line \d+ column \d+\)/.exec(error instanceof Error ? error.message : "")?.[0] ?? "";
+    throw invalid(path, `The configuration file is not JSON ${place}`.trim(), "Correct the file at this place.");
+  }
+}
+
+async function importConfig(path: string): Promise<unknown> {
+  let module: { readonly default?: unknown };
+  try {
+    module = await import(pathToFileURL(path).href);
+  } catch (cause) {
+    if (cause instanceof KeywardError) throw named(path, cause);
+    throw invalid(path, `The configuration file cannot be loaded: ${reasonOf(cause)}`, hintFor(cause));
+  }
+  return module.default;
+}
+
+function configOf(options: unknown, path: string, environment: string | undefined): Config {
+  try {
+    // A file may have imported another copy of this package, so the class is not compared.
+    if (isConfig(options)) return options.inEnvironment(environment);
+    if (options === undefined) {
+      throw invalid(
+        path,
+        "The configuration file has no default export",
+        "Write `export default defineConfig({ … })`.",
+      );
+    }
+    return new Config(requireConfigOptions(options), environment ?? "");
+  } catch (error) {
+    throw error instanceof KeywardError ? named(path, error) : error;
+  }
+}
+
+function isConfig(options: unknown): options is Config {
+  return typeof options === "object" && options !== null && "inEnvironment" in options;
+}
+
+function named(path: string, { code, message, hint, cause }: KeywardError): KeywardError {
+  return message.startsWith(path)
+    ? new KeywardError(code, message, { hint, cause })
+    : new KeywardError(code, `${path}: ${message}`, { hint, cause });
+}
+
+function reasonOf(cause: unknown): string {
+  const isMissing = cause instanceof Error && systemCode(cause) === "ERR_MODULE_NOT_FOUND";
+  if (isMissing) return cause.message.split("\n")[0]?.replace(/ imported from .*/, "") ?? "";
+  if (cause instanceof SyntaxError) return "it has a syntax error";
+  return cause instanceof Error ? `${cause.name} was thrown` : "a value was thrown";
+}
+
+function hintFor(cause: unknown): string {
+  return cause instanceof Error && systemCode(cause) === "ERR_MODULE_NOT_FOUND"
+    ? "Install the package in the folder of the file: `npm install keyward`. Or use keyward.config.json, which imports nothing."
+    : "Run the file with `node`, which shows the place of the error.";
+}
+
+function invalid(path: string, problem: string, hint: string): KeywardError {
+  return new KeywardError("VALUE_INVALID", `${path}: ${problem}`, { hint });
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await access(path).then(
+    () => true,
+    () => false,
+  );
+}

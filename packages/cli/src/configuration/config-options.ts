@@ -1,0 +1,47 @@
+import type { EncryptedStoreOptions, ForeignFormat, KeyProvider, WrappableStore } from "@keyward/core";
+
+/** The settings of rotations that `keyward` runs. Each setting has a flag of the same meaning, which replaces it. */
+export interface RotationSettings {
+  /** How long the old key stays disabled before it is removed, in milliseconds. Default: one day. */
+  readonly graceMs?: number;
+  /** The most records that are re-encrypted per second. Default: no limit. */
+  readonly maxPerSecond?: number;
+  /** How long processes that are not registered take to load changed keys, in milliseconds. 0 if there are none. */
+  readonly unregisteredMs?: number;
+  /** How long to wait for the replicas in each step, in milliseconds. Default: ten minutes. */
+  readonly replicasWithinMs?: number;
+}
+
+/** What an application and `keyward` must agree on. Each environment may have settings of its own. */
+export interface ConfigSettings {
+  /**
+   * The source of the keys, as for `keysFrom` of `@keyward/keys-from`, such as `file:production.keyring`; or a function
+   * that returns a key provider.
+   */
+  readonly keys?: string | (() => KeyProvider | Promise<KeyProvider>);
+  /**
+   * The stores by name: the source of each, as for `storeFrom` of `@keyward/stores-from`, such as `redis://localhost`;
+   * or a function that returns a store. Do not write a password into a file that you commit: read the source from an
+   * environment variable.
+   */
+  readonly stores?: Readonly<Record<string, string | (() => WrappableStore | Promise<WrappableStore>)>>;
+  /** The scope of the records in all stores. Default: no scope. */
+  readonly scope?: NonNullable<EncryptedStoreOptions["scope"]>;
+  /** The foreign formats in which the stores have records that Keyward did not write. Default: none. */
+  readonly accept?: readonly ForeignFormat[];
+  readonly rotation?: RotationSettings;
+}
+
+/** The content of a configuration file. */
+export interface ConfigOptions extends ConfigSettings {
+  /**
+   * The folder that relative paths in sources start from. In a TypeScript or JavaScript file: `import.meta.dirname`.
+   * Default: relative paths are refused, because an application and an operator run in different folders.
+   */
+  readonly folder?: string;
+  /**
+   * Other settings by the name of the environment, which `--env` or the environment variable `KEYWARD_ENV` chooses. A
+   * setting of an environment replaces the whole setting of the same name.
+   */
+  readonly environments?: Readonly<Record<string, ConfigSettings>>;
+}

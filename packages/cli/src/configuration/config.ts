@@ -1,0 +1,155 @@
+import { resolve } from "node:path";
+import { type EncryptedStoreOptions, type KeyProvider, KeywardError, type WrappableStore } from "@keyward/core";
+import { requireConfigOptions } from "./config-mistakes.ts";
+import type { ConfigOptions, ConfigSettings } from "./config-options.ts";
+
+/** A store of a configuration with its keys: options of `createKeyv` and, except `store`, of `EncryptedStore`. */
+export interface ConfiguredStore extends Pick<EncryptedStoreOptions, "keys" | "scope" | "accept"> {
+  readonly store: WrappableStore;
+}
+
+/**
+ * Returns a configuration, which the command `keyward` and applications share.
+ *
+ * @throws KeywardError `VALUE_INVALID` that lists every mistake with its place.
+ * @example
+ * // keyward.config.ts
+ * export default defineConfig({
+ *   folder: import.meta.dirname,
+ *   keys: "file:production.keyring",
+ *   stores: { sessions: "sqlite:sessions.sqlite" },
+ * });
+ *
+ * // The application:
+ * const sessions = createKeyv({ ...(await config.store("sessions")), namespace: "sessions" });
+ */
+export function defineConfig(options: ConfigOptions): Config {
+  return new Config(options);
+}
+
+/** A checked configuration. Make one with {@link defineConfig}, or read one from a file with `loadConfig`. */
+export class Config {
+  /** The settings, with those of the chosen environment. */
+  readonly settings: ConfigSettings;
+  readonly #options: ConfigOptions;
+  #keys: Promise<KeyProvider> | undefined;
+
+  /**
+   * @param environment the name of the environment. Default: `KEYWARD_ENV`, or none.
+   * @throws KeywardError `VALUE_INVALID`.
+   */
+  constructor(options: ConfigOptions, environment: string | undefined = process.env["KEYWARD_ENV"]) {
+    const { environments = {}, folder: _folder, ...shared } = requireConfigOptions(options);
+    this.#options = options;
+    if (environment === undefined || environment === "") this.settings = shared;
+    else {
+      const own = Object.hasOwn(environments, environment) ? environments[environment] : undefined;
+      if (own === undefined) throw unknownEnvironment(environment, Object.keys(environments));
+      this.settings = { ...shared, ...own };
+    }
+  }
+
+  /** Returns this configuration in another environment. */
+  inEnvironment(name: string | undefined): Config {
+    return new Config(this.#options, name ?? "");
+  }
+
+  /**
+   * Returns the key provider. Every call returns the same one, so that the stores of a process share their keys.
+   *
+   * @throws KeywardError `VALUE_INVALID` if the configuration has no keys; the errors of `keysFrom`.
+   */
+  keys(): Promise<KeyProvider> {
+    this.#keys ??= this.#openKeys().catch((error: unknown) => {
+      this.#keys = undefined;
+      throw error;
+    });
+    return this.#keys;
+  }
+
+  /**
+   * Opens a store, and returns it with its keys. Pass the result to `createKeyv`, with a namespace. The caller closes the
+   * store: `disconnect()`.
+   *
+   * @throws KeywardError `VALUE_INVALID` if the configuration has no such store or no keys; the errors of `storeFrom` and
+   * `keysFrom`.
+   */
+  async store(name: string): Promise<ConfiguredStore> {
+    const { scope, accept } = this.settings;
+    const keys = await this.keys();
+    return {
+      store: await this.openStore(name),
+      keys,
+      ...(scope === undefined ? {} : { scope }),
+      ...(accept === undefined ? {} : { accept }),
+    };
+  }
+
+  /**
+   * Opens a store without its keys.
+   *
+   * @param env environment variables for `storeFrom`. Default: `process.env`.
+   * @throws KeywardError `VALUE_INVALID` if the configuration has no such store; the errors of `storeFrom`.
+   */
+  async openStore(
+    name: string,
+    env: Readonly<Record<string, string | undefined>> = process.env,
+  ): Promise<WrappableStore> {
+    const { stores = {} } = this.settings;
+    const source = Object.hasOwn(stores, name) ? stores[name] : undefined;
+    if (source === undefined) throw unknownStore(name, Object.keys(stores));
+    if (typeof source === "function") return await source();
+    this.#requireFolder(`stores.${name}`, source, ["sqlite:"]);
+    const { storeFrom } = await import("@keyward/stores-from");
+    return await storeFrom(source, { env, ...this.#folder });
+  }
+
+  /** Returns the path of a file that a source names, from the folder of the configuration. */
+  pathOf(path: string): string {
+    return resolve(this.#options.folder ?? "", path);
+  }
+
+  async #openKeys(): Promise<KeyProvider> {
+    const { keys } = this.settings;
+    if (keys === undefined) {
+      throw new KeywardError("VALUE_INVALID", "The configuration has no keys", {
+        hint: "Add the setting `keys`, such as `file:production.keyring`. If only environments have keys, choose one with KEYWARD_ENV.",
+      });
+    }
+    if (typeof keys === "function") return await keys();
+    this.#requireFolder("keys", keys, ["file:", "place=file:"]);
+    const { keysFrom } = await import("@keyward/keys-from");
+    return await keysFrom(keys, this.#folder);
+  }
+
+  get #folder(): { readonly folder?: string } {
+    const { folder } = this.#options;
+    return folder === undefined ? {} : { folder };
+  }
+
+  #requireFolder(place: string, source: string, schemes: readonly string[]): void {
+    if (this.#options.folder !== undefined) return;
+    const isRelative = schemes.some((scheme) => {
+      const at = source.indexOf(scheme);
+      return at !== -1 && (at === 0 || scheme.startsWith("place=")) && !/^[/:]/.test(source.slice(at + scheme.length));
+    });
+    if (!isRelative) return;
+    throw new KeywardError("VALUE_INVALID", `${place} has a relative path, and the configuration has no folder`, {
+      hint: "Add `folder: import.meta.dirname` to the configuration, or write an absolute path.",
+    });
+  }
+}
+
+function unknownEnvironment(name: string, known: readonly string[]): KeywardError {
+  const hint = known.length === 0 ? "has no environments" : `has the environments ${known.join(", ")}`;
+  return new KeywardError("VALUE_INVALID", `The configuration has no environment ${JSON.stringify(name)}`, {
+    hint: `Correct --env or KEYWARD_ENV. The configuration ${hint}.`,
+  });
+}
+
+function unknownStore(name: string, known: readonly string[]): KeywardError {
+  const hint = known.length === 0 ? "has no stores" : `has the stores ${known.join(", ")}`;
+  return new KeywardError("VALUE_INVALID", `The configuration has no store ${JSON.stringify(name)}`, {
+    hint: `Correct the name, or add the store to the configuration, which ${hint}.`,
+  });
+}

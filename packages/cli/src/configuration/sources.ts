@@ -1,0 +1,216 @@
+import { existsSync } from "node:fs";
+import { EncryptedStore, hasReservedSpace, type KeyProvider, KeywardError, type WrappableStore } from "@keyward/core";
+import { CommandError } from "../exit-codes.ts";
+import type { Config } from "./config.ts";
+import { storeName } from "./store-name.ts";
+
+/** The options that name the keys and the stores, as they are on the command line. */
+export interface SourceOptions {
+  readonly keys?: string;
+  readonly store: readonly string[];
+  readonly emptyStore: readonly string[];
+  readonly scope?: string;
+}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** What is told to a command: by its flags, by environment variables, and by a configuration file, in this order. */
+export interface Told {
+  readonly options: SourceOptions;
+  readonly env: Environment;
+  readonly config: Config | undefined;
+}
+
+const storeVariable = "KEYWARD_STORE";
+const unnamedStore = "records";
+
+/**
+ * Returns the key provider that the flag `--keys`, the environment variable `KEYWARD_KEYS` or the configuration names.
+ *
+ * @throws CommandError `USAGE` if none is set; the errors of `keysFrom`.
+ */
+export async function openKeys({ options, env, config }: Told): Promise<KeyProvider> {
+  const source = options.keys ?? env["KEYWARD_KEYS"];
+  if (source !== undefined && source !== "") {
+    const { keysFrom } = await import("@keyward/keys-from");
+    return await keysFrom(source, { env });
+  }
+  if (config !== undefined) return await config.keys();
+  throw new CommandError("USAGE", "The source of the keys is not set", {
+    hint: "Pass --keys, such as `--keys file:production.keyring`, set the environment variable KEYWARD_KEYS, or make a configuration with `keyward init`.",
+  });
+}
+
+/** The stores of a command, by name, and the function that closes them. */
+export interface OpenStores {
+  readonly stores: Readonly<Record<string, EncryptedStore>>;
+  close(): Promise<void>;
+}
+
+/** What {@link openStores} needs to know besides what is told. */
+export interface OpenStoresSettings {
+  readonly keys: KeyProvider;
+  /** The names that the keyring lists, with which the names in environment variables are compared. */
+  readonly listed: readonly string[];
+  /**
+   * Called with the name of each store that cannot be opened or was never used, and its error. Such a store is left out,
+   * unless the function throws.
+   */
+  readonly failed: (name: string, error: unknown) => void;
+}
+
+/**
+ * Opens the stores that {@link namedStores} names, each with the keys.
+ *
+ * @throws CommandError `USAGE` if no store is named, or two have one name.
+ */
+export async function openStores(told: Told, { keys, listed, failed }: OpenStoresSettings): Promise<OpenStores> {
+  const inner: WrappableStore[] = [];
+  const stores: Record<string, EncryptedStore> = Object.create(null);
+  const close = async () => {
+    for (const store of Object.values(stores)) await store.disconnect();
+    for (const store of inner) if ("disconnect" in store) await store.disconnect?.();
+  };
+  const { options, config } = told;
+  const scope = options.scope ?? config?.settings.scope;
+  const accept = config?.settings.accept;
+  for (const named of namedStores(told, listed)) {
+    const { name } = named;
+    try {
+      const store = await openNamed(told, named);
+      inner.push(store);
+      stores[name] = new EncryptedStore(store, {
+        keys,
+        ...(scope === undefined ? {} : { scope }),
+        ...(accept === undefined ? {} : { accept }),
+      });
+    } catch (error) {
+      try {
+        failed(name, error);
+      } catch (refused) {
+        await close();
+        throw refused;
+      }
+    }
+  }
+  return { stores, close };
+}
+
+/** A store that a command is told to use. Without a source, the store of the configuration that has this name. */
+export interface StoreSource {
+  readonly name: string;
+  readonly source?: string;
+}
+
+/**
+ * Returns the stores of a command: those of the flags `--store`; without a flag those of the environment variables
+ * `KEYWARD_STORE` and `KEYWARD_STORE_<NAME>`; without these those of the configuration. A flag with a bare name chooses a
+ * store of the environment variables or of the configuration.
+ *
+ * @param listed the names that the keyring lists.
+ * @throws CommandError `USAGE` if there is none, if two have one name, or if a bare name is unknown.
+ */
+export function namedStores({ options, env, config }: Told, listed: readonly string[]): readonly StoreSource[] {
+  const inVariables = readVariables(env, listed);
+  const inConfig = Object.keys(config?.settings.stores ?? {}).map((name) => ({ name }));
+  const known = [...inVariables, ...inConfig];
+  const named =
+    options.store.length > 0
+      ? options.store.map((text) => readFlag(text, known))
+      : inVariables.length > 0
+        ? inVariables
+        : inConfig;
+  if (named.length === 0) {
+    throw new CommandError("USAGE", "No store is set", {
+      hint: "Pass --store, such as `--store sessions=redis://localhost`, set the environment variable KEYWARD_STORE_SESSIONS, or make a configuration with `keyward init`.",
+    });
+  }
+  const twice = named.find(({ name }, index) => named.findIndex((other) => other.name === name) !== index);
+  if (twice === undefined) return named;
+  throw new CommandError("USAGE", `Two stores have the name "${twice.name}"`, {
+    hint: "Give each store another name: `--store name=source`.",
+  });
+}
+
+/**
+ * Opens a store. A store that was never used with Keyward is refused, unless `--empty-store` names it: its source may be
+ * misspelt, and a rotation of another store than that of the application would lose the records.
+ */
+export async function openNamed(
+  { options, env, config }: Told,
+  { name, source }: StoreSource,
+): Promise<WrappableStore> {
+  const mayBeEmpty = options.emptyStore.includes(name);
+  const inConfig = config?.settings.stores?.[name];
+  const text = source ?? (typeof inConfig === "string" ? inConfig : "");
+  if (text.startsWith("memory:")) {
+    throw new CommandError("USAGE", `The store ${name} is in the memory of a process, which no command can see`, {
+      hint: "Name the store in which the application keeps its records.",
+    });
+  }
+  const path = text.startsWith("sqlite:") ? text.slice("sqlite:".length) : undefined;
+  if (path !== undefined && !mayBeEmpty && !existsSync(source === undefined ? (config?.pathOf(path) ?? path) : path)) {
+    throw neverUsed(name, `The file of the store ${name} does not exist`);
+  }
+  const store = await open(name, source, env, config);
+  if (!mayBeEmpty) await requireUsed(name, store);
+  return store;
+}
+
+async function open(
+  name: string,
+  source: string | undefined,
+  env: Environment,
+  config: Config | undefined,
+): Promise<WrappableStore> {
+  if (source === undefined && config !== undefined) return await config.openStore(name, env);
+  const { storeFrom } = await import("@keyward/stores-from");
+  return await storeFrom(source, { env });
+}
+
+/** Checks that a process with a key has written to a store before. It then has a check record. */
+async function requireUsed(name: string, store: WrappableStore): Promise<void> {
+  // A store without a reserved space keeps no check record, so nothing shows whether it was used.
+  if (!hasReservedSpace(store)) return;
+  const reserved = store.reserved();
+  if ((await reserved.get("check")) !== undefined) return;
+  const { entries } = await reserved.scan({ limit: 1 });
+  if (entries.length === 0) throw neverUsed(name, `The store ${name} was never used with Keyward`);
+}
+
+function neverUsed(name: string, problem: string): KeywardError {
+  return new KeywardError("STORE_INVALID", problem, {
+    hint:
+      "Compare its source with that of the application: the path, the host, the number of the database and the prefix. " +
+      `Only if no record was ever written to this store, add \`--empty-store ${name}\`.`,
+  });
+}
+
+function readFlag(text: string, known: readonly StoreSource[]): StoreSource {
+  const equals = text.indexOf("=");
+  const name = equals === -1 ? "" : text.slice(0, equals);
+  // A source may contain "=" in its parameters, so only a name before the first one counts.
+  if (storeName.test(name)) return { name, source: text.slice(equals + 1) };
+  if (text.includes(":")) return { name: unnamedStore, source: text };
+  const found = known.find((store) => store.name === text);
+  if (found !== undefined) return found;
+  const names = known.map((store) => store.name).join(", ");
+  throw new CommandError("USAGE", "A flag --store is neither a source nor the name of a store that is set elsewhere", {
+    hint:
+      "Write a source, such as `--store sessions=redis://localhost`, or a name. " +
+      (names === "" ? "No name is set in environment variables or in a configuration." : `The names are: ${names}.`),
+  });
+}
+
+function readVariables(env: Environment, listed: readonly string[]): readonly StoreSource[] {
+  return Object.entries(env)
+    .flatMap(([variable, source = ""]) => {
+      if (source === "") return [];
+      if (variable === storeVariable) return [{ name: unnamedStore, source }];
+      if (!variable.startsWith(`${storeVariable}_`)) return [];
+      const name = variable.slice(storeVariable.length + 1).toLowerCase();
+      if (!storeName.test(name)) return [];
+      return [{ name: listed.find((one) => one.toLowerCase() === name) ?? name, source }];
+    })
+    .sort((one, other) => (one.name < other.name ? -1 : 1));
+}

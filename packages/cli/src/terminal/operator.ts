@@ -1,0 +1,76 @@
+import { CommandError } from "../exit-codes.ts";
+
+/** The streams of the operator, as `process.stdin` and `process.stderr` are. */
+export interface OperatorStreams {
+  readonly stdin: NodeJS.ReadableStream & { readonly isTTY?: boolean };
+  readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean };
+}
+
+/** The person who runs a command, whom the command can ask if a terminal is there. Questions are on stderr. */
+export class Operator {
+  readonly #streams: OperatorStreams;
+  readonly #yes: boolean;
+  readonly #signal: AbortSignal;
+
+  /** @param yes true if the flag `--yes` answers every confirmation. */
+  constructor(streams: OperatorStreams, { yes, signal }: { readonly yes: boolean; readonly signal: AbortSignal }) {
+    this.#streams = streams;
+    this.#yes = yes;
+    this.#signal = signal;
+  }
+
+  /** True if questions can be asked, because stdin and stderr are a terminal. */
+  get isPresent(): boolean {
+    return this.#streams.stdin.isTTY === true && this.#streams.stderr.isTTY === true;
+  }
+
+  /**
+   * Returns when the operator has confirmed what cannot be undone, on the terminal or with `--yes`.
+   *
+   * @param consequence what happens then, as a whole sentence.
+   * @throws CommandError `NOT_CONFIRMED` if the operator says no, or if there is no terminal.
+   */
+  async confirm(consequence: string): Promise<void> {
+    if (this.#yes) return;
+    if (!this.isPresent) {
+      throw new CommandError("NOT_CONFIRMED", `${consequence} This was not confirmed, so nothing was changed`, {
+        hint: "To confirm it without a terminal, add `--yes`.",
+      });
+    }
+    const { default: confirm } = await import("@inquirer/confirm");
+    if (await this.#answer(confirm({ message: `${consequence} Go on?`, default: false }, this.#context))) return;
+    throw new CommandError("NOT_CONFIRMED", "The answer was no, so nothing was changed", {
+      hint: "Run the command again to be asked again.",
+    });
+  }
+
+  /** Asks for one line of text. Returns `fallback` for an empty answer. */
+  async ask(question: string, fallback: string): Promise<string> {
+    const { default: input } = await import("@inquirer/input");
+    return await this.#answer(input({ message: question, default: fallback }, this.#context));
+  }
+
+  /** Asks for a secret, which is not shown. */
+  async askSecret(question: string): Promise<string> {
+    const { default: password } = await import("@inquirer/password");
+    return await this.#answer(password({ message: question }, this.#context));
+  }
+
+  /** Returns an answer. If the operator presses Ctrl-C, rejects as for a signal. */
+  async #answer<Answer>(prompt: Promise<Answer>): Promise<Answer> {
+    try {
+      return await prompt;
+    } catch (error) {
+      this.#signal.throwIfAborted();
+      if (error instanceof Error && error.name === "ExitPromptError") throw new Interrupted();
+      throw error;
+    }
+  }
+
+  get #context() {
+    return { input: this.#streams.stdin, output: this.#streams.stderr, signal: this.#signal };
+  }
+}
+
+/** Thrown when the operator stops the command. */
+export class Interrupted extends Error {}
