@@ -10,8 +10,6 @@ import { Output, type OutputOptions, type Streams } from "./terminal/output.ts";
 export interface CommonOptions extends SourceOptions, OutputOptions {
   /** The name of the environment in the configuration. */
   readonly env?: string;
-  /** True if every question is answered with yes. */
-  readonly yes: boolean;
 }
 
 /** What `main` gets from the process. */

@@ -2,6 +2,7 @@ import { Command, Option } from "commander";
 import type { CommonOptions, OpenContext, Surroundings } from "./context.ts";
 import { collect } from "./declarations/arguments.ts";
 import { declareChecks } from "./declarations/checks.ts";
+import { declareConfiguration } from "./declarations/configuration.ts";
 import { declareKeys } from "./declarations/keys.ts";
 import { declareRecords } from "./declarations/records.ts";
 import { declareRotation } from "./declarations/rotation.ts";
@@ -40,6 +41,7 @@ export function programFor(surroundings: Surroundings): Command {
     return new Context(program.opts<CommonOptions>(), surroundings);
   };
 
+  declareConfiguration(program, context);
   declareKeys(program, context);
   declareRotation(program, context);
   declareRecords(program, context);

@@ -9,6 +9,8 @@ export interface SourceOptions {
   readonly keys?: string;
   readonly store: readonly string[];
   readonly emptyStore: readonly string[];
+  /** True if every question is answered with yes. */
+  readonly yes: boolean;
   readonly scope?: string;
 }
 
@@ -22,7 +24,8 @@ export interface Told {
 }
 
 const storeVariable = "KEYWARD_STORE";
-const unnamedStore = "records";
+/** The name of a store whose flag or variable gives it no other. */
+export const unnamedStore = "records";
 
 /**
  * Returns the key provider that the flag `--keys`, the environment variable `KEYWARD_KEYS` or the configuration names.
@@ -35,7 +38,7 @@ export async function openKeys({ options, env, config }: Told): Promise<KeyProvi
     const { keysFrom } = await import("@keyward/keys-from");
     return await keysFrom(source, { env });
   }
-  if (config !== undefined) return await config.keys();
+  if (config?.settings.keys !== undefined) return await config.keys();
   throw new CommandError("USAGE", "The source of the keys is not set", {
     hint: "Pass --keys, such as `--keys file:production.keyring`, set the environment variable KEYWARD_KEYS, or make a configuration with `keyward init`.",
   });
@@ -186,7 +189,12 @@ function neverUsed(name: string, problem: string): KeywardError {
   });
 }
 
-function readFlag(text: string, known: readonly StoreSource[]): StoreSource {
+/**
+ * Reads a flag `--store`: `name=source`, a source, or the name of one of the stores `known`.
+ *
+ * @throws CommandError `USAGE` if the name is unknown.
+ */
+export function readFlag(text: string, known: readonly StoreSource[]): StoreSource {
   const equals = text.indexOf("=");
   const name = equals === -1 ? "" : text.slice(0, equals);
   // A source may contain "=" in its parameters, so only a name before the first one counts.

@@ -1,0 +1,191 @@
+import { randomUUID } from "node:crypto";
+import { access, appendFile, open, readFile, unlink } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { join, relative, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
+import { EncryptedStore, type KeyProvider, Keyring, KeywardError, systemCode } from "@keyward/core";
+import { Config } from "../configuration/config.ts";
+import { configFileNames } from "../configuration/config-file.ts";
+import { readFlag, unnamedStore } from "../configuration/sources.ts";
+import { storeName } from "../configuration/store-name.ts";
+import type { Context } from "../context.ts";
+import { CommandError } from "../exit-codes.ts";
+
+/** The options of `keyward init`. */
+export interface InitOptions {
+  readonly format?: "ts" | "json";
+  readonly id?: string;
+}
+
+const defaultKeys = "file:production.keyring";
+const defaultStore = { name: "sessions", source: "sqlite:sessions.sqlite" };
+
+/** The names and sources that the new configuration file contains. */
+interface Answers {
+  readonly keys: string;
+  readonly stores: Readonly<Record<string, string>>;
+}
+
+/** Writes a configuration file, a first keyring, and lines for `.gitignore`, into the folder of the process. */
+export async function init(context: Context, { format, id }: InitOptions): Promise<void> {
+  const folder = process.cwd();
+  for (const name of configFileNames) {
+    if (!(await exists(join(folder, name)))) continue;
+    throw new CommandError("USAGE", `This folder has the configuration file ${name} already, so nothing was written`, {
+      hint: "Change the file in an editor, or run the command in another folder.",
+    });
+  }
+  const answers = await answersFrom(context);
+  requireNoPassword(answers);
+  const file = `keyward.config.${format ?? (hasPackage(folder) ? "ts" : "json")}`;
+  // Checks the sources before anything is written.
+  const config = new Config({ folder, ...answers }, "");
+  const keys = await config.keys();
+  const lines: string[] = [];
+  lines.push(await createFirst(keys, id ?? new Date().toISOString().slice(0, 10), Object.keys(answers.stores)));
+  await writeNew(join(folder, file), file.endsWith(".json") ? jsonOf(answers) : typescriptOf(answers));
+  lines.unshift(`${file} names the keys and the stores.`);
+  for (const name of Object.keys(answers.stores)) lines.push(await beginStore(config, keys, name));
+  const ignored = await ignoreFiles(folder, answers);
+  if (ignored.length > 0) lines.push(`.gitignore has the files that Git must not keep: ${ignored.join(", ")}.`);
+  lines.push("Next: `keyward doctor` checks the keys and the stores, and `keyward rotate` replaces the key.");
+  context.output.result(lines.join("\n"), { file, ...answers, ignored });
+}
+
+async function answersFrom(context: Context): Promise<Answers> {
+  const { operator } = context;
+  const { options, env } = await context.told();
+  const ask = async (question: string, fallback: string) =>
+    operator.isPresent && !options.yes ? await operator.ask(question, fallback) : fallback;
+  const keys = options.keys ?? env["KEYWARD_KEYS"] ?? (await ask("The source of the keys:", defaultKeys));
+  if (options.store.length > 0) {
+    const given = options.store.map((text) => readFlag(text, []));
+    return { keys, stores: Object.fromEntries(given.map(({ name, source = "" }) => [name, source])) };
+  }
+  const name = await ask("The name of the store:", defaultStore.name);
+  if (!storeName.test(name)) {
+    throw new CommandError("USAGE", "This cannot be the name of a store", {
+      hint: "A name begins with a letter, and has letters, digits, - and _ after it.",
+    });
+  }
+  return { keys, stores: { [name]: await ask("The source of the store:", `sqlite:${name}.sqlite`) } };
+}
+
+/** Checks that no source has a password, because the file will be readable in a repository. */
+function requireNoPassword({ keys, stores }: Answers): void {
+  for (const [name, source] of [["keys", keys], ...Object.entries(stores)]) {
+    if (!/\/\/[^/?#]*:[^/?#]*@/.test(source ?? "")) continue;
+    throw new CommandError("USAGE", `The source of ${name} has a password, which must not be in a configuration file`, {
+      hint: `Set the environment variable KEYWARD_STORE_${(name ?? unnamedStore).toUpperCase()} instead, or write a keyward.config.ts that reads the source from an environment variable.`,
+    });
+  }
+}
+
+async function createFirst(keys: KeyProvider, id: string, stores: readonly string[]): Promise<string> {
+  if (keys.create !== undefined) {
+    try {
+      await keys.create(Keyring.generate(id).withStores(stores));
+      return `The keyring has the key "${id}". Keep a copy of the keyring in another place: without it, the records are lost.`;
+    } catch (error) {
+      if (!(error instanceof KeywardError) || error.code !== "KEYRING_CONFLICT") throw error;
+      return "The keyring exists already, and was not changed.";
+    }
+  }
+  const { primary } = await keys.load();
+  return `The source of the keys has the primary "${primary}".`;
+}
+
+/**
+ * Writes the check record of a store, as the first write of an application would. Afterwards a store without a check
+ * record is known to be misspelt.
+ */
+async function beginStore(config: Config, keys: KeyProvider, name: string): Promise<string> {
+  const inner = await config.openStore(name);
+  const store = new EncryptedStore(inner, { keys });
+  try {
+    // A write of a record that has expired already leaves nothing but the check record.
+    await store.set(randomUUID(), "", Date.now() - 1);
+    return `The store ${name} is ready.`;
+  } catch (error) {
+    if (!(error instanceof KeywardError)) throw error;
+    return `The store ${name} is not ready: ${error.message} (${error.code}). ${error.hint}`;
+  } finally {
+    await store.disconnect();
+  }
+}
+
+function jsonOf(answers: Answers): string {
+  return `${JSON.stringify(answers, undefined, 2)}\n`;
+}
+
+function typescriptOf({ keys, stores }: Answers): string {
+  const lines = Object.entries(stores).map(
+    ([name, source]) => `    ${JSON.stringify(name)}: ${JSON.stringify(source)},`,
+  );
+  return [
+    'import { defineConfig } from "keyward";',
+    "",
+    "export default defineConfig({",
+    "  folder: import.meta.dirname,",
+    `  keys: ${JSON.stringify(keys)},`,
+    "  stores: {",
+    ...lines,
+    "  },",
+    "});",
+    "",
+  ].join("\n");
+}
+
+/** Returns whether a file in this folder can import the package `keyward`. */
+function hasPackage(folder: string): boolean {
+  try {
+    createRequire(pathToFileURL(join(folder, "keyward.config.ts"))).resolve("keyward");
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Adds the files with keys and records to `.gitignore`, and returns the lines that were added. */
+async function ignoreFiles(folder: string, { keys, stores }: Answers): Promise<readonly string[]> {
+  const paths = [keys.startsWith("file:") ? keys.slice(5) : undefined, ...Object.values(stores).map(sqlitePath)];
+  const inFolder = paths.flatMap((path) => {
+    const place = path === undefined ? ".." : relative(folder, resolve(folder, path));
+    return place.startsWith("..") ? [] : [`/${place}*`];
+  });
+  const path = join(folder, ".gitignore");
+  const before = await readFile(path, "utf8").catch((error: unknown) => {
+    if (systemCode(error) === "ENOENT") return "";
+    throw error;
+  });
+  const present = before.split(/\r?\n/);
+  const missing = [...new Set(inFolder)].filter((line) => !present.includes(line));
+  if (missing.length > 0) {
+    await appendFile(path, `${before === "" || before.endsWith("\n") ? "" : "\n"}${missing.join("\n")}\n`);
+  }
+  return missing;
+}
+
+function sqlitePath(source: string): string | undefined {
+  return source.startsWith("sqlite:") ? source.slice("sqlite:".length) : undefined;
+}
+
+async function writeNew(path: string, text: string): Promise<void> {
+  const file = await open(path, "wx", 0o644);
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } catch (error) {
+    await unlink(path);
+    throw error;
+  } finally {
+    await file.close();
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await access(path).then(
+    () => true,
+    () => false,
+  );
+}
