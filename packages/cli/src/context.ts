@@ -5,6 +5,7 @@ import { type OpenStores, openKeys, openStores, type SourceOptions, type Told } 
 import { CommandError } from "./exit-codes.ts";
 import { Operator, type OperatorStreams } from "./terminal/operator.ts";
 import { Output, type OutputOptions, type Streams } from "./terminal/output.ts";
+import { RecordProgress } from "./terminal/record-progress.ts";
 
 /** The options that every command has. */
 export interface CommonOptions extends SourceOptions, OutputOptions {
@@ -31,6 +32,7 @@ export class Context {
   readonly env: Surroundings["env"];
   readonly #options: CommonOptions;
   #told: Promise<Told> | undefined;
+  #recordProgress: RecordProgress | undefined;
 
   constructor(options: CommonOptions, surroundings: Surroundings) {
     const { signal } = surroundings;
@@ -45,6 +47,12 @@ export class Context {
   told(): Promise<Told> {
     this.#told ??= this.#findTold();
     return this.#told;
+  }
+
+  /** Returns how the command shows a job over the records of stores. It ends with {@link Context.withStores}. */
+  async recordProgress(stores: OpenStores["stores"]): Promise<RecordProgress> {
+    this.#recordProgress ??= await RecordProgress.load(this.output, stores);
+    return this.#recordProgress;
   }
 
   /** Returns the settings of rotations in the configuration. */
@@ -79,6 +87,7 @@ export class Context {
     try {
       await work(keys, opened.stores, listed);
     } finally {
+      this.#recordProgress?.end();
       await opened.close();
     }
   }

@@ -170,6 +170,7 @@ async function rotationSettings(
 ): Promise<RotationOptions & { readonly graceMs: number }> {
   const { output, signal } = context;
   const configured = await context.rotationSettings();
+  const records = await context.recordProgress(stores);
   const maxPerSecond = options.maxPerSecond ?? configured.maxPerSecond;
   const unregistered = options.unregistered ?? configured.unregisteredMs;
   const replicasWithin = options.replicasWithin ?? configured.replicasWithinMs;
@@ -180,7 +181,13 @@ async function rotationSettings(
     graceMs: options.grace ?? configured.graceMs ?? defaultGraceMs,
     signal,
     instruct: printInstruction(output),
-    onProgress: (progress) => output.progress(progressLine(progress)),
+    onProgress: (progress) => {
+      if (progress.kind === "reencrypting") records.show(progress.store, progress.progress);
+      else {
+        records.end();
+        output.progress(progressLine(progress));
+      }
+    },
     ...(maxPerSecond === undefined ? {} : { reencrypt: { maxPerSecond } }),
     ...(unregistered === undefined ? {} : { unregistered: { waitMs: unregistered } }),
     ...(replicasWithin === undefined ? {} : { replicasWithinMs: replicasWithin }),
@@ -229,17 +236,16 @@ export function printInstruction(output: Output): Instruct {
   };
 }
 
-function progressLine(progress: RotationProgress): string {
+function progressLine(progress: Exclude<RotationProgress, { readonly kind: "reencrypting" }>): string {
   switch (progress.kind) {
     case "step":
       return progress.step;
     case "waiting": {
-      const waiting = progress.replicas.map(({ name, store, primary }) => `${name} in ${store} (primary ${primary})`);
+      const waiting = progress.replicas.map(({ name, store, primary, keys = [] }) => {
+        const held = keys.length === 0 ? "" : `, keys ${keys.map((key) => key.split(":")[0]).join(" ")}`;
+        return `${name} in ${store} (primary ${primary}${held})`;
+      });
       return `  waiting for ${waiting.join(", ")}`;
-    }
-    case "reencrypting": {
-      const { scanned, reencrypted, ratePerSecond } = progress.progress;
-      return `  ${progress.store}: ${scanned} records, ${reencrypted} re-encrypted, ${Math.round(ratePerSecond)} per second`;
     }
     case "counting":
       return `  searched ${progress.records} records, with those of Keyward itself`;

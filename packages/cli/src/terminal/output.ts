@@ -27,6 +27,11 @@ export class Output {
     this.#options = options;
   }
 
+  /** True if progress may be drawn as a bar, because stderr is a terminal. */
+  get showsBars(): boolean {
+    return this.#streams.stderr.isTTY === true && !this.#options.quiet;
+  }
+
   /** Returns text in a color or another style if stderr is a terminal that shows it, and colors are wanted. */
   styled(style: "red" | "yellow" | "green" | "bold", text: string): string {
     if (!this.#options.color || this.#streams.stderr.isTTY !== true) return text;

@@ -1,0 +1,90 @@
+import { census, type EncryptedStore, type ReencryptProgress } from "@keyward/core";
+import type { SingleBar } from "cli-progress";
+import type { Output } from "./output.ts";
+
+// A line for each page of records would fill a log.
+const lineEveryMs = 1_000;
+const barFormat = "  {store} {bar} {value} of {total} records, {rate} per second, {eta_formatted} left";
+
+/**
+ * Shows how far a job over the records of stores is, one store after the other. On a terminal: a bar with the rate and
+ * the remaining time, as soon as the records of the store are counted. Otherwise: a line at most each second.
+ */
+export class RecordProgress {
+  readonly #output: Output;
+  readonly #stores: Readonly<Record<string, EncryptedStore>>;
+  readonly #newBar: (() => SingleBar) | undefined;
+  #shown: StoreProgress | undefined;
+
+  /** @param newBar makes a bar; `undefined` if lines are shown. */
+  private constructor(
+    output: Output,
+    stores: Readonly<Record<string, EncryptedStore>>,
+    newBar: (() => SingleBar) | undefined,
+  ) {
+    this.#output = output;
+    this.#stores = stores;
+    this.#newBar = newBar;
+  }
+
+  /** Loads the library that draws bars if stderr is a terminal. */
+  static async load(output: Output, stores: Readonly<Record<string, EncryptedStore>>): Promise<RecordProgress> {
+    if (!output.showsBars) return new RecordProgress(output, stores, undefined);
+    const { Presets, SingleBar } = await import("cli-progress");
+    // The command itself ends on a signal, after its current call.
+    const options = { format: barFormat, stream: process.stderr, clearOnComplete: true, gracefulExit: false };
+    return new RecordProgress(output, stores, () => new SingleBar(options, Presets.shades_classic));
+  }
+
+  /** Shows how many records of a store were looked at. */
+  show(store: string, progress: ReencryptProgress): void {
+    if (this.#shown?.store !== store) {
+      this.end();
+      this.#shown = { store, progress, bar: undefined, counting: new AbortController(), lineAtMs: 0 };
+      if (this.#newBar !== undefined) void this.#startBar(this.#shown, this.#newBar);
+    }
+    this.#shown.progress = progress;
+    if (this.#newBar === undefined) this.#showLine(this.#shown);
+    else this.#shown.bar?.update(progress.scanned, { rate: Math.round(progress.ratePerSecond) });
+  }
+
+  /** Removes the bar, and prints the last numbers. Call this method before another line is printed. */
+  end(): void {
+    if (this.#shown === undefined) return;
+    this.#shown.counting.abort();
+    this.#shown.bar?.stop();
+    this.#output.progress(lineOf(this.#shown));
+    this.#shown = undefined;
+  }
+
+  async #startBar(shown: StoreProgress, newBar: () => SingleBar): Promise<void> {
+    const inner = this.#stores[shown.store];
+    if (inner === undefined) return;
+    // The bar is only shown if the count succeeds. The job itself reports what is wrong with the store.
+    const counted = await census(inner, { signal: shown.counting.signal }).catch(() => undefined);
+    if (counted === undefined || this.#shown !== shown) return;
+    const { scanned, ratePerSecond } = shown.progress;
+    shown.bar = newBar();
+    shown.bar.start(counted.records, scanned, { store: shown.store, rate: Math.round(ratePerSecond) });
+  }
+
+  #showLine(shown: StoreProgress): void {
+    if (Date.now() - shown.lineAtMs < lineEveryMs) return;
+    shown.lineAtMs = Date.now();
+    this.#output.progress(lineOf(shown));
+  }
+}
+
+interface StoreProgress {
+  readonly store: string;
+  /** Stops the count of the records. */
+  readonly counting: AbortController;
+  progress: ReencryptProgress;
+  bar: SingleBar | undefined;
+  /** When the last line was printed, in milliseconds since the epoch. */
+  lineAtMs: number;
+}
+
+function lineOf({ store, progress: { scanned, reencrypted, ratePerSecond } }: StoreProgress): string {
+  return `  ${store}: ${scanned} records, ${reencrypted} re-encrypted, ${Math.round(ratePerSecond)} per second`;
+}
