@@ -1,7 +1,8 @@
 import { CommanderError } from "commander";
-import type { CommonOptions, Surroundings } from "./context.ts";
+import type { Surroundings } from "./context.ts";
+import { declareCompletion } from "./declarations/completion.ts";
 import { DoctorFoundProblems, exitCodeOf, exitCodes } from "./exit-codes.ts";
-import { programFor, withoutSources } from "./program.ts";
+import { commonOptions, programFor, withoutSources } from "./program.ts";
 import { Interrupted } from "./terminal/operator.ts";
 
 /**
@@ -31,6 +32,7 @@ export async function main(commandLine: readonly string[]): Promise<number> {
   for (const stream of [process.stdout, process.stderr]) stream.on("error", onStreamError);
   const program = programFor(surroundings);
   try {
+    await declareCompletion(program, commandLine);
     await program.parseAsync([...commandLine], { from: "user" });
     await new Promise<void>((resolve) => process.stdout.write("", () => resolve()));
     if (outputFailed) surroundings.stderr.write("keyward: the output cannot be written. Is the disk full?\n");
@@ -44,7 +46,7 @@ export async function main(commandLine: readonly string[]): Promise<number> {
     }
     if (error instanceof DoctorFoundProblems) return exitCodes.failed;
     const { Output } = await import("./terminal/output.ts");
-    const output = new Output(surroundings, program.opts<CommonOptions>());
+    const output = new Output(surroundings, commonOptions(program));
     if (error instanceof Interrupted || stop.signal.aborted) {
       output.notice("keyward: stopped. To continue, run the same command again.");
       return exitCodes.interrupted;

@@ -13,40 +13,59 @@ export function programFor(surroundings: Surroundings): Command {
   const program = new Command("keyward")
     .description("Keys and records of Keyward: make keys, see who uses them, rotate, count, retire and revoke.")
     .version(version, "--version", "print the version")
-    .option("--keys <source>", "the source of the keys, such as file:production.keyring (default: KEYWARD_KEYS)")
-    .addOption(
-      new Option("--store <name=source>", "a store, such as sessions=redis://localhost; repeat it for each store")
-        .argParser(collect)
-        .default([], "KEYWARD_STORE_<NAME>"),
+    .option(
+      "--keys <source>",
+      "the source of the keys, such as file:production.keyring (default: KEYWARD_KEYS, or the configuration)",
     )
     .addOption(
-      new Option("--empty-store <name>", "the name of a store to which no record was ever written")
-        .argParser(collect)
-        .default([], "none"),
+      new Option(
+        "--store <name=source>",
+        "a store, such as sessions=redis://localhost, or the name of a configured store; repeat it for each store (default: KEYWARD_STORE_<NAME>, or all of the configuration)",
+      ).argParser(collect),
+    )
+    .addOption(
+      new Option("--empty-store <name>", "the name of a store to which no record was ever written").argParser(collect),
     )
     .option("--scope <name>", "the scope of the records in the stores")
     .option("--env <name>", "the environment in the configuration file (default: KEYWARD_ENV)")
-    .option("--json", "print the result as one line of JSON", false)
-    .option("--quiet", "print no progress", false)
+    .option("--json", "print the result as one line of JSON")
+    .option("--quiet", "print no progress")
     .option("--no-color", "print no colors (also with the environment variable NO_COLOR)")
-    .option("--yes", "answer every question with yes", false)
+    .option("--yes", "answer every question with yes")
     .configureOutput({
       writeOut: (text) => surroundings.stdout.write(text),
       writeErr: (text) => surroundings.stderr.write(withoutSources(text)),
     })
+    .configureHelp({ showGlobalOptions: true })
+    .addHelpText(
+      "after",
+      "\nExamples:\n  keyward init     # writes a configuration and a keyring\n  keyward doctor   # checks the keys and the stores\n  keyward rotate   # replaces the key",
+    )
     .showHelpAfterError("(keyward --help lists the commands)")
     .exitOverride();
   const context: OpenContext = async () => {
     const { Context } = await import("./context.ts");
-    return new Context(program.opts<CommonOptions>(), surroundings);
+    return new Context(commonOptions(program), surroundings);
   };
 
+  program.commandsGroup("Begin:");
   declareConfiguration(program, context);
+  program.commandsGroup("Keys:");
   declareKeys(program, context);
+  program.commandsGroup("Rotations:");
   declareRotation(program, context);
+  program.commandsGroup("Records:");
   declareRecords(program, context);
+  program.commandsGroup("Checks:");
   declareChecks(program, context);
+  program.commandsGroup("Help:");
   return program;
+}
+
+/** Returns the options that every command has, as far as the command line was read. */
+export function commonOptions(program: Command): CommonOptions {
+  const unset = { store: [], emptyStore: [], json: false, quiet: false, yes: false };
+  return { ...unset, ...program.opts<Partial<CommonOptions> & Pick<CommonOptions, "color">>() };
 }
 
 /** Replaces sources in a message of commander, which repeats arguments, because a source may contain a password. */

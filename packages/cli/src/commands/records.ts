@@ -56,14 +56,14 @@ function statusOf(id: string, { primary, keys }: Keyring): string {
 /** The options of `keyward reencrypt`. */
 export interface ReencryptStoresOptions {
   readonly maxPerSecond?: number;
-  readonly dryRun: boolean;
+  readonly dryRun?: boolean;
 }
 
 /** Re-encrypts every record of every store. */
 export async function reencryptStores(context: Context, options: ReencryptStoresOptions): Promise<void> {
   await context.withStores(async (_, stores) => {
     const { signal, output } = context;
-    const { maxPerSecond, dryRun } = options;
+    const { maxPerSecond, dryRun = false } = options;
     const reports: Record<string, unknown> = {};
     const lines: string[] = [];
     const codes = new Map<string, number>();
@@ -94,13 +94,13 @@ export async function reencryptStores(context: Context, options: ReencryptStores
 
 /** The options of `keyward retire`. */
 export interface RetireCommandOptions {
-  readonly remove: boolean;
-  readonly abandonUnreadable: boolean;
+  readonly remove?: boolean;
+  readonly abandonUnreadable?: boolean;
 }
 
 /** Disables or removes a key. */
 export async function retire(context: Context, id: string, options: RetireCommandOptions): Promise<void> {
-  const { remove, abandonUnreadable } = options;
+  const { remove = false, abandonUnreadable = false } = options;
   await context.withStores(async (keys, stores) => {
     const { signal, output } = context;
     const { keyring, saved } = await retireKey(keys, stores, id, {

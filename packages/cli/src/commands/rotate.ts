@@ -28,14 +28,14 @@ export interface RotationCommandOptions {
   readonly maxPerSecond?: number;
   readonly unregistered?: number;
   readonly replicasWithin?: number;
-  readonly ignoreReplica: readonly string[];
-  readonly abandonUnreadable: boolean;
+  readonly ignoreReplica?: readonly string[];
+  readonly abandonUnreadable?: boolean;
 }
 
 /** The options of `keyward rotate`. */
 export interface RotateCommandOptions extends RotationCommandOptions {
   readonly newKey?: string;
-  readonly dryRun: boolean;
+  readonly dryRun?: boolean;
 }
 
 /** The options of `keyward revoke`. */
@@ -56,7 +56,7 @@ export async function rotate(context: Context, options: RotateCommandOptions): P
       ...(await rotationSettings(context, stores, options)),
       ...(newKey === undefined ? {} : { newKey: { id: newKey } }),
     };
-    if (options.dryRun) {
+    if (options.dryRun === true) {
       const plan = await planRotation(keys, settings);
       const rows = plan.steps.map((planned) => [planned.step, descriptionOf(planned)]);
       context.output.result(table([["step", "what it would do"], ...rows]), plan);
@@ -176,8 +176,8 @@ async function rotationSettings(
   const replicasWithin = options.replicasWithin ?? configured.replicasWithinMs;
   return {
     stores,
-    ignoreReplicas: options.ignoreReplica,
-    abandonUnreadable: options.abandonUnreadable,
+    ignoreReplicas: options.ignoreReplica ?? [],
+    abandonUnreadable: options.abandonUnreadable === true,
     graceMs: options.grace ?? configured.graceMs ?? defaultGraceMs,
     signal,
     instruct: printInstruction(output),

@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from "commander";
 
 /** Adds the value of a flag that may be repeated to its earlier values. */
-export function collect(text: string, texts: readonly string[]): readonly string[] {
+export function collect(text: string, texts: readonly string[] = []): readonly string[] {
   return [...texts, text];
 }
 

@@ -8,7 +8,7 @@ export function declareRecords(program: Command, context: OpenContext): void {
     .command("reencrypt")
     .description("Re-encrypt every record of every store under the primary key.")
     .option("--max-per-second <records>", "the most records that are re-encrypted per second", readAmount)
-    .option("--dry-run", "count what would be re-encrypted, and change nothing", false)
+    .option("--dry-run", "count what would be re-encrypted, and change nothing")
     .action(
       async (options) => await (await import("../commands/records.ts")).reencryptStores(await context(), options),
     );

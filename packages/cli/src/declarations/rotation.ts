@@ -12,7 +12,7 @@ export function declareRotation(program: Command, context: OpenContext): void {
       .command("rotate")
       .description("Replace the primary key, re-encrypt every record, and take the old key out of use.")
       .option("--new-key <id>", "the id of the new key (default: the date and six random characters)")
-      .option("--dry-run", "print the steps, and change nothing", false),
+      .option("--dry-run", "print the steps, and change nothing"),
   ).addHelpText(
     "after",
     "\nExamples:\n  keyward rotate --keys file:production.keyring --store sessions=sqlite:sessions.sqlite --new-key 2026-12\n  keyward rotate --dry-run",
@@ -43,8 +43,8 @@ export function declareRotation(program: Command, context: OpenContext): void {
   program
     .command("retire <id>")
     .description("Disable or remove a key, after checking that no record needs it.")
-    .option("--remove", "remove the key, which must be disabled already", false)
-    .option("--abandon-unreadable", "go on although records cannot be decrypted, which are then lost", false)
+    .option("--remove", "remove the key, which must be disabled already")
+    .option("--abandon-unreadable", "go on although records cannot be decrypted, which are then lost")
     .action(
       async (id: string, options) =>
         await (await import("../commands/records.ts")).retire(await context(), id, options),
@@ -68,9 +68,9 @@ function rotationOptions(command: Command): Command {
     )
     .option("--replicas-within <duration>", "how long to wait for the replicas in each step", readDuration)
     .addOption(
-      new Option("--ignore-replica <id>", "the id of a replica that has ended; repeat it for each replica")
-        .argParser(collect)
-        .default([], "none"),
+      new Option("--ignore-replica <id>", "the id of a replica that has ended; repeat it for each replica").argParser(
+        collect,
+      ),
     )
-    .option("--abandon-unreadable", "go on although records cannot be decrypted, which are then lost", false);
+    .option("--abandon-unreadable", "go on although records cannot be decrypted, which are then lost");
 }

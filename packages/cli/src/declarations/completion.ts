@@ -1,0 +1,19 @@
+import type { Command } from "commander";
+
+const name = "completion";
+
+/**
+ * Adds the commands for the completion of a shell. The library that does it is only loaded if the command line asks for
+ * it; otherwise `--help` merely lists the command.
+ */
+export async function declareCompletion(program: Command, commandLine: readonly string[]): Promise<void> {
+  const [first = ""] = commandLine;
+  if (first === name || first === "complete") {
+    const { default: addCompletion } = await import("@bomb.sh/tab/commander");
+    addCompletion(program, { completionCommandName: name });
+  } else {
+    program
+      .command(`${name} <shell>`)
+      .description("Print the script that completes commands and flags in bash, zsh or fish.");
+  }
+}
