@@ -1,7 +1,15 @@
 import { type EncryptedStore, type KeyProvider, KeywardError } from "@keyward/core";
 import { findConfig } from "./configuration/config-file.ts";
 import type { RotationSettings } from "./configuration/config-options.ts";
-import { type OpenStores, openKeys, openStores, type SourceOptions, type Told } from "./configuration/sources.ts";
+import {
+  namedStores,
+  type OpenStores,
+  openKeys,
+  openStores,
+  type SourceOptions,
+  sourceText,
+  type Told,
+} from "./configuration/sources.ts";
 import { CommandError } from "./exit-codes.ts";
 import { Operator, type OperatorStreams } from "./terminal/operator.ts";
 import { Output, type OutputOptions, type Streams } from "./terminal/output.ts";
@@ -60,6 +68,13 @@ export class Context {
     return (await this.told()).config?.settings.rotation ?? {};
   }
 
+  /** Returns the text that names where a store of the command is; "" if a function makes the store. */
+  async sourceOf(name: string): Promise<string> {
+    const told = await this.told();
+    const found = namedStores(told, [name]).find((store) => store.name === name);
+    return found === undefined ? "" : sourceText(found, told.config);
+  }
+
   /** Returns the key provider of the command. */
   async keys(): Promise<KeyProvider> {
     return await openKeys(await this.told());
@@ -67,12 +82,18 @@ export class Context {
 
   /**
    * Runs `work` with the keys and the stores of the command, and closes the stores afterwards. `listed` has the names of
-   * the stores that the keyring lists; none if the keyring cannot be loaded.
+   * the stores that the keyring lists; none if the keyring cannot be loaded. `inner` has the stores that the encrypted
+   * stores wrap.
    *
    * @param failed called with each store that cannot be opened, and its error. Default: rejects with the error.
    */
   async withStores(
-    work: (keys: KeyProvider, stores: OpenStores["stores"], listed: readonly string[]) => Promise<void>,
+    work: (
+      keys: KeyProvider,
+      stores: OpenStores["stores"],
+      listed: readonly string[],
+      inner: OpenStores["inner"],
+    ) => Promise<void>,
     failed: (name: string, error: unknown) => void = (_, error) => {
       throw error;
     },
@@ -85,7 +106,7 @@ export class Context {
     );
     const opened = await openStores(await this.told(), { keys, listed, failed });
     try {
-      await work(keys, opened.stores, listed);
+      await work(keys, opened.stores, listed, opened.inner);
     } finally {
       this.#recordProgress?.end();
       await opened.close();
@@ -122,6 +143,6 @@ export class Context {
         hint: "Run the command in a folder below keyward.config.ts, or make one with `keyward init`.",
       });
     }
-    return { options: this.#options, env: this.env, config: found?.config };
+    return { options: this.#options, env: this.env, config: found?.config, path: found?.path ?? "" };
   }
 }

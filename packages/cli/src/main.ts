@@ -48,7 +48,7 @@ export async function main(commandLine: readonly string[]): Promise<number> {
     const { Output } = await import("./terminal/output.ts");
     const output = new Output(surroundings, commonOptions(program));
     if (error instanceof Interrupted || stop.signal.aborted) {
-      output.notice("keyward: stopped. To continue, run the same command again.");
+      output.notice(`keyward: stopped. To continue, run the same command again:\n  ${shownCommand(commandLine)}`);
       return exitCodes.interrupted;
     }
     output.error(error);
@@ -56,4 +56,13 @@ export async function main(commandLine: readonly string[]): Promise<number> {
   } finally {
     for (const signal of signals) process.off(signal, interrupt);
   }
+}
+
+/** Returns a command line for people, who can copy it into a shell. A password in a source is left out. */
+function shownCommand(commandLine: readonly string[]): string {
+  const words = commandLine.map((word) => {
+    const shown = word.replace(/(:\/\/[^/?#]*:)[^/?#]*@/, "$1…@");
+    return /^[\w@%+=:,./-]+$/.test(shown) ? shown : `'${shown.replaceAll("'", "'\\''")}'`;
+  });
+  return ["keyward", ...words].join(" ");
 }

@@ -171,6 +171,7 @@ describe("keyward", () => {
       "ok       keys: generation 2, primary 2026-11, 1 key",
       "ok       keys: this process can save a changed keyring",
       "ok       sessions: answers, and the keys belong to it",
+      "ok       sessions: accepts writes of this process",
       "warning  sessions: no process is registered",
       "",
     ]);
@@ -364,7 +365,9 @@ describe("keyward", () => {
     await isWaiting.promise;
     child.kill("SIGINT");
     expect(await exited).toEqual([130, null]);
-    expect(printed).toContain("To continue, run the same command again");
+    expect(printed).toContain(
+      "To continue, run the same command again:\n  keyward rotate --new-key 2026-12 --unregistered 10m --grace 0s\n",
+    );
     expect(await run("rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s")).toMatchObject({
       exitCode: 0,
     });

@@ -1,4 +1,16 @@
-import { type EncryptedStore, type KeyProvider, KeywardError, replicas, rotationStatus } from "@keyward/core";
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import {
+  type EncryptedStore,
+  isAtomic,
+  isScannable,
+  type KeyProvider,
+  KeywardError,
+  type Replica,
+  replicas,
+  rotationStatus,
+  type WrappableStore,
+} from "@keyward/core";
 import type { Context } from "../context.ts";
 import { DoctorFoundProblems } from "../exit-codes.ts";
 import { inCommandTerms } from "../terminal/command-terms.ts";
@@ -16,6 +28,12 @@ interface Finding {
 
 const marks = { good: "ok", warning: "warning", problem: "PROBLEM" } as const;
 
+const colors = { good: "green", warning: "yellow", problem: "red" } as const;
+// Clocks that are synchronized differ less, and a heartbeat needs some time.
+const toleratedClockMs = 5_000;
+// By default, a process writes a heartbeat every three seconds or so.
+const heartbeatWaitMs = 5_000;
+
 /**
  * Checks the keys, and each store with the keys, and prints a line for each check. Changes nothing.
  *
@@ -27,17 +45,21 @@ export async function doctor(context: Context): Promise<void> {
     keys: KeyProvider,
     stores: Readonly<Record<string, EncryptedStore>>,
     listed: readonly string[],
+    inner: Readonly<Record<string, WrappableStore>>,
   ): Promise<void> => {
-    const findings = [...(await checkKeys(keys, context.signal)), ...notOpened];
+    const { config, path } = await context.told();
+    const findings: Finding[] = config === undefined ? [] : [{ level: "good", of: "configuration", text: path }];
+    findings.push(...(await checkKeys(keys, context.signal)), ...notOpened);
     findings.push(...checkNames(listed, [...Object.keys(stores), ...notOpened.map(({ of }) => of)]));
     // The record of a rotation may be in a store that is missing here.
     if (findings.every(({ level }) => level !== "problem")) findings.push(...(await checkRotation(keys, stores)));
     for (const [name, store] of Object.entries(stores)) {
       context.signal.throwIfAborted();
-      findings.push(...(await checkStore(name, store)));
+      findings.push(...(await checkStore(name, store, keys)));
+      findings.push(...checkCapabilities(name, inner[name]), ...checkConnection(name, await context.sourceOf(name)));
     }
     const lines = findings.map(({ level, of, text, hint }) => {
-      const line = `${marks[level].padEnd(7)}  ${of}: ${text}`;
+      const line = `${context.output.styled(colors[level], marks[level].padEnd(7))}  ${of}: ${text}`;
       return hint === undefined ? line : `${line}\n         ${hint}`;
     });
     context.output.result(lines.join("\n"), findings);
@@ -103,40 +125,106 @@ async function checkSaving(provider: KeyProvider): Promise<Finding> {
   return { level: "warning", of, text: "this process cannot save a changed keyring", hint };
 }
 
-async function checkStore(of: string, store: EncryptedStore): Promise<readonly Finding[]> {
+async function checkStore(of: string, store: EncryptedStore, keys: KeyProvider): Promise<readonly Finding[]> {
   try {
     await store.ready();
   } catch (error) {
     return [problemOf(of, error)];
   }
-  const ready: Finding = { level: "good", of, text: "answers, and the keys belong to it" };
-  try {
-    return [ready, await checkReplicas(of, store)];
-  } catch (error) {
-    return [ready, problemOf(of, error)];
+  const findings: Finding[] = [{ level: "good", of, text: "answers, and the keys belong to it" }];
+  for (const check of [checkWrites, checkReplicas]) {
+    try {
+      findings.push(...(await check(of, store, keys)));
+    } catch (error) {
+      findings.push(problemOf(of, error));
+    }
   }
+  return findings;
 }
 
-async function checkReplicas(of: string, store: EncryptedStore): Promise<Finding> {
-  const listed = await replicas(store);
-  const running = listed.filter(({ lapsed }) => !lapsed);
-  const unreadable = running.filter(({ problem }) => problem !== undefined);
-  if (unreadable.length > 0) {
-    const text = `${unreadable.length} of ${running.length} registered processes have other keys`;
-    return { level: "problem", of, text, hint: "Give these processes the same keys: `keyward replicas` lists them." };
-  }
-  const primaries = new Set(running.map(({ primary }) => primary));
-  if (primaries.size > 1) {
-    const text = `the registered processes encrypt with different keys: ${[...primaries].join(", ")}`;
+async function checkWrites(of: string, store: EncryptedStore): Promise<readonly Finding[]> {
+  // A write of a record that has expired already deletes a key that no record has, so nothing changes.
+  await store.set(randomUUID(), "", Date.now() - 1);
+  return [{ level: "good", of, text: "accepts writes of this process" }];
+}
+
+function checkCapabilities(of: string, store: WrappableStore | undefined): readonly Finding[] {
+  if (store === undefined) return [];
+  const lacks = [
+    ...(isAtomic(store) ? [] : ["cannot replace a record only if it is unchanged"]),
+    ...(isScannable(store) ? [] : ["cannot list its records"]),
+  ];
+  if (lacks.length === 0) return [];
+  const hint = "Keys of this store cannot be rotated. Use another store, such as one of `@keyward/stores-from`.";
+  return [{ level: "problem", of, text: lacks.join(", and "), hint }];
+}
+
+async function checkReplicas(of: string, store: EncryptedStore, keys: KeyProvider): Promise<readonly Finding[]> {
+  const running = await runningReplicas(store);
+  if (running.length === 0) {
     const hint =
-      "During a rotation, wait until all processes have loaded the keys. Otherwise restart the late processes.";
-    return { level: "warning", of, text, hint };
+      "Set the option `replica` of the stores in your application, so that a rotation can wait for its processes. If " +
+      "no process uses the store now, nothing is wrong.";
+    return [{ level: "warning", of, text: "no process is registered", hint }];
   }
-  if (running.length > 0) return { level: "good", of, text: `${running.length} processes are registered` };
+  const count = `${running.length} ${running.length === 1 ? "process is" : "processes are"} registered`;
+  const { generation, primary } = await keys.load();
+  const wait = "During a rotation, wait until all processes have loaded the keys. Otherwise restart these processes.";
+  const found: Finding[] = [];
+  const report = (level: "warning" | "problem", concerned: readonly Replica[], problem: string, hint: string) => {
+    const names = concerned.map(({ name }) => name).join(", ");
+    if (concerned.length > 0) found.push({ level, of, text: `${problem}: ${names}`, hint });
+  };
+  const readable = running.filter(({ problem }) => problem === undefined);
+  const unreadable = running.filter(({ problem }) => problem !== undefined);
+  report("problem", unreadable, "processes have other keys", "Give these processes the same keys.");
+  const late = readable.filter((replica) => replica.generation < generation || replica.primary !== primary);
+  report("warning", late, `processes do not encrypt with the primary ${primary} of generation ${generation}`, wait);
+  const commonKeys = keysOf(readable[0]);
+  const other = readable.filter((replica) => keysOf(replica) !== commonKeys);
+  report(
+    "warning",
+    other,
+    `processes hold other keys than ${readable[0]?.name}`,
+    `${wait} \`keyward replicas\` lists the keys.`,
+  );
+  const nowMs = Date.now();
+  const ahead = readable.filter(({ lastSeenMs }) => lastSeenMs > nowMs + toleratedClockMs);
+  const clock = "Synchronize the clocks, because records expire by the clock of the process that reads them.";
+  report("warning", ahead, "the clocks of processes are ahead of the clock of this machine", clock);
+  const behind = readable.filter(({ lastSeenMs, leaseMs }) => lastSeenMs < nowMs - leaseMs - toleratedClockMs);
+  report("warning", behind, "the clocks of processes are behind the clock of this machine", clock);
+  return [{ level: "good", of, text: count }, ...found];
+}
+
+/**
+ * Returns the registered processes that run. A process whose clock is far behind looks lapsed, but its heartbeat changes.
+ */
+async function runningReplicas(store: EncryptedStore): Promise<readonly Replica[]> {
+  const first = await replicas(store);
+  if (first.every(({ lapsed }) => !lapsed)) return first;
+  await sleep(heartbeatWaitMs);
+  const seen = new Map(first.map(({ id, lastSeenMs }) => [id, lastSeenMs]));
+  return (await replicas(store)).filter(({ id, lapsed, lastSeenMs }) => !lapsed || seen.get(id) !== lastSeenMs);
+}
+
+function keysOf(replica: Replica | undefined): string {
+  return (replica?.keys ?? []).toSorted().join(" ");
+}
+
+/** Checks that a connection to another machine is encrypted. */
+function checkConnection(of: string, source: string): readonly Finding[] {
+  if (!source.startsWith("redis:")) return [];
+  const isElsewhere = hostsOf(source).some((host) => !/^(localhost|127\..*|\[?::1\]?)$/.test(host));
+  if (!isElsewhere) return [];
   const hint =
-    "Set the option `replica` of the stores in your application, so that a rotation can wait for its processes. If no " +
-    "process uses the store now, nothing is wrong.";
-  return { level: "warning", of, text: "no process is registered", hint };
+    "Use `rediss://` if the server has TLS. Without TLS, the keys of records and the password can be read on the way.";
+  return [{ level: "warning", of, text: "the connection to another machine is not encrypted", hint }];
+}
+
+function hostsOf(source: string): readonly string[] {
+  const authority = /^redis:\/\/(?:[^/?#]*@)?([^/?#]*)/.exec(source)?.[1] ?? "";
+  return authority.split(",").map((host) => host.replace(/:\d+$/, ""));
 }
 
 function problemOf(of: string, error: unknown): Finding {

@@ -1,5 +1,6 @@
 import {
   type Instruct,
+  type KeyProvider,
   KeywardError,
   type PlannedStep,
   planRotation,
@@ -46,6 +47,7 @@ export interface RevokeCommandOptions extends RotationCommandOptions {
 
 // A longer grace is not waited for in a terminal: the same command removes the key later.
 const longestWaitMs = 60_000;
+const orders: readonly RevocationOrder[] = ["reencrypt-first", "disable-first"];
 const defaultGraceMs = 86_400_000;
 
 /** Rotates the key, or with `--dry-run` prints the steps. */
@@ -75,21 +77,12 @@ export async function rollBack(context: Context, options: RotationCommandOptions
   });
 }
 
-/** Takes a compromised key out of use. Without an order, only shows what each order costs. */
+/** Takes a compromised key out of use. Without an order, shows what each order costs, and asks for it on a terminal. */
 export async function revoke(context: Context, id: string, options: RevokeCommandOptions): Promise<void> {
   await context.withStores(async (keys, stores) => {
-    const { order, newKey } = options;
-    if (order === undefined) {
-      const cost = await revocationCost(keys, { stores, id, signal: context.signal });
-      const text = [
-        `${cost.total} records are under key "${id}".`,
-        "--order reencrypt-first keeps them readable, and keeps records that an attacker has forged.",
-        "--order disable-first accepts no forged record, and makes all of these records unreadable.",
-        "Nothing was changed. Run the command again with the order of your choice.",
-      ].join("\n");
-      context.output.result(text, cost);
-      return;
-    }
+    const { newKey } = options;
+    const order = options.order ?? (await askOrder(context, keys, stores, id));
+    if (order === undefined) return;
     const settings = {
       ...(await rotationSettings(context, stores, options)),
       ...(newKey === undefined ? {} : { newKey: { id: newKey } }),
@@ -98,6 +91,37 @@ export async function revoke(context: Context, id: string, options: RevokeComman
     };
     await inParts(context, options, settings.graceMs, (until) => revokeKey(keys, { ...settings, ...until }));
   });
+}
+
+/**
+ * Shows what each order costs. Returns the order that the operator types on the terminal; `undefined` if there is no
+ * terminal, or no answer.
+ */
+async function askOrder(
+  { output, operator, signal }: Context,
+  keys: KeyProvider,
+  stores: OpenStores["stores"],
+  id: string,
+): Promise<RevocationOrder | undefined> {
+  const cost = await revocationCost(keys, { stores, id, signal });
+  const costs = [
+    `${cost.total} records are under key "${id}".`,
+    "--order reencrypt-first keeps them readable, and keeps records that an attacker has forged.",
+    "--order disable-first accepts no forged record, and makes all of these records unreadable.",
+  ];
+  if (operator.isPresent && !output.isJson) {
+    for (const line of costs) output.notice(line);
+    const answer = await operator.ask("The order, reencrypt-first or disable-first (empty to change nothing):", "");
+    const order = orders.find((known) => known === answer.trim());
+    if (order !== undefined) return order;
+    output.result("Nothing was changed.", cost);
+    return undefined;
+  }
+  output.result(
+    [...costs, "Nothing was changed. Run the command again with the order of your choice."].join("\n"),
+    cost,
+  );
+  return undefined;
 }
 
 /** Shows the running rotation, or the last one. */

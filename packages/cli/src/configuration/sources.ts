@@ -21,6 +21,8 @@ export interface Told {
   readonly options: SourceOptions;
   readonly env: Environment;
   readonly config: Config | undefined;
+  /** The path of the configuration file; "" if there is none. */
+  readonly path: string;
 }
 
 const storeVariable = "KEYWARD_STORE";
@@ -47,6 +49,8 @@ export async function openKeys({ options, env, config }: Told): Promise<KeyProvi
 /** The stores of a command, by name, and the function that closes them. */
 export interface OpenStores {
   readonly stores: Readonly<Record<string, EncryptedStore>>;
+  /** The stores that the encrypted stores wrap, by the same names. */
+  readonly inner: Readonly<Record<string, WrappableStore>>;
   close(): Promise<void>;
 }
 
@@ -68,11 +72,11 @@ export interface OpenStoresSettings {
  * @throws CommandError `USAGE` if no store is named, or two have one name.
  */
 export async function openStores(told: Told, { keys, listed, failed }: OpenStoresSettings): Promise<OpenStores> {
-  const inner: WrappableStore[] = [];
+  const inner: Record<string, WrappableStore> = Object.create(null);
   const stores: Record<string, EncryptedStore> = Object.create(null);
   const close = async () => {
     for (const store of Object.values(stores)) await store.disconnect();
-    for (const store of inner) if ("disconnect" in store) await store.disconnect?.();
+    for (const store of Object.values(inner)) if ("disconnect" in store) await store.disconnect?.();
   };
   const { options, config } = told;
   const scope = options.scope ?? config?.settings.scope;
@@ -81,7 +85,7 @@ export async function openStores(told: Told, { keys, listed, failed }: OpenStore
     const { name } = named;
     try {
       const store = await openNamed(told, named);
-      inner.push(store);
+      inner[name] = store;
       stores[name] = new EncryptedStore(store, {
         keys,
         ...(scope === undefined ? {} : { scope }),
@@ -96,7 +100,7 @@ export async function openStores(told: Told, { keys, listed, failed }: OpenStore
       }
     }
   }
-  return { stores, close };
+  return { stores, inner, close };
 }
 
 /** A store that a command is told to use. Without a source, the store of the configuration that has this name. */
@@ -144,8 +148,7 @@ export async function openNamed(
   { name, source }: StoreSource,
 ): Promise<WrappableStore> {
   const mayBeEmpty = options.emptyStore.includes(name);
-  const inConfig = config?.settings.stores?.[name];
-  const text = source ?? (typeof inConfig === "string" ? inConfig : "");
+  const text = sourceText({ name, ...(source === undefined ? {} : { source }) }, config);
   if (text.startsWith("memory:")) {
     throw new CommandError("USAGE", `The store ${name} is in the memory of a process, which no command can see`, {
       hint: "Name the store in which the application keeps its records.",
@@ -158,6 +161,12 @@ export async function openNamed(
   const store = await open(name, source, env, config);
   if (!mayBeEmpty) await requireUsed(name, store);
   return store;
+}
+
+/** Returns the text that names where a store is; "" if a function of the configuration makes the store. */
+export function sourceText({ name, source }: StoreSource, config: Config | undefined): string {
+  const inConfig = config?.settings.stores?.[name];
+  return source ?? (typeof inConfig === "string" ? inConfig : "");
 }
 
 async function open(

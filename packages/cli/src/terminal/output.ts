@@ -27,6 +27,11 @@ export class Output {
     this.#options = options;
   }
 
+  /** True if the result is printed as JSON. */
+  get isJson(): boolean {
+    return this.#options.json;
+  }
+
   /** True if progress may be drawn as a bar, because stderr is a terminal. */
   get showsBars(): boolean {
     return this.#streams.stderr.isTTY === true && !this.#options.quiet;
