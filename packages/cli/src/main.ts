@@ -1,23 +1,29 @@
 import { CommanderError } from "commander";
-import type { CommonOptions, Surroundings } from "./context.ts";
+import type { Surroundings } from "./context.ts";
 import { DoctorFoundProblems, exitCodeOf, exitCodes } from "./exit-codes.ts";
-import { programFor, withoutSources } from "./program.ts";
+import { kvProgramFor } from "./kv-program.ts";
+import { withoutSources } from "./new-program.ts";
+import { programFor } from "./program.ts";
 import { Interrupted } from "./terminal/operator.ts";
+import type { OutputOptions } from "./terminal/output.ts";
+
+const programs = { keyward: programFor, "keyward-kv": kvProgramFor } as const;
 
 /**
- * Runs a command line of `keyward`, and returns its exit code.
+ * Runs a command line of an executable of this package, and returns its exit code.
  *
+ * @param name the name of the executable.
  * @param commandLine the arguments after the name of the program.
  */
-export async function main(commandLine: readonly string[]): Promise<number> {
+export async function main(name: keyof typeof programs, commandLine: readonly string[]): Promise<number> {
   const stop = new AbortController();
   const { stdin, stdout, stderr, env } = process;
-  const surroundings: Surroundings = { stdin, stdout, stderr, env, signal: stop.signal };
+  const surroundings: Surroundings = { name, stdin, stdout, stderr, env, signal: stop.signal };
   const signals = ["SIGINT", "SIGTERM"] as const;
   const interrupt = () => {
     for (const signal of signals) process.off(signal, interrupt);
     // A call to a backend that does not answer ends only at its own timeout. A second signal ends the process at once.
-    surroundings.stderr.write("keyward: stopping after the current call. Press Ctrl-C again to stop at once.\n");
+    surroundings.stderr.write(`${name}: stopping after the calls in progress. Press Ctrl-C again to stop at once.\n`);
     stop.abort(new Interrupted());
   };
   for (const signal of signals) process.on(signal, interrupt);
@@ -29,11 +35,11 @@ export async function main(commandLine: readonly string[]): Promise<number> {
     process.exitCode = exitCodes.failed;
   };
   for (const stream of [process.stdout, process.stderr]) stream.on("error", onStreamError);
-  const program = programFor(surroundings);
+  const program = programs[name](surroundings);
   try {
     await program.parseAsync([...commandLine], { from: "user" });
     await new Promise<void>((resolve) => process.stdout.write("", () => resolve()));
-    if (outputFailed) surroundings.stderr.write("keyward: the output cannot be written. Is the disk full?\n");
+    if (outputFailed) surroundings.stderr.write(`${name}: the output cannot be written. Is the disk full?\n`);
     return outputFailed ? exitCodes.failed : exitCodes.done;
   } catch (error) {
     if (error instanceof CommanderError) {
@@ -44,9 +50,9 @@ export async function main(commandLine: readonly string[]): Promise<number> {
     }
     if (error instanceof DoctorFoundProblems) return exitCodes.failed;
     const { Output } = await import("./terminal/output.ts");
-    const output = new Output(surroundings, program.opts<CommonOptions>());
+    const output = new Output(surroundings, program.opts<OutputOptions>());
     if (error instanceof Interrupted || stop.signal.aborted) {
-      output.notice("keyward: stopped. To continue, run the same command again.");
+      output.notice(`${name}: stopped. To continue, run the same command again.`);
       return exitCodes.interrupted;
     }
     output.error(error);
