@@ -94,8 +94,6 @@ const isTest = ({ file, owner }: Module) => owner === "" || file.startsWith(`${o
 function mayImport(upper: string, lower: string): boolean {
   if (upper === lower) return true;
   if (lower === "@keyward/contract" || upper === "@keyward/core") return false;
-  // The server of http-kv imports the store that it is started over.
-  if (upper === "@keyward/http-kv" && lower.startsWith("@keyward/store-")) return true;
   // keys-from chooses among the providers, so it imports each of them.
   if (upper === "@keyward/keys-from" && lower.startsWith("@keyward/keys-")) return true;
   // stores-from chooses among the stores, and http-kv is one of them.

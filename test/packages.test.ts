@@ -48,6 +48,12 @@ async function run(...given: Parameters<typeof printed>): Promise<string> {
   return (await printed(...given)).stdout;
 }
 
+/** Parameters for each command that a package has, and what the command then prints. */
+const commands: Readonly<Record<string, readonly [parameters: readonly string[], answer: RegExp]>> = {
+  keyward: [["keygen"], /^[\w+/]{43}=\n$/],
+  "keyward-kv": [["tenants", "add", "--tenants", "tenants.json", "--tenant", "acme"], /^kv_[0-9a-f]{12}_[\w-]{43}\n$/],
+};
+
 /** Returns the names that a module exports in plain Node. */
 async function exportsOf(specifier: string, cwd: string): Promise<string[]> {
   const program = `console.log(JSON.stringify(Object.keys(await import(${JSON.stringify(specifier)})).sort()))`;
@@ -210,17 +216,18 @@ describe("the packed tarballs", () => {
       expect(JSON.stringify(exports)).not.toContain("/src/");
     });
 
-    if (!libraries.some((library) => library.name === name)) {
-      it("runs its command in plain Node", async () => {
-        const { bin = {}, version } = readManifest(installed(name));
-        const [file = ""] = Object.values(bin);
-        expect(await run(process.execPath, [join(installed(name), file), "--version"], consumer)).toBe(`${version}\n`);
-        expect(await run(process.execPath, [join(installed(name), file), "keygen"], consumer)).toMatch(
-          /^[\w+/]{43}=\n$/,
-        );
+    const { bin = {} } = readManifest(join(repository, packageFolder));
+    for (const command of Object.keys(bin)) {
+      it(`runs its command ${command} in plain Node`, async () => {
+        const { bin: packed = {}, version } = readManifest(installed(name));
+        const runs = (...parameters: readonly string[]) =>
+          run(process.execPath, [join(installed(name), packed[command] ?? ""), ...parameters], consumer);
+        expect(await runs("--version")).toBe(`${version}\n`);
+        const [parameters, answer] = commands[command] ?? [["--help"], /^$/];
+        expect(await runs(...parameters)).toMatch(answer);
       });
-      return;
     }
+    if (!libraries.some((library) => library.name === name)) return;
 
     it("exports the same names as its sources if plain Node imports it", async () => {
       const fromSource = await exportsOf(join(repository, packageFolder, "src", "index.ts"), repository);

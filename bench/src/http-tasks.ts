@@ -145,10 +145,10 @@ async function start(text: string): Promise<Servers> {
   const { apiKey, entry } = createApiKey({ tenant: "bench" });
   writeFileSync(tenants, JSON.stringify({ "keyward-kv": 1, keys: [entry] }));
   const file = (path: string) => fileURLToPath(new URL(path, import.meta.url));
-  const program = file("../../packages/http-kv/src/keyward-kv.ts");
+  const program = file("../../packages/cli/src/keyward-kv.ts");
   const unlimited = ["--requests-per-second", "1000000000"];
   const running = await Promise.all([
-    listening(program, ["serve", "--tenants", tenants, "--store", "memory", "--port", "0", ...unlimited]),
+    listening(program, ["serve", "--tenants", tenants, "--store", "memory:", "--port", "0", ...unlimited]),
     listening(file("kv-handler-server.ts"), ["bare", JSON.stringify(entry), text]),
     listening(file("kv-handler-server.ts"), ["keyward", JSON.stringify(entry)]),
     listening(file("kv-unstorage-server.ts"), []),

@@ -2,23 +2,28 @@ import { CommanderError } from "commander";
 import type { Surroundings } from "./context.ts";
 import { declareCompletion } from "./declarations/completion.ts";
 import { DoctorFoundProblems, exitCodeOf, exitCodes } from "./exit-codes.ts";
-import { commonOptions, programFor, withoutSources } from "./program.ts";
+import { kvProgramFor } from "./kv-program.ts";
+import { commonOutputOptions, withoutSources } from "./new-program.ts";
+import { programFor } from "./program.ts";
 import { Interrupted } from "./terminal/operator.ts";
 
+const programs = { keyward: programFor, "keyward-kv": kvProgramFor } as const;
+
 /**
- * Runs a command line of `keyward`, and returns its exit code.
+ * Runs a command line of an executable of this package, and returns its exit code.
  *
+ * @param name the name of the executable.
  * @param commandLine the arguments after the name of the program.
  */
-export async function main(commandLine: readonly string[]): Promise<number> {
+export async function main(name: keyof typeof programs, commandLine: readonly string[]): Promise<number> {
   const stop = new AbortController();
   const { stdin, stdout, stderr, env } = process;
-  const surroundings: Surroundings = { stdin, stdout, stderr, env, signal: stop.signal };
+  const surroundings: Surroundings = { name, stdin, stdout, stderr, env, signal: stop.signal };
   const signals = ["SIGINT", "SIGTERM"] as const;
   const interrupt = () => {
     for (const signal of signals) process.off(signal, interrupt);
     // A call to a backend that does not answer ends only at its own timeout. A second signal ends the process at once.
-    surroundings.stderr.write("keyward: stopping after the current call. Press Ctrl-C again to stop at once.\n");
+    surroundings.stderr.write(`${name}: stopping after the calls in progress. Press Ctrl-C again to stop at once.\n`);
     stop.abort(new Interrupted());
   };
   for (const signal of signals) process.on(signal, interrupt);
@@ -30,12 +35,12 @@ export async function main(commandLine: readonly string[]): Promise<number> {
     process.exitCode = exitCodes.failed;
   };
   for (const stream of [process.stdout, process.stderr]) stream.on("error", onStreamError);
-  const program = programFor(surroundings);
+  const program = programs[name](surroundings);
   try {
     await declareCompletion(program, commandLine);
     await program.parseAsync([...commandLine], { from: "user" });
     await new Promise<void>((resolve) => process.stdout.write("", () => resolve()));
-    if (outputFailed) surroundings.stderr.write("keyward: the output cannot be written. Is the disk full?\n");
+    if (outputFailed) surroundings.stderr.write(`${name}: the output cannot be written. Is the disk full?\n`);
     return outputFailed ? exitCodes.failed : exitCodes.done;
   } catch (error) {
     if (error instanceof CommanderError) {
@@ -46,9 +51,10 @@ export async function main(commandLine: readonly string[]): Promise<number> {
     }
     if (error instanceof DoctorFoundProblems) return exitCodes.failed;
     const { Output } = await import("./terminal/output.ts");
-    const output = new Output(surroundings, commonOptions(program));
+    const output = new Output(surroundings, commonOutputOptions(program));
     if (error instanceof Interrupted || stop.signal.aborted) {
-      output.notice(`keyward: stopped. To continue, run the same command again:\n  ${shownCommand(commandLine)}`);
+      const shown = shownCommand(name, commandLine);
+      output.notice(`${name}: stopped. To continue, run the same command again:\n  ${shown}`);
       return exitCodes.interrupted;
     }
     output.error(error);
@@ -59,10 +65,10 @@ export async function main(commandLine: readonly string[]): Promise<number> {
 }
 
 /** Returns a command line for people, who can copy it into a shell. A password in a source is left out. */
-function shownCommand(commandLine: readonly string[]): string {
+function shownCommand(name: string, commandLine: readonly string[]): string {
   const words = commandLine.map((word) => {
     const shown = word.replace(/(:\/\/[^/?#]*:)[^/?#]*@/, "$1…@");
     return /^[\w@%+=:,./-]+$/.test(shown) ? shown : `'${shown.replaceAll("'", "'\\''")}'`;
   });
-  return ["keyward", ...words].join(" ");
+  return [name, ...words].join(" ");
 }

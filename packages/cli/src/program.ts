@@ -1,18 +1,20 @@
-import { Command, Option } from "commander";
+import { type Command, Option } from "commander";
 import type { CommonOptions, OpenContext, Surroundings } from "./context.ts";
 import { collect } from "./declarations/arguments.ts";
 import { declareChecks } from "./declarations/checks.ts";
 import { declareConfiguration } from "./declarations/configuration.ts";
 import { declareKeys } from "./declarations/keys.ts";
+import { declareKv } from "./declarations/kv.ts";
 import { declareRecords } from "./declarations/records.ts";
 import { declareRotation } from "./declarations/rotation.ts";
-import { version } from "./version.ts";
+import { commonOutputOptions, newProgram, outputOptions } from "./new-program.ts";
 
 /** Returns the commands of `keyward`. A command loads what it needs when it runs, so that `--help` is printed at once. */
 export function programFor(surroundings: Surroundings): Command {
-  const program = new Command("keyward")
-    .description("Keys and records of Keyward: make keys, see who uses them, rotate, count, retire and revoke.")
-    .version(version, "--version", "print the version")
+  const program = newProgram(
+    surroundings,
+    "Keys and records of Keyward: make keys, see who uses them, rotate, count, retire and revoke.",
+  )
     .option(
       "--keys <source>",
       "the source of the keys, such as file:production.keyring (default: KEYWARD_KEYS, or the configuration)",
@@ -28,21 +30,12 @@ export function programFor(surroundings: Surroundings): Command {
     )
     .option("--scope <name>", "the scope of the records in the stores")
     .option("--env <name>", "the environment in the configuration file (default: KEYWARD_ENV)")
-    .option("--json", "print the result as one line of JSON")
-    .option("--quiet", "print no progress")
-    .option("--no-color", "print no colors (also with the environment variable NO_COLOR)")
     .option("--yes", "answer every question with yes")
-    .configureOutput({
-      writeOut: (text) => surroundings.stdout.write(text),
-      writeErr: (text) => surroundings.stderr.write(withoutSources(text)),
-    })
-    .configureHelp({ showGlobalOptions: true })
     .addHelpText(
       "after",
       "\nExamples:\n  keyward init     # writes a configuration and a keyring\n  keyward doctor   # checks the keys and the stores\n  keyward rotate   # replaces the key",
-    )
-    .showHelpAfterError("(keyward --help lists the commands)")
-    .exitOverride();
+    );
+  outputOptions(program);
   const context: OpenContext = async () => {
     const { Context } = await import("./context.ts");
     return new Context(commonOptions(program), surroundings);
@@ -58,17 +51,17 @@ export function programFor(surroundings: Surroundings): Command {
   declareRecords(program, context);
   program.commandsGroup("Checks:");
   declareChecks(program, context);
+  program.commandsGroup("HTTP KV:");
+  declareKv(
+    program.command("kv").description("Serve a store over HTTP, and manage the API keys of its clients."),
+    context,
+  );
   program.commandsGroup("Help:");
   return program;
 }
 
 /** Returns the options that every command has, as far as the command line was read. */
-export function commonOptions(program: Command): CommonOptions {
-  const unset = { store: [], emptyStore: [], json: false, quiet: false, yes: false };
-  return { ...unset, ...program.opts<Partial<CommonOptions> & Pick<CommonOptions, "color">>() };
-}
-
-/** Replaces sources in a message of commander, which repeats arguments, because a source may contain a password. */
-export function withoutSources(text: string): string {
-  return text.replace(/\S*:\/\/\S*/g, "(a source)");
+function commonOptions(program: Command): CommonOptions {
+  const { store = [], emptyStore = [], yes = false, ...rest } = program.opts<Partial<CommonOptions>>();
+  return { ...rest, store, emptyStore, yes, ...commonOutputOptions(program) };
 }

@@ -101,7 +101,7 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error) => {
       reject(
-        new KeywardError("STORE_UNAVAILABLE", `keyward-kv cannot listen on ${host}:${port}`, {
+        new KeywardError("STORE_UNAVAILABLE", `The HTTP KV server cannot listen on ${host}:${port}`, {
           hint: "If another process listens on this port, choose another port. Otherwise, check that the address belongs to this machine.",
           cause: error,
         }),

@@ -1,18 +1,43 @@
 import { type Stats, statSync } from "node:fs";
 import { lstat, readFile, realpath, stat } from "node:fs/promises";
 import { KeywardError, replaceFile, systemCode, whileLocked } from "@keyward/core";
-import { type ApiKeyEntry, requireEntry, type TenantSource } from "./api-keys.ts";
+import { type ApiKeyEntry, createApiKey, type NewApiKey, requireEntry, type TenantSource } from "./api-keys.ts";
 import { field } from "./protocol.ts";
 
+/** A file of API keys: a source for the server, and the changes that `keyward-kv tenants` makes. */
+export interface TenantsFile extends TenantSource {
+  /**
+   * Returns the entries of all API keys, revoked ones included. If the file is missing, there are none.
+   *
+   * @throws KeywardError `STORE_INVALID` if the file is not a file of API keys; `STORE_UNAVAILABLE` if it cannot be read.
+   */
+  list(): Promise<readonly ApiKeyEntry[]>;
+  /**
+   * Makes an API key as `createApiKey` does, and adds its entry to the file. If the file is missing, makes the file, which
+   * only its owner can read.
+   *
+   * @throws KeywardError `VALUE_INVALID` for an invalid tenant, namespace, scope or expiry; `STORE_INVALID` and
+   * `STORE_UNAVAILABLE` if the file cannot be read or changed.
+   */
+  add(options: NewApiKey): Promise<{ readonly apiKey: string; readonly entry: ApiKeyEntry }>;
+  /**
+   * Revokes the API key with this id. Running servers refuse the API key at once.
+   *
+   * @throws KeywardError `VALUE_INVALID` if the file has no API key with this id; `STORE_INVALID` and `STORE_UNAVAILABLE`
+   * if the file cannot be read or changed.
+   */
+  revoke(id: string): Promise<void>;
+}
+
 /**
- * Returns a source of API keys that reads the JSON file of `keyward-kv tenants`. At each request, the source checks
- * whether the file has changed. If so, the source reads the file again, so a revocation takes effect at once. While the
- * file is missing or invalid, every API key is refused.
+ * Returns the JSON file of `keyward-kv tenants`. At each request, the server asks this source, which checks whether the
+ * file has changed. If so, the source reads the file again, so a revocation takes effect at once. While the file is
+ * missing or invalid, every API key is refused.
  *
  * @example
  * const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants("tenants.json") });
  */
-export function fileTenants(path: string): TenantSource {
+export function fileTenants(path: string): TenantsFile {
   let checked: string | undefined;
   // Requests that arrive in one turn of the event loop share one check of the file.
   const check = () => {
@@ -36,6 +61,22 @@ export function fileTenants(path: string): TenantSource {
         });
       }
       return (await read.entries).get(id);
+    },
+    list: () => readTenants(path),
+    async add(options) {
+      const made = createApiKey(options);
+      await changeTenants(path, (entries) => [...entries, made.entry]);
+      return made;
+    },
+    async revoke(id) {
+      await changeTenants(path, (entries) => {
+        if (!entries.some((entry) => entry.id === id)) {
+          throw new KeywardError("VALUE_INVALID", `The file has no API key with the id ${JSON.stringify(id)}`, {
+            hint: "To see the ids of all API keys in the file, run `keyward-kv tenants list`.",
+          });
+        }
+        return entries.map((entry) => (entry.id === id ? { ...entry, revoked: entry.revoked ?? Date.now() } : entry));
+      });
     },
   };
 }

@@ -7,11 +7,11 @@ import { createApiKey, createKvHandler, HttpStore, type KvHandlerOptions } from 
 import { MemoryStore } from "@keyward/store-memory";
 import fc from "fast-check";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { serveWithHeap } from "../../../test/servers/keyward-kv.ts";
 import { turnBytes } from "../src/exchange.ts";
 import { JsonReader, JsonRefusal } from "../src/json-reader.ts";
 import { field } from "../src/protocol.ts";
 import { changeTenants } from "../src/tenants-file.ts";
-import { serveWithHeap } from "./keyward-kv-process.ts";
 import { openSocket, startServer, temporaryFolder } from "./servers.ts";
 
 const mebibyte = 2 ** 20;
@@ -34,7 +34,7 @@ describe("a hostile client with an API key", () => {
     const all = createApiKey({ tenant: "hostile" });
     const other = createApiKey({ tenant: "other" });
     await changeTenants(tenants, () => [listOnly.entry, all.entry, other.entry]);
-    const server = await serveWithHeap(256, "--tenants", tenants, "--store", "memory", "--drain-ms", "1");
+    const server = await serveWithHeap(256, "--tenants", tenants, "--store", "memory:", "--drain-ms", "1");
     onTestFinished(async () => {
       await server.stop();
       folder.remove();
@@ -62,7 +62,7 @@ describe("a hostile client with an API key", () => {
     const tenants = join(folder.path, "tenants.json");
     const { apiKey, entry } = createApiKey({ tenant: "hostile" });
     await changeTenants(tenants, () => [entry]);
-    const server = await serveWithHeap(160, "--tenants", tenants, "--store", "memory", "--drain-ms", "1");
+    const server = await serveWithHeap(160, "--tenants", tenants, "--store", "memory:", "--drain-ms", "1");
     onTestFinished(async () => {
       await server.stop();
       folder.remove();

@@ -9,9 +9,9 @@ import { createApiKey, createKvHandler, HttpStore } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import fc from "fast-check";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { run, serve } from "../../../test/servers/keyward-kv.ts";
 import { MemoryBudget } from "../src/memory-budget.ts";
 import { field } from "../src/protocol.ts";
-import { run, serve } from "./keyward-kv-process.ts";
 import { openSocket, temporaryFolder } from "./servers.ts";
 
 const mebibyte = 2 ** 20;
@@ -36,7 +36,7 @@ describe("keyward-kv", () => {
     if (greedy === undefined || other === undefined) throw new Error("two were made");
     const timeouts = ["--body-timeout-ms", "60000", "--idle-timeout-ms", "60000", "--drain-ms", "1"];
     const sizes = ["--max-value-bytes", String(bodyBytes), "--max-bytes-in-memory", String(maxBytes)];
-    const server = await serve("--tenants", tenants, "--store", "memory", ...sizes, ...timeouts);
+    const server = await serve("--tenants", tenants, "--store", "memory:", ...sizes, ...timeouts);
     onTestFinished(async () => {
       await server.stop();
       folder.remove();

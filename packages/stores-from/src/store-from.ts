@@ -14,8 +14,11 @@ import {
 import { redisConnectionFrom } from "./redis-connection-from.ts";
 import { correct, invalidSource, schemeOf, subject } from "./store-source.ts";
 
-/** A store that {@link storeFrom} has made. Pass it to `createKeyv` or `EncryptedStore` of `@keyward/core`. */
-export type NamedStore = Exclude<WrappableStore, Map<string, unknown>> &
+/**
+ * A store that {@link storeFrom} has made, which is a Keyv 6 storage adapter. Pass it to `createKeyv` or `EncryptedStore`
+ * of `@keyward/core`.
+ */
+export type NamedStore = Extract<WrappableStore, { readonly hasMany: unknown }> &
   AtomicStore &
   ScannableStore &
   ReservedSpace &

@@ -14,3 +14,12 @@ export function readAmount(text: string): number {
   if (/^[1-9]\d{0,8}$/.test(text)) return Number(text);
   throw new InvalidArgumentError("The value is not a positive integer.");
 }
+
+/** Returns a function that reads an integer from `least` to `most`, and throws InvalidArgumentError for any other text. */
+export function amountBetween(least: number, most: number): (text: string) => number {
+  return (text) => {
+    const amount = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
+    if (amount >= least && amount <= most) return amount;
+    throw new InvalidArgumentError(`The value is not an integer between ${least} and ${most}.`);
+  };
+}

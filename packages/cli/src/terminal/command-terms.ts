@@ -1,4 +1,4 @@
-// Messages and hints of the functions of @keyward/core name functions and options. An operator has commands and flags.
+// Messages and hints of functions of Keyward's packages name functions and options. An operator has commands and flags.
 const terms: readonly (readonly [RegExp, string])[] = [
   [/`newKey: \{ id: "([^"]+)" \}`/g, "`--new-key $1`"],
   [/`newKey: \{ id \}`/g, "`--new-key <id>`"],
@@ -28,9 +28,14 @@ const terms: readonly (readonly [RegExp, string])[] = [
   [/keyring\.enable\("([^"]+)"\)/g, "`keyward keyring enable $1`"],
   [/Promote another key first\./g, "Make another key the primary first: `keyward rotate`."],
   [/`reencrypt`/g, "`keyward reencrypt`"],
+  [/`maxBytesInMemory`|limits\.maxBytesInMemory/g, "`--max-bytes-in-memory`"],
+  [/`maxBodyBytes`, `maxAnswerBytes` or `maxValueBytes`/g, "`--max-value-bytes`"],
+  [/The option "basePath" of createKvHandler/g, "`--base-path`"],
+  [/omit basePath to mount the handler at the root/g, "omit `--base-path`"],
+  [/`createApiKey\(\)`/g, "`keyward-kv tenants add`"],
 ];
 
-/** Returns a message or hint of `@keyward/core` in the terms of the command line. */
+/** Returns a message or hint in the terms of the command line. */
 export function inCommandTerms(text: string): string {
   return terms.reduce((changed, [term, flag]) => changed.replace(term, flag), text);
 }

@@ -5,6 +5,8 @@ import { inCommandTerms } from "./command-terms.ts";
 
 /** Where a command writes, as `process` has it. */
 export interface Streams {
+  /** The name of the executable, with which the messages to people begin. */
+  readonly name: "keyward" | "keyward-kv";
   readonly stdout: NodeJS.WritableStream & { readonly isTTY?: boolean };
   readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
 }
@@ -65,7 +67,7 @@ export class Output {
       // The message of another library may contain a secret.
       const name = error instanceof Error ? error.name : "a value that is not an Error";
       this.#streams.stderr.write(
-        `keyward: ${name} was thrown. This is a fault of keyward or of one of its packages.\n`,
+        `${this.#streams.name}: ${name} was thrown. This is a fault of keyward or of one of its packages.\n`,
       );
       return;
     }
@@ -74,7 +76,8 @@ export class Output {
     const [message, hint] = [inCommandTerms(error.message), inCommandTerms(error.hint)];
     if (this.#options.json) {
       this.#streams.stdout.write(`${JSON.stringify({ error: { code, message, hint, keyId, counts } })}\n`);
-    } else this.#streams.stderr.write(`${this.styled("red", "keyward:")} ${message} (${code})\n${hint}\n`);
+    } else
+      this.#streams.stderr.write(`${this.styled("red", `${this.#streams.name}:`)} ${message} (${code})\n${hint}\n`);
   }
 }
 

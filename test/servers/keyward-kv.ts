@@ -2,7 +2,8 @@ import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 
-const executable = fileURLToPath(new URL("../src/keyward-kv.ts", import.meta.url));
+/** The entry of `keyward-kv`. */
+export const executable = fileURLToPath(new URL("../../packages/cli/src/keyward-kv.ts", import.meta.url));
 
 /** Runs `keyward-kv` until it ends, and returns its standard output. */
 export function run(...parameters: string[]): string {
@@ -24,13 +25,26 @@ export async function serve(...parameters: string[]): Promise<ServerProcess> {
   return await start([], parameters);
 }
 
+/** Starts a server like {@link serve}, in a folder and with further environment variables. */
+export async function serveIn(
+  cwd: string,
+  env: Readonly<Record<string, string>>,
+  ...parameters: string[]
+): Promise<ServerProcess> {
+  return await start([], parameters, { cwd, env: { ...process.env, ...env } });
+}
+
 /** Starts a server like {@link serve}, in a process with a heap of this size. */
 export async function serveWithHeap(mebibytes: number, ...parameters: string[]): Promise<ServerProcess> {
   return await start([`--max-old-space-size=${mebibytes}`], parameters);
 }
 
-async function start(nodeOptions: readonly string[], parameters: readonly string[]): Promise<ServerProcess> {
-  const child = spawn(process.execPath, [...nodeOptions, executable, "serve", "--port", "0", ...parameters]);
+async function start(
+  nodeOptions: readonly string[],
+  parameters: readonly string[],
+  options: { readonly cwd?: string; readonly env?: NodeJS.ProcessEnv } = {},
+): Promise<ServerProcess> {
+  const child = spawn(process.execPath, [...nodeOptions, executable, "serve", "--port", "0", ...parameters], options);
   const printed: string[] = [];
   const exited = once(child, "exit");
   child.stderr.on("data", (data) => printed.push(String(data)));

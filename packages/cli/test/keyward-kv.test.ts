@@ -1,18 +1,21 @@
+import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { readdirSync, readFileSync } from "node:fs";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { connect, type Socket } from "node:net";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createKeyv, EncryptedStore, Keyring, reencrypt } from "@keyward/core";
 import { HttpStore } from "@keyward/http-kv";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { makeBareApplication } from "../../../test/bare-application.ts";
+import { executable, run, type ServerProcess, serve, serveIn } from "../../../test/servers/keyward-kv.ts";
 import { describeWithRedis, findRedisServers, startRedis } from "../../../test/servers/redis.ts";
-import { run, type ServerProcess, serve } from "./keyward-kv-process.ts";
-import { temporaryFolder } from "./servers.ts";
+import { keyward, startKeyward } from "./keyward-process.ts";
 
 function folder(): string {
-  const { path, remove } = temporaryFolder();
-  onTestFinished(remove);
+  const path = mkdtempSync(join(tmpdir(), "keyward-kv-"));
+  onTestFinished(() => rmSync(path, { recursive: true, force: true }));
   return path;
 }
 
@@ -50,7 +53,7 @@ describe("keyward-kv serve", () => {
     const tenants = join(at, "tenants.json");
     const file = join(at, "kv.sqlite");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
-    const server = await start("--tenants", tenants, "--file", file);
+    const server = await start("--tenants", tenants, "--store", `sqlite:${file}`);
     const { socket, received, closed } = await rawConnection(server.url);
     const idle = await rawConnection(server.url);
     const head = `PUT /key HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: 10\r\n\r\n`;
@@ -67,12 +70,12 @@ describe("keyward-kv serve", () => {
     await closed;
     expect(await server.stop()).toBe(0);
 
-    const again = await start("--tenants", tenants, "--file", file);
+    const again = await start("--tenants", tenants, "--store", `sqlite:${file}`);
     expect(await new HttpStore({ url: again.url, apiKey }).get("key")).toBe("0123456789");
   });
 
   it("keeps running after the program that reads its log has ended", async () => {
-    const server = await start("--tenants", join(folder(), "tenants.json"), "--store", "memory");
+    const server = await start("--tenants", join(folder(), "tenants.json"), "--store", "memory:");
     server.process.stderr?.destroy();
     for (let request = 0; request < 5; request++) expect((await fetch(`${server.url}/health`)).status).toBe(200);
     expect(await server.stop()).toBe(0);
@@ -81,7 +84,7 @@ describe("keyward-kv serve", () => {
   it("finishes sending an answer after SIGTERM, and then closes the connection", async () => {
     const tenants = join(folder(), "tenants.json");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
-    const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "600000", ...large);
+    const server = await start("--tenants", tenants, "--store", "memory:", "--drain-ms", "600000", ...large);
     const value = randomBytes(8_000_000);
     await new HttpStore({ url: server.url, apiKey }).set("large", value);
     const { socket, received, closed } = await rawConnection(server.url);
@@ -99,7 +102,7 @@ describe("keyward-kv serve", () => {
   it("waits for the request in progress after SIGTERM, but at most for --drain-ms", async () => {
     const tenants = join(folder(), "tenants.json");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
-    const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "100");
+    const server = await start("--tenants", tenants, "--store", "memory:", "--drain-ms", "100");
     const { socket, closed } = await rawConnection(server.url);
     socket.write(`PUT /key HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: 10\r\n\r\n0`);
     await vi.waitFor(
@@ -114,7 +117,7 @@ describe("keyward-kv serve", () => {
   it("closes the connection of a client that sends its headers slowly", async () => {
     const tenants = join(folder(), "tenants.json");
     const timeouts = ["--body-timeout-ms", "600000", "--idle-timeout-ms", "600000"];
-    const server = await start("--tenants", tenants, "--store", "memory", "--headers-timeout-ms", "200", ...timeouts);
+    const server = await start("--tenants", tenants, "--store", "memory:", "--headers-timeout-ms", "200", ...timeouts);
     const { socket, received, closed } = await rawConnection(server.url);
     socket.write("GET /key HTTP/1.1\r\nhost: kv\r\n");
     await closed;
@@ -136,10 +139,10 @@ describe("keyward-kv serve", () => {
       "600000",
     ];
     // Written through a server with longer timeouts, since a large body is slow to arrive on a busy machine.
-    const patient = await start("--tenants", tenants, "--file", file, ...large);
+    const patient = await start("--tenants", tenants, "--store", `sqlite:${file}`, ...large);
     await new HttpStore({ url: patient.url, apiKey }).set("large", randomBytes(8_000_000));
     expect(await patient.stop()).toBe(0);
-    const server = await start("--tenants", tenants, "--file", file, ...times);
+    const server = await start("--tenants", tenants, "--store", `sqlite:${file}`, ...times);
     const store = new HttpStore({ url: server.url, apiKey });
 
     const [body, reading] = await Promise.all([rawConnection(server.url), rawConnection(server.url)]);
@@ -160,7 +163,7 @@ describe("keyward-kv serve", () => {
 
   it("accepts an API key that is added, and refuses an API key that is revoked, without a restart", async () => {
     const tenants = join(folder(), "tenants.json");
-    const server = await start("--tenants", tenants, "--store", "memory");
+    const server = await start("--tenants", tenants, "--store", "memory:");
     await vi.waitFor(() => expect(server.output()).toContain("every request is refused"), 20_000);
     const apiKey = run(
       "tenants",
@@ -178,7 +181,10 @@ describe("keyward-kv serve", () => {
     expect(await store.get("key")).toBeUndefined();
     await expect(store.set("key", "value")).rejects.toThrow("scope write");
     const id = apiKey.split("_")[1] ?? "";
-    expect(run("tenants", "list", "--tenants", tenants)).toBe([id, "acme", "prod", "read", "good"].join("\t"));
+    expect(run("tenants", "list", "--tenants", tenants).split("\n")).toEqual([
+      expect.stringMatching(/^id +tenant +namespace +scopes +state$/),
+      expect.stringMatching(new RegExp(`^${id} +acme +prod +read +good$`)),
+    ]);
     run("tenants", "revoke", "--tenants", tenants, id);
     await expect(store.get("key")).rejects.toThrow("401");
     expect(run("tenants", "list", "--tenants", tenants)).toContain("revoked");
@@ -187,8 +193,10 @@ describe("keyward-kv serve", () => {
 
   it.each([
     [["serve"], "--tenants"],
-    [["serve", "--tenants", "none.json", "--store", "other"], "Allowed choices"],
-    [["serve", "--tenants", "none.json", "--store", "redis"], "--redis-url"],
+    [["serve", "--tenants", "none.json", "--store", "other"], "Begin the source with one of memory:, sqlite:"],
+    [["serve", "--tenants", "none.json", "--store", "sqlite:"], "has no path"],
+    [["serve", "--tenants", "none.json", "--store", "memory:", "--store", "memory:"], "more than once"],
+    [["serve", "--tenants", "none.json", "--store", "https://kv.example.com"], "another HTTP KV server"],
     [["serve", "--tenants", "none.json", "--port", "x"], "A port is a number"],
     [["tenants", "add", "--tenants", "none.json", "--tenant", "a/b"], "tenant"],
     [["tenants", "add", "--tenants", "none.json", "--tenant", "a", "--scopes", "admin"], "read, write, list"],
@@ -196,10 +204,11 @@ describe("keyward-kv serve", () => {
     [["tenants", "revoke", "--tenants", "none.json", "none"], "no API key"],
     [["tenants", "list", "--tenants", "none.json"], "does not exist"],
     [["tenants", "add", "--tenants", "none.json", "--tenant", "a", "--expires", "2020-01-31"], "passed"],
-    [["serve", "--tenants", "none.json", "--store", "memory", "--file", "records.sqlite"], "--file"],
-    [["serve", "--tenants", "none.json", "--redis-url", "redis://localhost"], "--redis-url"],
+    [["serve", "--tenants", "none.json", "--store", "memory:", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"],
+    [["serve", "--tenants", "none.json", "--store", "memory:", "--max-bytes-in-memory", "9"], "-memory` is 9, which"],
+    [["serve", "--tenants", "none.json", "--store", "memory:", "--base-path", "kv"], "`--base-path` is not the path"],
     [["serve", "--tenants", "none.json", "--port", "65536"], "65535"],
-    [["serve", "--tenants", "none.json", "--drain-ms", "99999999999"], "milliseconds"],
+    [["serve", "--tenants", "none.json", "--drain-ms", "99999999999"], "between 0 and 1073741824"],
   ])("fails with a message about the mistake in the arguments %j", (parameters, message) => {
     expect(() => run(...parameters)).toThrow(message);
   });
@@ -209,10 +218,10 @@ it("keyward-kv --version prints the version of keyward-kv", () => {
   expect(run("--version")).toMatch(/^\d+\.\d+\.\d+/);
 });
 
-it("keyward-kv serve --store memory loses its records when it ends", async () => {
+it("keyward-kv serve --store memory: loses its records when it ends", async () => {
   const tenants = join(folder(), "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
-  const first = await start("--tenants", tenants, "--store", "memory");
+  const first = await start("--tenants", tenants, "--store", "memory:");
   const store = new HttpStore({ url: first.url, apiKey });
   await store.setMany([
     { key: "text", value: "täxt" },
@@ -222,8 +231,118 @@ it("keyward-kv serve --store memory loses its records when it ends", async () =>
   expect(await store.replace("text", "täxt", "new")).toBe(true);
   expect((await store.scan()).entries).toHaveLength(2);
   expect(await first.stop()).toBe(0);
-  const second = await start("--tenants", tenants, "--store", "memory");
+  const second = await start("--tenants", tenants, "--store", "memory:");
   expect((await new HttpStore({ url: second.url, apiKey }).scan()).entries).toEqual([]);
+});
+
+it("keyward-kv stores records in keyward-kv.sqlite by default, or in the store that KEYWARD_KV_STORE names", async () => {
+  const at = folder();
+  const tenants = join(at, "tenants.json");
+  const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
+  const put = async (value: string, env: Readonly<Record<string, string>>) => {
+    const server = await serveIn(at, env, "--tenants", tenants);
+    onTestFinished(async () => void (await server.stop()));
+    await new HttpStore({ url: server.url, apiKey }).set("key", value);
+    expect(await server.stop()).toBe(0);
+  };
+  await put("first", {});
+  expect(readFileSync(join(at, "keyward-kv.sqlite"), "latin1")).toContain("first");
+  await put("second", { KEYWARD_KV_STORE: "sqlite:other.sqlite" });
+  expect(readFileSync(join(at, "other.sqlite"), "latin1")).toContain("second");
+  await put("third", { KEYWARD_KV_STORE: "" });
+  expect(readFileSync(join(at, "keyward-kv.sqlite"), "latin1")).toContain("third");
+});
+
+describe("keyward kv", () => {
+  it("has the same commands as keyward-kv, and prints JSON with --json", async () => {
+    const at = folder();
+    const json = async (...commandLine: string[]) => {
+      const { exitCode, stdout } = await keyward(at, {}, "kv", ...commandLine, "--tenants", "tenants.json", "--json");
+      return { exitCode, printed: JSON.parse(stdout) };
+    };
+    const { exitCode, printed } = await json("tenants", "add", "--tenant", "acme", "--expires", "2100-01-31");
+    expect({ exitCode, printed }).toEqual({
+      exitCode: 0,
+      printed: { apiKey: expect.any(String), id: expect.any(String) },
+    });
+    const server = startKeyward(
+      at,
+      {},
+      "kv",
+      "serve",
+      "--tenants",
+      "tenants.json",
+      "--store",
+      "memory:",
+      "--port",
+      "0",
+    );
+    onTestFinished(() => void server.kill("SIGKILL"));
+    const lines: string[] = [];
+    server.stdout.on("data", (data) => lines.push(String(data)));
+    await expect.poll(() => lines.join(""), { timeout: 30_000 }).toMatch(/listens on (\S+)\n/);
+    const url = /listens on (\S+)/.exec(lines.join(""))?.[1] ?? "";
+    const store = new HttpStore({ url, apiKey: printed.apiKey });
+    await store.set("key", "value");
+    expect(await store.get("key")).toBe("value");
+    expect(await json("tenants", "revoke", printed.id)).toEqual({ exitCode: 0, printed: { id: printed.id } });
+    await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    const { printed: listed } = await json("tenants", "list");
+    expect(listed).toEqual([expect.objectContaining({ id: printed.id, tenant: "acme", revoked: expect.any(Number) })]);
+    expect(JSON.stringify(listed)).not.toContain("hash");
+    const exited = once(server, "exit");
+    server.kill("SIGTERM");
+    expect(await exited).toEqual([0, null]);
+  });
+
+  it("prints no password of a store that is refused", async () => {
+    const password = randomBytes(8).toString("hex");
+    for (const source of [`redis://:${password}@localhost?unknown=1`, `https://x:${password}@localhost`]) {
+      const { exitCode, stdout, stderr } = await keyward(
+        folder(),
+        { KEYWARD_KV_STORE: source },
+        ...["kv", "serve", "--tenants", "tenants.json"],
+      );
+      expect(exitCode).not.toBe(0);
+      expect(stderr).toMatch(/\((?:VALUE_INVALID|USAGE)\)/);
+      expect(stdout + stderr).not.toContain(password);
+    }
+  });
+});
+
+describe("without @keyward/http-kv", () => {
+  // The application also lacks every package that only the other commands need.
+  const application = () => {
+    const at = makeBareApplication(import.meta.url, folder());
+    cpSync(new URL("../package.json", import.meta.url), join(at, "package.json"));
+    symlinkSync(new URL("../node_modules/commander", import.meta.url), join(at, "node_modules", "commander"));
+    return (executable: string, ...parameters: string[]) =>
+      spawnSync(process.execPath, [join(at, "src", executable), ...parameters], { cwd: at, encoding: "utf8" });
+  };
+
+  it.each([
+    ["keyward-kv.ts", []],
+    ["keyward.ts", ["kv"]],
+  ])("%s prints its help, and names the package in the error of a command", (executable, group) => {
+    const run = application();
+    const help = run(executable, ...group, "--help");
+    expect(help).toMatchObject({ status: 0, stderr: "" });
+    expect(help.stdout).toMatch(/serve .*\n.*tenants /s);
+    expect(run(executable, ...group, "serve", "--help").stdout).toContain("KEYWARD_KV_STORE");
+    const failed = run(executable, ...group, "tenants", "add", "--tenants", "tenants.json", "--tenant", "acme");
+    expect(failed.status).toBe(1);
+    expect(failed.stderr).toContain("needs the package @keyward/http-kv, which is not installed (STORE_INVALID)");
+    expect(failed.stderr).toContain("npm install @keyward/http-kv");
+  });
+});
+
+it("keyward-kv says on an older Node.js which one it needs, before it loads any package", () => {
+  const older = `data:text/javascript,Object.defineProperty(process, "versions", { value: { node: "20.19.0" } })`;
+  const { status, stderr } = spawnSync(process.execPath, ["--import", older, executable, "--help"], {
+    encoding: "utf8",
+  });
+  expect(stderr).toBe("keyward-kv: this is Node.js 20.19.0, and keyward-kv needs Node.js 22.19 or newer.\n");
+  expect(status).toBe(1);
 });
 
 const redisServers = await findRedisServers({ anyWillDo: true });
@@ -237,7 +356,7 @@ describeWithRedis(redisServers, "keyward-kv over Redis", () => {
     const [apiKey = "", otherApiKey = ""] = ["a", "b"].map((name) =>
       run("tenants", "add", "--tenants", tenants, "--tenant", `${name}-${randomBytes(8).toString("hex")}`),
     );
-    const first = await start("--tenants", tenants, "--store", "redis", "--redis-url", redis.url);
+    const first = await start("--tenants", tenants, "--store", redis.url);
     const store = (url: string, as = apiKey) => new HttpStore({ url, apiKey: as });
     const keys = Array.from({ length: 300 }, (_, index) => `key/${index} ä:%`);
     const namespaces = ["", "flows"];
@@ -254,11 +373,11 @@ describeWithRedis(redisServers, "keyward-kv over Redis", () => {
     const { cursor = "", entries } = await store(first.url).scan({ limit: 50 });
     expect(await first.stop()).toBe(0);
 
-    vi.stubEnv("KEYWARD_KV_REDIS_URL", redis.url);
+    vi.stubEnv("KEYWARD_KV_STORE", redis.url);
     onTestFinished(() => {
       vi.unstubAllEnvs();
     });
-    const second = await start("--tenants", tenants, "--store", "redis");
+    const second = await start("--tenants", tenants);
     for (const namespace of namespaces) {
       expect(await store(second.url).namespaced(namespace).getMany(keys)).toEqual(
         keys.map((_, index) => (index % 2 === 0 ? `${index}` : Buffer.of(index % 256))),
@@ -294,14 +413,7 @@ it("keyward-kv prints the id of a log entry and no password if its Redis server 
   const tenants = join(folder(), "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
   const password = randomBytes(8).toString("hex");
-  const server = await start(
-    "--tenants",
-    tenants,
-    "--store",
-    "redis",
-    "--redis-url",
-    `redis://:${password}@127.0.0.1:1`,
-  );
+  const server = await start("--tenants", tenants, "--store", `redis://:${password}@127.0.0.1:1`);
   const answer = await fetch(`${server.url}/key`, { headers: { authorization: `Bearer ${apiKey}` } });
   expect(answer.status).toBe(503);
   const body = await answer.text();
@@ -315,7 +427,7 @@ it("a server stores and logs no plaintext of encrypted records, and logs no key 
   const at = folder();
   const tenants = join(at, "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
-  const server = await start("--tenants", tenants, "--file", join(at, "kv.sqlite"));
+  const server = await start("--tenants", tenants, "--store", `sqlite:${join(at, "kv.sqlite")}`);
   const ring = Keyring.generate("first");
   const plaintexts = Array.from({ length: 50 }, () => randomBytes(30).toString("hex"));
   const names = plaintexts.map(() => `session-${randomBytes(8).toString("hex")}`);
