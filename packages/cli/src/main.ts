@@ -1,7 +1,7 @@
 import { CommanderError } from "commander";
 import type { CommonOptions, Surroundings } from "./context.ts";
 import { DoctorFoundProblems, exitCodeOf, exitCodes } from "./exit-codes.ts";
-import { programFor, withoutSources } from "./program.ts";
+import { programFor, withoutArguments } from "./program.ts";
 import { Interrupted } from "./terminal/operator.ts";
 
 /**
@@ -38,7 +38,7 @@ export async function main(commandLine: readonly string[]): Promise<number> {
   } catch (error) {
     if (error instanceof CommanderError) {
       if (error.exitCode === 0) return exitCodes.done;
-      const usage = { error: { code: "USAGE", message: withoutSources(error.message) } };
+      const usage = { error: { code: "USAGE", message: withoutArguments(error.message) } };
       if (commandLine.includes("--json")) surroundings.stdout.write(`${JSON.stringify(usage)}\n`);
       return exitCodes.usage;
     }

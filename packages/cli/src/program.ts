@@ -3,6 +3,7 @@ import type { CommonOptions, OpenContext, Surroundings } from "./context.ts";
 import { collect } from "./declarations/arguments.ts";
 import { declareChecks } from "./declarations/checks.ts";
 import { declareKeys } from "./declarations/keys.ts";
+import { declareRecord } from "./declarations/record.ts";
 import { declareRecords } from "./declarations/records.ts";
 import { declareRotation } from "./declarations/rotation.ts";
 import { version } from "./version.ts";
@@ -31,7 +32,7 @@ export function programFor(surroundings: Surroundings): Command {
     .option("--yes", "answer every question with yes", false)
     .configureOutput({
       writeOut: (text) => surroundings.stdout.write(text),
-      writeErr: (text) => surroundings.stderr.write(withoutSources(text)),
+      writeErr: (text) => surroundings.stderr.write(withoutArguments(text)),
     })
     .showHelpAfterError("(keyward --help lists the commands)")
     .exitOverride();
@@ -43,11 +44,18 @@ export function programFor(surroundings: Surroundings): Command {
   declareKeys(program, context);
   declareRotation(program, context);
   declareRecords(program, context);
+  declareRecord(program, context);
   declareChecks(program, context);
   return program;
 }
 
-/** Replaces sources in a message of commander, which repeats arguments, because a source may contain a password. */
-export function withoutSources(text: string): string {
-  return text.replace(/\S*:\/\/\S*/g, "(a source)");
+/**
+ * Removes arguments from a message of commander, which repeats them: a source may contain a password, and the key of a
+ * record may be a secret.
+ */
+export function withoutArguments(text: string): string {
+  return text
+    .replace(/(too many arguments.* but got \d+): [\s\S]*\.$/m, "$1.")
+    .replace(/unknown (option|command) '(?!(?:--)?[a-z][a-z-]{0,29}')[\s\S]*?'(?=\n|$)/, "unknown $1 (not shown)")
+    .replace(/\S*:\/\/\S*/g, "(a source)");
 }
