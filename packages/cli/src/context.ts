@@ -1,16 +1,20 @@
-import { type EncryptedStore, type KeyProvider, KeywardError } from "@keyward/core";
+import { EncryptedStore, type KeyProvider, KeywardError, type WrappableStore } from "@keyward/core";
+import type { ConfiguredStore } from "./configuration/config.ts";
 import { findConfig } from "./configuration/config-file.ts";
 import type { RotationSettings } from "./configuration/config-options.ts";
 import {
   namedStores,
   type OpenStores,
+  oneStore,
   openKeys,
+  openNamed,
   openStores,
   type SourceOptions,
   sourceText,
   type Told,
 } from "./configuration/sources.ts";
 import { CommandError } from "./exit-codes.ts";
+import { readInput } from "./terminal/input.ts";
 import { Operator, type OperatorStreams } from "./terminal/operator.ts";
 import { Output, type OutputOptions, type Streams } from "./terminal/output.ts";
 import { RecordProgress } from "./terminal/record-progress.ts";
@@ -39,6 +43,7 @@ export class Context {
   readonly signal: AbortSignal;
   readonly env: Surroundings["env"];
   readonly #options: CommonOptions;
+  readonly #stdin: Surroundings["stdin"];
   #told: Promise<Told> | undefined;
   #recordProgress: RecordProgress | undefined;
 
@@ -49,6 +54,16 @@ export class Context {
     this.signal = signal;
     this.env = surroundings.env;
     this.#options = options;
+    this.#stdin = surroundings.stdin;
+  }
+
+  /**
+   * Reads the value that is passed to the command on stdin, as text.
+   *
+   * @throws the errors of {@link readInput}.
+   */
+  async input(maxBytes: number): Promise<string> {
+    return await readInput(this.#stdin, { maxBytes, signal: this.signal });
   }
 
   /** Returns what flags, environment variables and the configuration file say. */
@@ -99,11 +114,7 @@ export class Context {
     },
   ): Promise<void> {
     const keys = await this.keys();
-    const listed = await keys.load({ signal: this.signal }).then(
-      ({ stores }) => stores,
-      // The work of the command reports why the keys cannot be loaded.
-      () => [],
-    );
+    const listed = await this.#listedBy(keys);
     const opened = await openStores(await this.told(), { keys, listed, failed });
     try {
       await work(keys, opened.stores, listed, opened.inner);
@@ -119,17 +130,71 @@ export class Context {
    * @throws CommandError `USAGE` if the command has several stores.
    */
   async withStore(work: (store: EncryptedStore, name: string) => Promise<void>): Promise<void> {
-    await this.withStores(async (_, stores) => {
-      const [first, ...others] = Object.entries(stores);
-      if (first === undefined || others.length > 0) {
-        throw new CommandError("USAGE", "This command works with one store", {
-          hint: `Choose one: ${Object.keys(stores)
-            .map((name) => `\`--store ${name}\``)
-            .join(" or ")}.`,
-        });
+    await this.withConfiguredStore(async ({ store, ...options }, name) => {
+      const encrypted = new EncryptedStore(store, options);
+      try {
+        await work(encrypted, name);
+      } finally {
+        await encrypted.disconnect();
       }
-      await work(first[1], first[0]);
     });
+  }
+
+  /**
+   * Runs `work` with the one store of the command and its keys, as an application passes them to `createKeyv`, and closes
+   * the store afterwards.
+   *
+   * @throws CommandError `USAGE` if the command has several stores.
+   */
+  async withConfiguredStore(work: (store: ConfiguredStore, name: string) => Promise<void>): Promise<void> {
+    const keys = await this.keys();
+    const accept = (await this.told()).config?.settings.accept;
+    const scope = await this.scope();
+    const options = {
+      keys,
+      ...(scope === undefined ? {} : { scope }),
+      ...(accept === undefined ? {} : { accept }),
+    };
+    const listed = await this.#listedBy(keys);
+    await this.#withInner(listed, (store, name) => work({ store, ...options }, name));
+  }
+
+  /**
+   * Runs `work` with the one store of the command below the encryption, and closes the store afterwards. Needs no keys.
+   *
+   * @throws CommandError `USAGE` if the command has several stores.
+   */
+  async withInnerStore(work: (store: WrappableStore, name: string) => Promise<void>): Promise<void> {
+    await this.#withInner([], work);
+  }
+
+  /** Returns the scope of the records, which a flag or the configuration sets. */
+  async scope(): Promise<ConfiguredStore["scope"]> {
+    return this.#options.scope ?? (await this.told()).config?.settings.scope;
+  }
+
+  async #withInner(
+    listed: readonly string[],
+    work: (store: WrappableStore, name: string) => Promise<void>,
+  ): Promise<void> {
+    const told = await this.told();
+    const named = oneStore(told, listed);
+    const store = await openNamed(told, named);
+    try {
+      await work(store, named.name);
+    } finally {
+      if ("disconnect" in store) await store.disconnect?.();
+    }
+  }
+
+  /** Returns the names of the stores that the keyring lists; none if the keyring cannot be loaded. */
+  async #listedBy(keys: KeyProvider): Promise<readonly string[]> {
+    try {
+      return (await keys.load({ signal: this.signal })).stores;
+    } catch {
+      // The work of the command reports why the keys cannot be loaded.
+      return [];
+    }
   }
 
   async #findTold(): Promise<Told> {

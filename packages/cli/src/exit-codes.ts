@@ -15,7 +15,9 @@ export type CommandErrorCode =
   /** The command line or the configuration is wrong, or names too little. */
   | "USAGE"
   /** The operator did not confirm a change that cannot be undone. */
-  | "NOT_CONFIRMED";
+  | "NOT_CONFIRMED"
+  /** The store has no record at the address. */
+  | "NO_RECORD";
 
 /** An error of the command itself. */
 export class CommandError extends Error {

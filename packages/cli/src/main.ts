@@ -3,7 +3,7 @@ import type { Surroundings } from "./context.ts";
 import { declareCompletion } from "./declarations/completion.ts";
 import { DoctorFoundProblems, exitCodeOf, exitCodes } from "./exit-codes.ts";
 import { kvProgramFor } from "./kv-program.ts";
-import { commonOutputOptions, withoutSources } from "./new-program.ts";
+import { commonOutputOptions, withoutArguments } from "./new-program.ts";
 import { programFor } from "./program.ts";
 import { Interrupted } from "./terminal/operator.ts";
 
@@ -45,7 +45,7 @@ export async function main(name: keyof typeof programs, commandLine: readonly st
   } catch (error) {
     if (error instanceof CommanderError) {
       if (error.exitCode === 0) return exitCodes.done;
-      const usage = { error: { code: "USAGE", message: withoutSources(error.message) } };
+      const usage = { error: { code: "USAGE", message: withoutArguments(error.message) } };
       if (commandLine.includes("--json")) surroundings.stdout.write(`${JSON.stringify(usage)}\n`);
       return exitCodes.usage;
     }

@@ -10,7 +10,7 @@ export function newProgram({ name, stdout, stderr }: Surroundings, description: 
     .version(version, "--version", "print the version")
     .configureOutput({
       writeOut: (text) => stdout.write(text),
-      writeErr: (text) => stderr.write(withoutSources(text)),
+      writeErr: (text) => stderr.write(withoutArguments(text)),
     })
     .configureHelp({ showGlobalOptions: true })
     .showHelpAfterError(`(${name} --help lists the commands)`)
@@ -30,7 +30,13 @@ export function commonOutputOptions(program: Command): OutputOptions {
   return { json: false, quiet: false, ...program.opts<Partial<OutputOptions> & Pick<OutputOptions, "color">>() };
 }
 
-/** Replaces sources in a message of commander, which repeats arguments, because a source may contain a password. */
-export function withoutSources(text: string): string {
-  return text.replace(/\S*:\/\/\S*/g, "(a source)");
+/**
+ * Removes arguments from a message of commander, which repeats them: a source may contain a password, and the key of a
+ * record may be a secret.
+ */
+export function withoutArguments(text: string): string {
+  return text
+    .replace(/(too many arguments.* but got \d+): [\s\S]*\.$/m, "$1.")
+    .replace(/unknown (option|command) '(?!(?:--)?[a-z][a-z-]{0,29}')[\s\S]*?'(?=\n|$)/, "unknown $1 (not shown)")
+    .replace(/\S*:\/\/\S*/g, "(a source)");
 }

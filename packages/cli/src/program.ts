@@ -5,6 +5,7 @@ import { declareChecks } from "./declarations/checks.ts";
 import { declareConfiguration } from "./declarations/configuration.ts";
 import { declareKeys } from "./declarations/keys.ts";
 import { declareKv } from "./declarations/kv.ts";
+import { declareRecord } from "./declarations/record.ts";
 import { declareRecords } from "./declarations/records.ts";
 import { declareRotation } from "./declarations/rotation.ts";
 import { commonOutputOptions, newProgram, outputOptions } from "./new-program.ts";
@@ -49,6 +50,7 @@ export function programFor(surroundings: Surroundings): Command {
   declareRotation(program, context);
   program.commandsGroup("Records:");
   declareRecords(program, context);
+  declareRecord(program, context);
   program.commandsGroup("Checks:");
   declareChecks(program, context);
   program.commandsGroup("HTTP KV:");

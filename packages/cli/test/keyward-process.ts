@@ -18,17 +18,30 @@ export async function keyward(
   env: Readonly<Record<string, string>>,
   ...commandLine: readonly string[]
 ): Promise<Ended> {
+  return await keywardReading("", cwd, env, ...commandLine);
+}
+
+/** Runs `keyward` as {@link keyward} does, with an input on stdin. */
+export async function keywardReading(
+  input: string | Uint8Array,
+  cwd: string,
+  env: Readonly<Record<string, string>>,
+  ...commandLine: readonly string[]
+): Promise<Ended> {
   const { PATH = "", HOME = "" } = process.env;
   return await new Promise((resolve) => {
-    execFile(
+    const child = execFile(
       process.execPath,
       ["--conditions", "development", executable, ...commandLine],
-      { cwd, env: { PATH, HOME, ...env } },
+      { cwd, env: { PATH, HOME, ...env }, maxBuffer: 64 * 2 ** 20 },
       (error, stdout, stderr) => {
         const exitCode = error === null ? 0 : typeof error.code === "number" ? error.code : -1;
         resolve({ exitCode, stdout, stderr });
       },
     );
+    // A command that does not read its stdin may end before the input is written.
+    child.stdin?.on("error", () => undefined);
+    child.stdin?.end(input);
   });
 }
 

@@ -323,7 +323,7 @@ describe("keyward", () => {
     [["census", "--keys", "env:APP_KEY"], 2, /No store is set/],
     [["census", "--keys", "env:APP_KEY", "--store", "a=memory:"], 2, /The store a is in the memory of a process/],
     [["census", "--keys", "env:K", "--store", "sqlite:gone"], 1, /The file of the store records does not exist/],
-    [["census", "redis://:secret@localhost"], 2, /too many arguments.*\(a source\)/],
+    [["census", "redis://:secret@localhost"], 2, /too many arguments for 'census'. Expected 0 arguments but got 1\.$/m],
     [
       ["census", "--keys", "env:K", "--store", "a=sqlite:x", "--store", "a=sqlite:x", "--empty-store", "a"],
       2,

@@ -24,6 +24,7 @@ export type { OrderOf, PartEncoding } from "./envelope/formats/layout.ts";
 export type { KeyFrom, OldKey, OldKeys, Pbkdf2Key, ScryptKey } from "./envelope/formats/old-keys.ts";
 export { type CryptoJsOptions, cryptoJs, type OpensslOptions, openssl } from "./envelope/formats/openssl.ts";
 export { type SecretboxOptions, secretbox } from "./envelope/formats/secretbox.ts";
+export type { BrokenEnvelope, ForeignRecord, InspectedEnvelope, RecordInspection } from "./envelope/inspection.ts";
 export { reseed } from "./envelope/nonces.ts";
 export { KeywardError, type KeywardErrorCode, type KeywardErrorDetails } from "./errors/errors.ts";
 export { nodeTooOld, unsupportedNodeVersion } from "./errors/node-version.ts";
@@ -83,6 +84,7 @@ export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation/r
 export { type BinaryCompression, type CreateKeyvOptions, createKeyv, KeywardKeyv } from "./store/create-keyv.ts";
 export { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf } from "./store/encrypted-store.ts";
 export type { EncryptedStoreOptions } from "./store/encrypted-store-options.ts";
+export { inspectRecord } from "./store/inspect-record.ts";
 export type { ReencryptEvent } from "./store/lazy-reencryption.ts";
 export type { ReadyOptions } from "./store/readiness.ts";
 export type { ReplicaOptions } from "./store/replica-registration.ts";

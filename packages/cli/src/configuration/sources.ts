@@ -140,6 +140,23 @@ export function namedStores({ options, env, config }: Told, listed: readonly str
 }
 
 /**
+ * Returns the store of a command that works with one store.
+ *
+ * @throws CommandError `USAGE` if there are several stores, and as {@link namedStores}.
+ */
+export function oneStore(told: Told, listed: readonly string[]): StoreSource {
+  const [first, ...others] = namedStores(told, listed);
+  if (first !== undefined && others.length === 0) return first;
+  const names = [first, ...others].flatMap((store) => (store === undefined ? [] : [store.name]));
+  throw new CommandError("USAGE", `This command works with one store, and ${names.length} are named`, {
+    hint:
+      told.options.store.length > 0
+        ? "Pass the flag --store once."
+        : `Choose one: ${names.map((name) => `\`--store ${name}\``).join(" or ")}.`,
+  });
+}
+
+/**
  * Opens a store. A store that was never used with Keyward is refused, unless `--empty-store` names it: its source may be
  * misspelt, and a rotation of another store than that of the application would lose the records.
  */
@@ -159,8 +176,15 @@ export async function openNamed(
     throw neverUsed(name, `The file of the store ${name} does not exist`);
   }
   const store = await open(name, source, env, config);
-  if (!mayBeEmpty) await requireUsed(name, store);
-  return store;
+  if (mayBeEmpty) return store;
+  try {
+    await requireUsed(name, store);
+    return store;
+  } catch (error) {
+    // An open connection would keep the process alive.
+    if ("disconnect" in store) await store.disconnect?.();
+    throw error;
+  }
 }
 
 /** Returns the text that names where a store is; "" if a function of the configuration makes the store. */

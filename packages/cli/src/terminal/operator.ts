@@ -28,18 +28,19 @@ export class Operator {
    * Returns when the operator has confirmed what cannot be undone, on the terminal or with `--yes`.
    *
    * @param consequence what happens then, as a whole sentence.
+   * @param otherwise what the command has left undone without a confirmation.
    * @throws CommandError `NOT_CONFIRMED` if the operator says no, or if there is no terminal.
    */
-  async confirm(consequence: string): Promise<void> {
+  async confirm(consequence: string, otherwise = "nothing was changed"): Promise<void> {
     if (this.#yes) return;
     if (!this.isPresent) {
-      throw new CommandError("NOT_CONFIRMED", `${consequence} This was not confirmed, so nothing was changed`, {
+      throw new CommandError("NOT_CONFIRMED", `${consequence} This was not confirmed, so ${otherwise}`, {
         hint: "To confirm it without a terminal, add `--yes`.",
       });
     }
     const { default: confirm } = await import("@inquirer/confirm");
     if (await this.#answer(confirm({ message: `${consequence} Go on?`, default: false }, this.#context))) return;
-    throw new CommandError("NOT_CONFIRMED", "The answer was no, so nothing was changed", {
+    throw new CommandError("NOT_CONFIRMED", `The answer was no, so ${otherwise}`, {
       hint: "Run the command again to be asked again.",
     });
   }

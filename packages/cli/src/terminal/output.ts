@@ -39,6 +39,11 @@ export class Output {
     return this.#streams.stderr.isTTY === true && !this.#options.quiet;
   }
 
+  /** True if the result is shown on a terminal, and not written to a pipe or a file. */
+  get isShown(): boolean {
+    return this.#streams.stdout.isTTY === true;
+  }
+
   /** Returns text in a color or another style if stderr is a terminal that shows it, and colors are wanted. */
   styled(style: "red" | "yellow" | "green" | "bold", text: string): string {
     if (!this.#options.color || this.#streams.stderr.isTTY !== true) return text;
@@ -48,7 +53,7 @@ export class Output {
 
   /** Writes the result of a command to stdout: `text` for people, or `data` as one line of JSON. */
   result(text: string, data: unknown): void {
-    this.#streams.stdout.write(this.#options.json ? `${JSON.stringify(data)}\n` : text === "" ? "" : `${text}\n`);
+    this.#streams.stdout.write(this.#options.json ? `${jsonOf(data)}\n` : text === "" ? "" : `${text}\n`);
   }
 
   /** Writes a line about the progress of a command to stderr. */
@@ -75,10 +80,15 @@ export class Output {
     const { keyId, counts } = error instanceof KeywardError ? error : {};
     const [message, hint] = [inCommandTerms(error.message), inCommandTerms(error.hint)];
     if (this.#options.json) {
-      this.#streams.stdout.write(`${JSON.stringify({ error: { code, message, hint, keyId, counts } })}\n`);
+      this.#streams.stdout.write(`${jsonOf({ error: { code, message, hint, keyId, counts } })}\n`);
     } else
       this.#streams.stderr.write(`${this.styled("red", `${this.#streams.name}:`)} ${message} (${code})\n${hint}\n`);
   }
+}
+
+/** Returns data as one line of JSON. Control characters, which could steer a terminal, are escaped. */
+export function jsonOf(data: unknown): string {
+  return JSON.stringify(data).replace(/[\u007f-\u009f]/g, (one) => `\\u00${one.charCodeAt(0).toString(16)}`);
 }
 
 /** Returns rows as text, with columns of equal width. Control characters, which could steer a terminal, are escaped. */

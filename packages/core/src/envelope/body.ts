@@ -3,6 +3,13 @@ import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import { asBuffer } from "../store-interface/stored-bytes.ts";
 import { binaryInString, type EnvelopeHeader } from "./header.ts";
 import { malformedEnvelope } from "./malformed-envelope.ts";
+import { commitmentBytes } from "./root-key.ts";
+import { nonceBytes } from "./xaes.ts";
+
+/** Length of a tag in bytes. */
+export const tagBytes = 16;
+/** Length of the shortest body, whose plaintext has one byte. */
+const shortestBodyBytes = commitmentBytes + nonceBytes + 1 + tagBytes;
 
 const aboveLatin1 = /[\u0100-\uffff]/;
 /**
@@ -13,14 +20,16 @@ const lastCharacters = ["AQgw", "AEIMQUYcgkosw048"];
 /**
  * Decodes the body of an envelope, which is everything after the header.
  *
- * @throws KeywardError `RECORD_MALFORMED` if an envelope in text form has a body that is not canonical base64url, or if
- * an envelope in binary form is stored as a string.
+ * @throws KeywardError `RECORD_MALFORMED` if an envelope in text form has a body that is not canonical base64url, if an
+ * envelope in binary form is stored as a string, or if the body is shorter than the body of an empty record.
  */
-export function readBody(
-  stored: StoredValue,
-  { form, written, keyId }: EnvelopeHeader,
-  address: RecordAddress,
-): Buffer {
+export function readBody(stored: StoredValue, header: EnvelopeHeader, address: RecordAddress): Buffer {
+  const body = bodyOf(stored, header, address);
+  if (body.length < shortestBodyBytes) throw malformedEnvelope(address, "it is cut short", header.keyId);
+  return body;
+}
+
+function bodyOf(stored: StoredValue, { form, written, keyId }: EnvelopeHeader, address: RecordAddress): Buffer {
   if (form === "binary") {
     if (typeof stored === "string") throw binaryInString(address, keyId);
     return asBuffer(stored).subarray(written.length);

@@ -1,0 +1,76 @@
+import { type KeywardErrorCode, requireKeywardError } from "../errors/errors.ts";
+import type { ValueForm } from "../store-interface/record.ts";
+import { isStoredValue, type StoredValue } from "../store-interface/store-capabilities.ts";
+import { readBody } from "./body.ts";
+import { readHeader } from "./header.ts";
+import { shapeOf } from "./value-shape.ts";
+
+/** What a stored record shows without a key. Contains nothing of the value, and nothing of the encrypted body. */
+export type RecordInspection = InspectedEnvelope | BrokenEnvelope | ForeignRecord;
+
+/** An envelope of this release's format. Only a key can show whether the envelope was altered. */
+export interface InspectedEnvelope {
+  /** Tells this kind of record from the others. */
+  readonly kind: "envelope";
+  /** The version of the envelope format. */
+  readonly version: number;
+  /** The form of the envelope: "text" or "binary". */
+  readonly form: ValueForm;
+  /** The id of the key that encrypted the record. */
+  readonly keyId: string;
+  /** The size of the stored value in bytes. The size of text is that of its UTF-8. */
+  readonly bytes: number;
+}
+
+/** A record that begins like an envelope, but that no key decrypts in this release. */
+export interface BrokenEnvelope {
+  /** Tells this kind of record from the others. */
+  readonly kind: "broken";
+  /** The code of the error with which a read of the record fails. */
+  readonly code: KeywardErrorCode;
+  /** What is wrong with the envelope. */
+  readonly problem: string;
+  /** What to do about the envelope. */
+  readonly hint: string;
+  /** The id of the key in the header, if the header can be read. */
+  readonly keyId?: string;
+  /** The size of the stored value in bytes. The size of text is that of its UTF-8. */
+  readonly bytes: number;
+}
+
+/** A record that Keyward did not encrypt: plaintext, or a record in a foreign format. */
+export interface ForeignRecord {
+  /** Tells this kind of record from the others. */
+  readonly kind: "foreign";
+  /** The form of the stored value, such as `JSON object { data, iv, tag }`. Contains nothing of the value itself. */
+  readonly shape: string;
+  /** The size of the stored value in bytes. The size of text is that of its UTF-8. Absent for an object. */
+  readonly bytes?: number;
+}
+
+// The errors of an envelope have the address of the record as properties. This module uses only their code and message.
+const anyAddress = { namespace: "", key: "" };
+
+/**
+ * Returns what a stored value shows without a key.
+ *
+ * @param stored the stored value. A store may also return an object, which an application wrote without serialization.
+ */
+export function inspectStored(stored: unknown): RecordInspection {
+  if (!isStoredValue(stored)) return { kind: "foreign", shape: "an object, neither a string nor bytes" };
+  const bytes = sizeOf(stored);
+  try {
+    const header = readHeader(stored, anyAddress);
+    if (header === undefined) return { kind: "foreign", shape: shapeOf(stored), bytes };
+    readBody(stored, header, anyAddress);
+    const { version, form, keyId } = header;
+    return { kind: "envelope", version, form, keyId, bytes };
+  } catch (thrown) {
+    const { code, message, hint, keyId } = requireKeywardError(thrown);
+    return { kind: "broken", code, problem: message, hint, ...(keyId === undefined ? {} : { keyId }), bytes };
+  }
+}
+
+function sizeOf(stored: StoredValue): number {
+  return typeof stored === "string" ? Buffer.byteLength(stored) : stored.length;
+}
