@@ -1,7 +1,14 @@
 import { type EncryptedStore, type KeyProvider, KeywardError } from "@keyward/core";
 import { findConfig } from "./configuration/config-file.ts";
 import type { RotationSettings } from "./configuration/config-options.ts";
-import { type OpenStores, openKeys, openStores, type SourceOptions, type Told } from "./configuration/sources.ts";
+import {
+  type OpenStores,
+  openKeys,
+  openStores,
+  type SourceOptions,
+  type StoreOpening,
+  type Told,
+} from "./configuration/sources.ts";
 import { CommandError } from "./exit-codes.ts";
 import { Operator, type OperatorStreams } from "./terminal/operator.ts";
 import { Output, type OutputOptions, type Streams } from "./terminal/output.ts";
@@ -64,12 +71,15 @@ export class Context {
    * the stores that the keyring lists; none if the keyring cannot be loaded.
    *
    * @param failed called with each store that cannot be opened, and its error. Default: rejects with the error.
+   * @param opening how the stores are opened. Default: with the formats of the configuration, and only if they were used
+   * with Keyward before.
    */
   async withStores(
     work: (keys: KeyProvider, stores: OpenStores["stores"], listed: readonly string[]) => Promise<void>,
     failed: (name: string, error: unknown) => void = (_, error) => {
       throw error;
     },
+    opening: StoreOpening = {},
   ): Promise<void> {
     const keys = await this.keys();
     const listed = await keys.load({ signal: this.signal }).then(
@@ -77,7 +87,7 @@ export class Context {
       // The work of the command reports why the keys cannot be loaded.
       () => [],
     );
-    const opened = await openStores(await this.told(), { keys, listed, failed });
+    const opened = await openStores(await this.told(), { ...opening, keys, listed, failed });
     try {
       await work(keys, opened.stores, listed);
     } finally {

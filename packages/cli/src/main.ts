@@ -1,6 +1,6 @@
 import { CommanderError } from "commander";
 import type { CommonOptions, Surroundings } from "./context.ts";
-import { DoctorFoundProblems, exitCodeOf, exitCodes } from "./exit-codes.ts";
+import { exitCodeOf, exitCodes, ProblemsPrinted } from "./exit-codes.ts";
 import { programFor, withoutSources } from "./program.ts";
 import { Interrupted } from "./terminal/operator.ts";
 
@@ -42,7 +42,7 @@ export async function main(commandLine: readonly string[]): Promise<number> {
       if (commandLine.includes("--json")) surroundings.stdout.write(`${JSON.stringify(usage)}\n`);
       return exitCodes.usage;
     }
-    if (error instanceof DoctorFoundProblems) return exitCodes.failed;
+    if (error instanceof ProblemsPrinted) return exitCodes.failed;
     const { Output } = await import("./terminal/output.ts");
     const output = new Output(surroundings, program.opts<CommonOptions>());
     if (error instanceof Interrupted || stop.signal.aborted) {

@@ -3,6 +3,7 @@ import type { CommonOptions, OpenContext, Surroundings } from "./context.ts";
 import { collect } from "./declarations/arguments.ts";
 import { declareChecks } from "./declarations/checks.ts";
 import { declareKeys } from "./declarations/keys.ts";
+import { declareMigration } from "./declarations/migration.ts";
 import { declareRecords } from "./declarations/records.ts";
 import { declareRotation } from "./declarations/rotation.ts";
 import { version } from "./version.ts";
@@ -43,6 +44,7 @@ export function programFor(surroundings: Surroundings): Command {
   declareKeys(program, context);
   declareRotation(program, context);
   declareRecords(program, context);
+  declareMigration(program, context);
   declareChecks(program, context);
   return program;
 }
