@@ -32,16 +32,16 @@ export async function keyward(
   });
 }
 
-/** Starts `keyward` as {@link keyward} does, for a test that reads its stderr while it runs, and that sends signals. */
+/** Starts `keyward` as {@link keyward} does, for a test that reads its output while it runs, and that sends signals. */
 export function startKeyward(
   cwd: string,
   env: Readonly<Record<string, string>>,
   ...commandLine: readonly string[]
-): ChildProcessByStdio<null, null, Readable> {
+): ChildProcessByStdio<null, Readable, Readable> {
   const { PATH = "", HOME = "" } = process.env;
   return spawn(process.execPath, ["--conditions", "development", executable, ...commandLine], {
     cwd,
     env: { PATH, HOME, ...env },
-    stdio: ["ignore", "ignore", "pipe"],
+    stdio: ["ignore", "pipe", "pipe"],
   });
 }

@@ -1,4 +1,4 @@
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import type { OpenContext } from "../context.ts";
 import { readDuration } from "../terminal/durations.ts";
 import { readAmount } from "./arguments.ts";
@@ -18,10 +18,17 @@ export function declareRecords(program: Command, context: OpenContext): void {
     .option("--watch", "count again and again, until Ctrl-C", false)
     .addOption(
       new Option("--every <duration>", "with --watch: the pause between two counts")
-        .argParser(readDuration)
+        .argParser(readPause)
         .default(5_000, "5s"),
     )
     .action(async (options) => await (await import("../commands/records.ts")).showCensus(await context(), options));
+}
+
+/** A shorter pause would keep the store busy. A timer cannot take a much longer one. */
+function readPause(text: string): number {
+  const durationMs = readDuration(text);
+  if (durationMs >= 100 && durationMs <= 86_400_000) return durationMs;
+  throw new InvalidArgumentError("The pause is between 100ms and 1d.");
 }
 
 /** Adds the options of a command that re-encrypts every record of its stores. */
