@@ -80,12 +80,16 @@ const formats: Readonly<Record<string, () => Promise<OldRecords>>> = {
     const { key, stored } = recorded("keyv-encrypt-node");
     return { from: "keyv-encrypt-node", oldKey: key, records: { "secret-id:a": stored } };
   },
+  async openssl() {
+    const { key, stored } = recorded("openssl-enc");
+    return { from: "openssl", oldKey: key, records: { "secret-id:a": stored } };
+  },
   async laravel() {
     const { key, stored } = recorded("laravel");
     return { from: "laravel", oldKey: key, records: { "secret-id:a": stored } };
   },
 };
-const unauthenticatedFormats = ["cryptojs"];
+const unauthenticatedFormats = ["cryptojs", "openssl"];
 
 /** A record that another program wrote earlier, because the program cannot run here. */
 function recorded(name: string): { readonly key: string; readonly stored: string } {
@@ -163,7 +167,7 @@ describe("keyward migrate", () => {
     });
     const read = await readByApplication("secret-id:a");
     // The recorded programs encrypted another value.
-    if (["keyv-encrypt-node", "laravel"].includes(name)) expect(read).toEqual({ step: "zażółć 🔐" });
+    if (["keyv-encrypt-node", "laravel", "openssl"].includes(name)) expect(read).toEqual({ step: "zażółć 🔐" });
     else expect(read).toEqual(value);
     const again = await run(...command);
     expect(again.stdout).toBe(

@@ -89,7 +89,7 @@ function showSurveys({ output }: Context, surveys: Surveys): void {
       `${recordsOf(encryptable)} can be encrypted; nothing was changed. First add the formats to \`accept\` of the application, ` +
         "so that each process reads both forms, and back up the stores. Then run the same command with --encrypt.",
     );
-  } else next.push("There is no record to encrypt.");
+  } else if (all.every(({ unread }) => unread.length === 0)) next.push("There is no record to encrypt.");
   if (sumOf(all, unauthenticatedIn) > 0) next.push(unauthenticatedAdvice);
   output.result([surveyTable(surveys), ...next].join("\n"), jsonOf(surveys, {}));
   requireReadable(
