@@ -89,7 +89,7 @@ export async function openStores(
   const stores: Record<string, EncryptedStore> = Object.create(null);
   const close = async () => {
     for (const store of Object.values(stores)) await store.disconnect();
-    for (const store of inner) if ("disconnect" in store) await store.disconnect?.();
+    for (const store of inner) await disconnect(store);
   };
   const { options, config } = told;
   const scope = options.scope ?? config?.settings.scope;
@@ -177,8 +177,19 @@ export async function openNamed(
     throw neverUsed(name, `The file of the store ${name} does not exist`);
   }
   const store = await open(name, source, env, config);
-  if (!mayBeEmpty) await requireUsed(name, store, mayBeForeign);
-  return store;
+  if (mayBeEmpty) return store;
+  try {
+    await requireUsed(name, store, mayBeForeign);
+    return store;
+  } catch (error) {
+    // The connection of a refused store would keep the process from ending.
+    await disconnect(store);
+    throw error;
+  }
+}
+
+async function disconnect(store: WrappableStore): Promise<void> {
+  if ("disconnect" in store) await store.disconnect?.();
 }
 
 async function open(
