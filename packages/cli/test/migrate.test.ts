@@ -5,8 +5,9 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promis
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as Iron from "@hapi/iron";
-import { createKeyv, EncryptedStore, Keyring } from "@keyward/core";
+import { createKeyv, EncryptedStore, Keyring, plaintext } from "@keyward/core";
 import { fileKeys } from "@keyward/keys-env";
+import { RedisStore } from "@keyward/store-redis";
 import { SqliteStore } from "@keyward/store-sqlite";
 import CryptoJS from "crypto-js";
 import Fernet from "fernet";
@@ -14,6 +15,7 @@ import * as jose from "jose";
 import { Keyv } from "keyv";
 import sodium from "libsodium-wrappers";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { describeWithRedis, findRedisServers, startRedis } from "../../../test/servers/redis.ts";
 import { type Ended, keyward, startKeyward } from "./keyward-process.ts";
 
 const sources = { KEYWARD_KEYS: "file:production.keyring", KEYWARD_STORE_SESSIONS: "sqlite:sessions.sqlite" };
@@ -29,6 +31,7 @@ interface OldRecords {
 }
 
 await sodium.ready;
+const servers = await findRedisServers();
 
 const formats: Readonly<Record<string, () => Promise<OldRecords>>> = {
   async plaintext() {
@@ -412,6 +415,38 @@ export default {
     }
     const unnamed = await keyward(folder, sources, "migrate", "--encrypt", "--yes");
     expect(unnamed).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("No format") });
+  });
+});
+
+describeWithRedis(servers, "keyward migrate over Redis", () => {
+  it("encrypts what Keyv wrote without Keyward, while an application that accepts plaintext goes on", async () => {
+    const redis = await startRedis(servers);
+    onTestFinished(() => redis.stop());
+    const folder = await newFolder();
+    const env = { KEYWARD_KEYS: "file:production.keyring", KEYWARD_STORE_SESSIONS: redis.url };
+    const run = (...commandLine: readonly string[]) => keyward(folder, env, ...commandLine);
+    await run("keyring", "create", "--id", "2026-11", "--stores", "sessions");
+    expect(await run("migrate")).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("has no records") });
+    const inner = new RedisStore(redis.url);
+    onTestFinished(() => inner.disconnect());
+    const before = new Keyv({ store: inner.namespaced("flows"), namespace: "flows" });
+    const names = Array.from({ length: 300 }, (_, index) => `secret-id:${index}`);
+    for (const name of names) await before.set(name, value, 3_600_000);
+
+    const keys = fileKeys(join(folder, "production.keyring"));
+    const flows = createKeyv({ store: inner, keys, namespace: "flows", accept: [plaintext()], reencrypt: "off" });
+    const encrypting = run("migrate", "--from", "plaintext", "--encrypt", "--yes", "--json");
+    let isRunning = true;
+    const ended = encrypting.finally(() => {
+      isRunning = false;
+    });
+    while (isRunning) expect(await flows.getMany(names)).toEqual(names.map(() => value));
+    const { stdout, exitCode } = await ended;
+    expect(exitCode).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ sessions: { complete: true, reencryption: { reencrypted: 300 } } });
+    expect(await run("refuse-plaintext", "flows", "--yes")).toMatchObject({ exitCode: 0 });
+    const after = createKeyv({ store: inner, keys, namespace: "flows" });
+    expect(await after.getMany(names)).toEqual(names.map(() => value));
   });
 });
 
