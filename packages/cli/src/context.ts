@@ -10,6 +10,7 @@ import {
   openNamed,
   openStores,
   type SourceOptions,
+  type StoreOpening,
   sourceText,
   type Told,
 } from "./configuration/sources.ts";
@@ -101,6 +102,8 @@ export class Context {
    * stores wrap.
    *
    * @param failed called with each store that cannot be opened, and its error. Default: rejects with the error.
+   * @param opening how the stores are opened. Default: with the formats of the configuration, and only if they were used
+   * with Keyward before.
    */
   async withStores(
     work: (
@@ -112,10 +115,11 @@ export class Context {
     failed: (name: string, error: unknown) => void = (_, error) => {
       throw error;
     },
+    opening: StoreOpening = {},
   ): Promise<void> {
     const keys = await this.keys();
     const listed = await this.#listedBy(keys);
-    const opened = await openStores(await this.told(), { keys, listed, failed });
+    const opened = await openStores(await this.told(), { ...opening, keys, listed, failed });
     try {
       await work(keys, opened.stores, listed, opened.inner);
     } finally {

@@ -32,8 +32,11 @@ export class CommandError extends Error {
   }
 }
 
+/** Thrown after a command has printed its result and the problems that it found, so that the command ends as failed. */
+export class ProblemsPrinted extends Error {}
+
 /** Thrown by `keyward doctor` after it has printed the problems that it found. */
-export class DoctorFoundProblems extends Error {}
+export class DoctorFoundProblems extends ProblemsPrinted {}
 
 /** The codes of errors after which the same command continues when something else has happened. */
 const waitingCodes: readonly string[] = ["CHANGE_NEEDED", "REPLICA_BEHIND", "NO_REPLICAS"];

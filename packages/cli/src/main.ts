@@ -1,7 +1,7 @@
 import { CommanderError } from "commander";
 import type { Surroundings } from "./context.ts";
 import { declareCompletion } from "./declarations/completion.ts";
-import { DoctorFoundProblems, exitCodeOf, exitCodes } from "./exit-codes.ts";
+import { exitCodeOf, exitCodes, ProblemsPrinted } from "./exit-codes.ts";
 import { kvProgramFor } from "./kv-program.ts";
 import { commonOutputOptions, withoutArguments } from "./new-program.ts";
 import { programFor } from "./program.ts";
@@ -49,7 +49,7 @@ export async function main(name: keyof typeof programs, commandLine: readonly st
       if (commandLine.includes("--json")) surroundings.stdout.write(`${JSON.stringify(usage)}\n`);
       return exitCodes.usage;
     }
-    if (error instanceof DoctorFoundProblems) return exitCodes.failed;
+    if (error instanceof ProblemsPrinted) return exitCodes.failed;
     const { Output } = await import("./terminal/output.ts");
     const output = new Output(surroundings, commonOutputOptions(program));
     if (error instanceof Interrupted || stop.signal.aborted) {

@@ -1,4 +1,4 @@
-import { Command } from "commander";
+import { Command, Help } from "commander";
 import type { Surroundings } from "./context.ts";
 import type { OutputOptions } from "./terminal/output.ts";
 import { version } from "./version.ts";
@@ -12,7 +12,11 @@ export function newProgram({ name, stdout, stderr }: Surroundings, description: 
       writeOut: (text) => stdout.write(text),
       writeErr: (text) => stderr.write(withoutArguments(text)),
     })
-    .configureHelp({ showGlobalOptions: true })
+    .configureHelp({
+      showGlobalOptions: true,
+      // That a flag without a value is off by default goes without saying.
+      optionDescription: (option) => new Help().optionDescription(option).replace(" (default: false)", ""),
+    })
     .showHelpAfterError(`(${name} --help lists the commands)`)
     .exitOverride();
 }

@@ -5,6 +5,7 @@ import { declareChecks } from "./declarations/checks.ts";
 import { declareConfiguration } from "./declarations/configuration.ts";
 import { declareKeys } from "./declarations/keys.ts";
 import { declareKv } from "./declarations/kv.ts";
+import { declareMigration } from "./declarations/migration.ts";
 import { declareRecord } from "./declarations/record.ts";
 import { declareRecords } from "./declarations/records.ts";
 import { declareRotation } from "./declarations/rotation.ts";
@@ -50,6 +51,7 @@ export function programFor(surroundings: Surroundings): Command {
   declareRotation(program, context);
   program.commandsGroup("Records:");
   declareRecords(program, context);
+  declareMigration(program, context);
   declareRecord(program, context);
   program.commandsGroup("Checks:");
   declareChecks(program, context);

@@ -1,7 +1,22 @@
-import { type CensusCounts, census, type Keyring, KeywardError, reencrypt, replicas, retireKey } from "@keyward/core";
+import { setTimeout as pause } from "node:timers/promises";
+import {
+  type CensusCounts,
+  census,
+  type KeyProvider,
+  type Keyring,
+  KeywardError,
+  type KeywardErrorCode,
+  reencrypt,
+  replicas,
+  retireKey,
+} from "@keyward/core";
+import type { OpenStores } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
-import { shownSince } from "../terminal/durations.ts";
+import { ProblemsPrinted } from "../exit-codes.ts";
+import { shownDuration, shownSince } from "../terminal/durations.ts";
 import { table } from "../terminal/output.ts";
+import { adviceFor } from "../terminal/record-advice.ts";
+import { addByCode, type JobCommandOptions, jobSettings, reportWithoutKeys } from "./reencryption-jobs.ts";
 import { printInstruction } from "./rotate.ts";
 
 const barWidth = 20;
@@ -9,28 +24,48 @@ const barWidth = 20;
 /** The options of `keyward census`. */
 export interface CensusCommandOptions {
   readonly by: "store" | "namespace";
+  readonly watch: boolean;
+  /** The pause between two counts, in milliseconds. */
+  readonly every: number;
 }
 
-/** Counts the records under each key, by store or by namespace. */
-export async function showCensus(context: Context, { by }: CensusCommandOptions): Promise<void> {
+/** Counts the records under each key, by store or by namespace. With `--watch`, counts until the operator stops it. */
+export async function showCensus(context: Context, { by, watch, every }: CensusCommandOptions): Promise<void> {
   await context.withStores(async (provider, stores) => {
     const { signal, output } = context;
-    const keyring = await provider.load({ signal });
-    const rows: string[][] = [];
-    const counted: Record<string, unknown> = {};
-    for (const [name, store] of Object.entries(stores)) {
-      const found = await census(store, { signal });
-      counted[name] = found;
-      if (by === "store") rows.push(...censusRows(name, found, keyring));
-      else {
-        for (const [namespace, counts] of found.namespaces) {
-          rows.push(...censusRows(`${name} ${namespace === "" ? "(no namespace)" : namespace}`, counts, keyring));
-        }
-      }
-      if (found.records === 0) rows.push([name, "no records", "", "0"]);
+    if (!watch) {
+      const { text, counted } = await countRecords(provider, stores, { by, signal });
+      output.result(text, counted);
+      return;
     }
-    output.result(table([[by, "records", "status", "count", ""], ...rows]), counted);
+    for (;;) {
+      const { text, counted } = await countRecords(provider, stores, { by, signal });
+      output.redraw(`${new Date().toISOString()}, every ${shownDuration(every)}\n${text}`, counted);
+      await pause(every, undefined, { signal });
+    }
   });
+}
+
+async function countRecords(
+  provider: KeyProvider,
+  stores: OpenStores["stores"],
+  { by, signal }: { readonly by: CensusCommandOptions["by"]; readonly signal: AbortSignal },
+): Promise<{ readonly text: string; readonly counted: Readonly<Record<string, unknown>> }> {
+  const keyring = await provider.load({ signal });
+  const rows: string[][] = [];
+  const counted: Record<string, unknown> = {};
+  for (const [name, store] of Object.entries(stores)) {
+    const found = await census(store, { signal });
+    counted[name] = found;
+    if (by === "store") rows.push(...censusRows(name, found, keyring));
+    else {
+      for (const [namespace, counts] of found.namespaces) {
+        rows.push(...censusRows(`${name} ${namespace === "" ? "(no namespace)" : namespace}`, counts, keyring));
+      }
+    }
+    if (found.records === 0) rows.push([name, "no records", "", "0"]);
+  }
+  return { text: table([[by, "records", "status", "count", ""], ...rows]), counted };
 }
 
 function censusRows(place: string, counts: CensusCounts, keyring: Keyring): string[][] {
@@ -54,8 +89,7 @@ function statusOf(id: string, { primary, keys }: Keyring): string {
 }
 
 /** The options of `keyward reencrypt`. */
-export interface ReencryptStoresOptions {
-  readonly maxPerSecond?: number;
+export interface ReencryptStoresOptions extends JobCommandOptions {
   readonly dryRun?: boolean;
 }
 
@@ -63,32 +97,41 @@ export interface ReencryptStoresOptions {
 export async function reencryptStores(context: Context, options: ReencryptStoresOptions): Promise<void> {
   await context.withStores(async (_, stores) => {
     const { signal, output } = context;
-    const { maxPerSecond, dryRun = false } = options;
+    const { dryRun = false } = options;
+    const settings = jobSettings(context, stores, options);
+    const records = await context.recordProgress(stores);
     const reports: Record<string, unknown> = {};
     const lines: string[] = [];
-    const codes = new Map<string, number>();
+    const codes = new Map<KeywardErrorCode, number>();
     for (const [name, store] of Object.entries(stores)) {
       const report = await reencrypt(store, {
-        signal,
+        ...settings,
         dryRun,
-        ...(maxPerSecond === undefined ? {} : { maxPerSecond }),
-        onProgress: ({ scanned, ratePerSecond }) =>
-          output.progress(`${name}: ${scanned} records, ${Math.round(ratePerSecond)} per second`),
+        onProgress: (progress) => records.show(name, progress),
       });
+      records.end();
       signal.throwIfAborted();
-      reports[name] = report;
-      for (const { code } of report.unreadableRecords) codes.set(code, (codes.get(code) ?? 0) + 1);
+      const shown = reportWithoutKeys(report);
+      reports[name] = shown;
+      addByCode(codes, shown.unreadableGroups);
       const verb = dryRun ? "would be re-encrypted" : "re-encrypted";
       lines.push(
         `${name}: ${report.reencrypted} of ${report.scanned} records ${verb}, ${report.unreadable} unreadable`,
       );
+      for (const { namespace, code, keyId, records } of shown.unreadableGroups) {
+        const key = keyId === undefined ? "" : ` under key ${keyId}`;
+        const where = namespace === "" ? "without a namespace" : `in ${JSON.stringify(namespace)}`;
+        lines.push(`  ${records} ${where}${key}: ${code}`);
+      }
     }
     output.result(lines.join("\n"), reports);
     if (codes.size === 0) return;
-    const counts = [...codes].map(([code, count]) => `${count} with ${code}`).join(", ");
-    throw new KeywardError("RECORDS_UNREADABLE", `Some records cannot be decrypted: ${counts}`, {
-      hint: "Look the codes up in docs/errors.md. With KEY_MISMATCH, check `--scope`.",
-    });
+    output.problem(
+      new KeywardError("RECORDS_UNREADABLE", "Some records cannot be decrypted, and are unchanged", {
+        hint: adviceFor(codes),
+      }),
+    );
+    throw new ProblemsPrinted();
   });
 }
 

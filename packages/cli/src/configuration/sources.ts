@@ -1,5 +1,13 @@
 import { existsSync } from "node:fs";
-import { EncryptedStore, hasReservedSpace, type KeyProvider, KeywardError, type WrappableStore } from "@keyward/core";
+import {
+  EncryptedStore,
+  type EncryptedStoreOptions,
+  hasReservedSpace,
+  isScannable,
+  type KeyProvider,
+  KeywardError,
+  type WrappableStore,
+} from "@keyward/core";
 import { CommandError } from "../exit-codes.ts";
 import type { Config } from "./config.ts";
 import { storeName } from "./store-name.ts";
@@ -54,8 +62,17 @@ export interface OpenStores {
   close(): Promise<void>;
 }
 
+/** How a command opens its stores, if it does not open them as most commands do. */
+export interface StoreOpening extends Pick<EncryptedStoreOptions, "accept" | "decode"> {
+  /**
+   * True if a store may have only records that Keyward did not write. A store without any record is still refused.
+   * Default: false, so that a store that was never used with Keyward is refused.
+   */
+  readonly mayBeForeign?: boolean;
+}
+
 /** What {@link openStores} needs to know besides what is told. */
-export interface OpenStoresSettings {
+export interface OpenStoresSettings extends StoreOpening {
   readonly keys: KeyProvider;
   /** The names that the keyring lists, with which the names in environment variables are compared. */
   readonly listed: readonly string[];
@@ -71,25 +88,29 @@ export interface OpenStoresSettings {
  *
  * @throws CommandError `USAGE` if no store is named, or two have one name.
  */
-export async function openStores(told: Told, { keys, listed, failed }: OpenStoresSettings): Promise<OpenStores> {
+export async function openStores(
+  told: Told,
+  { keys, listed, failed, decode, mayBeForeign = false, ...settings }: OpenStoresSettings,
+): Promise<OpenStores> {
   const inner: Record<string, WrappableStore> = Object.create(null);
   const stores: Record<string, EncryptedStore> = Object.create(null);
   const close = async () => {
     for (const store of Object.values(stores)) await store.disconnect();
-    for (const store of Object.values(inner)) if ("disconnect" in store) await store.disconnect?.();
+    for (const store of Object.values(inner)) await disconnect(store);
   };
   const { options, config } = told;
   const scope = options.scope ?? config?.settings.scope;
-  const accept = config?.settings.accept;
+  const accept = settings.accept ?? config?.settings.accept;
   for (const named of namedStores(told, listed)) {
     const { name } = named;
     try {
-      const store = await openNamed(told, named);
+      const store = await openNamed(told, named, mayBeForeign);
       inner[name] = store;
       stores[name] = new EncryptedStore(store, {
         keys,
         ...(scope === undefined ? {} : { scope }),
         ...(accept === undefined ? {} : { accept }),
+        ...(decode === undefined ? {} : { decode }),
       });
     } catch (error) {
       try {
@@ -159,10 +180,13 @@ export function oneStore(told: Told, listed: readonly string[]): StoreSource {
 /**
  * Opens a store. A store that was never used with Keyward is refused, unless `--empty-store` names it: its source may be
  * misspelt, and a rotation of another store than that of the application would lose the records.
+ *
+ * @param mayBeForeign true if records that Keyward did not write are enough.
  */
 export async function openNamed(
   { options, env, config }: Told,
   { name, source }: StoreSource,
+  mayBeForeign = false,
 ): Promise<WrappableStore> {
   const mayBeEmpty = options.emptyStore.includes(name);
   const text = sourceText({ name, ...(source === undefined ? {} : { source }) }, config);
@@ -178,11 +202,11 @@ export async function openNamed(
   const store = await open(name, source, env, config);
   if (mayBeEmpty) return store;
   try {
-    await requireUsed(name, store);
+    await requireUsed(name, store, mayBeForeign);
     return store;
   } catch (error) {
-    // An open connection would keep the process alive.
-    if ("disconnect" in store) await store.disconnect?.();
+    // The connection of a refused store would keep the process from ending.
+    await disconnect(store);
     throw error;
   }
 }
@@ -191,6 +215,10 @@ export async function openNamed(
 export function sourceText({ name, source }: StoreSource, config: Config | undefined): string {
   const inConfig = config?.settings.stores?.[name];
   return source ?? (typeof inConfig === "string" ? inConfig : "");
+}
+
+async function disconnect(store: WrappableStore): Promise<void> {
+  if ("disconnect" in store) await store.disconnect?.();
 }
 
 async function open(
@@ -204,14 +232,28 @@ async function open(
   return await storeFrom(source, { env });
 }
 
-/** Checks that a process with a key has written to a store before. It then has a check record. */
-async function requireUsed(name: string, store: WrappableStore): Promise<void> {
+/** Checks that a process with a key has written to a store before. The store then has a check record. */
+async function requireUsed(name: string, store: WrappableStore, mayBeForeign: boolean): Promise<void> {
   // A store without a reserved space keeps no check record, so nothing shows whether it was used.
   if (!hasReservedSpace(store)) return;
   const reserved = store.reserved();
   if ((await reserved.get("check")) !== undefined) return;
   const { entries } = await reserved.scan({ limit: 1 });
-  if (entries.length === 0) throw neverUsed(name, `The store ${name} was never used with Keyward`);
+  if (entries.length > 0) return;
+  if (!mayBeForeign) throw neverUsed(name, `The store ${name} was never used with Keyward`);
+  if (!(await hasRecords(store))) throw neverUsed(name, `The store ${name} has no records`);
+}
+
+/** Returns whether a store has a record. A store that cannot be searched counts as one that has records. */
+async function hasRecords(store: WrappableStore): Promise<boolean> {
+  if (!isScannable(store)) return true;
+  let cursor: string | undefined;
+  do {
+    const page = await store.scan({ limit: 1, ...(cursor === undefined ? {} : { cursor }) });
+    if (page.entries.length > 0) return true;
+    cursor = page.cursor;
+  } while (cursor !== undefined);
+  return false;
 }
 
 function neverUsed(name: string, problem: string): KeywardError {

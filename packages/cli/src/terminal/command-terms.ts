@@ -27,6 +27,14 @@ const terms: readonly (readonly [RegExp, string])[] = [
   ],
   [/keyring\.enable\("([^"]+)"\)/g, "`keyward keyring enable $1`"],
   [/Promote another key first\./g, "Make another key the primary first: `keyward rotate`."],
+  [
+    /run `reencrypt` over the stores, with `plaintext\(\)` in their option `accept`/g,
+    "run `keyward migrate --from plaintext --encrypt`",
+  ],
+  [
+    /`unreadableRecords` in the report of `reencrypt` lists these records/g,
+    "`keyward migrate --from plaintext` counts these records by their form",
+  ],
   [/`reencrypt`/g, "`keyward reencrypt`"],
   [/`maxBytesInMemory`|limits\.maxBytesInMemory/g, "`--max-bytes-in-memory`"],
   [/`maxBodyBytes`, `maxAnswerBytes` or `maxValueBytes`/g, "`--max-value-bytes`"],

@@ -56,6 +56,17 @@ export class Output {
     this.#streams.stdout.write(this.#options.json ? `${jsonOf(data)}\n` : text === "" ? "" : `${text}\n`);
   }
 
+  /**
+   * Writes a result that replaces the former result of the same command. On a terminal, clears the screen first.
+   * Elsewhere, and with `--json`, appends.
+   */
+  redraw(text: string, data: unknown): void {
+    const isScreen = this.#streams.stdout.isTTY === true && !this.#options.json;
+    // Moves to the first line and erases what is below, without the flicker of erasing each line.
+    if (isScreen) this.#streams.stdout.write(`\u001b[H\u001b[J${text}\n`);
+    else this.result(`${text}\n`, data);
+  }
+
   /** Writes a line about the progress of a command to stderr. */
   progress(line: string): void {
     if (!this.#options.quiet) this.#streams.stderr.write(`${line}\n`);
@@ -64,6 +75,11 @@ export class Output {
   /** Writes a line to stderr that the operator must see, also with `--quiet`. */
   notice(line: string): void {
     this.#streams.stderr.write(`${line}\n`);
+  }
+
+  /** Writes to stderr an error that the result on stdout already shows. Writes nothing with `--json`. */
+  problem(error: KeywardError): void {
+    if (!this.#options.json) this.error(error);
   }
 
   /** Writes an error: its message and hint to stderr, or with `--json` its code, message and hint to stdout. */

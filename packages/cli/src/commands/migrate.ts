@@ -1,0 +1,252 @@
+import {
+  KeywardError,
+  type KeywardErrorCode,
+  type MigratedFormat,
+  type MigrationReport,
+  migrate,
+  type ReencryptOptions,
+  readKeyvJson,
+  reencrypt,
+  type UnreadRecords,
+} from "@keyward/core";
+import { encryptingUnauthenticated, formatsFrom } from "../configuration/foreign-formats.ts";
+import type { OpenStores, StoreOpening } from "../configuration/sources.ts";
+import type { Context } from "../context.ts";
+import { CommandError, ProblemsPrinted } from "../exit-codes.ts";
+import { table } from "../terminal/output.ts";
+import { adviceFor } from "../terminal/record-advice.ts";
+import { addByCode, type JobCommandOptions, jobSettings, reportWithoutKeys } from "./reencryption-jobs.ts";
+
+/** The most groups of unreadable records that a table shows for one store. */
+const maxShownGroups = 20;
+
+/** The options of `keyward migrate`. */
+export interface MigrateCommandOptions extends JobCommandOptions {
+  readonly from: readonly string[];
+  readonly namespace: readonly string[];
+  readonly encrypt: boolean;
+  readonly encryptUnauthenticated: boolean;
+  readonly removeExpired: boolean;
+  readonly anyValue: boolean;
+}
+
+type Surveys = Readonly<Record<string, MigrationReport>>;
+
+/**
+ * Counts which format reads which records of the stores. With `--encrypt`, then encrypts the records that a format reads.
+ *
+ * @throws CommandError `USAGE` for an invalid `--from`; `NOT_CONFIRMED`; ProblemsPrinted if records are left.
+ */
+export async function migrateStores(context: Context, options: MigrateCommandOptions): Promise<void> {
+  const opening = await openingFor(context, options);
+  await context.withStores(
+    async (_, stores) => {
+      const { namespace, removeExpired } = options;
+      const settings: ReencryptOptions = {
+        ...jobSettings(context, stores, options),
+        ...(namespace.length === 0 ? {} : { namespaces: namespace }),
+        removeExpired,
+      };
+      const surveys: Record<string, MigrationReport> = Object.create(null);
+      for (const [name, store] of Object.entries(stores)) {
+        context.output.progress(`${name}: counting the records of each format`);
+        surveys[name] = await migrate(store, { ...settings, dryRun: true });
+      }
+      if (options.encrypt) await encryptRecords(context, stores, surveys, settings);
+      else showSurveys(context, surveys);
+    },
+    undefined,
+    opening,
+  );
+}
+
+async function openingFor(context: Context, options: MigrateCommandOptions): Promise<StoreOpening> {
+  const configured = (await context.told()).config?.settings.accept ?? [];
+  const named = options.from.length > 0 ? await formatsFrom(options.from, context.env) : configured;
+  if (named.length === 0 && options.encrypt) {
+    throw new CommandError("USAGE", "No format of the existing records is named", {
+      hint: "Run the command without --encrypt: it shows the forms of the records. Then name their formats with --from, or in `accept` of the configuration.",
+    });
+  }
+  return {
+    accept: options.encryptUnauthenticated ? named.map(encryptingUnauthenticated) : named,
+    mayBeForeign: true,
+    ...(options.anyValue ? {} : { decode: requireKeyvJson }),
+  };
+}
+
+/** Refuses what an application could not read through Keyv after the encryption, such as the result of a wrong format. */
+function requireKeyvJson(value: string | Uint8Array): void {
+  if (readKeyvJson(value) === undefined) throw new TypeError("not Keyv's JSON");
+}
+
+function showSurveys({ output }: Context, surveys: Surveys): void {
+  const all = Object.values(surveys);
+  const encryptable = sumOf(all, encryptableIn);
+  const next: string[] = [];
+  if (encryptable > 0) {
+    next.push(
+      `${recordsOf(encryptable)} can be encrypted; nothing was changed. First add the formats to \`accept\` of the application, ` +
+        "so that each process reads both forms, and back up the stores. Then run the same command with --encrypt.",
+    );
+  } else if (all.every(({ unread }) => unread.length === 0)) next.push("There is no record to encrypt.");
+  if (sumOf(all, unauthenticatedIn) > 0) next.push(unauthenticatedAdvice);
+  output.result([surveyTable(surveys), ...next].join("\n"), jsonOf(surveys, {}));
+  requireReadable(
+    { output },
+    all.flatMap(({ unread }) => unread),
+  );
+}
+
+async function encryptRecords(
+  context: Context,
+  stores: OpenStores["stores"],
+  surveys: Surveys,
+  settings: ReencryptOptions,
+): Promise<void> {
+  const { output, signal, operator } = context;
+  output.progress(surveyTable(surveys));
+  const all = Object.values(surveys);
+  const encryptable = sumOf(all, encryptableIn);
+  const expired = settings.removeExpired === true ? sumOf(all, expiredIn) : 0;
+  if (encryptable + expired > 0) {
+    const removed = expired > 0 ? `, and removes ${recordsOf(expired)} that count as expired` : "";
+    await operator.confirm(
+      `This encrypts ${recordsOf(encryptable)} in place${removed}. This cannot be undone, and an application without Keyward cannot read the records afterwards.`,
+    );
+  }
+  const reports: Record<string, ReturnType<typeof reportWithoutKeys>> = Object.create(null);
+  const lines: string[] = [];
+  const shown = await context.recordProgress(stores);
+  for (const [name, store] of Object.entries(stores)) {
+    const report = await reencrypt(store, {
+      ...settings,
+      onProgress: (progress) => shown.show(name, progress),
+    });
+    shown.end();
+    signal.throwIfAborted();
+    reports[name] = reportWithoutKeys(report);
+    const { reencrypted, primary, removed, unreadable, unauthenticated } = report;
+    const others = [
+      ...(removed > 0 ? [`${removed} expired ones removed`] : []),
+      ...(unreadable > 0 ? [`${unreadable} unreadable and unchanged`] : []),
+      ...(unauthenticated > 0 ? [`${unauthenticated} without authentication and unchanged`] : []),
+    ];
+    lines.push([`${name}: ${recordsOf(reencrypted)} encrypted under key "${primary}"`, ...others].join(", "));
+  }
+  const done = Object.values(reports);
+  const isComplete = done.every(({ complete }) => complete);
+  if (isComplete) {
+    lines.push(
+      "Every record is encrypted. If there was plaintext, refuse it from now on: `keyward refuse-plaintext <namespace>`. " +
+        "Then remove the formats from `accept` of the application.",
+    );
+  }
+  if (done.some(({ unauthenticated }) => unauthenticated > 0)) lines.push(unauthenticatedAdvice);
+  output.result(lines.join("\n"), jsonOf(surveys, reports));
+  requireReadable(
+    context,
+    done.flatMap(({ unreadableGroups }) => unreadableGroups),
+  );
+  if (!isComplete) throw new ProblemsPrinted();
+}
+
+const unauthenticatedAdvice =
+  "Records of a format that cannot detect a wrong key are left as they are. Read some of them with the old key in the " +
+  "application first. If their values are right, add --encrypt-unauthenticated.";
+
+/** Prints what to do about records that cannot be read, and then throws. */
+function requireReadable(
+  { output }: Pick<Context, "output">,
+  groups: readonly { readonly code: KeywardErrorCode; readonly records: number }[],
+): void {
+  if (groups.length === 0) return;
+  const counts = new Map<KeywardErrorCode, number>();
+  addByCode(counts, groups);
+  output.problem(
+    new KeywardError("RECORDS_UNREADABLE", "Some records cannot be read, and are unchanged", {
+      hint: adviceFor(counts),
+    }),
+  );
+  throw new ProblemsPrinted();
+}
+
+function surveyTable(surveys: Surveys): string {
+  const rows = Object.entries(surveys).flatMap(([store, { scanned, envelopes, formats, unread }]) => {
+    const shown = unread.slice(0, maxShownGroups);
+    const left = unread.slice(maxShownGroups);
+    return [
+      ...(scanned === 0 ? [[store, "no records", "0", ""]] : []),
+      ...(envelopes > 0 ? [[store, "encrypted by Keyward", String(envelopes), ""]] : []),
+      ...formats.map((format) => [store, format.format, String(format.records), noteOn(format)]),
+      ...shown.map((group) => [store, `UNREADABLE: ${group.shape}`, String(group.records), noteOnUnread(group)]),
+      ...(left.length > 0
+        ? [[store, `UNREADABLE: ${left.length} other forms`, String(sumOf(left, ({ records }) => records)), ""]]
+        : []),
+    ];
+  });
+  return table([["store", "records", "count", ""], ...rows]);
+}
+
+function noteOn({ expired, encryptable }: MigratedFormat): string {
+  return [
+    ...(expired > 0 ? [`${expired} expired`] : []),
+    ...(encryptable ? [] : ["left as they are: this format cannot detect a wrong key"]),
+  ].join(", ");
+}
+
+function noteOnUnread({ shape, code }: UnreadRecords): string {
+  const flag = code === "RECORD_NOT_SEALED" ? suggestedFor(shape) : undefined;
+  return flag === undefined ? code : `${code}, may be ${flag}`;
+}
+
+/** Returns the flags that may read records of a form; `undefined` if no format is likely. */
+function suggestedFor(shape: string): string | undefined {
+  const suggestions: readonly (readonly [beginning: RegExp, flags: string])[] = [
+    [/^iron$/, "--from iron"],
+    [/^Fernet/, "--from fernet"],
+    [/^base64 of Salted__/, "--from cryptojs or openssl"],
+    [/^bytes that begin with Salted__/, "--from openssl"],
+    [/^compact JWE$/, "--from jwe"],
+    [/\(Laravel\)$/, "--from laravel"],
+    [/^JSON object \{ (?:expires, )?value \}$/, "--from plaintext"],
+    [/^JSON (?:list$|object.* other fields? \}$)/, "--from plaintext:json"],
+    [/^base64(?:url)?\(bytes\)$/, "--from keyv-encrypt-node or secretbox"],
+    [/^JSON object|[:.$|*~]/, "aesGcm or aesCbc in the configuration"],
+  ];
+  return suggestions.find(([beginning]) => beginning.test(shape))?.[1];
+}
+
+function jsonOf(surveys: Surveys, reports: Readonly<Record<string, ReturnType<typeof reportWithoutKeys>>>): unknown {
+  return Object.fromEntries(
+    Object.entries(surveys).map(([name, { scanned, envelopes, formats, unread }]) => {
+      const reencryption = reports[name] ?? null;
+      const groups = unread.map(({ shape, code, records }) => ({ shape, code, records }));
+      const complete = reencryption?.complete ?? false;
+      return [name, { scanned, envelopes, formats, unread: groups, reencryption, complete }];
+    }),
+  );
+}
+
+/** Expired records of an encrypted format stay as they are, because an option of the format may be wrong. */
+function encryptableIn({ formats }: MigrationReport): number {
+  return sumOf(formats, ({ format, records, expired, encryptable }) =>
+    encryptable ? records - (format === "plaintext" ? 0 : expired) : 0,
+  );
+}
+
+function unauthenticatedIn({ formats }: MigrationReport): number {
+  return sumOf(formats, ({ records, encryptable }) => (encryptable ? 0 : records));
+}
+
+function expiredIn({ formats }: MigrationReport): number {
+  return sumOf(formats, ({ expired, encryptable }) => (encryptable ? expired : 0));
+}
+
+function sumOf<Item>(items: readonly Item[], count: (item: Item) => number): number {
+  return items.reduce((sum, item) => sum + count(item), 0);
+}
+
+function recordsOf(count: number): string {
+  return count === 1 ? "1 record" : `${count} records`;
+}

@@ -1,0 +1,44 @@
+import { census, forbidPlaintext, KeywardError } from "@keyward/core";
+import type { Context } from "../context.ts";
+
+/**
+ * Makes the stores refuse plaintext in a namespace from now on, after every record of the namespace is encrypted.
+ *
+ * @param namespace the namespace; "" for the records without a namespace.
+ * @throws KeywardError `RECORD_NOT_SEALED` if records of the namespace are not encrypted; `VALUE_INVALID` if no store has
+ * a record of the namespace; CommandError `NOT_CONFIRMED`.
+ */
+export async function refusePlaintext(context: Context, namespace: string): Promise<void> {
+  const { output, signal, operator } = context;
+  const shown =
+    namespace === "" ? "of the records without a namespace" : `of the namespace ${JSON.stringify(namespace)}`;
+  await context.withStores(async (keys, stores) => {
+    const onProgress = (records: number) => output.progress(`counted ${records} records`);
+    const { encryptedNamespaces } = await keys.load({ signal });
+    if (encryptedNamespaces.includes(namespace)) {
+      output.result(`Plaintext ${shown} is refused already.`, { namespace, changed: false });
+      return;
+    }
+    // The keyring keeps a misspelt name without an error, and plaintext would stay allowed where it is meant.
+    let records = 0;
+    let unsealed = 0;
+    for (const store of Object.values(stores)) {
+      const counts = (await census(store, { signal, onProgress })).namespaces.get(namespace);
+      records += counts?.records ?? 0;
+      unsealed += counts?.unsealed ?? 0;
+    }
+    if (records === 0) {
+      throw new KeywardError("VALUE_INVALID", `No store has a record ${shown}`, {
+        hint: 'Compare the name with `keyward census --by namespace`. Records without a namespace have the name "".',
+      });
+    }
+    if (unsealed === 0) {
+      await operator.confirm(`From now on, the stores refuse plaintext ${shown}. This cannot be undone.`);
+    }
+    const { generation } = await forbidPlaintext(keys, stores, namespace, { signal, onProgress });
+    output.result(
+      `Plaintext ${shown} is refused from now on. Processes follow when they load the keyring again. Then remove \`plaintext()\` from \`accept\` of the application.`,
+      { namespace, changed: true, generation },
+    );
+  });
+}
