@@ -1,7 +1,14 @@
 import { type EncryptedStore, type KeyProvider, KeywardError } from "@keyward/core";
 import { findConfig } from "./configuration/config-file.ts";
 import type { RotationSettings } from "./configuration/config-options.ts";
-import { type OpenStores, openKeys, openStores, type SourceOptions, type Told } from "./configuration/sources.ts";
+import {
+  namesAnyStore,
+  type OpenStores,
+  openKeys,
+  openStores,
+  type SourceOptions,
+  type Told,
+} from "./configuration/sources.ts";
 import { CommandError } from "./exit-codes.ts";
 import { Operator, type OperatorStreams } from "./terminal/operator.ts";
 import { Output, type OutputOptions, type Streams } from "./terminal/output.ts";
@@ -77,12 +84,32 @@ export class Context {
       // The work of the command reports why the keys cannot be loaded.
       () => [],
     );
+    await this.withStoresUnder(keys, listed, async (stores) => await work(keys, stores, listed), { failed });
+  }
+
+  /**
+   * Runs `work` with the stores of the command under other keys than those of the command, and closes the stores afterwards.
+   *
+   * @param listed the names of the stores that the keyring lists.
+   * @param options.failed called with each store that cannot be opened, and its error.
+   */
+  async withStoresUnder(
+    keys: KeyProvider,
+    listed: readonly string[],
+    work: (stores: OpenStores["stores"]) => Promise<void>,
+    { failed }: { readonly failed: (name: string, error: unknown) => void },
+  ): Promise<void> {
     const opened = await openStores(await this.told(), { keys, listed, failed });
     try {
-      await work(keys, opened.stores, listed);
+      await work(opened.stores);
     } finally {
       await opened.close();
     }
+  }
+
+  /** Returns whether flags, environment variables or the configuration name a store. */
+  async namesStores(): Promise<boolean> {
+    return namesAnyStore(await this.told());
   }
 
   /**

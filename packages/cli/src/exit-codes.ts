@@ -15,7 +15,9 @@ export type CommandErrorCode =
   /** The command line or the configuration is wrong, or names too little. */
   | "USAGE"
   /** The operator did not confirm a change that cannot be undone. */
-  | "NOT_CONFIRMED";
+  | "NOT_CONFIRMED"
+  /** A backup cannot be decrypted with the passphrase. */
+  | "PASSPHRASE_WRONG";
 
 /** An error of the command itself. */
 export class CommandError extends Error {

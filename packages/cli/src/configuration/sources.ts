@@ -132,6 +132,12 @@ export function namedStores({ options, env, config }: Told, listed: readonly str
   });
 }
 
+/** Returns whether a command is told to use any store. */
+export function namesAnyStore({ options, env, config }: Told): boolean {
+  const inConfig = Object.keys(config?.settings.stores ?? {});
+  return options.store.length > 0 || readVariables(env, []).length > 0 || inConfig.length > 0;
+}
+
 /**
  * Opens a store. A store that was never used with Keyward is refused, unless `--empty-store` names it: its source may be
  * misspelt, and a rotation of another store than that of the application would lose the records.
