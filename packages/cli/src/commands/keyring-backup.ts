@@ -108,7 +108,7 @@ async function addMissing(context: Context, provider: KeyProvider, backup: Keyri
   const ids = added.map(({ id }) => id);
   if (added.length === backup.keys.length) {
     await operator.confirm(
-      "The backup shares no key with the keyring at the source, so it may be of another application. Its keys would be added, disabled.",
+      "The backup shares no key with the keyring at the source: it is from before a rotation, or of another application. Its keys would be added, disabled.",
     );
   }
   const stores = await askStores(context, merged);
