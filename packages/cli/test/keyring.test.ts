@@ -241,6 +241,27 @@ describe("keyward keyring disable and remove", () => {
   });
 });
 
+describe("keyward keyring remove of a key that only the operator can remove", () => {
+  it("asks for the removal at the source, waits for it, and needs no other confirmation", async () => {
+    const folder = await newFolder();
+    await mkdir(join(folder, "keys"));
+    for (const id of ["one", "two"]) await writeFile(join(folder, "keys", id), randomBytes(32).toString("base64"));
+    await writeFile(join(folder, "keys", "primary"), "one");
+    const flags = ["--keys", "file:keys", "--store", "sqlite:a.sqlite", "--empty-store", "records"];
+    const child = startKeyward(folder, {}, "keyring", "remove", "two", ...flags);
+    onTestFinished(() => void child.kill("SIGKILL"));
+    let printed = "";
+    child.stderr.on("data", (data) => {
+      printed += String(data);
+      if (printed.includes('Remove the file "two"')) void rm(join(folder, "keys", "two"), { force: true });
+    });
+    const [exitCode] = await once(child, "exit");
+    expect({ exitCode, printed }).toEqual({ exitCode: 0, printed: expect.stringContaining('Remove the file "two"') });
+    const inFolder = new Desk(folder, { KEYWARD_KEYS: "file:keys" });
+    expect(await inFolder.refused(1, "keyring", "enable", "two")).toContain("(KEY_UNKNOWN)");
+  });
+});
+
 /** Reads an encrypted backup as docs/keyring.md ("Backups") specifies it. */
 function readAsSpecified(text: string, passphrase: string): string {
   const { N, r, p, salt, nonce, ciphertext } = JSON.parse(text);
@@ -326,37 +347,41 @@ describe("keyward keyring export", () => {
     expect(await readdir(desk.folder)).not.toContain("b");
   });
 
-  it("asks twice for the passphrase on a terminal, and does not show it", async () => {
-    const desk = await Desk.withKeyring();
-    const passphrase = `correct horse ${randomUUID()}`;
-    const flags = await desk.passphrase(passphrase);
-    const typed = async (file: string, ...answers: readonly string[]) => {
-      const command = `'${process.execPath}' --conditions development '${executable}' keyring export --passphrase ${file}`;
-      const { PATH = "", HOME = "" } = process.env;
-      const terminal = spawn("script", ["-qefc", command, "/dev/null"], {
-        cwd: desk.folder,
-        env: { PATH, HOME, TERM: "xterm", SHELL: "/bin/sh", ...sources },
-      });
-      onTestFinished(() => void terminal.kill("SIGKILL"));
-      const questions = [/New passphrase/, /once more/];
-      let printed = "";
-      terminal.stdout.on("data", (data) => {
-        printed += String(data);
-        if (questions[0]?.test(printed) !== true) return;
-        questions.shift();
-        terminal.stdin.write(`${answers[1 - questions.length] ?? ""}\r`);
-      });
-      const [exitCode] = await once(terminal, "close");
-      desk.expectNoSecrets(printed);
-      return { exitCode, printed };
-    };
-    const good = await typed("good.backup", passphrase, passphrase);
-    expect(good).toEqual({ exitCode: 0, printed: expect.stringContaining("Only the passphrase decrypts it") });
-    expect(await desk.do("keyring", "import", "good.backup", ...flags)).toContain("has every key of the backup");
-    const differing = await typed("bad.backup", passphrase, `${passphrase}r`);
-    expect(differing).toEqual({ exitCode: 2, printed: expect.stringContaining("The two passphrases differ") });
-    expect(await readdir(desk.folder)).not.toContain("bad.backup");
-  });
+  // `script` of other systems has other flags.
+  it.skipIf(process.platform !== "linux")(
+    "asks twice for the passphrase on a terminal, and does not show it",
+    async () => {
+      const desk = await Desk.withKeyring();
+      const passphrase = `correct horse ${randomUUID()}`;
+      const flags = await desk.passphrase(passphrase);
+      const typed = async (file: string, ...answers: readonly string[]) => {
+        const command = `'${process.execPath}' --conditions development '${executable}' keyring export --passphrase ${file}`;
+        const { PATH = "", HOME = "" } = process.env;
+        const terminal = spawn("script", ["-qefc", command, "/dev/null"], {
+          cwd: desk.folder,
+          env: { PATH, HOME, TERM: "xterm", SHELL: "/bin/sh", ...sources },
+        });
+        onTestFinished(() => void terminal.kill("SIGKILL"));
+        const questions = [/New passphrase/, /once more/];
+        let printed = "";
+        terminal.stdout.on("data", (data) => {
+          printed += String(data);
+          if (questions[0]?.test(printed) !== true) return;
+          questions.shift();
+          terminal.stdin.write(`${answers[1 - questions.length] ?? ""}\r`);
+        });
+        const [exitCode] = await once(terminal, "close");
+        desk.expectNoSecrets(printed);
+        return { exitCode, printed };
+      };
+      const good = await typed("good.backup", passphrase, passphrase);
+      expect(good).toEqual({ exitCode: 0, printed: expect.stringContaining("Only the passphrase decrypts it") });
+      expect(await desk.do("keyring", "import", "good.backup", ...flags)).toContain("has every key of the backup");
+      const differing = await typed("bad.backup", passphrase, `${passphrase}r`);
+      expect(differing).toEqual({ exitCode: 2, printed: expect.stringContaining("The two passphrases differ") });
+      expect(await readdir(desk.folder)).not.toContain("bad.backup");
+    },
+  );
 
   it("leaves no file if the text does not fit", async () => {
     const desk = await Desk.withKeyring();
