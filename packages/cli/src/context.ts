@@ -4,6 +4,7 @@ import { findConfig } from "./configuration/config-file.ts";
 import type { RotationSettings } from "./configuration/config-options.ts";
 import {
   namedStores,
+  namesAnyStore,
   type OpenStores,
   oneStore,
   openKeys,
@@ -126,6 +127,31 @@ export class Context {
       this.#recordProgress?.end();
       await opened.close();
     }
+  }
+
+  /**
+   * Runs `work` with the stores of the command under other keys than those of the command, and closes the stores afterwards.
+   *
+   * @param listed the names of the stores that the keyring lists.
+   * @param options.failed called with each store that cannot be opened, and its error.
+   */
+  async withStoresUnder(
+    keys: KeyProvider,
+    listed: readonly string[],
+    work: (stores: OpenStores["stores"]) => Promise<void>,
+    { failed }: { readonly failed: (name: string, error: unknown) => void },
+  ): Promise<void> {
+    const opened = await openStores(await this.told(), { keys, listed, failed });
+    try {
+      await work(opened.stores);
+    } finally {
+      await opened.close();
+    }
+  }
+
+  /** Returns whether flags, environment variables or the configuration name a store. */
+  async namesStores(): Promise<boolean> {
+    return namesAnyStore(await this.told());
   }
 
   /**

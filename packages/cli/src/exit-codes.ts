@@ -17,7 +17,9 @@ export type CommandErrorCode =
   /** The operator did not confirm a change that cannot be undone. */
   | "NOT_CONFIRMED"
   /** The store has no record at the address. */
-  | "NO_RECORD";
+  | "NO_RECORD"
+  /** A backup cannot be decrypted with the passphrase. */
+  | "PASSPHRASE_WRONG";
 
 /** An error of the command itself. */
 export class CommandError extends Error {

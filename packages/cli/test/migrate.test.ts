@@ -355,7 +355,7 @@ export default {
     const isEncrypting = Promise.withResolvers<void>();
     child.stderr.on("data", (data) => {
       printed += String(data);
-      if (/, [1-9]\d* encrypted/.test(printed)) isEncrypting.resolve();
+      if (/, [1-9]\d* re-encrypted/.test(printed)) isEncrypting.resolve();
     });
     const exited = once(child, "exit");
     await isEncrypting.promise;

@@ -62,7 +62,7 @@ describe("the progress of a rotation", () => {
     await terminal.waitFor(/of 3000 records/);
     terminal.press("\x03");
     expect(await terminal.end()).toBe(130);
-    expect(terminal.text).toContain("To continue, run the same command again.");
+    expect(terminal.text).toContain("To continue, run the same command again:");
     expect(await keyward(folder, {}, ...rotation)).toMatchObject({
       exitCode: 0,
       stdout: 'rotate from key "first" to "second": done\n',

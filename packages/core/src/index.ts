@@ -40,6 +40,7 @@ export { type KeyFreshness, type KeyProvider, requireFreshness, withFreshness } 
 export { exportKeyring, Keyring, requireSavable, sameKeyring } from "./keyring/keyring.ts";
 export type { ChangeInstruction, KeyringChange } from "./keyring/keyring-change.ts";
 export { fileLocation, type KeyringLocation, storeLocation } from "./keyring/keyring-location.ts";
+export { withGeneration, withKeysOf } from "./keyring/keyring-restoration.ts";
 export {
   type KeyringWrapper,
   type WrapOptions,
@@ -88,6 +89,7 @@ export { inspectRecord } from "./store/inspect-record.ts";
 export type { ReencryptEvent } from "./store/lazy-reencryption.ts";
 export type { ReadyOptions } from "./store/readiness.ts";
 export type { ReplicaOptions } from "./store/replica-registration.ts";
+export { requiredGeneration } from "./store/required-generation.ts";
 export type { WrappableStore } from "./store-interface/adapters.ts";
 export { shareConnection } from "./store-interface/connection-users.ts";
 export { ignoreLaterErrors, shareListener } from "./store-interface/event-listeners.ts";

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
-import { open, unlink } from "node:fs/promises";
-import { exportKeyring, Keyring, KeywardError, systemCode } from "@keyward/core";
+import { exportKeyring, Keyring, KeywardError } from "@keyward/core";
 import type { Context } from "../context.ts";
+import { writeNewFile } from "../files/new-file.ts";
 
 /** The options of `keyward keygen`. */
 export interface KeygenOptions {
@@ -33,30 +33,5 @@ function newKey(format: KeygenOptions["format"], id: string | undefined): string
       return `hex:${randomBytes(32).toString("hex")}`;
     case "keyring":
       return exportKeyring(Keyring.generate(id));
-  }
-}
-
-async function writeNewFile(path: string, text: string): Promise<void> {
-  try {
-    const file = await open(path, "wx", 0o600);
-    try {
-      await file.writeFile(text);
-      await file.sync();
-    } catch (error) {
-      // A reader would use an empty or cut file as a key.
-      await unlink(path);
-      throw error;
-    } finally {
-      await file.close();
-    }
-  } catch (error) {
-    if (systemCode(error) === "EEXIST") {
-      throw new KeywardError("KEYRING_CONFLICT", `The file ${path} exists already, so nothing was written`, {
-        hint: "Choose another path. Do not replace a key that records were encrypted with.",
-      });
-    }
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `The file ${path} cannot be written (${systemCode(error)})`, {
-      hint: "Check that the folder exists, that you may write to it, and that its disk is not full.",
-    });
   }
 }

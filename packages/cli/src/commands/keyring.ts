@@ -1,8 +1,11 @@
-import { type KeyInfo, Keyring, KeywardError } from "@keyward/core";
+import { randomBytes } from "node:crypto";
+import { type KeyInfo, Keyring, KeywardError, rotateKey } from "@keyward/core";
 import { storeName } from "../configuration/store-name.ts";
 import type { Context } from "../context.ts";
 import { shownSince } from "../terminal/durations.ts";
 import { table } from "../terminal/output.ts";
+import { saveChanged, whyReadOnly } from "./changed-keyring.ts";
+import { type RotationCommandOptions, requireReady, rotationSettings } from "./rotate.ts";
 
 /** Shows the keys of the keyring, without their material. */
 export async function showKeyring(context: Context): Promise<void> {
@@ -44,6 +47,67 @@ export async function createKeyring(context: Context, { id, stores }: CreateOpti
   context.output.result(`The keyring was saved. Its primary is key "${ring.primary}".`, { primary: ring.primary });
 }
 
+/** The options of `keyward keyring add`. */
+export interface AddOptions {
+  readonly id?: string;
+}
+
+/**
+ * Adds a new key, which decrypts and is not the primary.
+ *
+ * @throws KeywardError `CHANGE_NEEDED`, with an instruction, if the source of the keys cannot be saved; `KEY_INVALID`,
+ * `KEYRING_INVALID`, `KEYRING_CONFLICT`; the errors of the provider.
+ */
+export async function addKey(context: Context, { id = newId() }: AddOptions): Promise<void> {
+  const provider = await context.keys();
+  const keyring = await provider.load({ signal: context.signal });
+  const next = keyring.add({ id });
+  const readOnly = await whyReadOnly(provider);
+  if (readOnly !== undefined) {
+    const described = await provider.describeChange?.({ kind: "add", keyId: id }, keyring);
+    const generic = `Add a new key with the id "${id}" where the source of the keys is written. ${readOnly.hint}`;
+    throw new KeywardError("CHANGE_NEEDED", `${readOnly.message}, so you must add key "${id}" yourself`, {
+      keyId: id,
+      hint: described?.text ?? generic,
+    });
+  }
+  await provider.save?.(next, keyring);
+  context.output.result(`Key "${id}" was added. A rotation continues with it: \`keyward rotate --new-key ${id}\`.`, {
+    id,
+    generation: next.generation,
+    primary: next.primary,
+  });
+}
+
+/** The options of `keyward keyring promote`. */
+export type PromoteOptions = Pick<RotationCommandOptions, "unregistered" | "replicasWithin" | "ignoreReplica">;
+
+/**
+ * Makes a key of the keyring the primary. Runs the rotation to that key up to its step `promote`, so that every replica has
+ * the key first.
+ *
+ * @throws KeywardError `KEY_UNKNOWN` or `KEY_DISABLED` before anything is changed; the errors of `rotateKey`.
+ */
+export async function promoteKey(context: Context, id: string, options: PromoteOptions): Promise<void> {
+  await context.withStores(async (keys, stores) => {
+    const keyring = await keys.load({ signal: context.signal });
+    if (keyring.primary === id) {
+      context.output.result(`Key "${id}" is the primary already.`, { id, promoted: false });
+      return;
+    }
+    // A rotation to an unknown key would add the key, and a rotation to a disabled key would begin and then stop.
+    keyring.promote(id);
+    await requireReady(stores);
+    const settings = await rotationSettings(context, stores, { ...options, abandonUnreadable: false });
+    const { from } = await rotateKey(keys, { ...settings, newKey: { id }, until: "promote" });
+    const text = [
+      `Key "${id}" is the primary now. Records under key "${from}" are still readable.`,
+      `\`keyward rotate --new-key ${id}\` continues the rotation, and \`keyward rollback\` undoes it.`,
+    ].join("\n");
+    context.output.result(text, { id, promoted: true, former: from });
+  });
+}
+
 /**
  * Enables a disabled key, so that processes can read the records under it again.
  *
@@ -57,14 +121,14 @@ export async function enableKey(context: Context, id: string): Promise<void> {
     context.output.result(`Key "${id}" is enabled already.`, { id, saved: false });
     return;
   }
-  if (provider.save === undefined) {
-    throw new KeywardError("PROVIDER_READ_ONLY", "This source of keys cannot save a keyring", {
-      hint: `Enable key "${id}" where its source is written, and let the processes load the keys again.`,
-    });
-  }
-  await provider.requireWritable?.();
-  await provider.save(enabled, keyring);
+  const atSource = `In the keyring document at the source of the keys, set the status of key "${id}" to "enabled".`;
+  await saveChanged(provider, enabled, keyring, atSource);
   context.output.result(`Key "${id}" is enabled.`, { id, saved: true });
+}
+
+/** Returns the id of a new key, as a rotation makes it: the date, and a part that no removed key had. */
+function newId(): string {
+  return `${new Date().toISOString().slice(0, 10)}-${randomBytes(3).toString("hex")}`;
 }
 
 function ageOf({ created }: KeyInfo): string {

@@ -16,6 +16,7 @@ import { ProblemsPrinted } from "../exit-codes.ts";
 import { shownDuration, shownSince } from "../terminal/durations.ts";
 import { table } from "../terminal/output.ts";
 import { adviceFor } from "../terminal/record-advice.ts";
+import { whyReadOnly } from "./changed-keyring.ts";
 import { addByCode, type JobCommandOptions, jobSettings, reportWithoutKeys } from "./reencryption-jobs.ts";
 import { printInstruction } from "./rotate.ts";
 
@@ -141,11 +142,15 @@ export interface RetireCommandOptions {
   readonly abandonUnreadable?: boolean;
 }
 
-/** Disables or removes a key. */
+/**
+ * Disables or removes a key, after checking that no record needs it. A removal is confirmed first, because only a backup of
+ * the keyring undoes it.
+ */
 export async function retire(context: Context, id: string, options: RetireCommandOptions): Promise<void> {
   const { remove = false, abandonUnreadable = false } = options;
   await context.withStores(async (keys, stores) => {
     const { signal, output } = context;
+    if (remove) await confirmRemoval(context, keys, id);
     const { keyring, saved } = await retireKey(keys, stores, id, {
       to: remove ? "removed" : "disabled",
       abandonUnreadable,
@@ -155,9 +160,18 @@ export async function retire(context: Context, id: string, options: RetireComman
     const done = remove ? "removed" : "disabled";
     const text = saved
       ? `Key "${id}" is ${done}.`
-      : `No record needs key "${id}". The source of the keys cannot be saved.`;
+      : `No record needs key "${id}". The source of the keys cannot be saved: \`keyward keyring remove ${id}\` says how to remove the key.`;
     output.result(text, { id, saved, primary: keyring.primary });
   });
+}
+
+async function confirmRemoval({ operator, signal }: Context, keys: KeyProvider, id: string): Promise<void> {
+  // At a source that cannot be saved, the operator removes the key.
+  if ((await whyReadOnly(keys)) !== undefined) return;
+  const keyring = await keys.load({ signal });
+  // Any other key is refused.
+  if (!keyring.keys.some((key) => key.id === id && key.status === "disabled")) return;
+  await operator.confirm(`Key "${id}" will be removed, and only a backup of the keyring can bring it back.`);
 }
 
 /** Lists the processes that are registered in the stores. */

@@ -155,7 +155,7 @@ function requireListedStores(listed: readonly string[], stores: OpenStores["stor
 }
 
 /** Checks that the keys belong to each store, before a rotation changes anything. */
-async function requireReady(stores: OpenStores["stores"]): Promise<void> {
+export async function requireReady(stores: OpenStores["stores"]): Promise<void> {
   for (const store of Object.values(stores)) await store.ready();
 }
 
@@ -187,7 +187,7 @@ async function inParts(
 }
 
 /** Returns the settings of a rotation: those of the flags, or else those of the configuration. */
-async function rotationSettings(
+export async function rotationSettings(
   context: Context,
   stores: OpenStores["stores"],
   options: RotationCommandOptions,

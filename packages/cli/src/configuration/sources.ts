@@ -160,6 +160,12 @@ export function namedStores({ options, env, config }: Told, listed: readonly str
   });
 }
 
+/** Returns whether a command is told to use any store. */
+export function namesAnyStore({ options, env, config }: Told): boolean {
+  const inConfig = Object.keys(config?.settings.stores ?? {});
+  return options.store.length > 0 || readVariables(env, []).length > 0 || inConfig.length > 0;
+}
+
 /**
  * Returns the store of a command that works with one store.
  *

@@ -3,6 +3,11 @@ import type { OpenContext } from "../context.ts";
 import { readDuration } from "../terminal/durations.ts";
 import { collect, readAmount } from "./arguments.ts";
 
+const abandonUnreadable = [
+  "--abandon-unreadable",
+  "go on although records cannot be decrypted, which are then lost",
+  false,
+] as const;
 const stepNames = ["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"] as const;
 
 /** Declares the commands that take a key out of use. */
@@ -40,19 +45,23 @@ export function declareRotation(program: Command, context: OpenContext): void {
     async (id: string, options) => await (await import("../commands/rotate.ts")).revoke(await context(), id, options),
   );
 
-  program
-    .command("retire <id>")
-    .description("Disable or remove a key, after checking that no record needs it.")
-    .option("--remove", "remove the key, which must be disabled already")
-    .option("--abandon-unreadable", "go on although records cannot be decrypted, which are then lost")
-    .action(
-      async (id: string, options) =>
-        await (await import("../commands/records.ts")).retire(await context(), id, options),
-    );
+  retireOptions(
+    program
+      .command("retire <id>")
+      .description("Disable or remove a key, after checking that no record needs it.")
+      .option("--remove", "remove the key, which must be disabled already"),
+  ).action(
+    async (id: string, options) => await (await import("../commands/records.ts")).retire(await context(), id, options),
+  );
+}
+
+/** Adds the options of a command that disables or removes one key. */
+export function retireOptions(command: Command): Command {
+  return command.option(...abandonUnreadable);
 }
 
 function rotationOptions(command: Command): Command {
-  return command
+  const limited = command
     .addOption(new Option("--until <step>", "the last step of this run").choices(stepNames))
     .addOption(
       new Option(
@@ -60,7 +69,13 @@ function rotationOptions(command: Command): Command {
         "how long the old key stays disabled before it is removed (default: the configuration, or 1d)",
       ).argParser(readDuration),
     )
-    .option("--max-per-second <records>", "the most records that are re-encrypted per second", readAmount)
+    .option("--max-per-second <records>", "the most records that are re-encrypted per second", readAmount);
+  return waitOptions(limited).option(...abandonUnreadable);
+}
+
+/** Adds the options of a command that waits for replicas. */
+export function waitOptions(command: Command): Command {
+  return command
     .option(
       "--unregistered <duration>",
       "how long processes that are not registered take to load changed keys; 0s if there are none",
@@ -71,6 +86,5 @@ function rotationOptions(command: Command): Command {
       new Option("--ignore-replica <id>", "the id of a replica that has ended; repeat it for each replica").argParser(
         collect,
       ),
-    )
-    .option("--abandon-unreadable", "go on although records cannot be decrypted, which are then lost");
+    );
 }

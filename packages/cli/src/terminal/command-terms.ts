@@ -25,6 +25,10 @@ const terms: readonly (readonly [RegExp, string])[] = [
     /Use the existing keyring with `load\(\)`, and change it with `save\(\)`\./g,
     "Use the existing keyring: `keyward keyring show`.",
   ],
+  [
+    /Load the keyring again, repeat your change in the loaded keyring, and save the result\./g,
+    "Run the command again, which loads the keyring again.",
+  ],
   [/keyring\.enable\("([^"]+)"\)/g, "`keyward keyring enable $1`"],
   [/Promote another key first\./g, "Make another key the primary first: `keyward rotate`."],
   [

@@ -1,0 +1,78 @@
+import {
+  type EncryptedStore,
+  type Keyring,
+  KeywardError,
+  type RotationStatus,
+  replicas,
+  requiredGeneration,
+  rotationStatus,
+} from "@keyward/core";
+import type { Context } from "../context.ts";
+import { CommandError } from "../exit-codes.ts";
+
+/** What the stores say about a keyring that is to be restored. */
+export interface StoresOfBackup {
+  /** The highest generation that a store requires, or that a running replica uses; 0 if there is none. */
+  readonly generation: number;
+  /** The stores that the keyring does not belong to: it cannot decrypt their check records. */
+  readonly foreign: readonly string[];
+  /** The stores that could not be asked, each with the reason, and those that were not named. */
+  readonly notAsked: readonly string[];
+  /** The running rotation; `undefined` if there is none, or if its record cannot be read. */
+  readonly rotation: RotationStatus | undefined;
+}
+
+/**
+ * Asks the named stores about a keyring that is to be restored. Changes nothing. A store that does not answer is no error:
+ * a keyring must be restorable while a store is down.
+ *
+ * @param keyring the keyring as it is to be, because the keyring at the source may be unable to decrypt what the stores say.
+ * @throws CommandError `USAGE` if the command line or the configuration is wrong about a store.
+ */
+export async function askStores(context: Context, keyring: Keyring): Promise<StoresOfBackup> {
+  const notAsked: string[] = [];
+  const foreign: string[] = [];
+  let generation = 0;
+  let rotation: RotationStatus | undefined;
+  const names = new Set<string>();
+  const provider = { load: async () => keyring };
+  const ask = async (stores: Readonly<Record<string, EncryptedStore>>) => {
+    for (const [name, store] of Object.entries(stores)) {
+      names.add(name);
+      try {
+        generation = Math.max(generation, await requiredGeneration(store), ...(await generationsInUse(store)));
+      } catch (error) {
+        if (!(error instanceof KeywardError)) throw error;
+        if (error.code === "OVERWRITE_REFUSED") foreign.push(name);
+        else notAsked.push(`${name} (${error.code})`);
+      }
+    }
+    rotation = await rotationStatus(provider, { stores }).catch((error: unknown) => {
+      // No store keeps the record of a rotation, or it is under a key that the keyring lacks.
+      if (error instanceof KeywardError) return undefined;
+      throw error;
+    });
+  };
+  if (await context.namesStores()) {
+    await context.withStoresUnder(provider, keyring.stores, ask, {
+      failed: (name, error) => {
+        if (error instanceof CommandError || !(error instanceof KeywardError)) throw error;
+        names.add(name);
+        notAsked.push(`${name} (${error.code})`);
+      },
+    });
+  }
+  notAsked.push(...keyring.stores.filter((name) => !names.has(name)).map((name) => `${name} (not named)`));
+  return { generation, foreign, notAsked, rotation: rotation?.step === "done" ? undefined : rotation };
+}
+
+/** Returns the generations of the keyrings that running replicas use. */
+async function generationsInUse(store: EncryptedStore): Promise<readonly number[]> {
+  try {
+    return (await replicas(store)).filter(({ lapsed }) => !lapsed).map(({ generation }) => generation);
+  } catch (error) {
+    // No process can register in a store without a reserved space.
+    if (error instanceof KeywardError && error.code === "STORE_INVALID") return [];
+    throw error;
+  }
+}

@@ -1,0 +1,79 @@
+import { access, link, open, rename, rm } from "node:fs/promises";
+import { dirname } from "node:path";
+import { KeywardError, systemCode } from "@keyward/core";
+
+/** The system's error codes for a file system without hard links, such as exFAT. */
+const withoutLinks: ReadonlySet<string> = new Set(["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"]);
+
+/**
+ * Writes a new file that only its owner can read. Never replaces an existing file. The file appears at its path when all
+ * of its text is on the disk, so a stopped process leaves no part of the text at the path. It may leave a file
+ * `<path>.unfinished`, which the next call removes.
+ *
+ * @throws KeywardError `KEYRING_CONFLICT` if the path exists; `PROVIDER_UNAVAILABLE` if the file cannot be written.
+ */
+export async function writeNewFile(path: string, text: string): Promise<void> {
+  const unfinished = `${path}.unfinished`;
+  try {
+    await rm(unfinished, { force: true });
+    const file = await open(unfinished, "wx", 0o600);
+    try {
+      try {
+        await file.writeFile(text);
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+      await moveToNew(unfinished, path);
+    } finally {
+      await rm(unfinished, { force: true });
+    }
+    await syncFolder(dirname(path));
+  } catch (error) {
+    if (systemCode(error) === "EEXIST") throw existsAlready(path);
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `The file ${path} cannot be written (${systemCode(error)})`, {
+      hint: "Check that the folder exists, that you may write to it, and that its disk is not full.",
+    });
+  }
+}
+
+/**
+ * Checks that nothing is at a path, before the operator is asked for a passphrase.
+ *
+ * @throws KeywardError `KEYRING_CONFLICT` if the path exists.
+ */
+export async function requireNothingAt(path: string): Promise<void> {
+  const exists = await access(path).then(
+    () => true,
+    () => false,
+  );
+  if (exists) throw existsAlready(path);
+}
+
+async function moveToNew(unfinished: string, path: string): Promise<void> {
+  try {
+    // A rename would replace an existing file.
+    await link(unfinished, path);
+  } catch (error) {
+    if (!withoutLinks.has(systemCode(error))) throw error;
+    await (await open(path, "wx", 0o600)).close();
+    await rename(unfinished, path);
+  }
+}
+
+async function syncFolder(path: string): Promise<void> {
+  // Windows cannot open a folder, and does not need to sync it.
+  if (process.platform === "win32") return;
+  const folder = await open(path, "r");
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}
+
+function existsAlready(path: string): KeywardError {
+  return new KeywardError("KEYRING_CONFLICT", `The file ${path} exists already, so nothing was written`, {
+    hint: "Choose another path. Do not replace a key that records were encrypted with.",
+  });
+}
