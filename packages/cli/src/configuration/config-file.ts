@@ -42,6 +42,12 @@ export async function findConfig({
  *
  * @throws KeywardError `VALUE_INVALID` if there is no file, and as {@link findConfig}.
  * @example
+ * import { writeFile } from "node:fs/promises";
+ * import { createKeyv } from "@keyward/core";
+ * import { loadConfig } from "keyward";
+ *
+ * const content = { keys: "env:APP_ENCRYPTION_KEY", stores: { sessions: "memory:" } };
+ * await writeFile("keyward.config.json", JSON.stringify(content));
  * const config = await loadConfig();
  * const sessions = createKeyv({ ...(await config.store("sessions")), namespace: "sessions" });
  */

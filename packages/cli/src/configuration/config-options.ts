@@ -29,6 +29,7 @@ export interface ConfigSettings {
   readonly scope?: NonNullable<EncryptedStoreOptions["scope"]>;
   /** The foreign formats in which the stores have records that Keyward did not write. Default: none. */
   readonly accept?: readonly ForeignFormat[];
+  /** The settings of rotations that `keyward` runs. Default: those of the command. */
   readonly rotation?: RotationSettings;
 }
 

@@ -5,6 +5,7 @@ import type { ConfigOptions, ConfigSettings } from "./config-options.ts";
 
 /** A store of a configuration with its keys: options of `createKeyv` and, except `store`, of `EncryptedStore`. */
 export interface ConfiguredStore extends Pick<EncryptedStoreOptions, "keys" | "scope" | "accept"> {
+  /** The store, which the caller closes. */
   readonly store: WrappableStore;
 }
 
@@ -13,14 +14,10 @@ export interface ConfiguredStore extends Pick<EncryptedStoreOptions, "keys" | "s
  *
  * @throws KeywardError `VALUE_INVALID` that lists every mistake with its place.
  * @example
- * // keyward.config.ts
- * export default defineConfig({
- *   folder: import.meta.dirname,
- *   keys: "file:production.keyring",
- *   stores: { sessions: "sqlite:sessions.sqlite" },
- * });
+ * import { createKeyv } from "@keyward/core";
+ * import { defineConfig } from "keyward";
  *
- * // The application:
+ * const config = defineConfig({ keys: "env:APP_ENCRYPTION_KEY", stores: { sessions: "memory:" } });
  * const sessions = createKeyv({ ...(await config.store("sessions")), namespace: "sessions" });
  */
 export function defineConfig(options: ConfigOptions): Config {
