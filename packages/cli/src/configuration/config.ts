@@ -32,6 +32,8 @@ export class Config {
   #keys: Promise<KeyProvider> | undefined;
 
   /**
+   * Checks a configuration.
+   *
    * @param environment the name of the environment. Default: `KEYWARD_ENV`, or none.
    * @throws KeywardError `VALUE_INVALID`.
    */
