@@ -80,6 +80,11 @@ export class Context {
     return this.#recordProgress;
   }
 
+  /** Ends what {@link Context.recordProgress} shows, before a result is printed. */
+  endProgress(): void {
+    this.#recordProgress?.end();
+  }
+
   /** Returns the settings of rotations in the configuration. */
   async rotationSettings(): Promise<RotationSettings> {
     return (await this.told()).config?.settings.rotation ?? {};
@@ -124,7 +129,7 @@ export class Context {
     try {
       await work(keys, opened.stores, listed, opened.inner);
     } finally {
-      this.#recordProgress?.end();
+      this.endProgress();
       await opened.close();
     }
   }

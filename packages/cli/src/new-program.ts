@@ -10,7 +10,8 @@ export function newProgram({ name, stdout, stderr }: Surroundings, description: 
     .version(version, "--version", "print the version")
     .configureOutput({
       writeOut: (text) => stdout.write(text),
-      writeErr: (text) => stderr.write(withoutArguments(text)),
+      writeErr: (text) => stderr.write(text),
+      outputError: (text, write) => write(withoutArguments(text)),
     })
     .configureHelp({
       showGlobalOptions: true,

@@ -222,7 +222,7 @@ describe("a configuration file", () => {
     expect(JSON.parse(other.stdout).steps).toContainEqual({ step: "grace", waitMs: 7_200_000 });
     expect(await keyward(folder, {}, "rotate", "--new-key", "second")).toMatchObject({
       exitCode: 0,
-      stdout: 'rotate from key "first" to "second": done\n',
+      stdout: 'rotation from key "first" to "second": done\n',
     });
   });
 
@@ -309,7 +309,7 @@ describe("keyward init", () => {
     const { material } = JSON.parse(await readFile(join(folder, "production.keyring"), "utf8")).keys[0];
     expect(begun.stdout).not.toContain(material);
     const rotated = await keyward(folder, {}, "rotate", "--new-key", "second", "--unregistered", "0s", "--grace", "0s");
-    expect(rotated.stdout).toBe('rotate from key "first" to "second": done\n');
+    expect(rotated.stdout).toBe('rotation from key "first" to "second": done\n');
   });
 
   it("changes nothing in a folder with a configuration", async () => {

@@ -75,12 +75,12 @@ describeWithRedis(servers, "four processes over Redis, whose keys an operator ch
     let isDone = false;
     while (!isDone) isDone = await operator.runUntilNextStep(begun, ...rotate);
     expect(begun).toEqual(steps);
-    expect(await operator.run("status")).toMatch(/^rotate from key "first" to "second": done, /);
+    expect(await operator.run("status")).toMatch(/^rotation from key "first" to "second": done, /);
 
     await operator.run("rotate", "--new-key", "third", "--until", "reencrypt");
     expect(await operator.run("rollback", "--grace", "0s")).toBe('roll-back from key "third" to "second": done\n');
     const revoke = ["revoke", "second", "--order", "reencrypt-first", "--new-key", "fourth", "--grace", "0s"];
-    expect(await operator.run(...revoke)).toBe('revoke from key "second" to "fourth": done\n');
+    expect(await operator.run(...revoke)).toBe('revocation from key "second" to "fourth": done\n');
 
     expect(JSON.parse(await operator.run("keyring", "show", "--json")).keys).toHaveLength(1);
     const { sessions } = JSON.parse(await operator.run("census", "--json"));

@@ -72,17 +72,17 @@ describe("keyward", () => {
     ]);
     const rotated = await run("rotate", "--new-key", "2026-12", "--unregistered", "0s");
     expect(rotated).toMatchObject({ exitCode: 0 });
-    expect(rotated.stdout).toBe('rotate from key "2026-11" to "2026-12": the next step is grace\n');
+    expect(rotated.stdout).toBe('rotation from key "2026-11" to "2026-12": the next step is grace\n');
     expect(rotated.stderr).toMatch(/^add\ndistribute\npromote\ndrain\nreencrypt\n/);
     expect(rotated.stderr).toMatch(/Run the same command again in (?:23h 59m|1d)/);
     const counted = await run("census");
     expect(counted.stdout).toMatch(/^store +records +status +count\nsessions +key 2026-12 +primary +10 +█{20}\n$/);
     expect((await run("doctor")).stdout).toMatch(
-      /warning {2}keys: a rotate from key "2026-11" to "2026-12" began \S+ ago, and is at step grace\n +Finish it with `keyward rotate`/,
+      /warning {2}keys: a rotation from key "2026-11" to "2026-12" began \S+ ago, and is at step grace\n +Finish it with `keyward rotate`/,
     );
-    expect((await run("status")).stdout).toMatch(/^rotate from key "2026-11" to "2026-12": at step grace, begun /);
+    expect((await run("status")).stdout).toMatch(/^rotation from key "2026-11" to "2026-12": at step grace, begun /);
     const ended = await run("rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s");
-    expect(ended.stdout).toBe('rotate from key "2026-11" to "2026-12": done\n');
+    expect(ended.stdout).toBe('rotation from key "2026-11" to "2026-12": done\n');
     const shown = await run("keyring", "show");
     expect(shown.stdout).toMatch(
       /^Keyring "keyring", generation 6, stores sessions\nkey +status +age\n2026-12 +primary +/,
@@ -117,7 +117,7 @@ describe("keyward", () => {
     const unknown = await run("keyring", "enable", "2026-10");
     expect(unknown).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("(KEY_UNKNOWN)") });
     const rotated = await run("rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s");
-    expect(rotated.stdout).toBe('rotate from key "2026-11" to "2026-12": done\n');
+    expect(rotated.stdout).toBe('rotation from key "2026-11" to "2026-12": done\n');
   });
 
   it("prints one line of JSON with --json, also for an error", async () => {
@@ -158,7 +158,7 @@ describe("keyward", () => {
     const cost = await run("revoke", "2026-11");
     expect(cost.stdout).toMatch(/^10 records are under key "2026-11"\.\n[\s\S]*Nothing was changed/);
     const revoked = await run("revoke", "2026-11", "--order", "reencrypt-first", "--new-key", "2027-01", ...alone);
-    expect(revoked.stdout).toBe('revoke from key "2026-11" to "2027-01": done\n');
+    expect(revoked.stdout).toBe('revocation from key "2026-11" to "2027-01": done\n');
     await expectReadable();
     expect((await run("reencrypt")).stdout).toBe("sessions: 0 of 10 records re-encrypted, 0 unreadable\n");
   });
@@ -218,7 +218,7 @@ describe("keyward", () => {
     const { run, expectReadable } = await begun();
     const rotation = ["rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s"];
     expect((await run(...rotation, "--until", "grace")).stdout).toContain("the next step is remove");
-    expect((await run(...rotation)).stdout).toBe('rotate from key "2026-11" to "2026-12": done\n');
+    expect((await run(...rotation)).stdout).toBe('rotation from key "2026-11" to "2026-12": done\n');
     await expectReadable();
   });
 
@@ -421,7 +421,7 @@ describeWithRedis(servers, "keyward over Redis", () => {
     const listed = await keyward(folder, {}, "replicas", ...flags);
     expect(listed.stdout).toMatch(/\nsessions +web-1 +[\w-]{12} +1 +old +old:[0-9a-f]{8} +seen /);
     const rotated = await keyward(folder, {}, "rotate", "--new-key", "new", "--grace", "0s", ...flags);
-    expect(rotated).toMatchObject({ exitCode: 0, stdout: 'rotate from key "old" to "new": done\n' });
+    expect(rotated).toMatchObject({ exitCode: 0, stdout: 'rotation from key "old" to "new": done\n' });
     expect(await app.get("session:1")).toBe(secretValue);
   });
 });

@@ -37,7 +37,7 @@ describe("the progress of a rotation", () => {
     await terminal.waitFor(/sessions [█░]+ \d+ of 3000 records, \d+ per second, \S+ left/);
     expect(await terminal.end()).toBe(0);
     expect(terminal.text).toMatch(/sessions: 3000 records, 3000 re-encrypted, \d+ per second\n/);
-    expect(terminal.text).toContain('rotate from key "first" to "second": done');
+    expect(terminal.text).toContain('rotation from key "first" to "second": done');
   });
 
   it("has no control characters if stderr is no terminal, and at most a line each second", async () => {
@@ -53,7 +53,7 @@ describe("the progress of a rotation", () => {
     const folder = await withRecords(10);
     const terminal = new Terminal(folder, {}, ...rotation, "--quiet");
     expect(await terminal.end()).toBe(0);
-    expect(terminal.text.trim()).toBe('rotate from key "first" to "second": done');
+    expect(terminal.text.trim()).toBe('rotation from key "first" to "second": done');
   });
 
   it("ends at Ctrl-C, and the same command continues", async () => {
@@ -65,7 +65,7 @@ describe("the progress of a rotation", () => {
     expect(terminal.text).toContain("To continue, run the same command again:");
     expect(await keyward(folder, {}, ...rotation)).toMatchObject({
       exitCode: 0,
-      stdout: 'rotate from key "first" to "second": done\n',
+      stdout: 'rotation from key "first" to "second": done\n',
     });
   });
 
@@ -77,7 +77,7 @@ describe("the progress of a rotation", () => {
     await terminal.end();
     expect(await keyward(folder, {}, ...rotation)).toMatchObject({
       exitCode: 0,
-      stdout: 'rotate from key "first" to "second": done\n',
+      stdout: 'rotation from key "first" to "second": done\n',
     });
   });
 });

@@ -15,6 +15,7 @@ import type { Context } from "../context.ts";
 import { DoctorFoundProblems } from "../exit-codes.ts";
 import { inCommandTerms } from "../terminal/command-terms.ts";
 import { shownSince } from "../terminal/durations.ts";
+import { rotationName } from "./rotate.ts";
 
 /** One check: what was looked at, and how it is. */
 interface Finding {
@@ -103,7 +104,7 @@ async function checkRotation(
     const status = await rotationStatus(provider, { stores });
     if (status === undefined || status.step === "done") return [];
     const { kind, from, to, step, startedAtMs, order = "" } = status;
-    const text = `a ${kind} from key "${from}" to "${to}" began ${shownSince(startedAtMs)} ago, and is at step ${step}`;
+    const text = `a ${rotationName[kind]} from key "${from}" to "${to}" began ${shownSince(startedAtMs)} ago, and is at step ${step}`;
     const command = { rotate: "rotate", revoke: `revoke ${from} --order ${order}`, "roll-back": "rollback" }[kind];
     return [{ level: "warning", of, text, hint: `Finish it with \`keyward ${command}\`.` }];
   } catch (error) {

@@ -85,7 +85,7 @@ async function createFirst(keys: KeyProvider, id: string, stores: readonly strin
   if (keys.create !== undefined) {
     try {
       await keys.create(Keyring.generate(id).withStores(stores));
-      return `The keyring has the key "${id}". Keep a copy of the keyring in another place: without it, the records are lost.`;
+      return `The keyring has the key "${id}". Without the keyring, the records are lost, so back the keyring up: keyward keyring export FILE`;
     } catch (error) {
       if (!(error instanceof KeywardError) || error.code !== "KEYRING_CONFLICT") throw error;
       return "The keyring exists already, and was not changed.";

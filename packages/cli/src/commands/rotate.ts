@@ -9,6 +9,7 @@ import {
   type RotationOptions,
   type RotationProgress,
   type RotationReport,
+  type RotationStatus,
   type RotationStep,
   revocationCost,
   revokeKey,
@@ -21,6 +22,13 @@ import type { Context } from "../context.ts";
 import { inCommandTerms } from "../terminal/command-terms.ts";
 import { shownDuration, shownSince } from "../terminal/durations.ts";
 import { type Output, table } from "../terminal/output.ts";
+
+/** What people call each kind of a rotation. */
+export const rotationName: Readonly<Record<RotationStatus["kind"], string>> = {
+  rotate: "rotation",
+  revoke: "revocation",
+  "roll-back": "roll-back",
+};
 
 /** The options that the commands of a rotation share. */
 export interface RotationCommandOptions {
@@ -134,7 +142,7 @@ export async function showStatus(context: Context): Promise<void> {
       const { kind, from, to, step, startedAtMs } = status;
       const state = step === "done" ? "done" : `at step ${step}`;
       context.output.result(
-        `${kind} from key "${from}" to "${to}": ${state}, begun ${shownSince(startedAtMs)} ago`,
+        `${rotationName[kind]} from key "${from}" to "${to}": ${state}, begun ${shownSince(startedAtMs)} ago`,
         status,
       );
     }
@@ -164,7 +172,7 @@ export async function requireReady(stores: OpenStores["stores"]): Promise<void> 
  * runs the command again after the grace.
  */
 async function inParts(
-  { output }: Context,
+  context: Context,
   { until }: RotationCommandOptions,
   graceMs: number,
   run: (until: { readonly until?: RotationStep }) => Promise<RotationReport>,
@@ -174,16 +182,21 @@ async function inParts(
     const leftMs = report.step === "remove" ? 0 : (report.disabledAtMs ?? Date.now()) + graceMs - Date.now();
     if (leftMs <= longestWaitMs) report = await run({});
     else {
+      context.endProgress();
       const advice = `Run the same command again in ${shownDuration(leftMs)}, or now with --grace 0s.`;
-      output.notice(`Key "${report.from}" is removed after the grace. ${advice}`);
+      context.output.notice(`Key "${report.from}" is removed after the grace. ${advice}`);
     }
   }
+  context.endProgress();
   const { kind, from, to, step, keyring, madeUnreadable } = report;
   for (const [store, records] of Object.entries(madeUnreadable)) {
-    if (records > 0) output.notice(`${records} records of the store ${store} are unreadable now.`);
+    if (records > 0) context.output.notice(`${records} records of the store ${store} are unreadable now.`);
   }
   const next = step === "done" ? "done" : `the next step is ${step}`;
-  output.result(`${kind} from key "${from}" to "${to}": ${next}`, { ...report, keyring: keyring.toJSON() });
+  context.output.result(`${rotationName[kind]} from key "${from}" to "${to}": ${next}`, {
+    ...report,
+    keyring: keyring.toJSON(),
+  });
 }
 
 /** Returns the settings of a rotation: those of the flags, or else those of the configuration. */
@@ -207,6 +220,7 @@ export async function rotationSettings(
     instruct: printInstruction(output),
     onProgress: (progress) => {
       if (progress.kind === "reencrypting") records.show(progress.store, progress.progress);
+      else if (progress.kind === "counting") records.line(countingLine(progress.records));
       else {
         records.end();
         output.progress(progressLine(progress));
@@ -260,7 +274,11 @@ export function printInstruction(output: Output): Instruct {
   };
 }
 
-function progressLine(progress: Exclude<RotationProgress, { readonly kind: "reencrypting" }>): string {
+function countingLine(count: number): string {
+  return `  searched ${count} records, with those of Keyward itself`;
+}
+
+function progressLine(progress: Exclude<RotationProgress, { readonly kind: "reencrypting" | "counting" }>): string {
   switch (progress.kind) {
     case "step":
       return progress.step;
@@ -271,8 +289,6 @@ function progressLine(progress: Exclude<RotationProgress, { readonly kind: "reen
       });
       return `  waiting for ${waiting.join(", ")}`;
     }
-    case "counting":
-      return `  searched ${progress.records} records, with those of Keyward itself`;
     case "grace":
       return `  until ${new Date(progress.untilMs).toISOString()}`;
   }

@@ -46,12 +46,20 @@ export async function openKeys({ options, env, config }: Told): Promise<KeyProvi
   const source = options.keys ?? env["KEYWARD_KEYS"];
   if (source !== undefined && source !== "") {
     const { keysFrom } = await import("@keyward/keys-from");
-    return await keysFrom(source, { env });
+    return await keysFrom(source, { env }).catch(asUsageError);
   }
   if (config?.settings.keys !== undefined) return await config.keys();
   throw new CommandError("USAGE", "The source of the keys is not set", {
     hint: "Pass --keys, such as `--keys file:production.keyring`, set the environment variable KEYWARD_KEYS, or make a configuration with `keyward init`.",
   });
+}
+
+/** Rejects with the error for a wrong command line if a source is invalid. */
+function asUsageError(error: unknown): never {
+  if (error instanceof KeywardError && error.code === "VALUE_INVALID") {
+    throw new CommandError("USAGE", error.message, { hint: error.hint });
+  }
+  throw error;
 }
 
 /** The stores of a command, by name, and the function that closes them. */
@@ -235,7 +243,7 @@ async function open(
 ): Promise<WrappableStore> {
   if (source === undefined && config !== undefined) return await config.openStore(name, env);
   const { storeFrom } = await import("@keyward/stores-from");
-  return await storeFrom(source, { env });
+  return await storeFrom(source, { env }).catch(asUsageError);
 }
 
 /** Checks that a process with a key has written to a store before. The store then has a check record. */

@@ -33,7 +33,7 @@ export function declareRotation(program: Command, context: OpenContext): void {
   rotationOptions(
     program
       .command("revoke <id>")
-      .description("Take a compromised key out of use. Without --order, only show what each order costs.")
+      .description("Take a compromised key out of use. Without --order, show what each order costs, and ask.")
       .option("--new-key <id>", "the id of the new key (default: the date and six random characters)")
       .addOption(
         new Option("--order <order>", "keep forged records, or make all records unreadable").choices([

@@ -15,6 +15,10 @@ export class RecordProgress {
   readonly #stores: Readonly<Record<string, EncryptedStore>>;
   readonly #newBar: (() => SingleBar) | undefined;
   #shown: StoreProgress | undefined;
+  /** The last line, if it was left out. */
+  #latest: string | undefined;
+  /** When the last line was printed, in milliseconds since the epoch. */
+  #printedAtMs = Date.now();
 
   /** @param newBar makes a bar; `undefined` if lines are shown. */
   private constructor(
@@ -40,21 +44,37 @@ export class RecordProgress {
   show(store: string, progress: ReencryptProgress): void {
     if (this.#shown?.store !== store) {
       this.end();
-      this.#shown = { store, progress, bar: undefined, counting: new AbortController(), lineAtMs: 0 };
+      this.#shown = { store, progress, bar: undefined, counting: new AbortController() };
       if (this.#newBar !== undefined) void this.#startBar(this.#shown, this.#newBar);
     }
     this.#shown.progress = progress;
-    if (this.#newBar === undefined) this.#showLine(this.#shown);
+    if (this.#newBar === undefined) this.line(lineOf(this.#shown));
     else this.#shown.bar?.update(progress.scanned, { rate: Math.round(progress.ratePerSecond) });
   }
 
-  /** Removes the bar, and prints the last numbers. Call this method before another line is printed. */
+  /** Shows a line that replaces the line before. Most lines are left out if there are many in a second. */
+  line(text: string): void {
+    this.#latest = text;
+    if (Date.now() - this.#printedAtMs < lineEveryMs) return;
+    this.#printedAtMs = Date.now();
+    this.#printLatest();
+  }
+
+  /** Removes the bar, and prints the last line if it was left out. Call this method before another line is printed. */
   end(): void {
-    if (this.#shown === undefined) return;
-    this.#shown.counting.abort();
-    this.#shown.bar?.stop();
-    this.#output.progress(lineOf(this.#shown));
-    this.#shown = undefined;
+    if (this.#shown !== undefined) {
+      this.#shown.counting.abort();
+      this.#shown.bar?.stop();
+      if (this.#newBar !== undefined) this.#latest = lineOf(this.#shown);
+      this.#shown = undefined;
+    }
+    this.#printLatest();
+    this.#printedAtMs = Date.now();
+  }
+
+  #printLatest(): void {
+    if (this.#latest !== undefined) this.#output.progress(this.#latest);
+    this.#latest = undefined;
   }
 
   async #startBar(shown: StoreProgress, newBar: () => SingleBar): Promise<void> {
@@ -67,12 +87,6 @@ export class RecordProgress {
     shown.bar = newBar();
     shown.bar.start(counted.records, scanned, { store: shown.store, rate: Math.round(ratePerSecond) });
   }
-
-  #showLine(shown: StoreProgress): void {
-    if (Date.now() - shown.lineAtMs < lineEveryMs) return;
-    shown.lineAtMs = Date.now();
-    this.#output.progress(lineOf(shown));
-  }
 }
 
 interface StoreProgress {
@@ -81,10 +95,8 @@ interface StoreProgress {
   readonly counting: AbortController;
   progress: ReencryptProgress;
   bar: SingleBar | undefined;
-  /** When the last line was printed, in milliseconds since the epoch. */
-  lineAtMs: number;
 }
 
 function lineOf({ store, progress: { scanned, reencrypted, ratePerSecond } }: StoreProgress): string {
-  return `  ${store}: ${scanned} records, ${reencrypted} re-encrypted, ${Math.round(ratePerSecond)} per second`;
+  return `  ${store}: ${scanned === 1 ? "1 record" : `${scanned} records`}, ${reencrypted} re-encrypted, ${Math.round(ratePerSecond)} per second`;
 }
