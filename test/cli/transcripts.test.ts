@@ -69,6 +69,13 @@ describeWithVault(vaultServers, "what the commands print with keys in OpenBao", 
     const vault = await startVault(vaultServers);
     onTestFinished(() => vault.stop());
     await vault.request("POST", "sys/mounts/secret", { type: "kv", options: { version: "2" } });
+    // A new engine answers 400 until its upgrade to version 2 is complete.
+    const isReady = async () =>
+      await vault.request("GET", "secret/config").then(
+        () => true,
+        () => false,
+      );
+    await expect.poll(isReady, { timeout: 60_000 }).toBe(true);
     await compare("openbao.txt", { VAULT_ADDR: vault.address, VAULT_TOKEN: vault.rootToken });
   });
 });

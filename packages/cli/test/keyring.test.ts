@@ -2,7 +2,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { createCipheriv, createDecipheriv, randomBytes, randomUUID, scryptSync } from "node:crypto";
 import { once } from "node:events";
 import { watch } from "node:fs";
-import { chmod, copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createKeyv, exportKeyring, Keyring, type KeywardKeyv } from "@keyward/core";
@@ -11,6 +11,7 @@ import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { describeWithVault, findVaultServers, startVault } from "../../../test/servers/openbao.ts";
 import { type Ended, executable, keyward, startKeyward } from "./keyward-process.ts";
+import { Terminal } from "./terminal.ts";
 
 const vaultServers = await findVaultServers();
 const sources = { KEYWARD_KEYS: "file:production.keyring", KEYWARD_STORE_SESSIONS: "sqlite:sessions.sqlite" };
@@ -347,41 +348,25 @@ describe("keyward keyring export", () => {
     expect(await readdir(desk.folder)).not.toContain("b");
   });
 
-  // `script` of other systems has other flags.
-  it.skipIf(process.platform !== "linux")(
-    "asks twice for the passphrase on a terminal, and does not show it",
-    async () => {
-      const desk = await Desk.withKeyring();
-      const passphrase = `correct horse ${randomUUID()}`;
-      const flags = await desk.passphrase(passphrase);
-      const typed = async (file: string, ...answers: readonly string[]) => {
-        const command = `'${process.execPath}' --conditions development '${executable}' keyring export --passphrase ${file}`;
-        const { PATH = "", HOME = "" } = process.env;
-        const terminal = spawn("script", ["-qefc", command, "/dev/null"], {
-          cwd: desk.folder,
-          env: { PATH, HOME, TERM: "xterm", SHELL: "/bin/sh", ...sources },
-        });
-        onTestFinished(() => void terminal.kill("SIGKILL"));
-        const questions = [/New passphrase/, /once more/];
-        let printed = "";
-        terminal.stdout.on("data", (data) => {
-          printed += String(data);
-          if (questions[0]?.test(printed) !== true) return;
-          questions.shift();
-          terminal.stdin.write(`${answers[1 - questions.length] ?? ""}\r`);
-        });
-        const [exitCode] = await once(terminal, "close");
-        desk.expectNoSecrets(printed);
-        return { exitCode, printed };
-      };
-      const good = await typed("good.backup", passphrase, passphrase);
-      expect(good).toEqual({ exitCode: 0, printed: expect.stringContaining("Only the passphrase decrypts it") });
-      expect(await desk.do("keyring", "import", "good.backup", ...flags)).toContain("has every key of the backup");
-      const differing = await typed("bad.backup", passphrase, `${passphrase}r`);
-      expect(differing).toEqual({ exitCode: 2, printed: expect.stringContaining("The two passphrases differ") });
-      expect(await readdir(desk.folder)).not.toContain("bad.backup");
-    },
-  );
+  it("asks twice for the passphrase on a terminal, and does not show it", async () => {
+    const desk = await Desk.withKeyring();
+    const passphrase = `correct horse ${randomUUID()}`;
+    const flags = await desk.passphrase(passphrase);
+    const typed = async (file: string, first: string, second: string) => {
+      const terminal = new Terminal(desk.folder, sources, "keyring", "export", "--passphrase", file);
+      await terminal.answer("New passphrase", first);
+      await terminal.answer("once more", second);
+      const exitCode = await terminal.end();
+      desk.expectNoSecrets(terminal.text);
+      return { exitCode, printed: terminal.text };
+    };
+    const good = await typed("good.backup", passphrase, passphrase);
+    expect(good).toEqual({ exitCode: 0, printed: expect.stringContaining("Only the passphrase decrypts it") });
+    expect(await desk.do("keyring", "import", "good.backup", ...flags)).toContain("has every key of the backup");
+    const differing = await typed("bad.backup", passphrase, `${passphrase}r`);
+    expect(differing).toEqual({ exitCode: 2, printed: expect.stringContaining("The two passphrases differ") });
+    expect(await readdir(desk.folder)).not.toContain("bad.backup");
+  });
 
   it("leaves no file if the text does not fit", async () => {
     const desk = await Desk.withKeyring();
@@ -623,13 +608,6 @@ describe("keyward keyring import", () => {
     expect(await inVariable.refused(1, "keyring", "enable", "two")).toContain(
       'set the status of key "two" to "enabled"',
     );
-  });
-
-  it.skipIf(process.getuid?.() === 0)("reports a backup that may not be read", async () => {
-    const desk = await Desk.withKeyring();
-    await desk.do("keyring", "export", "a.backup");
-    await chmod(desk.path("a.backup"), 0);
-    expect(await desk.refused(1, "keyring", "import", "a.backup")).toContain("cannot be read (EACCES)");
   });
 });
 

@@ -11,13 +11,12 @@ import { fileKeys } from "@keyward/keys-env";
 import { RedisStore } from "@keyward/store-redis";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { onPath } from "../../../test/servers/find-server.ts";
 import { describeWithRedis, findRedisServers, startRedis } from "../../../test/servers/redis.ts";
 import { openAddressOf } from "../src/commands/record-address.ts";
 import { type Ended, executable, keyward, keywardReading } from "./keyward-process.ts";
+import { Terminal } from "./terminal.ts";
 
 const servers = await findRedisServers();
-const [script] = onPath("script");
 const namespaced = ["--namespace", "sessions"];
 // Keys of records may be secrets, so no error may repeat this one.
 const key = "session:sk-7f3a";
@@ -225,51 +224,31 @@ describe("keyward record over SQLite", () => {
     expect(again).toEqual({ exitCode: 0, stdout: '{"deleted":false}\n', stderr: "" });
   });
 
-  it.skipIf(script === undefined)(
-    "asks on a terminal before it shows plaintext or deletes a record, and reads no value from a terminal",
-    async () => {
-      const { folder, inApplication, sources } = await overSqlite();
-      await inApplication((sessions) => sessions.set(key, "shown after a yes"));
-      const onTerminal = async (answer: string, command: string, ...flags: readonly string[]) => {
-        const line = [
-          process.execPath,
-          "--conditions",
-          "development",
-          executable,
-          "record",
-          command,
-          key,
-          ...namespaced,
-        ];
-        const { PATH = "", HOME = "" } = process.env;
-        const quoted = [...line, ...flags].map((part) => `'${part}'`).join(" ");
-        const env = { PATH, HOME, SHELL: "/bin/sh", TERM: "xterm", ...sources };
-        const child = spawn(script ?? "", ["-qec", quoted, "/dev/null"], { cwd: folder, env });
-        onTestFinished(() => void child.kill("SIGKILL"));
-        let printed = "";
-        child.stdout.on("data", (data) => {
-          const wasAsked = printed.includes("Go on?");
-          printed += String(data);
-          if (!wasAsked && printed.includes("Go on?")) child.stdin.write(`${answer}\r`);
-        });
-        const [exitCode] = await once(child, "close");
-        return { exitCode, printed };
-      };
-      const no = await onTerminal("n", "get");
-      expect(no.exitCode).toBe(1);
-      expect(no.printed).toContain("The value is plaintext");
-      expect(no.printed).toContain("nothing was decrypted");
-      expect(no.printed).not.toContain("shown after a yes");
-      const yes = await onTerminal("y", "get");
-      expect(yes.exitCode).toBe(0);
-      expect(yes.printed).toContain('"shown after a yes"');
-      const flagged = await onTerminal("", "get", "--yes");
-      expect(flagged.printed).toBe('"shown after a yes"\r\n');
-      const typed = await onTerminal("", "put");
-      expect(typed).toMatchObject({ exitCode: 2, printed: expect.stringContaining("stdin, which is a terminal here") });
-      expect((await onTerminal("y", "delete")).printed).toContain("The record was deleted.");
-    },
-  );
+  it("asks on a terminal before it shows plaintext or deletes a record, and reads no value from a terminal", async () => {
+    const { folder, inApplication, sources } = await overSqlite();
+    await inApplication((sessions) => sessions.set(key, "shown after a yes"));
+    const onTerminal = (command: string, ...flags: readonly string[]) =>
+      new Terminal(folder, sources, "record", command, key, ...namespaced, ...flags);
+    const no = onTerminal("get");
+    await no.answer("The value is plaintext", "n");
+    expect(await no.end()).toBe(1);
+    expect(no.text).toContain("nothing was decrypted");
+    expect(no.text).not.toContain("shown after a yes");
+    const yes = onTerminal("get");
+    await yes.answer("Go on?", "y");
+    expect(await yes.end()).toBe(0);
+    expect(yes.text).toContain('"shown after a yes"');
+    const flagged = onTerminal("get", "--yes");
+    expect(await flagged.end()).toBe(0);
+    expect(flagged.text).toBe('"shown after a yes"\n');
+    const typed = onTerminal("put");
+    expect(await typed.end()).toBe(2);
+    expect(typed.text).toContain("stdin, which is a terminal here");
+    const deleted = onTerminal("delete");
+    await deleted.answer("Go on?", "y");
+    expect(await deleted.end()).toBe(0);
+    expect(deleted.text).toContain("The record was deleted.");
+  });
 
   it("refuses the records of the secrets service and of Keyward itself, also in stores that join namespace and key", () => {
     const refused = [
