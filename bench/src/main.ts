@@ -8,9 +8,10 @@ import { httpTasks } from "./http-tasks.ts";
 import { keyvTasks } from "./keyv-tasks.ts";
 import { type LazyFigures, lazyName, measureLazyReads } from "./lazy-reads.ts";
 import { findRedisServer } from "./redis-server.ts";
-import { bulkTable, bytesTable, lazyTable, type Measured, scopesTable, timesTable } from "./report.ts";
+import { bulkTable, bytesTable, lazyTable, type Measured, scopesTable, startsTable, timesTable } from "./report.ts";
 import { type Effort, measure } from "./rounds.ts";
 import { measureScopes, recordsPerScope, type ScopeFigures, scopesName } from "./scopes.ts";
+import { measureStarts, type StartFigures, startName } from "./start-times.ts";
 import { swapTasks } from "./swap-tasks.ts";
 
 const usage = `npm run bench -- [--only PATTERN] [--records COUNT] [--quick] [--json FILE]
@@ -56,7 +57,7 @@ const tasks = [
   ({ name }, index, all) =>
     isWanted(name) && (options.quick !== true || all.findIndex((task) => task.name === name) === index),
 );
-const rotations = [scopesName, ...(redis === undefined ? [] : [bulkName, lazyName])].filter(isWanted);
+const rotations = [startName, scopesName, ...(redis === undefined ? [] : [bulkName, lazyName])].filter(isWanted);
 if (tasks.length + rotations.length === 0) throw new Error(`No task has a name that contains "${options.only}"`);
 const measured: Measured[] = [];
 for (const [index, { name, sizeBytes, prepare }] of tasks.entries()) {
@@ -101,6 +102,12 @@ if (isWanted(scopesName)) {
   console.log(scopesTable(scopes));
 }
 
+const starts: StartFigures[] = [];
+if (isWanted(startName)) {
+  starts.push(...(await measureStarts(options.quick === true ? 2 : 25)));
+  console.log(startsTable(starts));
+}
+
 const atRest = [];
 for (const sizeBytes of sizesBytes) atRest.push(await bytesAtRest(sizeBytes));
 console.log(bytesTable(atRest));
@@ -108,7 +115,7 @@ console.log(bytesTable(atRest));
 if (options.json !== undefined) {
   writeFileSync(
     options.json,
-    `${JSON.stringify({ machine, effort, tasks: measured, bulk, lazy, scopes, bytesAtRest: atRest }, null, 2)}\n`,
+    `${JSON.stringify({ machine, effort, tasks: measured, bulk, lazy, scopes, starts, bytesAtRest: atRest }, null, 2)}\n`,
   );
 }
 

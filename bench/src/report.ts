@@ -3,6 +3,7 @@ import { cryptoBeside, withKeyvsJson } from "./keyv-tasks.ts";
 import { type LazyFigures, lazyName } from "./lazy-reads.ts";
 import type { Figures } from "./rounds.ts";
 import { type ScopeFigures, scopesName } from "./scopes.ts";
+import { type StartFigures, startName } from "./start-times.ts";
 
 /** The measurements of a task. */
 export interface Measured {
@@ -92,6 +93,16 @@ export function scopesTable(figures: readonly ScopeFigures[]): string {
   ]);
   const header = ["scopes", "records", "per record, one scope", "many scopes", "CPU, one scope", "CPU, many scopes"];
   return `\n${scopesName}\n\n${table(header, rows)}`;
+}
+
+/** Returns the table of how long `keyward` takes to start. */
+export function startsTable(figures: readonly StartFigures[]): string {
+  const rows = figures.map(({ commandLine, medianMs, ratio }) => [
+    commandLine,
+    `${medianMs.toFixed(0)} ms`,
+    short(ratio),
+  ]);
+  return `\n${startName}\n\n${table(["command line", "median", "ratio"], rows)}`;
 }
 
 function table(header: readonly string[], rows: readonly (readonly string[])[]): string {

@@ -18,7 +18,7 @@ const run = (...options: string[]) => promisify(execFile)(process.execPath, [mai
 it("the bench compares all variants of every task, and writes the figures", async () => {
   const file = join(folder, "figures.json");
   const { stdout } = await run("--json", file);
-  const { tasks, bulk, lazy, scopes, bytesAtRest } = JSON.parse(readFileSync(file, "utf8"));
+  const { tasks, bulk, lazy, scopes, starts, bytesAtRest } = JSON.parse(readFileSync(file, "utf8"));
   expect(new Set(tasks.map((task: { name: string }) => task.name))).toEqual(
     new Set([
       ...["text", "bytes", "multilingual text"].flatMap((what) => [`encrypt ${what}`, `decrypt ${what}`]),
@@ -53,6 +53,12 @@ it("the bench compares all variants of every task, and writes the figures", asyn
     expect(stdout).toContain("The tasks over Redis are skipped");
     expect([...bulk, ...lazy]).toEqual([]);
   }
+  expect(starts.map(({ commandLine }: { commandLine: string }) => commandLine)).toEqual([
+    "node -e 0",
+    "keyward --help",
+    "keyward keygen",
+  ]);
+  for (const { medianMs } of starts) expect(medianMs).toBeGreaterThan(0);
   expect(scopes).toMatchObject([{ scopes: 100, records: 500 }]);
   for (const ratio of [scopes[0].ratio.elapsed, scopes[0].ratio.cpu]) expect(ratio).toBeGreaterThan(0);
   expect(bytesAtRest.map(({ plain }: { plain: number }) => plain)).toEqual([64, 256, 1024, 16_384, 1_048_576]);

@@ -43,6 +43,9 @@ export class DoctorFoundProblems extends ProblemsPrinted {}
 /** The codes of errors after which the same command continues when something else has happened. */
 const waitingCodes: readonly string[] = ["CHANGE_NEEDED", "REPLICA_BEHIND", "NO_REPLICAS"];
 
+/** Thrown when the operator stops the command. */
+export class Interrupted extends Error {}
+
 /** Returns the exit code for an error that a command has thrown. */
 export function exitCodeOf(error: unknown): number {
   if (error instanceof CommandError) return error.code === "USAGE" ? exitCodes.usage : exitCodes.failed;

@@ -1,13 +1,14 @@
 import { CommanderError } from "commander";
 import type { Surroundings } from "./context.ts";
 import { declareCompletion } from "./declarations/completion.ts";
-import { exitCodeOf, exitCodes, ProblemsPrinted } from "./exit-codes.ts";
-import { kvProgramFor } from "./kv-program.ts";
+import { exitCodeOf, exitCodes, Interrupted, ProblemsPrinted } from "./exit-codes.ts";
 import { commonOutputOptions, withoutArguments } from "./new-program.ts";
-import { programFor } from "./program.ts";
-import { Interrupted } from "./terminal/operator.ts";
 
-const programs = { keyward: programFor, "keyward-kv": kvProgramFor } as const;
+/** Loads the commands of an executable, and not those of the other one. */
+const programs = {
+  keyward: async (surroundings: Surroundings) => (await import("./program.ts")).programFor(surroundings),
+  "keyward-kv": async (surroundings: Surroundings) => (await import("./kv-program.ts")).kvProgramFor(surroundings),
+} as const;
 
 /**
  * Runs a command line of an executable of this package, and returns its exit code.
@@ -35,7 +36,7 @@ export async function main(name: keyof typeof programs, commandLine: readonly st
     process.exitCode = exitCodes.failed;
   };
   for (const stream of [process.stdout, process.stderr]) stream.on("error", onStreamError);
-  const program = programs[name](surroundings);
+  const program = await programs[name](surroundings);
   try {
     await declareCompletion(program, commandLine);
     await program.parseAsync([...commandLine], { from: "user" });

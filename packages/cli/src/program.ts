@@ -46,7 +46,10 @@ export function programFor(surroundings: Surroundings): Command {
   program.commandsGroup("Begin:");
   declareConfiguration(program, context);
   program.commandsGroup("Keys:");
-  declareKeys(program, context);
+  declareKeys(program, context, async () => {
+    const { Output } = await import("./terminal/output.ts");
+    return new Output(surroundings, commonOutputOptions(program));
+  });
   program.commandsGroup("Rotations:");
   declareRotation(program, context);
   program.commandsGroup("Records:");

@@ -291,6 +291,23 @@ describe("keyward", () => {
     expect(stderr).not.toContain(env.APP_KEY);
   });
 
+  it.each([[["--help"]], [["keygen"]], [["rotate", "--help"]]])(
+    "loads no package but commander for %j",
+    async (commandLine) => {
+      const hook =
+        'import { registerHooks } from "node:module"; registerHooks({ load(url, context, next) { console.error(url); return next(url, context); } });';
+      const { exitCode, stderr } = await keyward(
+        await newFolder(),
+        { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(hook)}` },
+        ...commandLine,
+      );
+      expect(exitCode).toBe(0);
+      const loaded = stderr.split("\n").filter((url) => url.startsWith("file:"));
+      const packages = loaded.map((url) => /.*\/(node_modules|packages)\/((?:@[^/]+\/)?[^/]+)/.exec(url)?.[2]);
+      expect(new Set(packages)).toEqual(new Set(["cli", "commander"]));
+    },
+  );
+
   it.each([
     [["keygen"], /^[\w+/]{43}=\n$/],
     [["keygen", "--format", "hex"], /^hex:[0-9a-f]{64}\n$/],

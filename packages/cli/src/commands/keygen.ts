@@ -1,7 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { exportKeyring, Keyring, KeywardError } from "@keyward/core";
-import type { Context } from "../context.ts";
-import { writeNewFile } from "../files/new-file.ts";
+import { CommandError } from "../exit-codes.ts";
+import type { Output } from "../terminal/output.ts";
 
 /** The options of `keyward keygen`. */
 export interface KeygenOptions {
@@ -11,27 +10,31 @@ export interface KeygenOptions {
 }
 
 /** Makes a key, and prints it or writes it to a new file. */
-export async function keygen({ output }: Context, { format, id, out }: KeygenOptions): Promise<void> {
+export async function keygen(output: Output, { format, id, out }: KeygenOptions): Promise<void> {
   if (id !== undefined && format !== "keyring") {
-    throw new KeywardError("VALUE_INVALID", "Only a keyring has ids of keys", {
+    throw new CommandError("USAGE", "Only a keyring has ids of keys", {
       hint: "Add `--format keyring`, or omit `--id`.",
     });
   }
-  const key = newKey(format, id);
+  const key = await newKey(format, id);
   if (out === undefined) output.result(key, { key });
   else {
+    const { writeNewFile } = await import("../files/new-file.ts");
     await writeNewFile(out, `${key}\n`);
     output.result(`The key is in ${out}. Only its owner can read the file.`, { file: out });
   }
 }
 
-function newKey(format: KeygenOptions["format"], id: string | undefined): string {
+async function newKey(format: KeygenOptions["format"], id: string | undefined): Promise<string> {
   switch (format) {
     case "base64":
       return randomBytes(32).toString("base64");
     case "hex":
       return `hex:${randomBytes(32).toString("hex")}`;
-    case "keyring":
+    case "keyring": {
+      // Loaded only here, because it takes longer than all the rest.
+      const { exportKeyring, Keyring } = await import("@keyward/core");
       return exportKeyring(Keyring.generate(id));
+    }
   }
 }

@@ -1,9 +1,10 @@
 import { type Command, Option } from "commander";
 import type { OpenContext } from "../context.ts";
+import type { Output } from "../terminal/output.ts";
 import { retireOptions, waitOptions } from "./rotation.ts";
 
 /** Declares the commands that make keys, and that show and change the keyring. */
-export function declareKeys(program: Command, context: OpenContext): void {
+export function declareKeys(program: Command, context: OpenContext, output: () => Promise<Output>): void {
   program
     .command("keygen")
     .description("Make a key, and print it or write it to a new file.")
@@ -16,7 +17,7 @@ export function declareKeys(program: Command, context: OpenContext): void {
       "after",
       "\nExamples:\n  keyward keygen\n  keyward keygen --format keyring --id 2026-12 --out production.keyring",
     )
-    .action(async (options) => await (await import("../commands/keygen.ts")).keygen(await context(), options));
+    .action(async (options) => await (await import("../commands/keygen.ts")).keygen(await output(), options));
 
   const keyring = program.command("keyring").description("Show, create, change, export or import the keyring.");
   keyring

@@ -1,4 +1,4 @@
-import { CommandError } from "../exit-codes.ts";
+import { CommandError, Interrupted } from "../exit-codes.ts";
 
 /** The streams of the operator, as `process.stdin` and `process.stderr` are. */
 export interface OperatorStreams {
@@ -72,6 +72,3 @@ export class Operator {
     return { input: this.#streams.stdin, output: this.#streams.stderr, signal: this.#signal };
   }
 }
-
-/** Thrown when the operator stops the command. */
-export class Interrupted extends Error {}

@@ -1,5 +1,5 @@
 import { styleText } from "node:util";
-import { KeywardError } from "@keyward/core";
+import type { KeywardError } from "@keyward/core";
 import { CommandError } from "../exit-codes.ts";
 import { inCommandTerms } from "./command-terms.ts";
 
@@ -84,7 +84,7 @@ export class Output {
 
   /** Writes an error: its message and hint to stderr, or with `--json` its code, message and hint to stdout. */
   error(error: unknown): void {
-    if (!(error instanceof KeywardError || error instanceof CommandError)) {
+    if (!(error instanceof CommandError || isKeywardError(error))) {
       // The message of another library may contain a secret.
       const name = error instanceof Error ? error.name : "a value that is not an Error";
       this.#streams.stderr.write(
@@ -93,13 +93,18 @@ export class Output {
       return;
     }
     const { code } = error;
-    const { keyId, counts } = error instanceof KeywardError ? error : {};
+    const { keyId, counts } = error instanceof CommandError ? {} : error;
     const [message, hint] = [inCommandTerms(error.message), inCommandTerms(error.hint)];
     if (this.#options.json) {
       this.#streams.stdout.write(`${jsonOf({ error: { code, message, hint, keyId, counts } })}\n`);
     } else
       this.#streams.stderr.write(`${this.styled("red", `${this.#streams.name}:`)} ${message} (${code})\n${hint}\n`);
   }
+}
+
+/** Returns whether an error is of Keyward. The class would have to be loaded for a comparison, which takes time. */
+function isKeywardError(error: unknown): error is KeywardError {
+  return error instanceof Error && "link" in error && String(error.link).startsWith("docs/errors.md#");
 }
 
 /** Returns data as one line of JSON. Control characters, which could steer a terminal, are escaped. */
