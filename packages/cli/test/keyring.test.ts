@@ -296,6 +296,31 @@ function writeAsSpecified(document: string, passphrase: string): Record<string, 
   };
 }
 
+describe("keyward keyring stores", () => {
+  it("lets the keyring list a new store, which doctor asks for, and confirms that a name is left out", async () => {
+    const desk = await Desk.withKeyring("--stores", "sessions");
+    const asked = await desk.run(
+      "doctor",
+      "--store",
+      "sessions=sqlite:s",
+      "--store",
+      "flows=sqlite:f",
+      "--empty-store",
+      "sessions",
+      "--empty-store",
+      "flows",
+    );
+    expect(asked.stdout).toContain("`keyward keyring stores sessions flows`");
+    expect(await desk.do("keyring", "stores", "sessions", "flows")).toBe(
+      "The keyring lists the stores sessions, flows.\n",
+    );
+    expect(await desk.do("keyring", "show")).toMatch(/stores sessions, flows$/m);
+    expect(await desk.refused(1, "keyring", "stores", "flows")).toContain("(NOT_CONFIRMED)");
+    expect(await desk.refused(2, "keyring", "stores", "a b")).toContain('"a b" cannot be the name of a store');
+    expect(await desk.do("keyring", "stores", "flows", "--yes")).toBe("The keyring lists the stores flows.\n");
+  });
+});
+
 describe("keyward keyring export", () => {
   it("writes the whole keyring to a new file that only its owner can read, and never over an existing file", async () => {
     const desk = await Desk.withKeyring("--stores", "sessions");

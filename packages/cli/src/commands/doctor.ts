@@ -91,7 +91,12 @@ function checkNames(listed: readonly string[], names: readonly string[]): readon
       text: "the keyring lists this store, which was not named",
       hint,
     })),
-    ...unlisted.map((of) => ({ level: "problem" as const, of, text: "the keyring does not list this store", hint })),
+    ...unlisted.map((of) => ({
+      level: "problem" as const,
+      of,
+      text: "the keyring does not list this store",
+      hint: `If the store uses these keys, let the keyring list it: \`keyward keyring stores ${[...listed, of].join(" ")}\`. Otherwise correct its name.`,
+    })),
   ];
 }
 

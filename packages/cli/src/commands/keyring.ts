@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { type KeyInfo, Keyring, KeywardError, rotateKey } from "@keyward/core";
 import { storeName } from "../configuration/store-name.ts";
 import type { Context } from "../context.ts";
+import { CommandError } from "../exit-codes.ts";
 import { shownSince } from "../terminal/durations.ts";
 import { table } from "../terminal/output.ts";
 import { saveChanged, whyReadOnly } from "./changed-keyring.ts";
@@ -35,16 +36,42 @@ export async function createKeyring(context: Context, { id, stores }: CreateOpti
     });
   }
   const names = stores?.split(",").map((name) => name.trim());
-  const invalid = names?.find((name) => !storeName.test(name));
-  if (invalid !== undefined) {
-    throw new KeywardError("VALUE_INVALID", `"${invalid}" cannot be the name of a store`, {
-      hint: "A name begins with a letter, and has letters, digits, - and _ after it.",
-    });
-  }
+  if (names !== undefined) requireStoreNames(names);
   const first = Keyring.generate(id ?? new Date().toISOString().slice(0, 10));
   const ring = names === undefined ? first : first.withStores(names);
   await provider.create(ring);
   context.output.result(`The keyring was saved. Its primary is key "${ring.primary}".`, { primary: ring.primary });
+}
+
+/**
+ * Changes which stores the keyring lists. Rotations, `retire` and `revoke` refuse to run without a listed store, and count
+ * the records of no other. So leaving out a name is confirmed first.
+ *
+ * @throws CommandError `USAGE` for an ill-formed name; `NOT_CONFIRMED`; KeywardError `PROVIDER_READ_ONLY`,
+ * `KEYRING_CONFLICT`; the errors of the provider.
+ */
+export async function listStores(context: Context, names: readonly string[]): Promise<void> {
+  requireStoreNames(names);
+  const provider = await context.keys();
+  const keyring = await provider.load({ signal: context.signal });
+  const next = keyring.withStores(names);
+  const removed = keyring.stores.filter((name) => !next.stores.includes(name));
+  if (removed.length > 0) {
+    await context.operator.confirm(
+      `The keyring will no longer list ${removed.join(", ")}, so a key can be removed although records there need the key.`,
+    );
+  }
+  const atSource = `In the keyring document at the source of the keys, set "stores" to ${JSON.stringify(next.stores)}.`;
+  await saveChanged(provider, next, keyring, atSource);
+  context.output.result(`The keyring lists the stores ${next.stores.join(", ")}.`, { stores: next.stores });
+}
+
+function requireStoreNames(names: readonly string[]): void {
+  const invalid = names.find((name) => !storeName.test(name));
+  if (invalid === undefined) return;
+  throw new CommandError("USAGE", `"${invalid}" cannot be the name of a store`, {
+    hint: "A name begins with a letter, and has letters, digits, - and _ after it.",
+  });
 }
 
 /** The options of `keyward keyring add`. */

@@ -32,6 +32,13 @@ export function declareKeys(program: Command, context: OpenContext, output: () =
     .action(async (options) => await (await import("../commands/keyring.ts")).createKeyring(await context(), options));
 
   keyring
+    .command("stores <names...>")
+    .description("Set which stores the keyring lists. Rotations need every listed store.")
+    .action(
+      async (names: readonly string[]) =>
+        await (await import("../commands/keyring.ts")).listStores(await context(), names),
+    );
+  keyring
     .command("add")
     .description("Add a new key, which is not the primary. `keyward rotate --new-key <id>` continues with it.")
     .option("--id <id>", "the id of the key (default: the date and six random characters)")
