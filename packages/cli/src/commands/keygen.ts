@@ -18,10 +18,10 @@ export async function keygen({ output }: Context, { format, id, out }: KeygenOpt
     });
   }
   const key = newKey(format, id);
-  if (out === undefined) output.result(key, { key });
+  if (out === undefined) output.result(key, { format, key, file: null });
   else {
     await writeNewFile(out, `${key}\n`);
-    output.result(`The key is in ${out}. Only its owner can read the file.`, { file: out });
+    output.result(`The key is in ${out}. Only its owner can read the file.`, { format, key: null, file: out });
   }
 }
 
