@@ -1,3 +1,4 @@
+import { spawnSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
@@ -18,7 +19,7 @@ import { kvProgramFor } from "../src/kv-program.ts";
 import { programFor } from "../src/program.ts";
 import { replicaResult } from "../src/results/replica-result.ts";
 import { Results } from "../src/terminal/results.ts";
-import { type Ended, keywardReading, startKeyward } from "./keyward-process.ts";
+import { type Ended, executable, keywardReading, startKeyward } from "./keyward-process.ts";
 
 const schemaFolder = fileURLToPath(new URL("../schemas", import.meta.url));
 const page = fileURLToPath(new URL("../../../docs/command-json.md", import.meta.url));
@@ -644,16 +645,16 @@ describe("the check of a line", () => {
   });
 
   it.each([
-    ["an invented property", line({ error: { ...error, invented: 1 } })],
-    ["an invented property beside the error", line({ error, invented: 1 })],
-    ["a missing property", line({ error: { ...error, hint: undefined } })],
-    ["a property of another type", line({ error: { ...error, recordsByStore: { sessions: "1" } } })],
-    ["two lines", line({ error }) + line({ error })],
-    ["no line", ""],
-    ["a line that is not an object", line(null)],
-    ["a text before the line", `done\n${line({ error })}`],
-  ])("refuses %s", (_, printed) => {
-    expect(() => expectValid("error", printed)).toThrow();
+    ["an invented property", line({ error: { ...error, invented: 1 } }), /additional properties/],
+    ["an invented property beside the error", line({ error, invented: 1 }), /additional properties/],
+    ["a missing property", line({ error: { ...error, hint: undefined } }), /required property 'hint'/],
+    ["a property of another type", line({ error: { ...error, keyId: 1 } }), /must be string,null/],
+    ["two lines", line({ error }) + line({ error }), /to match/],
+    ["no line", "", /to match/],
+    ["a line that is not an object", line(null), /to match/],
+    ["a text before the line", `done\n${line({ error })}`, /to match/],
+  ])("refuses %s", (_, printed, problem) => {
+    expect(() => expectValid("error", printed)).toThrow(problem);
   });
 
   it("refuses a schema that allows an invented property or a missing one", () => {
@@ -741,6 +742,34 @@ describe("a command with --json", () => {
     const ended = await keywardReading("", tmpdir(), {}, ...commandLine);
     expect(ended.exitCode).toBe(2);
     expect(expectValid("error", ended.stdout)).toMatchObject({ error: { code: "USAGE", message } });
+  });
+
+  // The examples need jq, which is no part of this workspace.
+  it.skipIf(spawnSync("jq", ["--version"]).status !== 0)("is read by each example of the page", async () => {
+    const desk = await Desk.of("census");
+    await desk.begin();
+    await writeFile(
+      desk.path("keyward"),
+      `#!/bin/sh\nexec "${process.execPath}" --conditions development "${executable}" "$@"\n`,
+      { mode: 0o700 },
+    );
+    const env = { ...desk.env, PATH: `${desk.folder}:${process.env["PATH"]}`, HOME: desk.folder };
+    const blocks = readPage("docs/command-json.md", readFileSync(page, "utf8")).blocks.map(({ code }) =>
+      code.replaceAll("2026-11", "one"),
+    );
+    const run = (code: string) => spawnSync("sh", ["-c", code], { cwd: desk.folder, env, encoding: "utf8" });
+    const [first = "", rotation = "", problems = ""] = blocks;
+    expect(run(first)).toMatchObject({ stdout: "one\n3\n", stderr: "" });
+    expect(run(rotation)).toMatchObject({ stdout: expect.stringMatching(/^later: If the processes/), stderr: "" });
+    expect(run(problems)).toMatchObject({ stdout: "", stderr: "" });
+    expect(run(rotation.replace("rotate", "rotate --new-key one"))).toMatchObject({ status: 1, stdout: "" });
+    await desk.do("rotate", "--new-key", "two", ...alone);
+    expect(run(rotation.replace("rotate", "rotate --unregistered 0s"))).toMatchObject({
+      stdout: "the rotation is at step grace\n",
+    });
+    await writeFile(desk.path("production.keyring"), exportKeyring(Keyring.generate("other")), { mode: 0o600 });
+    expect(run(problems).stdout).toContain("sessions: ");
+    expect(blocks).toHaveLength(3);
   });
 
   it("takes --json after -- as an argument", async () => {
