@@ -29,6 +29,8 @@ export interface CommonOptions extends SourceOptions, OutputOptions {
 
 /** What `main` gets from the process. */
 export interface Surroundings extends Streams, OperatorStreams {
+  /** Where help and the scripts of shells are written. */
+  readonly stdout: NodeJS.WritableStream;
   readonly stderr: Streams["stderr"] & OperatorStreams["stderr"];
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Aborted when the operator stops the command. */

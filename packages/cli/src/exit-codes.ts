@@ -19,7 +19,11 @@ export type CommandErrorCode =
   /** The store has no record at the address. */
   | "NO_RECORD"
   /** A backup cannot be decrypted with the passphrase. */
-  | "PASSPHRASE_WRONG";
+  | "PASSPHRASE_WRONG"
+  /** The operator stopped the command. */
+  | "INTERRUPTED"
+  /** Keyward or one of its packages has a fault. */
+  | "UNEXPECTED";
 
 /** An error of the command itself. */
 export class CommandError extends Error {

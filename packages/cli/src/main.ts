@@ -1,8 +1,9 @@
 import { CommanderError } from "commander";
 import type { Surroundings } from "./context.ts";
 import { declareCompletion } from "./declarations/completion.ts";
-import { exitCodeOf, exitCodes, Interrupted, ProblemsPrinted } from "./exit-codes.ts";
+import { CommandError, exitCodeOf, exitCodes, Interrupted, ProblemsPrinted } from "./exit-codes.ts";
 import { commonOutputOptions, withoutArguments } from "./new-program.ts";
+import { Results } from "./terminal/results.ts";
 
 /** Loads the commands of an executable, and not those of the other one. */
 const programs = {
@@ -19,7 +20,8 @@ const programs = {
 export async function main(name: keyof typeof programs, commandLine: readonly string[]): Promise<number> {
   const stop = new AbortController();
   const { stdin, stdout, stderr, env } = process;
-  const surroundings: Surroundings = { name, stdin, stdout, stderr, env, signal: stop.signal };
+  const results = new Results(stdout);
+  const surroundings: Surroundings = { name, stdin, stdout, results, stderr, env, signal: stop.signal };
   const signals = ["SIGINT", "SIGTERM"] as const;
   const interrupt = () => {
     for (const signal of signals) process.off(signal, interrupt);
@@ -46,8 +48,11 @@ export async function main(name: keyof typeof programs, commandLine: readonly st
   } catch (error) {
     if (error instanceof CommanderError) {
       if (error.exitCode === 0) return exitCodes.done;
-      const usage = { error: { code: "USAGE", message: withoutArguments(error.message) } };
-      if (commandLine.includes("--json")) surroundings.stdout.write(`${JSON.stringify(usage)}\n`);
+      // The command line was not read to its end, so the options of the program may lack the flag.
+      if (!flagsOf(commandLine).includes("--json")) return exitCodes.usage;
+      const { Output } = await import("./terminal/output.ts");
+      // Commander has written the message for people to stderr.
+      new Output(surroundings, { ...commonOutputOptions(program), json: true }).error(usageError(name, error));
       return exitCodes.usage;
     }
     if (error instanceof ProblemsPrinted) return exitCodes.failed;
@@ -56,6 +61,11 @@ export async function main(name: keyof typeof programs, commandLine: readonly st
     if (error instanceof Interrupted || stop.signal.aborted) {
       const shown = shownCommand(name, commandLine);
       output.notice(`${name}: stopped. To continue, run the same command again:\n  ${shown}`);
+      output.errorLine(
+        new CommandError("INTERRUPTED", "The command was stopped", {
+          hint: "To continue, run the same command again.",
+        }),
+      );
       return exitCodes.interrupted;
     }
     output.error(error);
@@ -63,6 +73,23 @@ export async function main(name: keyof typeof programs, commandLine: readonly st
   } finally {
     for (const signal of signals) process.off(signal, interrupt);
   }
+}
+
+/** Returns the error for a mistake in the command line that commander has found. */
+function usageError(name: string, error: CommanderError): CommandError {
+  const isMissing = error.code === "commander.help";
+  const message = withoutArguments(error.message)
+    .replace(/^error: /, "")
+    .replaceAll("\n", " ");
+  return new CommandError("USAGE", isMissing ? "The command line names no command" : message, {
+    hint: `\`${name} --help\` lists the commands, and \`${name} <command> --help\` lists the flags of a command.`,
+  });
+}
+
+/** Returns the arguments before `--`, because those after it are no flags. */
+function flagsOf(commandLine: readonly string[]): readonly string[] {
+  const dashes = commandLine.indexOf("--");
+  return dashes === -1 ? commandLine : commandLine.slice(0, dashes);
 }
 
 /** Returns a command line for people, who can copy it into a shell. A password in a source is left out. */

@@ -204,7 +204,7 @@ describe("a configuration file", () => {
   it("has the stores that a bare name in --store chooses", async () => {
     const folder = await configured({ stores: { sessions: "sqlite:sessions.sqlite", flows: "sqlite:flows.sqlite" } });
     const one = await keyward(folder, {}, "census", "--store", "sessions", "--json");
-    expect(one).toMatchObject({ exitCode: 0, stdout: expect.stringMatching(/^\{"sessions":/) });
+    expect(one).toMatchObject({ exitCode: 0, stdout: expect.stringMatching(/^\{"stores":\{"sessions":/) });
     const both = await keyward(folder, {}, "census");
     expect(both).toMatchObject({
       exitCode: 1,
@@ -246,7 +246,9 @@ describe("a configuration file", () => {
     });
     expect(ran).toEqual({ stdout: '{"step":"checkout"}\n', stderr: "" });
     const counted = await keyward(folder, {}, "census", "--json");
-    expect(JSON.parse(counted.stdout)).toMatchObject({ sessions: { records: 1, keys: { first: 1 } } });
+    expect(JSON.parse(counted.stdout)).toMatchObject({
+      stores: { sessions: { records: 1, recordsByKey: { first: 1 } } },
+    });
   });
 
   it("may make a store with a function, which the command uses too", async () => {

@@ -93,7 +93,7 @@ describe("keyward doctor", () => {
     expect(stdout).toMatch(/^ok {7}sessions: 2 processes are registered$/m);
     expect(stdout).toMatch(/^warning {2}sessions: processes hold other keys than web-\d: web-\d$/m);
     expect(await readFile(path, "utf8")).toBe(before);
-    expect(JSON.parse((await keyward(folder, {}, "census", "--json")).stdout).sessions.records).toBe(2);
+    expect(JSON.parse((await keyward(folder, {}, "census", "--json")).stdout).stores.sessions.records).toBe(2);
   });
 
   it("says that a store of the configuration cannot be rotated", async () => {

@@ -82,9 +82,9 @@ describeWithRedis(servers, "four processes over Redis, whose keys an operator ch
     const revoke = ["revoke", "second", "--order", "reencrypt-first", "--new-key", "fourth", "--grace", "0s"];
     expect(await operator.run(...revoke)).toBe('revocation from key "second" to "fourth": done\n');
 
-    expect(JSON.parse(await operator.run("keyring", "show", "--json")).keys).toHaveLength(1);
-    const { sessions } = JSON.parse(await operator.run("census", "--json"));
-    expect(sessions).toMatchObject({ keys: { fourth: sessions.records }, broken: 0, unsealed: 0 });
+    expect(JSON.parse(await operator.run("keyring", "show", "--json")).keyring.keys).toHaveLength(1);
+    const { sessions } = JSON.parse(await operator.run("census", "--json")).stores;
+    expect(sessions).toMatchObject({ recordsByKey: { fourth: sessions.records }, broken: 0, unsealed: 0 });
     expect(await operator.run("doctor")).not.toMatch(/PROBLEM|warning/);
     await fleet.expectNoFailure();
   });

@@ -153,7 +153,7 @@ describe("keyward keyring add", () => {
 
   it("names a key as a rotation does, and refuses an id that is taken or invalid", async () => {
     const desk = await Desk.withKeyring();
-    const { id } = JSON.parse(await desk.do("keyring", "add", "--json"));
+    const { keyId: id } = JSON.parse(await desk.do("keyring", "add", "--json"));
     expect(id).toMatch(/^\d{4}-\d\d-\d\d-[0-9a-f]{6}$/);
     expect(await desk.refused(1, "keyring", "add", "--id", "one")).toContain("(KEYRING_INVALID)");
     expect(await desk.refused(1, "keyring", "add", "--id", "a key")).toContain("(KEY_INVALID)");

@@ -263,7 +263,7 @@ describe("keyward kv", () => {
     const { exitCode, printed } = await json("tenants", "add", "--tenant", "acme", "--expires", "2100-01-31");
     expect({ exitCode, printed }).toEqual({
       exitCode: 0,
-      printed: { apiKey: expect.any(String), id: expect.any(String) },
+      printed: { apiKey: expect.any(String), apiKeyId: expect.any(String) },
     });
     const server = startKeyward(
       at,
@@ -285,10 +285,14 @@ describe("keyward kv", () => {
     const store = new HttpStore({ url, apiKey: printed.apiKey });
     await store.set("key", "value");
     expect(await store.get("key")).toBe("value");
-    expect(await json("tenants", "revoke", printed.id)).toEqual({ exitCode: 0, printed: { id: printed.id } });
+    expect(await json("tenants", "revoke", printed.apiKeyId)).toEqual({
+      exitCode: 0,
+      printed: { apiKeyId: printed.apiKeyId },
+    });
     await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
     const { printed: listed } = await json("tenants", "list");
-    expect(listed).toEqual([expect.objectContaining({ id: printed.id, tenant: "acme", revoked: expect.any(Number) })]);
+    const revoked = { id: printed.apiKeyId, tenant: "acme", state: "revoked", revokedAtMs: expect.any(Number) };
+    expect(listed.apiKeys).toEqual([expect.objectContaining(revoked)]);
     expect(JSON.stringify(listed)).not.toContain("hash");
     const exited = once(server, "exit");
     server.kill("SIGTERM");

@@ -123,7 +123,9 @@ describe("keyward", () => {
   it("prints one line of JSON with --json, also for an error", async () => {
     const { run } = await begun();
     const { stdout } = await run("census", "--json");
-    expect(JSON.parse(stdout)).toMatchObject({ sessions: { records: 10, keys: { "2026-11": 10 } } });
+    expect(JSON.parse(stdout)).toMatchObject({
+      stores: { sessions: { records: 10, recordsByKey: { "2026-11": 10 } } },
+    });
     const failed = await run("retire", "2026-11", "--json");
     expect(failed.exitCode).toBe(1);
     expect(JSON.parse(failed.stdout)).toMatchObject({
@@ -133,7 +135,7 @@ describe("keyward", () => {
     const plan = JSON.parse((await run("rotate", "--dry-run", "--json")).stdout);
     expect(plan).toMatchObject({
       from: "2026-11",
-      steps: expect.arrayContaining([{ step: "add", keyId: expect.any(String), done: false }]),
+      steps: expect.arrayContaining([{ step: "add", keyId: null, done: false }]),
     });
   });
 
@@ -181,7 +183,9 @@ describe("keyward", () => {
     expect(bad.stdout).toMatch(/^PROBLEM +sessions: The keys do not belong to the store\..*\(OVERWRITE_REFUSED\)$/m);
     const text = await run("doctor", "--store", "sessions=sqlite:production.keyring", "--json");
     expect(text.exitCode).toBe(1);
-    expect(JSON.parse(text.stdout)).toContainEqual(expect.objectContaining({ level: "problem", of: "sessions" }));
+    expect(JSON.parse(text.stdout).findings).toContainEqual(
+      expect.objectContaining({ level: "problem", subject: "store", store: "sessions", code: expect.any(String) }),
+    );
     for (const each of [good, bad, text]) await expectNoSecrets(folder, each);
   });
 

@@ -217,7 +217,7 @@ describe("keyward migrate", () => {
     expect(encrypted.exitCode).toBe(1);
     expect(encrypted.stdout.trim().split("\n")).toHaveLength(1);
     expect(JSON.parse(encrypted.stdout)).toMatchObject({
-      sessions: { complete: false, reencryption: { reencrypted: 1, unreadable: 4, unauthenticated: 0 } },
+      stores: { sessions: { complete: false, reencryption: { reencrypted: 1, unreadable: 4, unauthenticated: 0 } } },
     });
     expect(await readByApplication("secret-id:good")).toEqual(value);
     for (const key of ["damaged", "other-key", "iron", "gcm"] as const) {
@@ -338,10 +338,12 @@ export default {
     await store.set("secret-id:b", keyvJson);
     await store.disconnect();
     const command = ["migrate", "--from", "plaintext", "--namespace", "flows"];
-    expect(JSON.parse((await run(...command, "--json")).stdout)).toMatchObject({ sessions: { scanned: 1 } });
+    expect(JSON.parse((await run(...command, "--json")).stdout)).toMatchObject({
+      stores: { sessions: { scanned: 1 } },
+    });
     expect((await run(...command, "--encrypt", "--yes")).exitCode).toBe(0);
     expect(await readByApplication("secret-id:a")).toEqual(value);
-    const census = JSON.parse((await run("census", "--json")).stdout);
+    const census = JSON.parse((await run("census", "--json")).stdout).stores;
     expect(census.sessions.namespaces).toMatchObject({ flows: { unsealed: 0 }, other: { unsealed: 1 } });
   });
 
@@ -364,7 +366,7 @@ export default {
     expect(await readdir(folder)).toContain("migration.checkpoint");
     const rest = await run(...command, "--json");
     expect(JSON.parse(rest.stdout)).toMatchObject({
-      sessions: { complete: true, reencryption: { scanned: 3_000, reencrypted: 3_000 } },
+      stores: { sessions: { complete: true, reencryption: { scanned: 3_000, reencrypted: 3_000 } } },
     });
     expect(await readdir(folder)).not.toContain("migration.checkpoint");
     expect(await readByApplication("secret-id:2999")).toEqual(value);
@@ -443,7 +445,9 @@ describeWithRedis(servers, "keyward migrate over Redis", () => {
     while (isRunning) expect(await flows.getMany(names)).toEqual(names.map(() => value));
     const { stdout, exitCode } = await ended;
     expect(exitCode).toBe(0);
-    expect(JSON.parse(stdout)).toMatchObject({ sessions: { complete: true, reencryption: { reencrypted: 300 } } });
+    expect(JSON.parse(stdout)).toMatchObject({
+      stores: { sessions: { complete: true, reencryption: { reencrypted: 300 } } },
+    });
     expect(await run("refuse-plaintext", "flows", "--yes")).toMatchObject({ exitCode: 0 });
     const after = createKeyv({ store: inner, keys, namespace: "flows" });
     expect(await after.getMany(names)).toEqual(names.map(() => value));
@@ -495,7 +499,7 @@ describe("keyward census --watch", () => {
       printed
         .split("\n")
         .slice(0, -1)
-        .map((line) => JSON.parse(line).sessions.records);
+        .map((line) => JSON.parse(line).stores.sessions.records);
     await expect.poll(() => counts().length).toBeGreaterThan(1);
     const store = new SqliteStore(join(folder, "sessions.sqlite"));
     await store.set("secret-id:b", keyvJson);
@@ -532,11 +536,13 @@ describe("keyward reencrypt", () => {
     const json = await run("reencrypt", "--json");
     expect(json).toMatchObject({ exitCode: 1, stderr: expect.not.stringContaining("RECORDS_UNREADABLE") });
     expect(JSON.parse(json.stdout)).toMatchObject({
-      sessions: {
-        unreadable: 2,
-        unreadableGroups: expect.arrayContaining([
-          { namespace: "", keyId: "elsewhere", code: "KEY_UNKNOWN", records: 1 },
-        ]),
+      stores: {
+        sessions: {
+          unreadable: 2,
+          unreadableGroups: expect.arrayContaining([
+            { namespace: "", keyId: "elsewhere", code: "KEY_UNKNOWN", records: 1 },
+          ]),
+        },
       },
     });
     for (const ended of [failed, json]) expectNoSecrets(ended, []);

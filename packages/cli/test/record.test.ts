@@ -364,8 +364,8 @@ describe("keyward inspect", () => {
       [""],
     ]);
     const json = await inspect("--json");
-    const header = { kind: "envelope", version: 1, form: "binary", keyId: "2026-11", bytes: stored.length };
-    expect(JSON.parse(json.stdout)).toEqual({ store: "sessions", ...header });
+    const header = { kind: "envelope", version: 1, form: "binary", keyId: "2026-11", sizeBytes: stored.length };
+    expect(JSON.parse(json.stdout)).toEqual({ store: "sessions", scope: null, ...header });
     const body = Buffer.from(stored).subarray("kw1:2026-11:".length);
     for (const ended of [shown, json]) {
       expectNoSecret(ended, value, key);

@@ -6,6 +6,7 @@ import {
   isScannable,
   type KeyProvider,
   KeywardError,
+  type KeywardErrorCode,
   type Replica,
   replicas,
   rotationStatus,
@@ -20,11 +21,26 @@ import { rotationName } from "./rotate.ts";
 /** One check: what was looked at, and how it is. */
 interface Finding {
   readonly level: "good" | "warning" | "problem";
-  /** What was looked at: "keys", or the name of a store. */
-  readonly of: string;
+  readonly of: Subject;
   readonly text: string;
   /** What to do. Absent if the level is good. */
   readonly hint?: string;
+  /** The code of the error with which the check failed. Absent if there was no error. */
+  readonly code?: KeywardErrorCode;
+}
+
+/** What was looked at. */
+interface Subject {
+  readonly subject: "configuration" | "keys" | "store";
+  /** The name of the store; `null` if the subject is no store. */
+  readonly store: string | null;
+}
+
+const ofConfiguration: Subject = { subject: "configuration", store: null };
+const ofKeys: Subject = { subject: "keys", store: null };
+
+function ofStore(store: string): Subject {
+  return { subject: "store", store };
 }
 
 const marks = { good: "ok", warning: "warning", problem: "PROBLEM" } as const;
@@ -49,28 +65,44 @@ export async function doctor(context: Context): Promise<void> {
     inner: Readonly<Record<string, WrappableStore>>,
   ): Promise<void> => {
     const { config, path } = await context.told();
-    const findings: Finding[] = config === undefined ? [] : [{ level: "good", of: "configuration", text: path }];
+    const findings: Finding[] = config === undefined ? [] : [{ level: "good", of: ofConfiguration, text: path }];
     findings.push(...(await checkKeys(keys, context.signal)), ...notOpened);
-    findings.push(...checkNames(listed, [...Object.keys(stores), ...notOpened.map(({ of }) => of)]));
+    findings.push(...checkNames(listed, [...Object.keys(stores), ...notOpened.flatMap(({ of }) => of.store ?? [])]));
     // The record of a rotation may be in a store that is missing here.
     if (findings.every(({ level }) => level !== "problem")) findings.push(...(await checkRotation(keys, stores)));
     for (const [name, store] of Object.entries(stores)) {
       context.signal.throwIfAborted();
-      findings.push(...(await checkStore(name, store, keys)));
-      findings.push(...checkCapabilities(name, inner[name]), ...checkConnection(name, await context.sourceOf(name)));
+      const of = ofStore(name);
+      findings.push(...(await checkStore(of, store, keys)));
+      findings.push(...checkCapabilities(of, inner[name]), ...checkConnection(of, await context.sourceOf(name)));
     }
-    const lines = findings.map(({ level, of, text, hint }) => {
-      const line = `${context.output.styled(colors[level], marks[level].padEnd(7))}  ${of}: ${text}`;
+    const lines = findings.map(({ level, of, text, hint, code }) => {
+      const shown = code === undefined ? text : `${text} (${code})`;
+      const line = `${context.output.styled(colors[level], marks[level].padEnd(7))}  ${of.store ?? of.subject}: ${shown}`;
       return hint === undefined ? line : `${line}\n         ${hint}`;
     });
-    context.output.result(lines.join("\n"), findings);
-    if (findings.some(({ level }) => level === "problem")) throw new DoctorFoundProblems();
+    const problems = findings.filter(({ level }) => level === "problem").length;
+    const warnings = findings.filter(({ level }) => level === "warning").length;
+    context.output.result(lines.join("\n"), { problems, warnings, findings: findings.map(findingResult) });
+    if (problems > 0) throw new DoctorFoundProblems();
   };
-  await context.withStores(check, (name, error) => notOpened.push(problemOf(name, error)));
+  await context.withStores(check, (name, error) => notOpened.push(problemOf(ofStore(name), error)));
+}
+
+/** A check as `--json` prints it. */
+interface FindingResult extends Subject {
+  readonly level: Finding["level"];
+  readonly message: string;
+  readonly hint: string | null;
+  readonly code: KeywardErrorCode | null;
+}
+
+function findingResult({ level, of, text, hint, code }: Finding): FindingResult {
+  return { level, ...of, message: text, hint: hint ?? null, code: code ?? null };
 }
 
 async function checkKeys(provider: KeyProvider, signal: AbortSignal): Promise<readonly Finding[]> {
-  const of = "keys";
+  const of = ofKeys;
   try {
     const { primary, keys, generation } = await provider.load({ signal });
     const text = `generation ${generation}, primary ${primary}, ${keys.length === 1 ? "1 key" : `${keys.length} keys`}`;
@@ -85,17 +117,17 @@ function checkNames(listed: readonly string[], names: readonly string[]): readon
   const unlisted = listed.length === 0 ? [] : names.filter((name) => !listed.includes(name));
   const hint = "Name every store that uses the keys, under the name that the keyring lists: `--store name=source`.";
   return [
-    ...missing.map((of) => ({
+    ...missing.map((name) => ({
       level: "problem" as const,
-      of,
+      of: ofStore(name),
       text: "the keyring lists this store, which was not named",
       hint,
     })),
-    ...unlisted.map((of) => ({
+    ...unlisted.map((name) => ({
       level: "problem" as const,
-      of,
+      of: ofStore(name),
       text: "the keyring does not list this store",
-      hint: `If the store uses these keys, let the keyring list it: \`keyward keyring stores ${[...listed, of].join(" ")}\`. Otherwise correct its name.`,
+      hint: `If the store uses these keys, let the keyring list it: \`keyward keyring stores ${[...listed, name].join(" ")}\`. Otherwise correct its name.`,
     })),
   ];
 }
@@ -104,7 +136,7 @@ async function checkRotation(
   provider: KeyProvider,
   stores: Readonly<Record<string, EncryptedStore>>,
 ): Promise<readonly Finding[]> {
-  const of = "keys";
+  const of = ofKeys;
   try {
     const status = await rotationStatus(provider, { stores });
     if (status === undefined || status.step === "done") return [];
@@ -118,7 +150,7 @@ async function checkRotation(
 }
 
 async function checkSaving(provider: KeyProvider): Promise<Finding> {
-  const of = "keys";
+  const of = ofKeys;
   try {
     if (provider.save !== undefined) {
       await provider.requireWritable?.();
@@ -131,7 +163,7 @@ async function checkSaving(provider: KeyProvider): Promise<Finding> {
   return { level: "warning", of, text: "this process cannot save a changed keyring", hint };
 }
 
-async function checkStore(of: string, store: EncryptedStore, keys: KeyProvider): Promise<readonly Finding[]> {
+async function checkStore(of: Subject, store: EncryptedStore, keys: KeyProvider): Promise<readonly Finding[]> {
   try {
     await store.ready();
   } catch (error) {
@@ -148,13 +180,13 @@ async function checkStore(of: string, store: EncryptedStore, keys: KeyProvider):
   return findings;
 }
 
-async function checkWrites(of: string, store: EncryptedStore): Promise<readonly Finding[]> {
+async function checkWrites(of: Subject, store: EncryptedStore): Promise<readonly Finding[]> {
   // A write of a record that has expired already deletes a key that no record has, so nothing changes.
   await store.set(randomUUID(), "", Date.now() - 1);
   return [{ level: "good", of, text: "accepts writes of this process" }];
 }
 
-function checkCapabilities(of: string, store: WrappableStore | undefined): readonly Finding[] {
+function checkCapabilities(of: Subject, store: WrappableStore | undefined): readonly Finding[] {
   if (store === undefined) return [];
   const lacks = [
     ...(isAtomic(store) ? [] : ["cannot replace a record only if it is unchanged"]),
@@ -165,7 +197,7 @@ function checkCapabilities(of: string, store: WrappableStore | undefined): reado
   return [{ level: "problem", of, text: lacks.join(", and "), hint }];
 }
 
-async function checkReplicas(of: string, store: EncryptedStore, keys: KeyProvider): Promise<readonly Finding[]> {
+async function checkReplicas(of: Subject, store: EncryptedStore, keys: KeyProvider): Promise<readonly Finding[]> {
   const running = await runningReplicas(store);
   if (running.length === 0) {
     const hint =
@@ -219,7 +251,7 @@ function keysOf(replica: Replica | undefined): string {
 }
 
 /** Checks that a connection to another machine is encrypted. */
-function checkConnection(of: string, source: string): readonly Finding[] {
+function checkConnection(of: Subject, source: string): readonly Finding[] {
   if (!source.startsWith("redis:")) return [];
   const isElsewhere = hostsOf(source).some((host) => !/^(localhost|127\..*|\[?::1\]?)$/.test(host));
   if (!isElsewhere) return [];
@@ -233,8 +265,8 @@ function hostsOf(source: string): readonly string[] {
   return authority.split(",").map((host) => host.replace(/:\d+$/, ""));
 }
 
-function problemOf(of: string, error: unknown): Finding {
+function problemOf(of: Subject, error: unknown): Finding {
   if (!(error instanceof KeywardError)) throw error;
-  const text = `${inCommandTerms(error.message)} (${error.code})`;
-  return { level: "problem", of, text, hint: inCommandTerms(error.hint) };
+  const { code } = error;
+  return { level: "problem", of, text: inCommandTerms(error.message), hint: inCommandTerms(error.hint), code };
 }

@@ -10,6 +10,7 @@ import { readFlag, unnamedStore } from "../configuration/sources.ts";
 import { storeName } from "../configuration/store-name.ts";
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
+import { type ErrorResult, errorResult } from "../terminal/output.ts";
 
 /** The options of `keyward init`. */
 export interface InitOptions {
@@ -42,14 +43,47 @@ export async function init(context: Context, { format, id }: InitOptions): Promi
   const config = new Config({ folder, ...answers }, "");
   const keys = await config.keys();
   const lines: string[] = [];
-  lines.push(await createFirst(keys, id ?? new Date().toISOString().slice(0, 10), Object.keys(answers.stores)));
+  const first = await createFirst(keys, id ?? new Date().toISOString().slice(0, 10), Object.keys(answers.stores));
+  lines.push(first.text);
   await writeNew(join(folder, file), file.endsWith(".json") ? jsonOf(answers) : typescriptOf(answers));
   lines.unshift(`${file} names the keys and the stores.`);
-  for (const name of Object.keys(answers.stores)) lines.push(await beginStore(config, keys, name));
+  const stores: Record<string, BegunStore> = {};
+  for (const [name, source] of Object.entries(answers.stores)) {
+    const error = await beginStore(config, keys, name);
+    stores[name] = { source, ready: error === undefined, error: error === undefined ? null : errorResult(error) };
+    lines.push(
+      error === undefined
+        ? `The store ${name} is ready.`
+        : `The store ${name} is not ready: ${error.message} (${error.code}). ${error.hint}`,
+    );
+  }
   const ignored = await ignoreFiles(folder, answers);
   if (ignored.length > 0) lines.push(`.gitignore has the files that Git must not keep: ${ignored.join(", ")}.`);
   lines.push("Next: `keyward doctor` checks the keys and the stores, and `keyward rotate` replaces the key.");
-  context.output.result(lines.join("\n"), { file, ...answers, ignored });
+  context.output.result(lines.join("\n"), {
+    file,
+    keysSource: answers.keys,
+    keyringCreated: first.isCreated,
+    primary: first.primary,
+    stores,
+    gitignoreLines: ignored,
+  });
+}
+
+/** What `keyward init` did with a store, as `--json` prints it. */
+interface BegunStore {
+  readonly source: string;
+  readonly ready: boolean;
+  /** Why the store is not ready; `null` if it is. */
+  readonly error: ErrorResult | null;
+}
+
+/** What `keyward init` found or made at the source of the keys. */
+interface FirstKeyring {
+  readonly text: string;
+  readonly isCreated: boolean;
+  /** `null` if the keyring exists already, because such a keyring is not loaded. */
+  readonly primary: string | null;
 }
 
 async function answersFrom(context: Context): Promise<Answers> {
@@ -81,34 +115,35 @@ function requireNoPassword({ keys, stores }: Answers): void {
   }
 }
 
-async function createFirst(keys: KeyProvider, id: string, stores: readonly string[]): Promise<string> {
+async function createFirst(keys: KeyProvider, id: string, stores: readonly string[]): Promise<FirstKeyring> {
   if (keys.create !== undefined) {
     try {
       await keys.create(Keyring.generate(id).withStores(stores));
-      return `The keyring has the key "${id}". Without the keyring, the records are lost, so back the keyring up: keyward keyring export FILE`;
+      const text = `The keyring has the key "${id}". Without the keyring, the records are lost, so back the keyring up: keyward keyring export FILE`;
+      return { text, isCreated: true, primary: id };
     } catch (error) {
       if (!(error instanceof KeywardError) || error.code !== "KEYRING_CONFLICT") throw error;
-      return "The keyring exists already, and was not changed.";
+      return { text: "The keyring exists already, and was not changed.", isCreated: false, primary: null };
     }
   }
   const { primary } = await keys.load();
-  return `The source of the keys has the primary "${primary}".`;
+  return { text: `The source of the keys has the primary "${primary}".`, isCreated: false, primary };
 }
 
 /**
  * Writes the check record of a store, as the first write of an application would. Afterwards a store without a check
- * record is known to be misspelt.
+ * record is known to be misspelt. Returns the error of a store that is not ready.
  */
-async function beginStore(config: Config, keys: KeyProvider, name: string): Promise<string> {
+async function beginStore(config: Config, keys: KeyProvider, name: string): Promise<KeywardError | undefined> {
   const inner = await config.openStore(name);
   const store = new EncryptedStore(inner, { keys });
   try {
     // A write of a record that has expired already leaves nothing but the check record.
     await store.set(randomUUID(), "", Date.now() - 1);
-    return `The store ${name} is ready.`;
+    return undefined;
   } catch (error) {
     if (!(error instanceof KeywardError)) throw error;
-    return `The store ${name} is not ready: ${error.message} (${error.code}). ${error.hint}`;
+    return error;
   } finally {
     await store.disconnect();
   }

@@ -1,5 +1,6 @@
 import { inspectRecord, type RecordAddress, type RecordInspection } from "@keyward/core";
 import type { Context } from "../context.ts";
+import { inspectionResult } from "../results/inspection-result.ts";
 import { table } from "../terminal/output.ts";
 import { type AddressOptions, addressOf, noRecord } from "./record-address.ts";
 
@@ -13,7 +14,7 @@ export async function inspect(context: Context, key: string, options: AddressOpt
     const rows = [["store", name], ...rowsOf(shown)];
     if (scope !== undefined) rows.push(["scope", scope]);
     if (shown.kind === "envelope") rows.push(["expires", "only a key shows the expiry, which is encrypted too"]);
-    context.output.result(table(rows), { store: name, ...shown, ...(scope === undefined ? {} : { scope }) });
+    context.output.result(table(rows), { store: name, scope: scope ?? null, ...inspectionResult(shown) });
   });
 }
 

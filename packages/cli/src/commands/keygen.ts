@@ -17,11 +17,11 @@ export async function keygen(output: Output, { format, id, out }: KeygenOptions)
     });
   }
   const key = await newKey(format, id);
-  if (out === undefined) output.result(key, { key });
+  if (out === undefined) output.result(key, { format, key, file: null });
   else {
     const { writeNewFile } = await import("../files/new-file.ts");
     await writeNewFile(out, `${key}\n`);
-    output.result(`The key is in ${out}. Only its owner can read the file.`, { file: out });
+    output.result(`The key is in ${out}. Only its owner can read the file.`, { format, key: null, file: out });
   }
 }
 

@@ -5,6 +5,7 @@ import { newPassphrase } from "../backup/passphrase.ts";
 import { askStores, type StoresOfBackup } from "../backup/stores-of-backup.ts";
 import type { Context } from "../context.ts";
 import { requireNothingAt, writeNewFile } from "../files/new-file.ts";
+import { keyringResult } from "../results/keyring-result.ts";
 import { saveChanged } from "./changed-keyring.ts";
 
 /** The options of `keyward keyring export`. */
@@ -33,12 +34,10 @@ export async function exportToFile(context: Context, file: string, options: Expo
   const protection = encrypted
     ? "Only the passphrase decrypts it, so keep the passphrase in another place."
     : "The file is not encrypted, so everybody who can read it can decrypt the records: keep it apart from the stores.";
-  const { generation, keys } = keyring;
-  output.result(`The keyring is in ${file}, with ${countOf(keys.length)}. ${protection}`, {
+  output.result(`The keyring is in ${file}, with ${countOf(keyring.keys.length)}. ${protection}`, {
     file,
     encrypted,
-    generation,
-    keys: keys.map(({ id }) => id),
+    keyring: keyringResult(keyring),
   });
 }
 
@@ -91,12 +90,12 @@ async function restoreWhole(
   if (stores.rotation !== undefined) {
     output.notice(`A rotation is in progress, at step ${stores.rotation.step}: \`keyward status\`.`);
   }
-  const { primary, generation, keys } = restored;
+  const { primary, keys } = restored;
   output.result(`The keyring was restored, with ${countOf(keys.length)}. Its primary is key "${primary}".`, {
-    created: true,
-    generation,
-    primary,
-    added: keys,
+    restored: true,
+    changed: true,
+    addedKeyIds: keys.map(({ id }) => id),
+    keyring: keyringResult(restored),
   });
 }
 
@@ -130,8 +129,12 @@ async function addMissing(context: Context, provider: KeyProvider, backup: Keyri
   );
   if (lines.length === 0) lines.push("The keyring has every key of the backup already.");
   if (next !== merged) lines.push(`The generation is ${next.generation} now, which the stores accept.`);
-  const { primary, generation } = next;
-  output.result(lines.join("\n"), { created: false, generation, primary, added });
+  output.result(lines.join("\n"), {
+    restored: false,
+    changed: next !== present,
+    addedKeyIds: ids,
+    keyring: keyringResult(next),
+  });
 }
 
 /**

@@ -3,6 +3,7 @@ import { type KeyInfo, Keyring, KeywardError, rotateKey } from "@keyward/core";
 import { storeName } from "../configuration/store-name.ts";
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
+import { keyringResult } from "../results/keyring-result.ts";
 import { shownSince } from "../terminal/durations.ts";
 import { table } from "../terminal/output.ts";
 import { saveChanged, whyReadOnly } from "./changed-keyring.ts";
@@ -18,7 +19,7 @@ export async function showKeyring(context: Context): Promise<void> {
     `Keyring "${name}", generation ${generation}${stores.length === 0 ? "" : `, stores ${stores.join(", ")}`}`,
     table([["key", "status", "age"], ...rows]),
   ].join("\n");
-  context.output.result(text, { name, generation, primary, keys, stores });
+  context.output.result(text, { keyring: keyringResult(ring) });
 }
 
 /** The options of `keyward keyring create`. */
@@ -40,7 +41,11 @@ export async function createKeyring(context: Context, { id, stores }: CreateOpti
   const first = Keyring.generate(id ?? new Date().toISOString().slice(0, 10));
   const ring = names === undefined ? first : first.withStores(names);
   await provider.create(ring);
-  context.output.result(`The keyring was saved. Its primary is key "${ring.primary}".`, { primary: ring.primary });
+  context.output.result(`The keyring was saved. Its primary is key "${ring.primary}".`, {
+    keyId: ring.primary,
+    changed: true,
+    keyring: keyringResult(ring),
+  });
 }
 
 /**
@@ -63,7 +68,11 @@ export async function listStores(context: Context, names: readonly string[]): Pr
   }
   const atSource = `In the keyring document at the source of the keys, set "stores" to ${JSON.stringify(next.stores)}.`;
   await saveChanged(provider, next, keyring, atSource);
-  context.output.result(`The keyring lists the stores ${next.stores.join(", ")}.`, { stores: next.stores });
+  context.output.result(`The keyring lists the stores ${next.stores.join(", ")}.`, {
+    keyId: null,
+    changed: true,
+    keyring: keyringResult(next),
+  });
 }
 
 function requireStoreNames(names: readonly string[]): void {
@@ -100,9 +109,9 @@ export async function addKey(context: Context, { id = newId() }: AddOptions): Pr
   }
   await provider.save?.(next, keyring);
   context.output.result(`Key "${id}" was added. A rotation continues with it: \`keyward rotate --new-key ${id}\`.`, {
-    id,
-    generation: next.generation,
-    primary: next.primary,
+    keyId: id,
+    changed: true,
+    keyring: keyringResult(next),
   });
 }
 
@@ -119,19 +128,29 @@ export async function promoteKey(context: Context, id: string, options: PromoteO
   await context.withStores(async (keys, stores) => {
     const keyring = await keys.load({ signal: context.signal });
     if (keyring.primary === id) {
-      context.output.result(`Key "${id}" is the primary already.`, { id, promoted: false });
+      context.output.result(`Key "${id}" is the primary already.`, {
+        keyId: id,
+        changed: false,
+        formerPrimary: null,
+        keyring: keyringResult(keyring),
+      });
       return;
     }
     // A rotation to an unknown key would add the key, and a rotation to a disabled key would begin and then stop.
     keyring.promote(id);
     await requireReady(stores);
     const settings = await rotationSettings(context, stores, { ...options, abandonUnreadable: false });
-    const { from } = await rotateKey(keys, { ...settings, newKey: { id }, until: "promote" });
+    const { from, keyring: promoted } = await rotateKey(keys, { ...settings, newKey: { id }, until: "promote" });
     const text = [
       `Key "${id}" is the primary now. Records under key "${from}" are still readable.`,
       `\`keyward rotate --new-key ${id}\` continues the rotation, and \`keyward rollback\` undoes it.`,
     ].join("\n");
-    context.output.result(text, { id, promoted: true, former: from });
+    context.output.result(text, {
+      keyId: id,
+      changed: true,
+      formerPrimary: from,
+      keyring: keyringResult(promoted),
+    });
   });
 }
 
@@ -145,12 +164,16 @@ export async function enableKey(context: Context, id: string): Promise<void> {
   const keyring = await provider.load({ signal: context.signal });
   const enabled = keyring.enable(id);
   if (keyring.keys.some((key) => key.id === id && key.status === "enabled")) {
-    context.output.result(`Key "${id}" is enabled already.`, { id, saved: false });
+    context.output.result(`Key "${id}" is enabled already.`, {
+      keyId: id,
+      changed: false,
+      keyring: keyringResult(keyring),
+    });
     return;
   }
   const atSource = `In the keyring document at the source of the keys, set the status of key "${id}" to "enabled".`;
   await saveChanged(provider, enabled, keyring, atSource);
-  context.output.result(`Key "${id}" is enabled.`, { id, saved: true });
+  context.output.result(`Key "${id}" is enabled.`, { keyId: id, changed: true, keyring: keyringResult(enabled) });
 }
 
 /** Returns the id of a new key, as a rotation makes it: the date, and a part that no removed key had. */

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { KeywardError, packageNotLoaded } from "@keyward/core";
-import type { KvLimits, NewApiKey } from "@keyward/http-kv";
+import type { ApiKeyEntry, KvLimits, NewApiKey } from "@keyward/http-kv";
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
 import { table } from "../terminal/output.ts";
@@ -73,14 +73,14 @@ export async function addApiKey(
   const { fileTenants } = await loadHttpKv();
   const wanted = { tenant, ...given(optional, ["namespace", "scopes", "expires"]) };
   const { apiKey, entry } = await fileTenants(tenants).add(wanted);
-  output.result(apiKey, { apiKey, id: entry.id });
+  output.result(apiKey, { apiKey, apiKeyId: entry.id });
 }
 
 /** Revokes the API key with an id. */
 export async function revokeApiKey({ output }: KvContext, id: string, { tenants }: TenantsOptions): Promise<void> {
   const { fileTenants } = await loadHttpKv();
   await fileTenants(tenants).revoke(id);
-  output.result(`${id} is revoked`, { id });
+  output.result(`${id} is revoked`, { apiKeyId: id });
 }
 
 /** Lists the API keys of a file. */
@@ -99,10 +99,26 @@ export async function listApiKeys({ output }: KvContext, { tenants }: TenantsOpt
     scopes.join(","),
     revoked === undefined ? validity(expires) : `revoked ${timeOf(revoked)}`,
   ]);
-  output.result(
-    table([["id", "tenant", "namespace", "scopes", "state"], ...rows]),
-    entries.map(({ hash: _, ...shown }) => shown),
-  );
+  output.result(table([["id", "tenant", "namespace", "scopes", "state"], ...rows]), {
+    apiKeys: entries.map(apiKeyResult),
+  });
+}
+
+/** An API key as `--json` prints it, without its hash. Times are in milliseconds since the epoch. */
+interface ApiKeyResult {
+  readonly id: string;
+  readonly tenant: string;
+  readonly namespace: string;
+  readonly scopes: ApiKeyEntry["scopes"];
+  readonly state: "valid" | "expired" | "revoked";
+  readonly expiresAtMs: number | null;
+  readonly revokedAtMs: number | null;
+}
+
+function apiKeyResult({ id, tenant, namespace = "", scopes, expires, revoked }: ApiKeyEntry): ApiKeyResult {
+  const isExpired = expires !== undefined && expires <= Date.now();
+  const state = revoked !== undefined ? "revoked" : isExpired ? "expired" : "valid";
+  return { id, tenant, namespace, scopes, state, expiresAtMs: expires ?? null, revokedAtMs: revoked ?? null };
 }
 
 /** Loads the package only for these commands, so that all others start without it. */

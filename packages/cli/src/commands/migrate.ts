@@ -13,9 +13,10 @@ import { encryptingUnauthenticated, formatsFrom } from "../configuration/foreign
 import type { OpenStores, StoreOpening } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
 import { CommandError, ProblemsPrinted } from "../exit-codes.ts";
+import { type ReencryptionResult, reencryptionResult } from "../results/reencryption-result.ts";
 import { table } from "../terminal/output.ts";
 import { adviceFor } from "../terminal/record-advice.ts";
-import { addByCode, type JobCommandOptions, jobSettings, reportWithoutKeys } from "./reencryption-jobs.ts";
+import { addByCode, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
 
 /** The most groups of unreadable records that a table shows for one store. */
 const maxShownGroups = 20;
@@ -91,7 +92,7 @@ function showSurveys({ output }: Context, surveys: Surveys): void {
     );
   } else if (all.every(({ unread }) => unread.length === 0)) next.push("There is no record to encrypt.");
   if (sumOf(all, unauthenticatedIn) > 0) next.push(unauthenticatedAdvice);
-  output.result([surveyTable(surveys), ...next].join("\n"), jsonOf(surveys, {}));
+  output.result([surveyTable(surveys), ...next].join("\n"), { dryRun: true, stores: storesOf(surveys, {}) });
   requireReadable(
     { output },
     all.flatMap(({ unread }) => unread),
@@ -115,7 +116,7 @@ async function encryptRecords(
       `This encrypts ${recordsOf(encryptable)} in place${removed}. This cannot be undone, and an application without Keyward cannot read the records afterwards.`,
     );
   }
-  const reports: Record<string, ReturnType<typeof reportWithoutKeys>> = Object.create(null);
+  const reports: Record<string, ReencryptionResult> = Object.create(null);
   const lines: string[] = [];
   const shown = await context.recordProgress(stores);
   for (const [name, store] of Object.entries(stores)) {
@@ -125,7 +126,7 @@ async function encryptRecords(
     });
     shown.end();
     signal.throwIfAborted();
-    reports[name] = reportWithoutKeys(report);
+    reports[name] = reencryptionResult(report);
     const { reencrypted, primary, removed, unreadable, unauthenticated } = report;
     const others = [
       ...(removed > 0 ? [`${removed} expired ones removed`] : []),
@@ -143,7 +144,7 @@ async function encryptRecords(
     );
   }
   if (done.some(({ unauthenticated }) => unauthenticated > 0)) lines.push(unauthenticatedAdvice);
-  output.result(lines.join("\n"), jsonOf(surveys, reports));
+  output.result(lines.join("\n"), { dryRun: false, stores: storesOf(surveys, reports) });
   requireReadable(
     context,
     done.flatMap(({ unreadableGroups }) => unreadableGroups),
@@ -217,15 +218,33 @@ function suggestedFor(shape: string): string | undefined {
   return suggestions.find(([beginning]) => beginning.test(shape))?.[1];
 }
 
-function jsonOf(surveys: Surveys, reports: Readonly<Record<string, ReturnType<typeof reportWithoutKeys>>>): unknown {
+/** The records of a store and what was done to them, as `--json` prints them. */
+interface MigratedStore {
+  readonly scanned: number;
+  readonly envelopes: number;
+  readonly formats: readonly MigratedFormat[];
+  readonly unreadableShapes: readonly Omit<UnreadRecords, "examples">[];
+  /** `null` if the command only counts. */
+  readonly reencryption: ReencryptionResult | null;
+  readonly complete: boolean;
+}
+
+function storesOf(
+  surveys: Surveys,
+  reports: Readonly<Record<string, ReencryptionResult>>,
+): Readonly<Record<string, MigratedStore>> {
   return Object.fromEntries(
     Object.entries(surveys).map(([name, { scanned, envelopes, formats, unread }]) => {
       const reencryption = reports[name] ?? null;
-      const groups = unread.map(({ shape, code, records }) => ({ shape, code, records }));
+      const unreadableShapes = unread.map(({ shape, code, records }) => ({ shape, code, records }));
       const complete = reencryption?.complete ?? false;
-      return [name, { scanned, envelopes, formats, unread: groups, reencryption, complete }];
+      return [name, { scanned, envelopes, formats: formats.map(formatOf), unreadableShapes, reencryption, complete }];
     }),
   );
+}
+
+function formatOf({ format, records, expired, encryptable }: MigratedFormat): MigratedFormat {
+  return { format, records, expired, encryptable };
 }
 
 /** Expired records of an encrypted format stay as they are, because an option of the format may be wrong. */

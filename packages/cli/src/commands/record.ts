@@ -15,9 +15,10 @@ export async function getRecord(context: Context, key: string, options: AddressO
   await withKeyv(context, address, async (keyv) => {
     const value: unknown = await keyv.get(address.key);
     if (value === undefined) throw noRecord();
-    const { text, isEncoded, json } = printable(value);
-    if (isEncoded) output.notice("The value has bytes or big integers, which JSON does not have: bytes are in base64.");
-    output.result(text, { value: json, ...(value instanceof Uint8Array ? { encoding: "base64" } : {}) });
+    const { text, encoding, json } = printable(value);
+    if (encoding !== "json")
+      output.notice("The value has bytes or big integers, which JSON does not have: bytes are in base64.");
+    output.result(text, { value: json, encoding });
   });
 }
 
@@ -123,15 +124,15 @@ interface Printable {
   readonly text: string;
   /** The value as JSON can write it. */
   readonly json: unknown;
-  /** True if a part of the value is not JSON, and is printed as a string. */
-  readonly isEncoded: boolean;
+  /** "json" for a value that is JSON, "base64" for bytes, "mixed" for a value with parts that are printed as strings. */
+  readonly encoding: "json" | "base64" | "mixed";
 }
 
 /** Returns a value in the form in which it is printed. Bytes are encoded in base64, and big integers as digits. */
 function printable(value: unknown): Printable {
   if (value instanceof Uint8Array) {
     const text = Buffer.from(value).toString("base64");
-    return { text, json: text, isEncoded: true };
+    return { text, json: text, encoding: "base64" };
   }
   let isEncoded = false;
   const written = JSON.stringify(value, function (this: object, name: string, part: unknown): unknown {
@@ -142,5 +143,5 @@ function printable(value: unknown): Printable {
     return typeof part === "bigint" ? String(part) : part;
   });
   const json: unknown = JSON.parse(written);
-  return { text: jsonOf(json), json, isEncoded };
+  return { text: jsonOf(json), json, encoding: isEncoded ? "mixed" : "json" };
 }

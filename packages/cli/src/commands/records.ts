@@ -13,11 +13,15 @@ import {
 import type { OpenStores } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
 import { ProblemsPrinted } from "../exit-codes.ts";
+import { type CensusResult, censusResult } from "../results/census-result.ts";
+import { keyringResult } from "../results/keyring-result.ts";
+import { groupsOf, type ReencryptionResult, reencryptionResult } from "../results/reencryption-result.ts";
+import { type ReplicaResult, replicaResult } from "../results/replica-result.ts";
 import { shownDuration, shownSince } from "../terminal/durations.ts";
 import { table } from "../terminal/output.ts";
 import { adviceFor } from "../terminal/record-advice.ts";
 import { whyReadOnly } from "./changed-keyring.ts";
-import { addByCode, type JobCommandOptions, jobSettings, reportWithoutKeys } from "./reencryption-jobs.ts";
+import { addByCode, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
 import { printInstruction } from "./rotate.ts";
 
 const barWidth = 20;
@@ -47,17 +51,22 @@ export async function showCensus(context: Context, { by, watch, every }: CensusC
   });
 }
 
+/** The census of each store, by its name, as `--json` prints it. */
+interface CountedStores {
+  readonly stores: Readonly<Record<string, CensusResult>>;
+}
+
 async function countRecords(
   provider: KeyProvider,
   stores: OpenStores["stores"],
   { by, signal }: { readonly by: CensusCommandOptions["by"]; readonly signal: AbortSignal },
-): Promise<{ readonly text: string; readonly counted: Readonly<Record<string, unknown>> }> {
+): Promise<{ readonly text: string; readonly counted: CountedStores }> {
   const keyring = await provider.load({ signal });
   const rows: string[][] = [];
-  const counted: Record<string, unknown> = {};
+  const counted: Record<string, CensusResult> = {};
   for (const [name, store] of Object.entries(stores)) {
     const found = await census(store, { signal });
-    counted[name] = found;
+    counted[name] = censusResult(found);
     if (by === "store") rows.push(...censusRows(name, found, keyring));
     else {
       for (const [namespace, counts] of found.namespaces) {
@@ -66,7 +75,7 @@ async function countRecords(
     }
     if (found.records === 0) rows.push([name, "no records", "", "0"]);
   }
-  return { text: table([[by, "records", "status", "count", ""], ...rows]), counted };
+  return { text: table([[by, "records", "status", "count", ""], ...rows]), counted: { stores: counted } };
 }
 
 function censusRows(place: string, counts: CensusCounts, keyring: Keyring): string[][] {
@@ -101,7 +110,7 @@ export async function reencryptStores(context: Context, options: ReencryptStores
     const { dryRun = false } = options;
     const settings = jobSettings(context, stores, options);
     const records = await context.recordProgress(stores);
-    const reports: Record<string, unknown> = {};
+    const reports: Record<string, ReencryptionResult> = {};
     const lines: string[] = [];
     const codes = new Map<KeywardErrorCode, number>();
     for (const [name, store] of Object.entries(stores)) {
@@ -112,7 +121,7 @@ export async function reencryptStores(context: Context, options: ReencryptStores
       });
       records.end();
       signal.throwIfAborted();
-      const shown = reportWithoutKeys(report);
+      const shown = reencryptionResult(report);
       reports[name] = shown;
       addByCode(codes, shown.unreadableGroups);
       const verb = dryRun ? "would be re-encrypted" : "re-encrypted";
@@ -120,12 +129,12 @@ export async function reencryptStores(context: Context, options: ReencryptStores
         `${name}: ${report.reencrypted} of ${report.scanned} records ${verb}, ${report.unreadable} unreadable`,
       );
       for (const { namespace, code, keyId, records } of shown.unreadableGroups) {
-        const key = keyId === undefined ? "" : ` under key ${keyId}`;
+        const key = keyId === null ? "" : ` under key ${keyId}`;
         const where = namespace === "" ? "without a namespace" : `in ${JSON.stringify(namespace)}`;
         lines.push(`  ${records} ${where}${key}: ${code}`);
       }
     }
-    output.result(lines.join("\n"), reports);
+    output.result(lines.join("\n"), { dryRun, stores: reports });
     if (codes.size === 0) return;
     output.problem(
       new KeywardError("RECORDS_UNREADABLE", "Some records cannot be decrypted, and are unchanged", {
@@ -151,7 +160,7 @@ export async function retire(context: Context, id: string, options: RetireComman
   await context.withStores(async (keys, stores) => {
     const { signal, output } = context;
     if (remove) await confirmRemoval(context, keys, id);
-    const { keyring, saved } = await retireKey(keys, stores, id, {
+    const { keyring, saved, abandoned } = await retireKey(keys, stores, id, {
       to: remove ? "removed" : "disabled",
       abandonUnreadable,
       signal,
@@ -161,7 +170,14 @@ export async function retire(context: Context, id: string, options: RetireComman
     const text = saved
       ? `Key "${id}" is ${done}.`
       : `No record needs key "${id}". The source of the keys cannot be saved: \`keyward keyring remove ${id}\` says how to remove the key.`;
-    output.result(text, { id, saved, primary: keyring.primary });
+    // Without a change at the source, the keyring of the result is the one that was not saved.
+    const present = saved ? keyring : await keys.load({ signal });
+    output.result(text, {
+      keyId: id,
+      changed: saved,
+      keyring: keyringResult(present),
+      abandonedGroups: groupsOf(abandoned),
+    });
   });
 }
 
@@ -178,16 +194,18 @@ async function confirmRemoval({ operator, signal }: Context, keys: KeyProvider, 
 export async function showReplicas(context: Context): Promise<void> {
   await context.withStores(async (_, stores) => {
     const rows: string[][] = [];
-    const found: Record<string, unknown> = {};
+    const found: ReplicaResult[] = [];
     for (const [store, given] of Object.entries(stores)) {
       const listed = await replicas(given);
-      found[store] = listed;
+      found.push(...listed.map((replica) => replicaResult(store, replica)));
       for (const { id, name, generation, primary, keys, lastSeenMs, lapsed, problem } of listed) {
         const state = problem ?? (lapsed ? "lapsed" : `seen ${shownSince(lastSeenMs)} ago`);
         rows.push([store, name, id, String(generation), primary, keys?.join(" ") ?? "", state]);
       }
     }
     const header = ["store", "replica", "id", "generation", "primary", "keys", ""];
-    context.output.result(rows.length === 0 ? "No process is registered." : table([header, ...rows]), found);
+    context.output.result(rows.length === 0 ? "No process is registered." : table([header, ...rows]), {
+      replicas: found,
+    });
   });
 }

@@ -1,10 +1,4 @@
-import {
-  fileCheckpoint,
-  type KeywardErrorCode,
-  type ReencryptOptions,
-  type ReencryptReport,
-  type UnreadableRecord,
-} from "@keyward/core";
+import { fileCheckpoint, type KeywardErrorCode, type ReencryptOptions } from "@keyward/core";
 import type { OpenStores } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
@@ -37,29 +31,6 @@ export function jobSettings(
     ...(concurrency === undefined ? {} : { concurrency }),
     ...(checkpoint === undefined ? {} : { checkpoint: fileCheckpoint(checkpoint) }),
   };
-}
-
-/** Unreadable records with one code, in one namespace, under one key. */
-export interface UnreadableGroup extends Omit<UnreadableRecord, "key"> {
-  readonly records: number;
-}
-
-/**
- * Returns a report for the output of a command: without the keys of records, which may be secrets. The groups count the
- * first 1,000 unreadable records.
- */
-export function reportWithoutKeys({ unreadableRecords, ...report }: ReencryptReport): Omit<
-  ReencryptReport,
-  "unreadableRecords"
-> & {
-  readonly unreadableGroups: readonly UnreadableGroup[];
-} {
-  const groups = new Map<string, UnreadableGroup>();
-  for (const { key: _key, ...shown } of unreadableRecords) {
-    const id = JSON.stringify(shown);
-    groups.set(id, { ...shown, records: (groups.get(id)?.records ?? 0) + 1 });
-  }
-  return { ...report, unreadableGroups: [...groups.values()] };
 }
 
 /** Adds the numbers of records in some groups to the counts by code. */

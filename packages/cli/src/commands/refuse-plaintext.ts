@@ -1,5 +1,6 @@
 import { census, forbidPlaintext, KeywardError } from "@keyward/core";
 import type { Context } from "../context.ts";
+import { keyringResult } from "../results/keyring-result.ts";
 
 /**
  * Makes the stores refuse plaintext in a namespace from now on, after every record of the namespace is encrypted.
@@ -14,9 +15,13 @@ export async function refusePlaintext(context: Context, namespace: string): Prom
     namespace === "" ? "of the records without a namespace" : `of the namespace ${JSON.stringify(namespace)}`;
   await context.withStores(async (keys, stores) => {
     const onProgress = (records: number) => output.progress(`counted ${records} records`);
-    const { encryptedNamespaces } = await keys.load({ signal });
-    if (encryptedNamespaces.includes(namespace)) {
-      output.result(`Plaintext ${shown} is refused already.`, { namespace, changed: false });
+    const present = await keys.load({ signal });
+    if (present.encryptedNamespaces.includes(namespace)) {
+      output.result(`Plaintext ${shown} is refused already.`, {
+        namespace,
+        changed: false,
+        keyring: keyringResult(present),
+      });
       return;
     }
     // The keyring keeps a misspelt name without an error, and plaintext would stay allowed where it is meant.
@@ -35,10 +40,10 @@ export async function refusePlaintext(context: Context, namespace: string): Prom
     if (unsealed === 0) {
       await operator.confirm(`From now on, the stores refuse plaintext ${shown}. This cannot be undone.`);
     }
-    const { generation } = await forbidPlaintext(keys, stores, namespace, { signal, onProgress });
+    const keyring = await forbidPlaintext(keys, stores, namespace, { signal, onProgress });
     output.result(
       `Plaintext ${shown} is refused from now on. Processes follow when they load the keyring again. Then remove \`plaintext()\` from \`accept\` of the application.`,
-      { namespace, changed: true, generation },
+      { namespace, changed: true, keyring: keyringResult(keyring) },
     );
   });
 }

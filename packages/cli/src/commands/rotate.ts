@@ -19,6 +19,7 @@ import {
 } from "@keyward/core";
 import type { OpenStores } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
+import { costResult, planResult, rotationResult, rotationRunResult } from "../results/rotation-result.ts";
 import { inCommandTerms } from "../terminal/command-terms.ts";
 import { shownDuration, shownSince } from "../terminal/durations.ts";
 import { type Output, table } from "../terminal/output.ts";
@@ -69,11 +70,14 @@ export async function rotate(context: Context, options: RotateCommandOptions): P
     if (options.dryRun === true) {
       const plan = await planRotation(keys, settings);
       const rows = plan.steps.map((planned) => [planned.step, descriptionOf(planned)]);
-      context.output.result(table([["step", "what it would do"], ...rows]), plan);
+      context.output.result(table([["step", "what it would do"], ...rows]), { dryRun: true, ...planResult(plan) });
       return;
     }
     await requireReady(stores);
-    await inParts(context, options, settings.graceMs, (until) => rotateKey(keys, { ...settings, ...until }));
+    const report = await inParts(context, options, settings.graceMs, (until) =>
+      rotateKey(keys, { ...settings, ...until }),
+    );
+    context.output.result(textOf(report), { dryRun: false, ...rotationRunResult(report, Object.keys(stores)) });
   });
 }
 
@@ -81,7 +85,10 @@ export async function rotate(context: Context, options: RotateCommandOptions): P
 export async function rollBack(context: Context, options: RotationCommandOptions): Promise<void> {
   await context.withStores(async (keys, stores) => {
     const settings = await rotationSettings(context, stores, options);
-    await inParts(context, options, settings.graceMs, (until) => rollBackRotation(keys, { ...settings, ...until }));
+    const report = await inParts(context, options, settings.graceMs, (until) =>
+      rollBackRotation(keys, { ...settings, ...until }),
+    );
+    context.output.result(textOf(report), rotationRunResult(report, Object.keys(stores)));
   });
 }
 
@@ -97,7 +104,10 @@ export async function revoke(context: Context, id: string, options: RevokeComman
       id,
       order,
     };
-    await inParts(context, options, settings.graceMs, (until) => revokeKey(keys, { ...settings, ...until }));
+    const report = await inParts(context, options, settings.graceMs, (until) =>
+      revokeKey(keys, { ...settings, ...until }),
+    );
+    context.output.result(textOf(report), rotationRunResult(report, Object.keys(stores)));
   });
 }
 
@@ -122,12 +132,12 @@ async function askOrder(
     const answer = await operator.ask("The order, reencrypt-first or disable-first (empty to change nothing):", "");
     const order = orders.find((known) => known === answer.trim());
     if (order !== undefined) return order;
-    output.result("Nothing was changed.", cost);
+    output.result("Nothing was changed.", costResult(id, cost));
     return undefined;
   }
   output.result(
     [...costs, "Nothing was changed. Run the command again with the order of your choice."].join("\n"),
-    cost,
+    costResult(id, cost),
   );
   return undefined;
 }
@@ -137,16 +147,15 @@ export async function showStatus(context: Context): Promise<void> {
   await context.withStores(async (keys, stores, listed) => {
     requireListedStores(listed, stores);
     const status = await rotationStatus(keys, { stores });
-    if (status === undefined) context.output.result("There was no rotation yet.", null);
-    else {
-      const { kind, from, to, step, startedAtMs } = status;
-      const state = step === "done" ? "done" : `at step ${step}`;
-      context.output.result(
-        `${rotationName[kind]} from key "${from}" to "${to}": ${state}, begun ${shownSince(startedAtMs)} ago`,
-        status,
-      );
-    }
+    context.output.result(statusText(status), { rotation: rotationResult(status) });
   });
+}
+
+function statusText(status: RotationStatus | undefined): string {
+  if (status === undefined) return "There was no rotation yet.";
+  const { kind, from, to, step, startedAtMs } = status;
+  const state = step === "done" ? "done" : `at step ${step}`;
+  return `${rotationName[kind]} from key "${from}" to "${to}": ${state}, begun ${shownSince(startedAtMs)} ago`;
 }
 
 /**
@@ -169,18 +178,18 @@ export async function requireReady(stores: OpenStores["stores"]): Promise<void> 
 
 /**
  * Runs a rotation up to the grace. If the grace is short, or over, runs the steps after it too. Otherwise the operator
- * runs the command again after the grace.
+ * runs the command again after the grace. Returns one report for all steps that were run.
  */
 async function inParts(
   context: Context,
   { until }: RotationCommandOptions,
   graceMs: number,
   run: (until: { readonly until?: RotationStep }) => Promise<RotationReport>,
-): Promise<void> {
+): Promise<RotationReport> {
   let report = await run({ until: until ?? "disable" });
   if (until === undefined && (report.step === "grace" || report.step === "remove")) {
     const leftMs = report.step === "remove" ? 0 : (report.disabledAtMs ?? Date.now()) + graceMs - Date.now();
-    if (leftMs <= longestWaitMs) report = await run({});
+    if (leftMs <= longestWaitMs) report = joined(report, await run({}));
     else {
       context.endProgress();
       const advice = `Run the same command again in ${shownDuration(leftMs)}, or now with --grace 0s.`;
@@ -188,15 +197,25 @@ async function inParts(
     }
   }
   context.endProgress();
-  const { kind, from, to, step, keyring, madeUnreadable } = report;
-  for (const [store, records] of Object.entries(madeUnreadable)) {
+  for (const [store, records] of Object.entries(report.madeUnreadable)) {
     if (records > 0) context.output.notice(`${records} records of the store ${store} are unreadable now.`);
   }
-  const next = step === "done" ? "done" : `the next step is ${step}`;
-  context.output.result(`${rotationName[kind]} from key "${from}" to "${to}": ${next}`, {
-    ...report,
-    keyring: keyring.toJSON(),
-  });
+  return report;
+}
+
+/** Returns one report for two runs of a rotation, one after the other. */
+function joined(first: RotationReport, second: RotationReport): RotationReport {
+  return {
+    ...second,
+    reencrypted: { ...first.reencrypted, ...second.reencrypted },
+    madeUnreadable: { ...first.madeUnreadable, ...second.madeUnreadable },
+    // The second run finds the abandoned records again when it counts the records under the old key.
+    abandoned: second.abandoned.length > 0 ? second.abandoned : first.abandoned,
+  };
+}
+
+function textOf({ kind, from, to, step }: RotationReport): string {
+  return `${rotationName[kind]} from key "${from}" to "${to}": ${step === "done" ? "done" : `the next step is ${step}`}`;
 }
 
 /** Returns the settings of a rotation: those of the flags, or else those of the configuration. */

@@ -1,13 +1,15 @@
 import { styleText } from "node:util";
-import type { KeywardError } from "@keyward/core";
-import { CommandError } from "../exit-codes.ts";
+import type { KeywardError, KeywardErrorCode } from "@keyward/core";
+import { CommandError, type CommandErrorCode } from "../exit-codes.ts";
 import { inCommandTerms } from "./command-terms.ts";
+import type { Results } from "./results.ts";
 
 /** Where a command writes, as `process` has it. */
 export interface Streams {
   /** The name of the executable, with which the messages to people begin. */
   readonly name: "keyward" | "keyward-kv";
-  readonly stdout: NodeJS.WritableStream & { readonly isTTY?: boolean };
+  /** The stdout of the process. */
+  readonly results: Results;
   readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
 }
 
@@ -41,7 +43,7 @@ export class Output {
 
   /** True if the result is shown on a terminal, and not written to a pipe or a file. */
   get isShown(): boolean {
-    return this.#streams.stdout.isTTY === true;
+    return this.#streams.results.areShown;
   }
 
   /** Returns text in a color or another style if stderr is a terminal that shows it, and colors are wanted. */
@@ -52,18 +54,18 @@ export class Output {
   }
 
   /** Writes the result of a command to stdout: `text` for people, or `data` as one line of JSON. */
-  result(text: string, data: unknown): void {
-    this.#streams.stdout.write(this.#options.json ? `${jsonOf(data)}\n` : text === "" ? "" : `${text}\n`);
+  result(text: string, data: object): void {
+    this.#streams.results.write(this.#options.json ? `${jsonOf(data)}\n` : text === "" ? "" : `${text}\n`);
   }
 
   /**
    * Writes a result that replaces the former result of the same command. On a terminal, clears the screen first.
-   * Elsewhere, and with `--json`, appends.
+   * Elsewhere, and with `--json`, appends: one line for each result.
    */
-  redraw(text: string, data: unknown): void {
-    const isScreen = this.#streams.stdout.isTTY === true && !this.#options.json;
+  redraw(text: string, data: object): void {
+    const isScreen = this.isShown && !this.#options.json;
     // Moves to the first line and erases what is below, without the flicker of erasing each line.
-    if (isScreen) this.#streams.stdout.write(`\u001b[H\u001b[J${text}\n`);
+    if (isScreen) this.#streams.results.write(`\u001b[H\u001b[J${text}\n`);
     else this.result(`${text}\n`, data);
   }
 
@@ -82,24 +84,66 @@ export class Output {
     if (!this.#options.json) this.error(error);
   }
 
-  /** Writes an error: its message and hint to stderr, or with `--json` its code, message and hint to stdout. */
+  /**
+   * Writes an error: its message and hint to stderr, or with `--json` one line of JSON to stdout. If stdout has the result
+   * of the command already, the error is written to stderr, because a script reads one line.
+   */
   error(error: unknown): void {
-    if (!(error instanceof CommandError || isKeywardError(error))) {
-      // The message of another library may contain a secret.
-      const name = error instanceof Error ? error.name : "a value that is not an Error";
-      this.#streams.stderr.write(
-        `${this.#streams.name}: ${name} was thrown. This is a fault of keyward or of one of its packages.\n`,
-      );
+    const isWritten = this.errorLine(error);
+    if (!isExpected(error)) {
+      this.#streams.stderr.write(`${this.#streams.name}: ${faultOf(error)}\n`);
       return;
     }
-    const { code } = error;
-    const { keyId, counts } = error instanceof CommandError ? {} : error;
-    const [message, hint] = [inCommandTerms(error.message), inCommandTerms(error.hint)];
-    if (this.#options.json) {
-      this.#streams.stdout.write(`${jsonOf({ error: { code, message, hint, keyId, counts } })}\n`);
-    } else
-      this.#streams.stderr.write(`${this.styled("red", `${this.#streams.name}:`)} ${message} (${code})\n${hint}\n`);
+    if (isWritten) return;
+    const { code, message, hint } = errorResult(error);
+    this.#streams.stderr.write(`${this.styled("red", `${this.#streams.name}:`)} ${message} (${code})\n${hint}\n`);
   }
+
+  /** With `--json`, writes an error to stdout, unless stdout has the result already. Returns whether it was written. */
+  errorLine(error: unknown): boolean {
+    if (!this.#options.json || this.#streams.results.areWritten) return false;
+    this.#streams.results.write(`${jsonOf({ error: errorResult(error) })}\n`);
+    return true;
+  }
+}
+
+/** An error as `--json` prints it. */
+export interface ErrorResult {
+  readonly code: KeywardErrorCode | CommandErrorCode;
+  readonly message: string;
+  readonly hint: string;
+  /** The id of the key that the error is about; `null` if it is about none. */
+  readonly keyId: string | null;
+  /** The number of records that are the reason for the error, by the name of their store; `null` if there are none. */
+  readonly recordsByStore: Readonly<Record<string, number>> | null;
+}
+
+/** Returns an error as `--json` prints it, in the terms of the command line. */
+export function errorResult(error: unknown): ErrorResult {
+  if (!isExpected(error)) {
+    return { code: "UNEXPECTED", message: faultOf(error), hint: reportFault, keyId: null, recordsByStore: null };
+  }
+  const { keyId = null, counts = null } = error instanceof CommandError ? {} : error;
+  const { code } = error;
+  return {
+    code,
+    message: inCommandTerms(error.message),
+    hint: inCommandTerms(error.hint),
+    keyId,
+    recordsByStore: counts,
+  };
+}
+
+const reportFault = "Run the command again with the latest release of keyward. If the fault stays, report it.";
+
+function isExpected(error: unknown): error is KeywardError | CommandError {
+  return error instanceof CommandError || isKeywardError(error);
+}
+
+function faultOf(error: unknown): string {
+  // The message of another library may contain a secret.
+  const name = error instanceof Error ? error.name : "a value that is not an Error";
+  return `${name} was thrown. This is a fault of keyward or of one of its packages.`;
 }
 
 /** Returns whether an error is of Keyward. The class would have to be loaded for a comparison, which takes time. */

@@ -1,0 +1,24 @@
+/** The stdout of a command, for its result. Remembers whether a result was written. */
+export class Results {
+  readonly #stdout: NodeJS.WritableStream & { readonly isTTY?: boolean };
+  #areWritten = false;
+
+  constructor(stdout: NodeJS.WritableStream & { readonly isTTY?: boolean }) {
+    this.#stdout = stdout;
+  }
+
+  /** True if a result was written. */
+  get areWritten(): boolean {
+    return this.#areWritten;
+  }
+
+  /** True if the result is shown on a terminal. */
+  get areShown(): boolean {
+    return this.#stdout.isTTY === true;
+  }
+
+  write(text: string): void {
+    this.#areWritten = true;
+    this.#stdout.write(text);
+  }
+}
