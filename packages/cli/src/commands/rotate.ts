@@ -287,7 +287,7 @@ function countsOf(records: Readonly<Record<string, number>>): string {
 /** Returns a function that prints the instructions of a guided rotation. */
 export function printInstruction(output: Output): Instruct {
   return ({ text, problem, needsRestart }) => {
-    if (problem !== undefined) output.notice(inCommandTerms(`${problem.message}\n${problem.hint}`));
+    if (problem !== undefined) output.notice(inCommandTerms(`${problem.message} (${problem.code})\n${problem.hint}`));
     // The error of a source that needs a restart has the instruction as its hint.
     if (!needsRestart) output.notice(text);
   };
