@@ -54,11 +54,19 @@ const commands: Readonly<Record<string, readonly [parameters: readonly string[],
   "keyward-kv": [["tenants", "add", "--tenants", "tenants.json", "--tenant", "acme"], /^kv_[0-9a-f]{12}_[\w-]{43}\n$/],
 };
 
+/** The folders that a package has besides its build: the schemas of the JSON output of `keyward`. */
+const otherFiles: Readonly<Record<string, readonly string[]>> = { keyward: ["schemas"] };
+
 /** Returns the names that a module exports in plain Node. */
 async function exportsOf(specifier: string, cwd: string): Promise<string[]> {
   const program = `console.log(JSON.stringify(Object.keys(await import(${JSON.stringify(specifier)})).sort()))`;
   const names: string[] = JSON.parse(await run(process.execPath, ["--input-type=module", "--eval", program], cwd));
   return names;
+}
+
+/** Returns true if a package of this workspace has the name. */
+function isOwn(name: string): boolean {
+  return named.some((own) => own.name === name);
 }
 
 /** Returns true if the program is a Node.js before 22, which has no `Promise.withResolvers`. */
@@ -187,21 +195,24 @@ describe("the packed tarballs", () => {
 
   /** Copies a third party's package to the folder in which an install would put it. */
   function link(from: string, dependency: string): void {
-    if (dependency.startsWith("@keyward/")) return;
+    if (isOwn(dependency)) return;
     mkdirSync(dirname(installed(dependency)), { recursive: true });
     rmSync(installed(dependency), { force: true });
     symlinkSync(realpathSync(from), installed(dependency));
   }
 
   describe.each(named)("$name", ({ name, folder: packageFolder }) => {
-    it("contains its build, README and LICENSE, and nothing else", () => {
+    it("contains its build, README and LICENSE, what else its manifest names, and nothing else", () => {
       const files = readdirSync(installed(name), { recursive: true, withFileTypes: true })
         .filter((entry) => entry.isFile())
         .map((entry) => join(entry.parentPath, entry.name).slice(installed(name).length + 1));
       const built = readdirSync(join(repository, packageFolder, "src"), { recursive: true, encoding: "utf8" })
         .filter((file) => file.endsWith(".ts"))
         .flatMap((file) => [".js", ".js.map", ".d.ts"].map((ending) => `dist/${file.replace(/\.ts$/, ending)}`));
-      expect(files.sort()).toEqual(["LICENSE", "README.md", "package.json", ...built].sort());
+      const others = otherFiles[name]?.flatMap((other) =>
+        readdirSync(join(repository, packageFolder, other)).map((file) => `${other}/${file}`),
+      );
+      expect(files.sort()).toEqual(["LICENSE", "README.md", "package.json", ...built, ...(others ?? [])].sort());
     });
 
     it("has a package.json that publint accepts", async () => {
@@ -406,7 +417,7 @@ describe("the manifests", () => {
       engines: root.engines,
       type: "module",
       sideEffects: false,
-      files: ["dist", "README.md", "LICENSE"],
+      files: ["dist", ...(otherFiles[manifest.name] ?? []), "README.md", "LICENSE"],
       publishConfig: { access: "public" },
     });
     expect(manifest).not.toHaveProperty("private");
@@ -420,9 +431,7 @@ describe("the manifests", () => {
     const strays = all.flatMap(({ folder, manifest }) =>
       [manifest.dependencies, manifest.devDependencies, manifest.peerDependencies, manifest.optionalDependencies]
         .flatMap((group) => Object.entries(group ?? {}))
-        .filter(([name, range]) =>
-          name.startsWith("@keyward/") ? !range.startsWith("workspace:") : !range.startsWith("catalog:"),
-        )
+        .filter(([name, range]) => (isOwn(name) ? !range.startsWith("workspace:") : !range.startsWith("catalog:")))
         .map(([name, range]) => `${folder}: ${name} ${range}`),
     );
     expect(strays).toEqual([]);
