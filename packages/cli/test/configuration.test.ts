@@ -314,6 +314,18 @@ describe("keyward init", () => {
     expect(rotated.stdout).toBe('rotation from key "first" to "second": done\n');
   });
 
+  it.each([
+    ["module", "ts"],
+    ["commonjs", "json"],
+  ])("writes a file that can be loaded in a folder whose package has the type %s", async (type, format) => {
+    const folder = await newFolder();
+    await linkPackages(folder);
+    await writeFile(join(folder, "package.json"), JSON.stringify({ type }));
+    const begun = await keyward(folder, {}, "init");
+    expect(begun.stdout).toContain(`keyward.config.${format} names the keys and the stores.`);
+    expect(await keyward(folder, {}, "census")).toMatchObject({ exitCode: 0 });
+  });
+
   it("changes nothing in a folder with a configuration", async () => {
     const folder = await configured();
     const before = await readFile(join(folder, "production.keyring"), "utf8");

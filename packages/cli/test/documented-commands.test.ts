@@ -7,13 +7,21 @@ import { declareCompletion } from "../src/declarations/completion.ts";
 import { kvProgramFor } from "../src/kv-program.ts";
 import { programFor } from "../src/program.ts";
 import { inCommandTerms } from "../src/terminal/command-terms.ts";
+import { Results } from "../src/terminal/results.ts";
 import { textsIn } from "./hint-texts.ts";
 
 const { stdin, stdout, stderr } = process;
-const surroundings = { stdin, stdout, stderr, env: {}, signal: new AbortController().signal };
-const keyward: Surroundings = { name: "keyward", ...surroundings };
+const { signal } = new AbortController();
+const surroundings: Omit<Surroundings, "name"> = {
+  stdin,
+  stdout,
+  stderr,
+  results: new Results(stdout),
+  env: {},
+  signal,
+};
 const programs = new Map([
-  ["keyward", programFor(keyward)],
+  ["keyward", programFor({ name: "keyward", ...surroundings })],
   ["keyward-kv", kvProgramFor({ name: "keyward-kv", ...surroundings })],
 ]);
 for (const program of programs.values()) await declareCompletion(program, []);

@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { access, appendFile, open, readFile, unlink } from "node:fs/promises";
-import { createRequire } from "node:module";
+import { createRequire, findPackageJSON } from "node:module";
 import { join, relative, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { EncryptedStore, type KeyProvider, Keyring, KeywardError, systemCode } from "@keyward/core";
@@ -171,11 +172,16 @@ function typescriptOf({ keys, stores }: Answers): string {
   ].join("\n");
 }
 
-/** Returns whether a file in this folder can import the package `keyward`. */
+/** Returns whether `keyward.config.ts` in this folder can import the package `keyward`, with `import`. */
 function hasPackage(folder: string): boolean {
+  const file = pathToFileURL(join(folder, "keyward.config.ts"));
   try {
-    createRequire(pathToFileURL(join(folder, "keyward.config.ts"))).resolve("keyward");
-    return true;
+    createRequire(file).resolve("keyward");
+    const manifest = findPackageJSON(".", file);
+    if (manifest === undefined) return true;
+    const { type } = JSON.parse(readFileSync(manifest, "utf8"));
+    // `npm init` writes this type, with which Node.js refuses the `import` of a TypeScript file.
+    return type !== "commonjs";
   } catch {
     return false;
   }
