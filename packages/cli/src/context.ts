@@ -235,6 +235,10 @@ export class Context {
   }
 
   async #findTold(): Promise<Told> {
+    requireText("--keys", this.#options.keys);
+    requireText("--env", this.#options.env);
+    requireText("--scope", this.#options.scope);
+    for (const text of this.#options.store) requireText("--store", text);
     const environment = this.#options.env ?? this.env["KEYWARD_ENV"];
     const found = await findConfig(environment === undefined ? {} : { environment }).catch((error: unknown) => {
       if (error instanceof KeywardError) throw new CommandError("USAGE", error.message, { hint: error.hint });
@@ -247,4 +251,12 @@ export class Context {
     }
     return { options: this.#options, env: this.env, config: found?.config, path: found?.path ?? "" };
   }
+}
+
+/** Refuses an empty flag. A variable of a script that is not set must not lead to other keys or stores than were meant. */
+function requireText(flag: string, text: string | undefined): void {
+  if (text === undefined || text.trim() !== "") return;
+  throw new CommandError("USAGE", `The flag ${flag} is empty`, {
+    hint: "If its value comes from a variable, check that the variable is set. Or omit the flag.",
+  });
 }

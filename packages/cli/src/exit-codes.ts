@@ -39,7 +39,14 @@ export class CommandError extends Error {
 }
 
 /** Thrown after a command has printed its result and the problems that it found, so that the command ends as failed. */
-export class ProblemsPrinted extends Error {}
+export class ProblemsPrinted extends Error {
+  readonly exitCode: number;
+
+  constructor(exitCode: number = exitCodes.failed) {
+    super();
+    this.exitCode = exitCode;
+  }
+}
 
 /** Thrown by `keyward doctor` after it has printed the problems that it found. */
 export class DoctorFoundProblems extends ProblemsPrinted {}

@@ -5,8 +5,8 @@ if (major < 22 || (major === 22 && minor < 19)) {
   console.error(`keyward: this is Node.js ${process.versions.node}, and keyward needs Node.js 22.19 or newer.`);
   process.exitCode = 1;
 } else {
-  const { main } = await import("./main.ts");
-  process.exitCode = await main("keyward", process.argv.slice(2));
+  // No top-level await, whose warning would be printed if the configuration waits for ever.
+  void import("./main.ts").then(({ runProcess }) => runProcess("keyward"));
 }
 
 export {};

@@ -11,39 +11,56 @@ const programs = {
   "keyward-kv": async (surroundings: Surroundings) => (await import("./kv-program.ts")).kvProgramFor(surroundings),
 } as const;
 
+const stopAtOnceMs = 10_000;
+
 /**
- * Runs a command line of an executable of this package, and returns its exit code.
+ * Runs the command line of this process, and ends the process with its exit code.
  *
  * @param name the name of the executable.
- * @param commandLine the arguments after the name of the program.
  */
-export async function main(name: keyof typeof programs, commandLine: readonly string[]): Promise<number> {
+export async function runProcess(name: keyof typeof programs): Promise<void> {
+  const fail = (problem: string) => {
+    process.stderr.write(`${name}: ${problem}\n`, () => process.exit(exitCodes.failed));
+  };
+  // A configuration is code of others. Neither its errors, which may contain a secret, nor their stacks are printed.
+  const background = "An error was thrown in the background, by the configuration or by a package that it uses.";
+  process.on("unhandledRejection", () => fail(background));
+  process.on("uncaughtException", () => fail(background));
+  process.once("beforeExit", () => fail("The configuration waits for something that never happens."));
+  const exitCode = await main(name, process.argv.slice(2));
+  // An open connection of a configuration would keep the process from ending.
+  for (const stream of [process.stdout, process.stderr]) await new Promise((resolve) => stream.write("", resolve));
+  process.exit(exitCode);
+}
+
+/** Runs a command line of an executable of this package, and returns its exit code. */
+async function main(name: keyof typeof programs, commandLine: readonly string[]): Promise<number> {
   const stop = new AbortController();
   const { stdin, stdout, stderr, env } = process;
   const results = new Results(stdout);
   const surroundings: Surroundings = { name, stdin, stdout, results, stderr, env, signal: stop.signal };
-  const signals = ["SIGINT", "SIGTERM"] as const;
-  const interrupt = () => {
-    for (const signal of signals) process.off(signal, interrupt);
-    // A call to a backend that does not answer ends only at its own timeout. A second signal ends the process at once.
-    surroundings.stderr.write(`${name}: stopping after the calls in progress. Press Ctrl-C again to stop at once.\n`);
-    stop.abort(new Interrupted());
-  };
-  for (const signal of signals) process.on(signal, interrupt);
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.on(signal, () => {
+      if (stop.signal.aborted) return process.exit(exitCodes.interrupted);
+      stderr.write(`${name}: stopping after the calls in progress. Press Ctrl-C again to stop at once.\n`);
+      stop.abort(new Interrupted());
+      // A call to a backend that does not answer ends only at its own timeout, or never.
+      setTimeout(() => process.exit(exitCodes.interrupted), stopAtOnceMs).unref();
+      return undefined;
+    });
+  }
   let outputFailed = false;
   const onStreamError = (error: NodeJS.ErrnoException) => {
     // A reader that closes its end of a pipe early, such as `head`, is no error. A full disk is one.
-    if (error.code === "EPIPE") return;
-    outputFailed = true;
-    process.exitCode = exitCodes.failed;
+    if (error.code !== "EPIPE") outputFailed = true;
   };
-  for (const stream of [process.stdout, process.stderr]) stream.on("error", onStreamError);
+  for (const stream of [stdout, stderr]) stream.on("error", onStreamError);
   const program = await programs[name](surroundings);
   try {
     await declareCompletion(program, commandLine);
     await program.parseAsync([...commandLine], { from: "user" });
-    await new Promise<void>((resolve) => process.stdout.write("", () => resolve()));
-    if (outputFailed) surroundings.stderr.write(`${name}: the output cannot be written. Is the disk full?\n`);
+    await new Promise<void>((resolve) => stdout.write("", () => resolve()));
+    if (outputFailed) stderr.write(`${name}: the output cannot be written. Is the disk full?\n`);
     return outputFailed ? exitCodes.failed : exitCodes.done;
   } catch (error) {
     if (error instanceof CommanderError) {
@@ -55,12 +72,12 @@ export async function main(name: keyof typeof programs, commandLine: readonly st
       new Output(surroundings, { ...commonOutputOptions(program), json: true }).error(usageError(name, error));
       return exitCodes.usage;
     }
-    if (error instanceof ProblemsPrinted) return exitCodes.failed;
+    if (error instanceof ProblemsPrinted) return error.exitCode;
     const { Output } = await import("./terminal/output.ts");
     const output = new Output(surroundings, commonOutputOptions(program));
     if (error instanceof Interrupted || stop.signal.aborted) {
-      const shown = shownCommand(name, commandLine);
-      output.notice(`${name}: stopped. To continue, run the same command again:\n  ${shown}`);
+      const hint = `To continue, run the same command again${shownCommand(name, commandLine)}`;
+      output.notice(`${name}: stopped. ${hint}`);
       output.errorLine(
         new CommandError("INTERRUPTED", "The command was stopped", {
           hint: "To continue, run the same command again.",
@@ -70,8 +87,6 @@ export async function main(name: keyof typeof programs, commandLine: readonly st
     }
     output.error(error);
     return exitCodeOf(error);
-  } finally {
-    for (const signal of signals) process.off(signal, interrupt);
   }
 }
 
@@ -92,11 +107,16 @@ function flagsOf(commandLine: readonly string[]): readonly string[] {
   return dashes === -1 ? commandLine : commandLine.slice(0, dashes);
 }
 
-/** Returns a command line for people, who can copy it into a shell. A password in a source is left out. */
+// Only these continue something. Others may have the key of a record in their command line.
+const continuing = ["rotate", "rollback", "revoke", "retire", "reencrypt", "migrate", "census"];
+
+/** Returns the end of the sentence that names a command line, which people can copy into a shell. */
 function shownCommand(name: string, commandLine: readonly string[]): string {
+  if (!commandLine.some((word) => continuing.includes(word)) || commandLine.includes("record")) return ".";
   const words = commandLine.map((word) => {
-    const shown = word.replace(/(:\/\/[^/?#]*:)[^/?#]*@/, "$1…@");
+    // A password in a source is left out.
+    const shown = word.replace(/(:\/\/[^/?#]*:).*@/, "$1…@");
     return /^[\w@%+=:,./-]+$/.test(shown) ? shown : `'${shown.replaceAll("'", "'\\''")}'`;
   });
-  return [name, ...words].join(" ");
+  return `:\n  ${[name, ...words].join(" ")}`;
 }

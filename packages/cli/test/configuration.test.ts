@@ -128,6 +128,39 @@ describe("a configuration file", () => {
     expect(await keyward(folder, {}, "keyring", "show")).toMatchObject({ exitCode: 2, stdout: "" });
   });
 
+  it.runIf(process.getuid?.() === 0)(
+    "imports no package that another user could have put into a folder above",
+    async () => {
+      const shared = await newFolder();
+      await chmod(shared, 0o1777);
+      const folder = join(shared, "mine");
+      await mkdir(folder, { mode: 0o755 });
+      const planted = join(shared, "node_modules/keyward");
+      await mkdir(planted, { recursive: true });
+      await writeFile(
+        join(planted, "package.json"),
+        '{ "name": "keyward", "type": "module", "exports": "./index.js" }',
+      );
+      await writeFile(
+        join(planted, "index.js"),
+        'process.stdout.write("the code ran\\n"); export const defineConfig = (all) => all;',
+      );
+      await chown(join(shared, "node_modules"), 12_345, 12_345);
+      expect((await keyward(folder, {}, "init")).stdout).toContain("keyward.config.json names");
+      await rm(join(folder, "keyward.config.json"));
+      await writeFile(
+        join(folder, "keyward.config.js"),
+        'import { defineConfig } from "keyward"; export default defineConfig({});',
+      );
+      const shown = await keyward(folder, {}, "keyring", "show");
+      expect(shown).toMatchObject({
+        exitCode: 2,
+        stdout: "",
+        stderr: expect.stringContaining("Other users may change"),
+      });
+    },
+  );
+
   it("is refused beside another configuration file", async () => {
     const folder = await configured();
     await writeFile(join(folder, "keyward.config.js"), "");
@@ -140,6 +173,9 @@ describe("a configuration file", () => {
     ["keyward.config.json", "[]", /The configuration must be an object/],
     ["keyward.config.js", "export const keys = 1;", /has no default export/],
     ["keyward.config.js", "", /The source of the keys is not set/],
+    ["keyward.config.json", '{"folder": "."}', /folder must be the absolute path/],
+    ["keyward.config.js", "export default { inEnvironment: 1 }", /inEnvironment is unknown/],
+    ["keyward.config.js", 'export default { "redis://u:a secret@h": 1 }', /a name that is not shown/],
     ["keyward.config.js", "export default {", /it has a syntax error/],
     ["keyward.config.js", 'throw new Error("a secret")', /Error was thrown/],
     ["keyward.config.js", 'import "gone"; export default {}', /Cannot find package 'gone'/],
@@ -271,6 +307,62 @@ describe("a configuration file", () => {
   });
 });
 
+describe("the code of a configuration", () => {
+  const inFolder = async (text: string) => {
+    const folder = await newFolder();
+    await writeFile(join(folder, "package.json"), '{ "type": "module" }');
+    await writeFile(join(folder, "keyward.config.js"), text);
+    return folder;
+  };
+
+  it.each<[string, string, number, RegExp]>([
+    ["throws", 'export default { keys: () => { throw new Error("a secret") } }', 1, /keys: the function throws Error/],
+    ["returns no key provider", "export default { keys: () => 1 }", 1, /does not return a key provider/],
+    [
+      "waits for ever",
+      "export default { keys: () => new Promise(() => {}) }",
+      1,
+      /waits for something that never happens/,
+    ],
+    [
+      "rejects in the background",
+      'void Promise.reject(new Error("a secret")); export default { keys: () => new Promise((resolve) => setTimeout(resolve, 60_000)) }',
+      1,
+      /An error was thrown in the background/,
+    ],
+    [
+      "throws in the background",
+      'setTimeout(() => { throw new Error("a secret") }); export default { keys: () => new Promise((resolve) => setTimeout(resolve, 60_000)) }',
+      1,
+      /An error was thrown in the background/,
+    ],
+  ])("may not hang or print secrets: it %s", async (_, text, exitCode, problem) => {
+    const folder = await inFolder(text);
+    const shown = await keyward(folder, {}, "keyring", "show");
+    expect(shown).toMatchObject({ exitCode, stdout: "", stderr: expect.stringMatching(problem) });
+    expect(shown.stderr).not.toMatch(/a secret|\n {4}at |top-level await/);
+  });
+
+  it("does not keep the command from ending", async () => {
+    const folder = await inFolder('setInterval(() => {}, 1_000); export default { keys: "env:APP_KEY" }');
+    const { stdout: key } = await keyward(folder, {}, "keygen");
+    const shown = await keyward(folder, { APP_KEY: key.trim() }, "keyring", "show");
+    expect(shown).toMatchObject({ exitCode: 0, stderr: "" });
+  });
+});
+
+describe("an empty flag", () => {
+  it.each([["--keys"], ["--env"], ["--scope"], ["--store"]])("is refused: %s", async (flag) => {
+    const folder = await configured();
+    const shown = await keyward(folder, {}, "census", flag, "");
+    expect(shown).toMatchObject({
+      exitCode: 2,
+      stdout: "",
+      stderr: expect.stringContaining(`The flag ${flag} is empty`),
+    });
+  });
+});
+
 describe("config.store()", () => {
   const keys = () => Keyring.generate("one");
 
@@ -350,10 +442,39 @@ describe("keyward init", () => {
     await expect(stat(join(folder, "production.keyring"))).rejects.toThrow("ENOENT");
   });
 
-  it("says which store is not ready", async () => {
+  it.each([
+    ["a password with a slash", "sessions=redis://:pa/ss@127.0.0.1:1"],
+    ["a store in memory", "sessions=memory:"],
+    ["two stores of one name", "--store", "sessions=sqlite:a"],
+    ["a scheme that does not exist", "sessions=ftp://records"],
+  ])("writes nothing for %s", async (_, ...flags) => {
+    const folder = await newFolder();
+    const stores = flags[0] === "--store" ? ["sessions=sqlite:b", ...flags] : flags;
+    const refused = await keyward(folder, {}, "init", "--store", ...stores);
+    expect(refused.exitCode).not.toBe(0);
+    expect(refused.stdout + refused.stderr).not.toContain("pa/ss");
+    expect(await readdir(folder)).toEqual([]);
+  });
+
+  it.each([
+    "file:[prod].keyring",
+    " file:prod.keyring",
+    "file:k/../..prod.keyring",
+    "file:a b#!.keyring",
+    "file:**.keyring",
+  ])("hides the keyring %j from Git", async (source) => {
+    const folder = await newFolder();
+    await mkdir(join(folder, "k"));
+    await run("git", ["init", "-q"], { cwd: folder });
+    expect(await keyward(folder, {}, "init", "--keys", source)).toMatchObject({ exitCode: 0 });
+    const { stdout } = await run("git", ["status", "--porcelain", "--untracked-files=all"], { cwd: folder });
+    expect(stdout.split("\n").toSorted()).toEqual(["", "?? .gitignore", "?? keyward.config.json"]);
+  });
+
+  it("says which store is not ready, with exit code 1", async () => {
     const folder = await newFolder();
     const begun = await keyward(folder, {}, "init", "--store", "sessions=redis://127.0.0.1:1?timeoutMs=200");
-    expect(begun).toMatchObject({ exitCode: 0, stdout: expect.stringContaining("The store sessions is not ready") });
+    expect(begun).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("The store sessions is not ready") });
   });
 
   it("asks on a terminal", async () => {

@@ -70,6 +70,29 @@ describe("keyward doctor", () => {
     expect(stdout).toContain("Synchronize the clocks");
   });
 
+  it("writes nothing into a store that was never used, which rotations refuse afterwards too", async () => {
+    const folder = await begun();
+    const flags = ["--store", "sessions=sqlite:typo.sqlite"];
+    const looked = await keyward(folder, {}, "doctor", ...flags, "--empty-store", "sessions");
+    expect(looked.stdout).toMatch(/^warning {2}sessions: no process has written to it$/m);
+    const refused = await keyward(folder, {}, "rotate", ...flags, "--unregistered", "0s", "--grace", "0s");
+    expect(refused).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("was never used with Keyward") });
+  });
+
+  it("warns of a scope in which no process has written, and changes nothing", async () => {
+    const folder = await begun();
+    const count = async () => {
+      const store = new SqliteStore(join(folder, "sessions.sqlite"));
+      const { entries } = await store.reserved().scan({});
+      await store.disconnect();
+      return entries.map(({ key }) => key);
+    };
+    const before = await count();
+    const { stdout } = await keyward(folder, {}, "doctor", "--scope", "typo");
+    expect(stdout).toMatch(/^warning {2}sessions: no process has written to it in this scope$/m);
+    expect(await count()).toEqual(before);
+  });
+
   it("says which processes hold other keys, and changes nothing", async () => {
     const folder = await begun();
     const path = join(folder, "production.keyring");

@@ -227,7 +227,7 @@ const cases: Readonly<Record<string, Case>> = {
   init: async (desk) => {
     desk.env = {};
     const flags = ["--store", "sessions=sqlite:sessions.sqlite", "--store", "flows=redis://127.0.0.1:1?timeoutMs=200"];
-    expect(await desk.result("--id", "one", ...flags)).toMatchObject({
+    expect(await desk.resultOf({ exitCode: 1 }, "--id", "one", ...flags)).toMatchObject({
       file: "keyward.config.json",
       keysSource: "file:production.keyring",
       keyringCreated: true,
@@ -261,6 +261,13 @@ const cases: Readonly<Record<string, Case>> = {
     const created = await desk.result("--id", "one", "--stores", "sessions,flows");
     expect(created).toMatchObject({ keyId: "one", keyring: { primary: "one", storeNames: ["sessions", "flows"] } });
     await desk.failure("KEYRING_CONFLICT");
+  },
+  "keyring-stores": async (desk) => {
+    await desk.begin();
+    const { keyring } = await desk.result("sessions", "flows");
+    expect(keyring).toMatchObject({ storeNames: ["sessions", "flows"] });
+    await desk.failure("NOT_CONFIRMED", "flows");
+    await desk.failure("USAGE", "a b");
   },
   "keyring-add": async (desk) => {
     await desk.begin();
@@ -384,7 +391,7 @@ const cases: Readonly<Record<string, Case>> = {
   revoke: async (desk) => {
     await desk.begin();
     await desk.failure("KEY_UNKNOWN", "two");
-    const cost = await desk.result("one");
+    const cost = await desk.resultOf({ exitCode: 2 }, "one");
     expect(cost).toEqual({ rotation: null, keyId: "one", records: 3, recordsByStore: { sessions: 3 } });
     const kept = await desk.result("one", "--order", "reencrypt-first", "--new-key", "two", ...atOnce);
     expect(kept).toMatchObject({ rotation: { kind: "revoke", order: "reencrypt-first", step: "done" } });

@@ -158,6 +158,7 @@ describe("keyward", () => {
     expect(back.stdout).toBe('roll-back from key "2026-12" to "2026-11": done\n');
     await expectReadable();
     const cost = await run("revoke", "2026-11");
+    expect(cost.exitCode).toBe(2);
     expect(cost.stdout).toMatch(/^10 records are under key "2026-11"\.\n[\s\S]*Nothing was changed/);
     const revoked = await run("revoke", "2026-11", "--order", "reencrypt-first", "--new-key", "2027-01", ...alone);
     expect(revoked.stdout).toBe('revocation from key "2026-11" to "2027-01": done\n');
@@ -295,6 +296,35 @@ describe("keyward", () => {
     expect(stderr).not.toContain(env.APP_KEY);
   });
 
+  it("never lets two writers of one new file both succeed, and removes no file of others", async () => {
+    const folder = await newFolder();
+    await writeFile(join(folder, "key.unfinished"), "precious");
+    for (let round = 0; round < 5; round++) {
+      const out = `key-${round}`;
+      const both = await Promise.all(
+        ["base64", "hex"].map((format) => keyward(folder, {}, "keygen", "--format", format, "--out", out)),
+      );
+      expect(both.map(({ exitCode }) => exitCode).toSorted()).toEqual([0, 1]);
+      expect(both.find(({ exitCode }) => exitCode === 1)?.stderr).toContain("exists already");
+      const isHex = both[1]?.exitCode === 0;
+      expect((await readFile(join(folder, out), "utf8")).startsWith("hex:")).toBe(isHex);
+    }
+    await keyward(folder, {}, "keygen", "--out", "key");
+    expect(await readFile(join(folder, "key.unfinished"), "utf8")).toBe("precious");
+  });
+
+  it("ends a watch when nobody reads it any longer", async () => {
+    const { folder } = await begun();
+    const command = `"$0" --conditions development "$1" census --watch --every 100ms | head -n 1`;
+    const { PATH = "", HOME = "" } = process.env;
+    const child = spawn("sh", ["-c", command, process.execPath, executable], {
+      cwd: folder,
+      env: { PATH, HOME, ...sources },
+    });
+    onTestFinished(() => void child.kill("SIGKILL"));
+    expect(await once(child, "close")).toEqual([0, null]);
+  });
+
   it.each([[["--help"]], [["keygen"]], [["rotate", "--help"]]])(
     "loads no package but commander for %j",
     async (commandLine) => {
@@ -416,7 +446,7 @@ describe("keyward", () => {
     child.kill("SIGINT");
     await isStopping.promise;
     child.kill("SIGINT");
-    expect(await exited).toEqual([null, "SIGINT"]);
+    expect(await exited).toEqual([130, null]);
   });
 });
 

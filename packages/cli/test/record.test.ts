@@ -250,6 +250,24 @@ describe("keyward record over SQLite", () => {
     expect(deleted.text).toContain("The record was deleted.");
   });
 
+  it.each([
+    ["Ctrl-D", (terminal: Terminal) => terminal.press("\x04")],
+    ["Ctrl-C", (terminal: Terminal) => terminal.press("\x03")],
+    ["SIGTERM", (terminal: Terminal) => terminal.signal("SIGTERM")],
+  ])("ends at a question with exit code 130 after %s, and repeats no key of a record", async (_, stop) => {
+    const { folder, inApplication, sources } = await overSqlite();
+    await inApplication((sessions) => sessions.set(key, "a value"));
+    const terminal = new Terminal(folder, sources, "record", "delete", key, ...namespaced);
+    await terminal.waitFor("Go on?");
+    stop(terminal);
+    expect(await terminal.end()).toBe(130);
+    expect(terminal.text).not.toContain(key);
+    expect(terminal.text).not.toContain("top-level await");
+    // The cursor is shown again.
+    expect(terminal.printed.lastIndexOf("\x1b[?25h")).toBeGreaterThanOrEqual(terminal.printed.lastIndexOf("\x1b[?25l"));
+    expect(await inApplication((sessions) => sessions.get(key))).toBe("a value");
+  });
+
   it("refuses the records of the secrets service and of Keyward itself, also in stores that join namespace and key", () => {
     const refused = [
       ["keyward-service", "W"],

@@ -57,6 +57,11 @@ export class Terminal {
     this.#pty.write(key);
   }
 
+  /** Sends a signal to the command. */
+  signal(name: "SIGINT" | "SIGTERM"): void {
+    this.#pty.kill(name);
+  }
+
   /** Closes the terminal, as a lost connection to a remote machine does. */
   close(): void {
     this.#pty.kill("SIGHUP");

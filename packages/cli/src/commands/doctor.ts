@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
   type EncryptedStore,
+  hasReservedSpace,
   isAtomic,
   isScannable,
   type KeyProvider,
@@ -73,7 +74,9 @@ export async function doctor(context: Context): Promise<void> {
     for (const [name, store] of Object.entries(stores)) {
       context.signal.throwIfAborted();
       const of = ofStore(name);
-      findings.push(...(await checkStore(of, store, keys)));
+      const scope = await context.scope();
+      const checkInner = () => checkUse(of, inner[name], typeof scope === "string" ? scope : undefined);
+      findings.push(...(await checkStore(of, store, keys, checkInner)));
       findings.push(...checkCapabilities(of, inner[name]), ...checkConnection(of, await context.sourceOf(name)));
     }
     const lines = findings.map(({ level, of, text, hint, code }) => {
@@ -163,16 +166,21 @@ async function checkSaving(provider: KeyProvider): Promise<Finding> {
   return { level: "warning", of, text: "this process cannot save a changed keyring", hint };
 }
 
-async function checkStore(of: Subject, store: EncryptedStore, keys: KeyProvider): Promise<readonly Finding[]> {
+async function checkStore(
+  of: Subject,
+  store: EncryptedStore,
+  keys: KeyProvider,
+  checkInner: () => Promise<readonly Finding[]>,
+): Promise<readonly Finding[]> {
   try {
     await store.ready();
   } catch (error) {
     return [problemOf(of, error)];
   }
   const findings: Finding[] = [{ level: "good", of, text: "answers, and the keys belong to it" }];
-  for (const check of [checkWrites, checkReplicas]) {
+  for (const check of [checkInner, () => checkWrites(of, store), () => checkReplicas(of, store, keys)]) {
     try {
-      findings.push(...(await check(of, store, keys)));
+      findings.push(...(await check()));
     } catch (error) {
       findings.push(problemOf(of, error));
     }
@@ -181,9 +189,24 @@ async function checkStore(of: Subject, store: EncryptedStore, keys: KeyProvider)
 }
 
 async function checkWrites(of: Subject, store: EncryptedStore): Promise<readonly Finding[]> {
-  // A write of a record that has expired already deletes a key that no record has, so nothing changes.
-  await store.set(randomUUID(), "", Date.now() - 1);
+  // Deletes a key that no record has, so nothing changes.
+  await store.delete(randomUUID());
   return [{ level: "good", of, text: "accepts writes of this process" }];
+}
+
+/** Checks that a process has written to the store before, in the scope of the command. */
+async function checkUse(
+  of: Subject,
+  store: WrappableStore | undefined,
+  scope: string | undefined,
+): Promise<readonly Finding[]> {
+  if (store === undefined || !hasReservedSpace(store)) return [];
+  const key = scope === undefined ? "check" : `check/${scope}`;
+  if ((await store.reserved().get(key)) !== undefined) return [];
+  const hint =
+    "Compare the source of the store and `--scope` with those of the application. If the application has not written yet, nothing is wrong.";
+  const where = scope === undefined ? "" : " in this scope";
+  return [{ level: "warning", of, text: `no process has written to it${where}`, hint }];
 }
 
 function checkCapabilities(of: Subject, store: WrappableStore | undefined): readonly Finding[] {

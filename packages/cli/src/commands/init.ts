@@ -1,16 +1,24 @@
 import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
 import { access, appendFile, open, readFile, unlink } from "node:fs/promises";
+
 import { createRequire, findPackageJSON } from "node:module";
-import { join, relative, resolve } from "node:path";
-import { pathToFileURL } from "node:url";
-import { EncryptedStore, type KeyProvider, Keyring, KeywardError, systemCode } from "@keyward/core";
+import { isAbsolute, join, relative, resolve, sep } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import {
+  EncryptedStore,
+  type KeyProvider,
+  Keyring,
+  KeywardError,
+  systemCode,
+  type WrappableStore,
+} from "@keyward/core";
+
 import { Config } from "../configuration/config.ts";
-import { configFileNames } from "../configuration/config-file.ts";
-import { readFlag, unnamedStore } from "../configuration/sources.ts";
+import { configFileNames, requireOwnPackages } from "../configuration/config-file.ts";
+import { namedStores } from "../configuration/sources.ts";
 import { storeName } from "../configuration/store-name.ts";
 import type { Context } from "../context.ts";
-import { CommandError } from "../exit-codes.ts";
+import { CommandError, ProblemsPrinted } from "../exit-codes.ts";
 import { type ErrorResult, errorResult } from "../terminal/output.ts";
 
 /** The options of `keyward init`. */
@@ -38,16 +46,17 @@ export async function init(context: Context, { format, id }: InitOptions): Promi
     });
   }
   const answers = await answersFrom(context);
-  requireNoPassword(answers);
-  const file = `keyward.config.${format ?? (hasPackage(folder) ? "ts" : "json")}`;
+  requireFitting(answers);
+  const file = `keyward.config.${format ?? ((await hasPackage(folder)) ? "ts" : "json")}`;
   // Checks the sources before anything is written.
   const config = new Config({ folder, ...answers }, "");
   const keys = await config.keys();
-  const lines: string[] = [];
+  for (const name of Object.keys(answers.stores)) await closed(await config.openStore(name));
+  // First of all, so that Git never sees the keyring.
+  const ignored = await ignoreFiles(folder, answers);
   const first = await createFirst(keys, id ?? new Date().toISOString().slice(0, 10), Object.keys(answers.stores));
-  lines.push(first.text);
   await writeNew(join(folder, file), file.endsWith(".json") ? jsonOf(answers) : typescriptOf(answers));
-  lines.unshift(`${file} names the keys and the stores.`);
+  const lines = [`${file} names the keys and the stores.`, first.text];
   const stores: Record<string, BegunStore> = {};
   for (const [name, source] of Object.entries(answers.stores)) {
     const error = await beginStore(config, keys, name);
@@ -58,7 +67,6 @@ export async function init(context: Context, { format, id }: InitOptions): Promi
         : `The store ${name} is not ready: ${error.message} (${error.code}). ${error.hint}`,
     );
   }
-  const ignored = await ignoreFiles(folder, answers);
   if (ignored.length > 0) lines.push(`.gitignore has the files that Git must not keep: ${ignored.join(", ")}.`);
   lines.push("Next: `keyward doctor` checks the keys and the stores, and `keyward rotate` replaces the key.");
   context.output.result(lines.join("\n"), {
@@ -69,6 +77,7 @@ export async function init(context: Context, { format, id }: InitOptions): Promi
     stores,
     gitignoreLines: ignored,
   });
+  if (Object.values(stores).some(({ ready }) => !ready)) throw new ProblemsPrinted();
 }
 
 /** What `keyward init` did with a store, as `--json` prints it. */
@@ -92,28 +101,46 @@ async function answersFrom(context: Context): Promise<Answers> {
   const { options, env } = await context.told();
   const ask = async (question: string, fallback: string) =>
     operator.isPresent && !options.yes ? await operator.ask(question, fallback) : fallback;
-  const keys = options.keys ?? env["KEYWARD_KEYS"] ?? (await ask("The source of the keys:", defaultKeys));
+  const given = options.keys ?? env["KEYWARD_KEYS"];
+  const keys = (given ?? (await ask("The source of the keys:", defaultKeys))).trim();
   if (options.store.length > 0) {
-    const given = options.store.map((text) => readFlag(text, []));
-    return { keys, stores: Object.fromEntries(given.map(({ name, source = "" }) => [name, source])) };
+    const stores = namedStores({ options, env: {}, config: undefined, path: "" }, []);
+    return { keys, stores: Object.fromEntries(stores.map(({ name, source = "" }) => [name, source.trim()])) };
   }
-  const name = await ask("The name of the store:", defaultStore.name);
+  const name = (await ask("The name of the store:", defaultStore.name)).trim();
   if (!storeName.test(name)) {
     throw new CommandError("USAGE", "This cannot be the name of a store", {
       hint: "A name begins with a letter, and has letters, digits, - and _ after it.",
     });
   }
-  return { keys, stores: { [name]: await ask("The source of the store:", `sqlite:${name}.sqlite`) } };
+  return { keys, stores: { [name]: (await ask("The source of the store:", `sqlite:${name}.sqlite`)).trim() } };
 }
 
-/** Checks that no source has a password, because the file will be readable in a repository. */
-function requireNoPassword({ keys, stores }: Answers): void {
-  for (const [name, source] of [["keys", keys], ...Object.entries(stores)]) {
-    if (!/\/\/[^/?#]*:[^/?#]*@/.test(source ?? "")) continue;
-    throw new CommandError("USAGE", `The source of ${name} has a password, which must not be in a configuration file`, {
-      hint: `Set the environment variable KEYWARD_STORE_${(name ?? unnamedStore).toUpperCase()} instead, or write a keyward.config.ts that reads the source from an environment variable.`,
-    });
+/** Checks that no source has a password, because the file will be readable in a repository, and that no store is in memory. */
+function requireFitting({ keys, stores }: Answers): void {
+  for (const [place, variable, source] of [
+    ["keys", "KEYWARD_KEYS", keys],
+    ...Object.entries(stores).map(([name, text]) => [`store ${name}`, `KEYWARD_STORE_${name.toUpperCase()}`, text]),
+  ]) {
+    // The password itself may contain any character.
+    if (!/\/\/[^@]*:.*@/s.test(source ?? "")) continue;
+    throw new CommandError(
+      "USAGE",
+      `The source of the ${place} has a password, which must not be in a configuration file`,
+      {
+        hint: `Set the environment variable ${variable} instead, or write a keyward.config.ts that reads the source from an environment variable.`,
+      },
+    );
   }
+  const inMemory = Object.entries(stores).find(([, source]) => /^(memory:|sqlite::memory:)/.test(source));
+  if (inMemory === undefined) return;
+  throw new CommandError("USAGE", `The store ${inMemory[0]} is in the memory of a process, which no command can see`, {
+    hint: "Name a store that the application and the command can share, such as `sqlite:sessions.sqlite`.",
+  });
+}
+
+async function closed(store: WrappableStore): Promise<void> {
+  if ("disconnect" in store) await store.disconnect?.();
 }
 
 async function createFirst(keys: KeyProvider, id: string, stores: readonly string[]): Promise<FirstKeyring> {
@@ -136,8 +163,7 @@ async function createFirst(keys: KeyProvider, id: string, stores: readonly strin
  * record is known to be misspelt. Returns the error of a store that is not ready.
  */
 async function beginStore(config: Config, keys: KeyProvider, name: string): Promise<KeywardError | undefined> {
-  const inner = await config.openStore(name);
-  const store = new EncryptedStore(inner, { keys });
+  const store = new EncryptedStore(await config.openStore(name), { keys });
   try {
     // A write of a record that has expired already leaves nothing but the check record.
     await store.set(randomUUID(), "", Date.now() - 1);
@@ -172,14 +198,18 @@ function typescriptOf({ keys, stores }: Answers): string {
   ].join("\n");
 }
 
-/** Returns whether `keyward.config.ts` in this folder can import the package `keyward`, with `import`. */
-function hasPackage(folder: string): boolean {
+/**
+ * Returns whether `keyward.config.ts` in this folder can import the package `keyward` with `import`, and no other user could
+ * have put the package there.
+ */
+async function hasPackage(folder: string): Promise<boolean> {
   const file = pathToFileURL(join(folder, "keyward.config.ts"));
   try {
     createRequire(file).resolve("keyward");
+    await requireOwnPackages(folder);
     const manifest = findPackageJSON(".", file);
     if (manifest === undefined) return true;
-    const { type } = JSON.parse(readFileSync(manifest, "utf8"));
+    const { type } = JSON.parse(await readFile(manifest, "utf8"));
     // `npm init` writes this type, with which Node.js refuses the `import` of a TypeScript file.
     return type !== "commonjs";
   } catch {
@@ -189,15 +219,28 @@ function hasPackage(folder: string): boolean {
 
 /** Adds the files with keys and records to `.gitignore`, and returns the lines that were added. */
 async function ignoreFiles(folder: string, { keys, stores }: Answers): Promise<readonly string[]> {
-  const paths = [keys.startsWith("file:") ? keys.slice(5) : undefined, ...Object.values(stores).map(sqlitePath)];
+  const paths = [filePath(keys), ...Object.values(stores).map(sqlitePath)];
   const inFolder = paths.flatMap((path) => {
     const place = path === undefined ? ".." : relative(folder, resolve(folder, path));
-    return place.startsWith("..") ? [] : [`/${place}*`];
+    if (place === ".." || place.startsWith(`..${sep}`) || isAbsolute(place)) return [];
+    // In a pattern, these characters have a meaning of their own.
+    return [
+      `/${place
+        .split(sep)
+        .join("/")
+        .replace(/[\\*?[\]!# ]/g, "\\$&")}*`,
+    ];
   });
   const path = join(folder, ".gitignore");
   const before = await readFile(path, "utf8").catch((error: unknown) => {
     if (systemCode(error) === "ENOENT") return "";
-    throw error;
+    throw new CommandError(
+      "USAGE",
+      `The file .gitignore cannot be read (${systemCode(error)}), so nothing was written`,
+      {
+        hint: "Make it a readable file, or remove it.",
+      },
+    );
   });
   const present = before.split(/\r?\n/);
   const missing = [...new Set(inFolder)].filter((line) => !present.includes(line));
@@ -205,6 +248,11 @@ async function ignoreFiles(folder: string, { keys, stores }: Answers): Promise<r
     await appendFile(path, `${before === "" || before.endsWith("\n") ? "" : "\n"}${missing.join("\n")}\n`);
   }
   return missing;
+}
+
+function filePath(keys: string): string | undefined {
+  if (!keys.startsWith("file:")) return undefined;
+  return keys.startsWith("file://") ? fileURLToPath(keys) : keys.slice("file:".length);
 }
 
 function sqlitePath(source: string): string | undefined {

@@ -24,6 +24,11 @@ export async function exportToFile(context: Context, file: string, options: Expo
   const { output, operator, signal } = context;
   await requireNothingAt(file);
   const keyring = await (await context.keys()).load({ signal });
+  if (keyring.scopeName !== undefined) {
+    throw new KeywardError("KEYRING_INVALID", "The source has only the keyring of a scope, which is no backup", {
+      hint: "Export the whole keyring, from which the keyring of the scope was derived.",
+    });
+  }
   const document = exportKeyring(keyring);
   const encrypted = options.passphrase || options.passphraseFile !== undefined;
   const backup = encrypted

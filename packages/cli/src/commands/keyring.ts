@@ -69,7 +69,6 @@ export async function listStores(context: Context, names: readonly string[]): Pr
   const atSource = `In the keyring document at the source of the keys, set "stores" to ${JSON.stringify(next.stores)}.`;
   await saveChanged(provider, next, keyring, atSource);
   context.output.result(`The keyring lists the stores ${next.stores.join(", ")}.`, {
-    keyId: null,
     changed: true,
     keyring: keyringResult(next),
   });

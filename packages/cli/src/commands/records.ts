@@ -34,7 +34,7 @@ export interface CensusCommandOptions {
   readonly every: number;
 }
 
-/** Counts the records under each key, by store or by namespace. With `--watch`, counts until the operator stops it. */
+/** Counts the records under each key, by store or by namespace. With `--watch`, counts until the operator stops it or nobody reads. */
 export async function showCensus(context: Context, { by, watch, every }: CensusCommandOptions): Promise<void> {
   await context.withStores(async (provider, stores) => {
     const { signal, output } = context;
@@ -43,7 +43,7 @@ export async function showCensus(context: Context, { by, watch, every }: CensusC
       output.result(text, counted);
       return;
     }
-    for (;;) {
+    while (!output.isClosed) {
       const { text, counted } = await countRecords(provider, stores, { by, signal });
       output.redraw(`${new Date().toISOString()}, every ${shownDuration(every)}\n${text}`, counted);
       await pause(every, undefined, { signal });

@@ -19,6 +19,7 @@ import {
 } from "@keyward/core";
 import type { OpenStores } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
+import { exitCodes, ProblemsPrinted } from "../exit-codes.ts";
 import { costResult, planResult, rotationResult, rotationRunResult } from "../results/rotation-result.ts";
 import { inCommandTerms } from "../terminal/command-terms.ts";
 import { shownDuration, shownSince } from "../terminal/durations.ts";
@@ -112,8 +113,9 @@ export async function revoke(context: Context, id: string, options: RevokeComman
 }
 
 /**
- * Shows what each order costs. Returns the order that the operator types on the terminal; `undefined` if there is no
- * terminal, or no answer.
+ * Shows what each order costs. Returns the order that the operator types on the terminal; `undefined` for no answer.
+ *
+ * @throws ProblemsPrinted if there is no terminal.
  */
 async function askOrder(
   { output, operator, signal }: Context,
@@ -139,7 +141,8 @@ async function askOrder(
     [...costs, "Nothing was changed. Run the command again with the order of your choice."].join("\n"),
     costResult(id, cost),
   );
-  return undefined;
+  // A script must not take a key for revoked that is still in use.
+  throw new ProblemsPrinted(exitCodes.usage);
 }
 
 /** Shows the running rotation, or the last one. */

@@ -83,6 +83,27 @@ async function findFile(from: string): Promise<string | undefined> {
   }
 }
 
+/**
+ * Checks that only this user and root may change what an import of a file in this folder can find further up: Node.js looks
+ * for packages in every folder above, also above those in which a configuration is looked for.
+ */
+export async function requireOwnPackages(folder: string): Promise<void> {
+  if (process.platform === "win32") return;
+  for (let above = folder; ; above = dirname(above)) {
+    for (const name of ["node_modules", "package.json"]) {
+      const place = join(above, name);
+      const status = await stat(place).catch(() => undefined);
+      if (status === undefined || (isOwnedBy(status) && !mayOthersWrite(status))) continue;
+      throw invalid(
+        place,
+        "Other users may change the packages that a configuration file here can import",
+        "Use keyward.config.json, which imports nothing, or work in a folder whose folders above belong to you.",
+      );
+    }
+    if (above === parse(above).root) return;
+  }
+}
+
 /** Checks that only this user and root may change the file, and the folders in which the search has passed. */
 async function requireOwn(path: string, folders: readonly string[]): Promise<void> {
   if (process.platform === "win32") return;
@@ -90,9 +111,10 @@ async function requireOwn(path: string, folders: readonly string[]): Promise<voi
   if ((await lstat(path)).isSymbolicLink()) {
     throw invalid(path, "The configuration file is a symbolic link", "Put the file itself into the folder.");
   }
+  if (!(await lstat(path)).isFile()) throw invalid(path, "The configuration file is no regular file", "Remove it.");
   for (const place of [path, ...folders]) {
     const status = await stat(place);
-    const hint = `The configuration is code that runs with your keys. Make yourself the owner of ${place}, and take the permission to write from others: \`chmod go-w\`.`;
+    const hint = `The configuration is code that runs with your keys. If ${place} is yours, take the permission to write from others: \`chmod go-w\`. Otherwise do not trust it: run the command in another folder.`;
     if (!isOwnedBy(status)) throw invalid(place, "Another user owns the configuration file or its folder", hint);
     if (mayOthersWrite(status))
       throw invalid(place, "Other users may write to the configuration file or its folder", hint);
@@ -110,7 +132,7 @@ async function readJson(path: string): Promise<unknown> {
     throw invalid(path, `The configuration file cannot be read (${systemCode(error)})`, "Make it a readable file.");
   });
   try {
-    const options: unknown = JSON.parse(text);
+    const options: unknown = JSON.parse(text.replace(/^\uFEFF/, ""));
     if (typeof options !== "object" || options === null || Array.isArray(options)) return options;
     return { folder: dirname(path), ...options };
   } catch (error) {
@@ -120,6 +142,7 @@ async function readJson(path: string): Promise<unknown> {
 }
 
 async function importConfig(path: string): Promise<unknown> {
+  await requireOwnPackages(dirname(path));
   let module: { readonly default?: unknown };
   try {
     module = await import(pathToFileURL(path).href);
@@ -148,7 +171,12 @@ function configOf(options: unknown, path: string, environment: string | undefine
 }
 
 function isConfig(options: unknown): options is Config {
-  return typeof options === "object" && options !== null && "inEnvironment" in options;
+  return (
+    typeof options === "object" &&
+    options !== null &&
+    "inEnvironment" in options &&
+    typeof options.inEnvironment === "function"
+  );
 }
 
 function named(path: string, { code, message, hint, cause }: KeywardError): KeywardError {
@@ -165,7 +193,7 @@ function reasonOf(cause: unknown): string {
 }
 
 function hintFor(cause: unknown): string {
-  return cause instanceof Error && systemCode(cause) === "ERR_MODULE_NOT_FOUND"
+  return cause instanceof Error && /Cannot find package 'keyward'/.test(cause.message)
     ? "Install the package in the folder of the file: `npm install keyward`. Or use keyward.config.json, which imports nothing."
     : "Run the file with `node`, which shows the place of the error.";
 }

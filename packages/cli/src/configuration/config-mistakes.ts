@@ -1,3 +1,4 @@
+import { isAbsolute } from "node:path";
 import { KeywardError } from "@keyward/core";
 import type { ConfigOptions, ConfigSettings, RotationSettings } from "./config-options.ts";
 import { storeName } from "./store-name.ts";
@@ -42,8 +43,8 @@ function mistakesIn(given: unknown): readonly string[] {
   if (!found.requireNames("", given, optionNames)) return found.sentences;
   found.inSettings("", given);
   const { folder, environments } = given;
-  if (folder !== undefined && (typeof folder !== "string" || folder === "")) {
-    found.add("folder", "must be the path of a folder, such as `import.meta.dirname`");
+  if (folder !== undefined && (typeof folder !== "string" || !isAbsolute(folder))) {
+    found.add("folder", "must be the absolute path of a folder, such as `import.meta.dirname`");
   }
   if (environments !== undefined && found.requireObject("environments", environments)) {
     for (const [name, settings] of Object.entries(environments)) {
@@ -96,7 +97,9 @@ class Mistakes {
     if (!this.requireObject(prefix === "" ? "The configuration" : prefix.slice(0, -1), given)) return false;
     for (const name of Object.keys(given)) {
       if (Object.hasOwn(names, name)) continue;
-      this.add(`${prefix}${name}`, `is unknown. The names here are ${Object.keys(names).join(", ")}`);
+      // A name of another form may be a value that was written in the wrong place.
+      const shown = storeName.test(name) ? name : "(a name that is not shown)";
+      this.add(`${prefix}${shown}`, `is unknown. The names here are ${Object.keys(names).join(", ")}`);
     }
     return true;
   }

@@ -97,7 +97,7 @@ export class Config {
     const { stores = {} } = this.settings;
     const source = Object.hasOwn(stores, name) ? stores[name] : undefined;
     if (source === undefined) throw unknownStore(name, Object.keys(stores));
-    if (typeof source === "function") return await source();
+    if (typeof source === "function") return await ofFunction(`stores.${name}`, source);
     this.#requireFolder(`stores.${name}`, source, ["sqlite:"]);
     const { storeFrom } = await import("@keyward/stores-from");
     return await storeFrom(source, { env, ...this.#folder });
@@ -115,7 +115,13 @@ export class Config {
         hint: "Add the setting `keys`, such as `file:production.keyring`. If only environments have keys, choose one with KEYWARD_ENV.",
       });
     }
-    if (typeof keys === "function") return await keys();
+    if (typeof keys === "function") {
+      const provider: unknown = await ofFunction("keys", keys);
+      if (isKeyProvider(provider)) return provider;
+      throw new KeywardError("VALUE_INVALID", "keys: the function does not return a key provider", {
+        hint: "Return what a function such as `fileKeys` or `vaultKeys` returns, which has a method `load`.",
+      });
+    }
     this.#requireFolder("keys", keys, ["file:", "place=file:"]);
     const { keysFrom } = await import("@keyward/keys-from");
     return await keysFrom(keys, this.#folder);
@@ -129,14 +135,36 @@ export class Config {
   #requireFolder(place: string, source: string, schemes: readonly string[]): void {
     if (this.#options.folder !== undefined) return;
     const isRelative = schemes.some((scheme) => {
-      const at = source.indexOf(scheme);
-      return at !== -1 && (at === 0 || scheme.startsWith("place=")) && !/^[/:]/.test(source.slice(at + scheme.length));
+      const at = source.trimStart().indexOf(scheme);
+      return (
+        at !== -1 &&
+        (at === 0 || scheme.startsWith("place=")) &&
+        !/^[/:]/.test(source.trimStart().slice(at + scheme.length))
+      );
     });
     if (!isRelative) return;
     throw new KeywardError("VALUE_INVALID", `${place} has a relative path, and the configuration has no folder`, {
       hint: "Add `folder: import.meta.dirname` to the configuration, or write an absolute path.",
     });
   }
+}
+
+/** Calls a function of a configuration. The message of its error may contain a secret. */
+async function ofFunction<Result>(place: string, make: () => Result | Promise<Result>): Promise<Result> {
+  try {
+    return await make();
+  } catch (cause) {
+    if (cause instanceof KeywardError) throw cause;
+    const name = cause instanceof Error ? cause.name : "a value that is not an Error";
+    throw new KeywardError("VALUE_INVALID", `${place}: the function throws ${name}`, {
+      hint: "Correct the function in the configuration file. Call it in a program of its own to see the message.",
+      cause,
+    });
+  }
+}
+
+function isKeyProvider(given: unknown): given is KeyProvider {
+  return typeof given === "object" && given !== null && "load" in given && typeof given.load === "function";
 }
 
 function unknownEnvironment(name: string, known: readonly string[]): KeywardError {

@@ -7,7 +7,7 @@ const name = "completion";
  * it; otherwise `--help` merely lists the command.
  */
 export async function declareCompletion(program: Command, commandLine: readonly string[]): Promise<void> {
-  const [first = ""] = commandLine;
+  const first = commandLine.find((word) => !word.startsWith("-")) ?? "";
   if (first === name || first === "complete") {
     const { default: addCompletion } = await import("@bomb.sh/tab/commander");
     addCompletion(program, { completionCommandName: name });

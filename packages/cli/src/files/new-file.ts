@@ -1,3 +1,4 @@
+import { randomBytes } from "node:crypto";
 import { access, link, open, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { KeywardError, systemCode } from "@keyward/core";
@@ -8,14 +9,14 @@ const withoutLinks: ReadonlySet<string> = new Set(["EPERM", "ENOTSUP", "EOPNOTSU
 /**
  * Writes a new file that only its owner can read. Never replaces an existing file. The file appears at its path when all
  * of its text is on the disk, so a stopped process leaves no part of the text at the path. It may leave a file
- * `<path>.unfinished`, which the next call removes.
+ * `<path>.<random>.unfinished`.
  *
  * @throws KeywardError `KEYRING_CONFLICT` if the path exists; `PROVIDER_UNAVAILABLE` if the file cannot be written.
  */
 export async function writeNewFile(path: string, text: string): Promise<void> {
-  const unfinished = `${path}.unfinished`;
+  // Another process may write a file at the same path.
+  const unfinished = `${path}.${randomBytes(6).toString("hex")}.unfinished`;
   try {
-    await rm(unfinished, { force: true });
     const file = await open(unfinished, "wx", 0o600);
     try {
       try {
@@ -64,7 +65,12 @@ async function moveToNew(unfinished: string, path: string): Promise<void> {
 async function syncFolder(path: string): Promise<void> {
   // Windows cannot open a folder, and does not need to sync it.
   if (process.platform === "win32") return;
-  const folder = await open(path, "r");
+  const folder = await open(path, "r").catch((error: unknown) => {
+    // A folder may be writable and not readable.
+    if (systemCode(error) === "EACCES") return undefined;
+    throw error;
+  });
+  if (folder === undefined) return;
   try {
     await folder.sync();
   } finally {

@@ -6,6 +6,9 @@ export interface OperatorStreams {
   readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean };
 }
 
+/** What Ctrl-D sends. */
+const endOfInput = 0x04;
+
 /** The person who runs a command, whom the command can ask if a terminal is there. Questions are on stderr. */
 export class Operator {
   readonly #streams: OperatorStreams;
@@ -39,7 +42,8 @@ export class Operator {
       });
     }
     const { default: confirm } = await import("@inquirer/confirm");
-    if (await this.#answer(confirm({ message: `${consequence} Go on?`, default: false }, this.#context))) return;
+    const question = { message: `${consequence} Go on?`, default: false };
+    if (await this.#answer((context) => confirm(question, context))) return;
     throw new CommandError("NOT_CONFIRMED", `The answer was no, so ${otherwise}`, {
       hint: "Run the command again to be asked again.",
     });
@@ -48,27 +52,41 @@ export class Operator {
   /** Asks for one line of text. Returns `fallback` for an empty answer. */
   async ask(question: string, fallback: string): Promise<string> {
     const { default: input } = await import("@inquirer/input");
-    return await this.#answer(input({ message: question, default: fallback }, this.#context));
+    return await this.#answer((context) => input({ message: question, default: fallback }, context));
   }
 
   /** Asks for a secret, which is not shown. */
   async askSecret(question: string): Promise<string> {
     const { default: password } = await import("@inquirer/password");
-    return await this.#answer(password({ message: question }, this.#context));
+    return await this.#answer((context) => password({ message: question }, context));
   }
 
-  /** Returns an answer. If the operator presses Ctrl-C, rejects as for a signal. */
-  async #answer<Answer>(prompt: Promise<Answer>): Promise<Answer> {
+  /** Returns an answer. If the operator presses Ctrl-C or Ctrl-D, rejects as for a signal. */
+  async #answer<Answer>(prompt: (context: PromptContext) => Promise<Answer>): Promise<Answer> {
+    const { stdin, stderr } = this.#streams;
+    const ended = new AbortController();
+    // After Ctrl-D the terminal sends nothing more, so the question would wait for ever.
+    const onData = (data: string | Uint8Array) => {
+      if (Buffer.from(data).includes(endOfInput)) ended.abort();
+    };
+    const onEnd = () => ended.abort();
+    stdin.on("data", onData);
+    stdin.once("end", onEnd);
     try {
-      return await prompt;
+      return await prompt({ input: stdin, output: stderr, signal: AbortSignal.any([this.#signal, ended.signal]) });
     } catch (error) {
       this.#signal.throwIfAborted();
-      if (error instanceof Error && error.name === "ExitPromptError") throw new Interrupted();
-      throw error;
+      const isStopped = ended.signal.aborted || (error instanceof Error && error.name === "ExitPromptError");
+      throw isStopped ? new Interrupted() : error;
+    } finally {
+      stdin.off("data", onData);
+      stdin.off("end", onEnd);
     }
   }
+}
 
-  get #context() {
-    return { input: this.#streams.stdin, output: this.#streams.stderr, signal: this.#signal };
-  }
+interface PromptContext {
+  readonly input: NodeJS.ReadableStream;
+  readonly output: NodeJS.WritableStream;
+  readonly signal: AbortSignal;
 }

@@ -41,6 +41,11 @@ export class Output {
     return this.#streams.stderr.isTTY === true && !this.#options.quiet;
   }
 
+  /** True if no further result can be written. */
+  get isClosed(): boolean {
+    return this.#streams.results.isClosed;
+  }
+
   /** True if the result is shown on a terminal, and not written to a pipe or a file. */
   get isShown(): boolean {
     return this.#streams.results.areShown;

@@ -2,9 +2,18 @@
 export class Results {
   readonly #stdout: NodeJS.WritableStream & { readonly isTTY?: boolean };
   #areWritten = false;
+  #isClosed = false;
 
   constructor(stdout: NodeJS.WritableStream & { readonly isTTY?: boolean }) {
     this.#stdout = stdout;
+    stdout.on("error", () => {
+      this.#isClosed = true;
+    });
+  }
+
+  /** True if nothing can be written any longer, because the reader of a pipe has ended or a disk is full. */
+  get isClosed(): boolean {
+    return this.#isClosed;
   }
 
   /** True if a result was written. */
