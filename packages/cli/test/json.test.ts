@@ -714,7 +714,7 @@ describe("a command with --json", () => {
   it("prints the error UNEXPECTED for a fault, without the message of the fault", async () => {
     const desk = await Desk.of("keyring-show");
     desk.env = {};
-    const config = `export default { keys: () => { throw new TypeError("${recordKey}") } };`;
+    const config = `export default { keys: () => ({ load: async () => { throw new TypeError("${recordKey}") } }) };`;
     await writeFile(desk.path("keyward.config.js"), config);
     await writeFile(desk.path("package.json"), '{ "type": "module" }');
     expect(await desk.failure("UNEXPECTED")).toMatchObject({ message: expect.stringContaining("TypeError") });

@@ -101,9 +101,9 @@ describe("keys and plaintexts", () => {
       NODE_OPTIONS: "--trace-uncaught --trace-warnings",
     };
     const shown = await keyward(folder, {}, "record", "get", "session:1", "--namespace", "sessions");
-    await expect(expectNoSecret(folder, "record get", shown.stdout)).rejects.toThrow();
+    await expect(expectNoSecret(folder, "record get", shown.stdout)).rejects.toThrow("to deeply equal");
     const document = await readFile(join(folder, "production.keyring"), "utf8");
-    await expect(expectNoSecret(folder, "the keyring", document)).rejects.toThrow();
+    await expect(expectNoSecret(folder, "the keyring", document)).rejects.toThrow("to deeply equal");
     for (const command of commands) {
       for (const [env, flags] of [
         [{}, []],
