@@ -3,6 +3,7 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, writeFile } fro
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { commandEnvironment } from "../../packages/cli/test/keyward-process.ts";
 
 const executables = fileURLToPath(new URL("../../packages/cli/src", import.meta.url));
 const mostBytes = 16 * 1024 * 1024;
@@ -29,8 +30,8 @@ export async function runTranscript(
     const folder = join(root, "folder");
     await mkdir(folder);
     await writeExecutables(join(root, "bin"));
-    const { PATH = "" } = process.env;
-    const variables = { PATH: `${join(root, "bin")}:${PATH}`, HOME: root, ...env };
+    const { PATH = "", ...variablesOfTests } = commandEnvironment({});
+    const variables = { ...variablesOfTests, PATH: `${join(root, "bin")}:${PATH}`, HOME: root, ...env };
     const ran: Ran[] = [];
     const parts: string[] = [];
     for (const line of text.split("\n")) {

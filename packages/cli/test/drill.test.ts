@@ -10,7 +10,7 @@ import { Fleet } from "../../../test/faults/replica-fleet.ts";
 import { seed, testTimeoutMs } from "../../../test/faults/settings.ts";
 import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
 import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from "../../../test/servers/redis.ts";
-import { executable } from "./keyward-process.ts";
+import { commandEnvironment, executable } from "./keyward-process.ts";
 import { Runbook } from "./runbook.ts";
 
 const redisServers = await findRedisServers();
@@ -48,8 +48,8 @@ class Shells {
     await writeFile(join(bin, "keyward"), script);
     await chmod(join(bin, "keyward"), 0o755);
     await writeFile(join(home, "keyward.passphrase"), "a passphrase of the drill\n", { mode: 0o600 });
-    const { PATH = "" } = process.env;
-    return new Shells(config, { PATH: `${bin}:${PATH}`, HOME: home, ...env });
+    const { PATH = "", ...others } = commandEnvironment({});
+    return new Shells(config, { ...others, PATH: `${bin}:${PATH}`, HOME: home, ...env });
   }
 
   /** Returns shells whose configuration has a grace of 0, as if the grace had passed. */

@@ -1,7 +1,7 @@
 import { stripVTControlCharacters } from "node:util";
 import { type IPty, spawn } from "@lydell/node-pty";
 import { expect, onTestFinished } from "vitest";
-import { executable } from "./keyward-process.ts";
+import { commandEnvironment, executable } from "./keyward-process.ts";
 
 /** `keyward` on a terminal of its own, which a test reads and types on. The test ends the command. */
 export class Terminal {
@@ -10,11 +10,10 @@ export class Terminal {
   #printed = "";
 
   constructor(cwd: string, env: Readonly<Record<string, string>>, ...commandLine: readonly string[]) {
-    const { PATH = "", HOME = "" } = process.env;
     const flags = ["--conditions", "development", executable, ...commandLine];
     this.#pty = spawn(process.execPath, flags, {
       cwd,
-      env: { PATH, HOME, TERM: "xterm-256color", ...env },
+      env: commandEnvironment({ TERM: "xterm-256color", ...env }),
       cols: 120,
       rows: 40,
     });
