@@ -93,6 +93,13 @@ class Desk {
     return Keyring.parse(await readFile(this.path("production.keyring"), "utf8"));
   }
 
+  /** Changes the keyring by hand, as an operator does who edits its document. */
+  async change(change: (keyring: Keyring) => Keyring): Promise<void> {
+    const keys = fileKeys(this.path("production.keyring"));
+    const keyring = await keys.load();
+    await keys.save(change(keyring), keyring);
+  }
+
   /** Writes a passphrase into a file of this folder, and returns the flags that name the file. */
   async passphrase(text: string, file = "passphrase"): Promise<readonly [string, string]> {
     this.#secrets.add(text);
@@ -235,10 +242,48 @@ describe("keyward keyring disable and remove", () => {
     expect(await desk.refused(1, "--yes", "keyring", "remove", "one")).toContain("(KEYRING_INVALID)");
     expect(await desk.refused(1, "keyring", "disable", "two")).toContain("(KEY_UNKNOWN)");
     expect(await desk.refused(1, "--yes", "keyring", "remove", "two")).toContain("(KEY_UNKNOWN)");
-    await desk.do("keyring", "add", "--id", "two");
-    await desk.do("keyring", "promote", "two", ...alone);
+    await desk.change((keyring) => keyring.add({ id: "two" }).promote("two"));
     const inUse = await desk.refused(1, "keyring", "disable", "one");
     expect(inUse).toMatch(/3 in sessions.*\(KEY_IN_USE\)/);
+  });
+
+  it("refuse the keys of a running rotation, which every hint leads out of", async () => {
+    const desk = await Desk.withRecords();
+    await desk.do("rotate", "--new-key", "two", "--until", "distribute", ...alone);
+    for (const command of [
+      ["keyring", "disable", "one"],
+      ["keyring", "disable", "two"],
+      ["--yes", "keyring", "remove", "two"],
+    ]) {
+      const refused = await desk.refused(1, ...command);
+      expect(refused).toContain("(ROTATION_IN_PROGRESS)");
+      expect(refused).toContain("call `keyward rollback`");
+    }
+    // An operator who edits the keyring by hand can still take the new key away.
+    await desk.change((keyring) => keyring.remove("two"));
+    const unknown = await desk.refused(1, "rotate", ...alone);
+    expect(unknown).toContain('Key "two", the new key of the running rotation, was removed from the keyring');
+    expect(unknown).toContain("To end the rotation without this key, call `keyward rollback`.");
+    expect(await desk.refused(1, "rotate", "--new-key", "one", ...alone)).toContain("call `keyward rollback`");
+    expect(await desk.do("rollback", "--grace", "0s", ...alone)).toContain('to "one": done');
+    expect(await desk.do("rotate", "--new-key", "three", "--grace", "0s", ...alone)).toContain('to "three": done');
+    await desk.expectReadable();
+  });
+});
+
+describe("keyward keyring enable of the old key of a rotation, during its grace", () => {
+  it("makes the next `rotate` disable the key anew, and begin the grace again", async () => {
+    const desk = await Desk.withRecords();
+    const rotation = ["rotate", "--new-key", "two", "--grace", "1d", ...alone];
+    expect(await desk.do(...rotation)).toContain("the next step is grace");
+    const disabledAtMs = JSON.parse(await desk.do("status", "--json")).disabledAtMs;
+    await desk.do("keyring", "enable", "one");
+    const { exitCode, stderr } = await desk.run(...rotation);
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.stringMatching(/^reencrypt\n/) });
+    expect(stderr).toMatch(/Run the same command again in (?:23h 59m|1d)/);
+    expect(statuses(await desk.keyring())).toEqual({ one: "disabled", two: "enabled" });
+    expect(JSON.parse(await desk.do("status", "--json")).disabledAtMs).toBeGreaterThan(disabledAtMs);
+    await desk.expectReadable();
   });
 });
 

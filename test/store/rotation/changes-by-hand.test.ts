@@ -1,17 +1,32 @@
-import { EncryptedStore, type Keyring, reencrypt, revokeKey, rotateKey, rotationStatus } from "@keyward/core";
+import {
+  census,
+  EncryptedStore,
+  type Keyring,
+  planRotation,
+  reencrypt,
+  revokeKey,
+  rollBackRotation,
+  rotateKey,
+  rotationStatus,
+} from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { expectRefusal } from "../refusals.ts";
 import { newRing, TestKeys } from "../rings.ts";
 
 const options = { graceMs: 0, unregistered: { waitMs: 0 } } as const;
 
 async function rotationFrom(id: string) {
   const keys = new TestKeys(newRing(id));
-  const store = new EncryptedStore(new MemoryStore(), { keys });
+  const inner = new MemoryStore();
+  const store = new EncryptedStore(inner, { keys });
   onTestFinished(() => store.disconnect());
   await store.set("key", "value");
-  return { keys, store, options: { ...options, stores: { store } } };
+  return { keys, inner, store, options: { ...options, stores: { store } } };
 }
+
+const hourMs = 3_600_000;
+const statusesOf = (keyring: Keyring) => keyring.keys.map(({ id, status }) => `${id} ${status}`);
 
 describe("a rotation whose keys operators changed by hand", () => {
   it("does not block later rotations if both of its keys were removed from the keyring", async () => {
@@ -49,6 +64,155 @@ describe("a rotation whose keys operators changed by hand", () => {
       }
     }
   });
+});
+
+describe("a rotation whose new key was removed or disabled by hand", () => {
+  const second = { newKey: { id: "second" } };
+  const steps = ["add", "distribute"] as const;
+
+  it.each(steps)(
+    "after step %s rejects with a hint that ends the rotation, and can then begin again",
+    async (until) => {
+      const { keys, store, options } = await rotationFrom("first");
+      const { keyring } = await rotateKey(keys, { ...options, ...second, until });
+      keys.become(keyring.disable("second").remove("second"));
+      const error = await expectRefusal(rotateKey(keys, options), "KEY_UNKNOWN");
+      expect(error.message).toContain('Key "second", the new key of the running rotation, was removed');
+      expect(error.hint).toContain('put key "second" back');
+      expect(error.hint).toContain("call `rollBackRotation`");
+      // The primary is not taken for the new key.
+      const toItself = rotateKey(keys, { ...options, newKey: { id: "first" } });
+      expect((await expectRefusal(toItself, "ROTATION_IN_PROGRESS")).hint).toContain("call `rollBackRotation`");
+      expect(await rotationStatus(keys, options)).toMatchObject({ from: "first", to: "second" });
+      expect(await rollBackRotation(keys, options)).toMatchObject({ step: "done", to: "first" });
+      expect(await rotateKey(keys, { ...options, newKey: { id: "third" } })).toMatchObject({ step: "done" });
+      expect(await store.get("key")).toBe("value");
+    },
+  );
+
+  it.each(steps)("after step %s continues when the key was put back", async (until) => {
+    const { keys, store, options } = await rotationFrom("first");
+    const { keyring } = await rotateKey(keys, { ...options, ...second, until });
+    const without = keyring.disable("second").remove("second");
+    keys.become(without);
+    await expectRefusal(rotateKey(keys, options), "KEY_UNKNOWN");
+    keys.become(without.add({ id: "second" }));
+    expect(await rotateKey(keys, options)).toMatchObject({ step: "done", to: "second" });
+    expect(await store.get("key")).toBe("value");
+  });
+
+  it.each(steps)("after step %s continues when the disabled key was enabled, and can be rolled back", async (until) => {
+    for (const isEnabledAgain of [true, false]) {
+      const { keys, store, options } = await rotationFrom("first");
+      const { keyring } = await rotateKey(keys, { ...options, ...second, until });
+      const disabled = keyring.disable("second");
+      keys.become(disabled);
+      const { hint } = await expectRefusal(rotateKey(keys, { ...options, ...second }), "KEY_DISABLED");
+      expect(hint).toContain('enable key "second"');
+      expect(hint).toContain("call `rollBackRotation`");
+      if (isEnabledAgain) keys.become(disabled.enable("second"));
+      const report = isEnabledAgain ? await rotateKey(keys, options) : await rollBackRotation(keys, options);
+      expect(report).toMatchObject({ step: "done", to: isEnabledAgain ? "second" : "first" });
+      expect(await store.get("key")).toBe("value");
+    }
+  });
+
+  it("does not begin with a key that is disabled, or whose material has another id", async () => {
+    const { keys, options } = await rotationFrom("first");
+    const material = new Uint8Array(32).map((_, index) => index);
+    const keyring = (await keys.load()).add({ id: "second", material }).disable("second");
+    keys.become(keyring);
+    for (const call of [planRotation, rotateKey]) {
+      const { hint } = await expectRefusal(call(keys, { ...options, ...second }), "KEY_DISABLED");
+      expect(hint).toContain("pass the id of another key");
+      const renamed = call(keys, { ...options, newKey: { id: "other", material } });
+      await expectRefusal(renamed, "KEYRING_INVALID");
+    }
+    expect(await rotationStatus(keys, options)).toBeUndefined();
+    expect(await rotateKey(keys, { ...options, newKey: { id: "third" } })).toMatchObject({ step: "done" });
+  });
+
+  it("names another new key in the hint of a revocation, but does not accept the compromised key as the new key", async () => {
+    for (const order of ["reencrypt-first", "disable-first"] as const) {
+      const { keys, options } = await rotationFrom("first");
+      const revocation = { ...options, id: "first", order };
+      const { keyring } = await revokeKey(keys, { ...revocation, ...second, until: "distribute" });
+      // The key is removed in the middle of a run.
+      const onProgress = () => keys.become(keyring.disable("second").remove("second"));
+      const { hint } = await expectRefusal(revokeKey(keys, { ...revocation, onProgress }), "KEY_UNKNOWN");
+      expect(hint).toContain("call `revokeKey` again");
+      const toItself = revokeKey(keys, { ...revocation, newKey: { id: "first" } });
+      await expectRefusal(toItself, "KEYRING_INVALID");
+      expect(await rotationStatus(keys, options)).toMatchObject({ from: "first", to: "second" });
+      expect(await revokeKey(keys, { ...revocation, newKey: { id: "third" } })).toMatchObject({ step: "done" });
+    }
+  });
+});
+
+describe("a rotation during which a third key was promoted by hand", () => {
+  it.each(["rotate", "roll-back"] as const)("can continue with that key: %s", async (kind) => {
+    const { keys, inner, store, options } = await rotationFrom("first");
+    let { keyring } = await rotateKey(keys, { ...options, newKey: { id: "second" }, until: "reencrypt" });
+    if (kind === "roll-back") ({ keyring } = await rollBackRotation(keys, { ...options, until: "distribute" }));
+    keys.become(keyring.add({ id: "third" }).promote("third"));
+    await store.set("other", "value");
+    for (const call of kind === "rotate" ? [rotateKey, rollBackRotation] : [rollBackRotation]) {
+      const { hint } = await expectRefusal(call(keys, options), "KEYRING_INVALID");
+      expect(hint).toContain('`rotateKey` with `newKey: { id: "third" }`');
+    }
+    expect(await rotationStatus(keys, options)).toMatchObject({ kind });
+    const report = await rotateKey(keys, { ...options, newKey: { id: "third" } });
+    expect(report).toMatchObject({ kind: "rotate", step: "done", to: "third" });
+    expect([...(await census(inner)).keys.keys()]).toEqual(["third"]);
+    expect(await store.getMany(["key", "other"])).toEqual(["value", "value"]);
+  });
+});
+
+describe("a rotation whose old key was enabled again during the grace", () => {
+  const goals = {
+    rotate: { from: "first", call: rotateKey },
+    "roll-back": { from: "second", call: rollBackRotation },
+    revoke: {
+      from: "first",
+      call: (keys: TestKeys, given: Parameters<typeof rotateKey>[1]) =>
+        revokeKey(keys, { ...given, id: "first", order: "reencrypt-first" }),
+    },
+  } as const;
+
+  it.each(["rotate", "roll-back", "revoke"] as const)(
+    "re-encrypts the records, disables the key anew, and begins its grace again: %s",
+    async (kind) => {
+      const { keys, inner, store, options } = await rotationFrom("first");
+      const { from, call } = goals[kind];
+      const patient = { ...options, graceMs: hourMs };
+      if (kind === "roll-back") await rotateKey(keys, { ...patient, newKey: { id: "second" }, until: "promote" });
+      const begun = await call(keys, { ...patient, until: "disable" });
+      const disabledAtMs = begun.disabledAtMs ?? Number.POSITIVE_INFINITY;
+      expect(statusesOf(begun.keyring)).toContain(`${from} disabled`);
+      // A process that was halted wrote a record under the key, and an operator enables the key for its sake.
+      const enabled = begun.keyring.enable(from);
+      const elsewhere = new MemoryStore();
+      await new EncryptedStore(elsewhere, { keys: enabled.promote(from) }).set("late", "value");
+      const late = await elsewhere.get("late");
+      if (late === undefined) throw new Error("Nothing was written");
+      await inner.set("late", late);
+      keys.become(enabled);
+      await expect.poll(() => Date.now()).toBeGreaterThan(disabledAtMs);
+
+      if (kind === "rotate") {
+        const { steps } = await planRotation(keys, patient);
+        expect(steps.map(({ step }) => step)).toEqual(["reencrypt", "disable", "grace", "remove"]);
+      }
+      // The command stops each run at this step, and says when the grace is over.
+      const again = await call(keys, { ...patient, until: "disable" });
+      expect(again).toMatchObject({ id: begun.id, step: "grace" });
+      expect(statusesOf(again.keyring)).toContain(`${from} disabled`);
+      expect(again.disabledAtMs).toBeGreaterThan(disabledAtMs);
+      expect([...(await census(inner)).keys.keys()]).not.toContain(from);
+      expect(await store.get("late")).toBe("value");
+      expect(await call(keys, options)).toMatchObject({ step: "done" });
+    },
+  );
 });
 
 describe("a provider whose loads lag behind its saves", () => {

@@ -10,6 +10,7 @@ import { storeParts } from "../store/encrypted-store.ts";
 import { changeAtSource, type GuidedSource, type Instruct } from "./change-at-source.ts";
 import { removeAtSource } from "./guided-removal.ts";
 import { type ReplicaWaitOptions, ReplicaWaits } from "./replica-waits.ts";
+import { requireNotInRotation } from "./retirement-check.ts";
 import { requireKeyIn } from "./rotation-goal.ts";
 import { requireInstruct } from "./rotation-options.ts";
 
@@ -58,8 +59,9 @@ const retireKeyOptionNames = {
  *
  * @throws KeywardError `KEY_IN_USE` with the counts by store if records need the key; `STORES_MISSING` if a store that
  * the keyring lists was not passed; with `abandonUnreadable`, also `STORES_MISSING` if a scope has a check record, but
- * no store of that scope was passed; `KEY_UNKNOWN`; `KEYRING_INVALID` for the primary, or for removing an enabled key;
- * `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` if the keyring at its source was changed in the meantime;
+ * no store of that scope was passed; `KEY_UNKNOWN`; `ROTATION_IN_PROGRESS` if the given stores record a running rotation
+ * that makes the key the primary, or retires the key itself; `KEYRING_INVALID` for the primary, or for removing an
+ * enabled key; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` if the keyring at its source was changed in the meantime;
  * `STORE_KEYS_DIFFER` if a store still encrypts with the key; with `instruct`: `CHANGE_NEEDED` if this process must be
  * restarted before it sees the change, and `REPLICA_BEHIND` if a replica still has the key after `replicasWithinMs`.
  * @example
@@ -81,12 +83,15 @@ export async function retireKey(
   // The change must follow the latest generation, so the source is asked.
   const source = KeyringSource.of(keys);
   const keyring = await source.ask(signal);
+  await requireNotInRotation({ keyring, source }, stores, id);
   if (instruct !== undefined && !(keys instanceof Keyring) && !(await canSave(keys))) {
     requireRemoval(to, id);
     return await retireAtSource({ keyring, source }, stores, id, options, { provider: keys, source, instruct, signal });
   }
   let saved = false;
   const retirement = await retireLoaded({ keyring, source }, stores, id, complete(options, false), async (next) => {
+    // A rotation may have begun while the records were counted.
+    await requireNotInRotation({ keyring, source }, stores, id);
     saved = await saveIfPossible(keys, next, keyring);
   });
   return { ...retirement, saved };
@@ -138,7 +143,8 @@ async function retireAtSource(
     onWaiting: () => undefined,
     retire: async () => {
       const change = { kind: "remove", keyId: id } as const;
-      const instruct = async () => await changeAtSource(guided, change, loaded.keyring, async () => undefined);
+      const requireCurrent = async () => await requireNotInRotation(loaded, stores, id);
+      const instruct = async () => await changeAtSource(guided, change, loaded.keyring, requireCurrent);
       ({ abandoned } = await retireLoaded(loaded, stores, id, completed, instruct));
       return abandoned.length;
     },

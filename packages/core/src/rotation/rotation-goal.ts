@@ -17,26 +17,52 @@ export type RotationGoal =
  * Returns the status of a new rotation with this goal, at its first step.
  *
  * @throws KeywardError `KEYRING_INVALID` if the new key is also the old key; `KEY_UNKNOWN` if the key to revoke is not
- * in the keyring; `NO_ROTATION` for a roll-back, which needs a running rotation.
+ * in the keyring; `KEY_DISABLED` if the new key is disabled; `NO_ROTATION` for a roll-back, which needs a running
+ * rotation; the errors of {@link withNewKey}.
  */
 export function newRotation(keyring: Keyring, goal: RotationGoal): RotationStatus {
+  const status = begunWith(keyring, goal);
+  const { to } = status;
+  requireTwoKeys(status);
+  if (keyOf(keyring, to) !== undefined && !isEnabled(keyring, to)) throw newKeyDisabledError(to);
+  // A rotation that cannot add its new key must not be recorded: it could only be rolled back.
+  withNewKey(keyring, status, goal);
+  return status;
+}
+
+function begunWith(keyring: Keyring, goal: RotationGoal): RotationStatus {
   const begun = { id: randomBytes(9).toString("base64url"), step: "add", startedAtMs: Date.now() } as const;
   switch (goal.kind) {
-    case "rotate": {
-      const to = idOf(goal) ?? newId();
-      if (to === keyring.primary) throw sameKeyError(to);
-      return { ...begun, kind: "rotate", from: keyring.primary, to };
-    }
+    case "rotate":
+      return { ...begun, kind: "rotate", from: keyring.primary, to: idOf(goal) ?? newId() };
     case "revoke": {
       const { from, order } = goal;
       requireKeyIn(keyring, from);
       const to = idOf(goal) ?? (keyring.primary === from ? newId() : keyring.primary);
-      if (to === from) throw sameKeyError(to);
       return { ...begun, kind: "revoke", order, from, to };
     }
     case "roll-back":
       throw noRotationError();
   }
+}
+
+/**
+ * Returns the rotation that a run continues: the rotation of the given record, or `undefined` if that rotation has
+ * ended. If the old key was enabled again during the grace, because a record needs the key, the rotation continues at
+ * the step `reencrypt`, disables the key anew, and the grace begins again.
+ *
+ * @param isGuided true in a guided rotation, whose old key stays enabled during the grace.
+ */
+export function continuedRotation(
+  status: RotationStatus | undefined,
+  keyring: Keyring,
+  isGuided: boolean,
+): RotationStatus | undefined {
+  if (status === undefined || !isRunning(status, keyring)) return undefined;
+  const isInGrace = status.step === "grace" || status.step === "remove";
+  if (!isInGrace || isGuided || !isEnabled(keyring, status.from)) return status;
+  const { disabledAtMs: _, ...enabledAgain } = status;
+  return { ...enabledAgain, step: "reencrypt" };
 }
 
 /**
@@ -60,24 +86,54 @@ function newId(): string {
  * Returns a copy of the keyring with the new key added, or `undefined` if the keyring has the key already. Throws if
  * the new key is in the keyring and disabled, because a disabled key may be compromised.
  *
- * @throws KeywardError `KEY_DISABLED` if the new key is disabled; `KEY_MISMATCH` if the keyring has other material
- * under the id of the new key.
+ * @throws KeywardError `KEY_MISMATCH` if the keyring has other material under the id of the new key; `KEYRING_INVALID`
+ * if the keyring has the material of the new key under another id; the errors of {@link requireNewKey}.
  */
 export function withNewKey(keyring: Keyring, status: RotationStatus, goal: RotationGoal): Keyring | undefined {
   requireRollBackTarget(status, keyring);
   if (goal.kind === "roll-back" || status.kind === "roll-back") return undefined;
   const { to } = status;
   const { newKey } = goal;
-  const key = keyring.keys.find(({ id }) => id === to);
-  if (key === undefined) return keyring.add({ ...newKey, id: to });
+  if (keyOf(keyring, to) === undefined) return keyring.add({ ...newKey, id: to });
   requireSameMaterial(keyring, to, newKey);
-  if (key.status === "enabled") return undefined;
-  throw new KeywardError("KEY_DISABLED", `Key "${to}" is disabled and cannot become primary`, {
-    keyId: to,
+  requireNewKey(status, keyring);
+  return undefined;
+}
+
+function newKeyDisabledError(keyId: string): KeywardError {
+  return new KeywardError("KEY_DISABLED", `Key "${keyId}" is disabled and cannot become primary`, {
+    keyId,
     hint:
       "If this key was disabled by mistake, enable it and repeat the call. Otherwise pass the id of another key as " +
       "`newKey: { id }`.",
   });
+}
+
+/**
+ * Checks that the new key, which the rotation added, is still in the keyring and enabled.
+ *
+ * @throws KeywardError `KEY_UNKNOWN` if the new key was removed; `KEY_DISABLED` if the new key, or the key to roll back
+ * to, is disabled; `KEYRING_INVALID` if a third key was promoted as well.
+ */
+export function requireNewKey(status: RotationStatus, keyring: Keyring): void {
+  requireRollBackTarget(status, keyring);
+  const { kind, from, to } = status;
+  if (isEnabled(keyring, to)) return;
+  if (kind !== "revoke" && keyring.primary !== from) throw otherPrimaryError(keyring, status);
+  const isRemoved = keyOf(keyring, to) === undefined;
+  const restore = isRemoved
+    ? `put key "${to}" back into the keyring, enabled and with its former material, and repeat the call. ` +
+      "If no record was ever under this key, a new key with this id will do."
+    : `enable key "${to}" and repeat the call. Do not enable the key if it is compromised.`;
+  const replace =
+    kind === "revoke"
+      ? "To continue with another key, call `revokeKey` again with the id of that key as `newKey: { id }`."
+      : "To end the rotation without this key, call `rollBackRotation`.";
+  throw new KeywardError(
+    isRemoved ? "KEY_UNKNOWN" : "KEY_DISABLED",
+    `Key "${to}", the new key of the running rotation, was ${isRemoved ? "removed from the keyring" : "disabled"}`,
+    { keyId: to, hint: `To finish the rotation, ${restore} ${replace}` },
+  );
 }
 
 /**
@@ -92,28 +148,33 @@ export function requireRollBackTarget({ kind, to }: RotationStatus, keyring: Key
 /**
  * Returns a copy of the keyring with the new key as its primary, or `undefined` if the new key is the primary already.
  *
- * @throws KeywardError `KEY_DISABLED` if the new key is disabled; `KEYRING_INVALID` if the primary is neither the old
- * nor the new key.
+ * @throws KeywardError `KEYRING_INVALID` if the primary is neither the old nor the new key; the errors of
+ * {@link requireNewKey}.
  */
 export function withPromotedKey(keyring: Keyring, status: RotationStatus): Keyring | undefined {
   const { kind, from, to } = status;
   if (keyring.primary === to) return undefined;
-  requireRollBackTarget(status, keyring);
+  requireNewKey(status, keyring);
   if (keyring.primary !== from && kind !== "revoke") throw otherPrimaryError(keyring, status);
   return keyring.promote(to);
 }
 
 function otherPrimaryError(keyring: Keyring, { kind, from, to }: RotationStatus): KeywardError {
-  const undo = kind === "rotate" ? ` To undo it instead, promote "${from}" and call \`rollBackRotation\`.` : "";
+  const { primary } = keyring;
+  const promoting = (id: string) =>
+    keyOf(keyring, id) === undefined
+      ? `put key "${id}" back and promote it`
+      : `${isEnabled(keyring, id) ? "" : "enable and "}promote "${id}"`;
+  const undo = kind === "rotate" ? ` To undo it instead, ${promoting(from)}, and call \`rollBackRotation\`.` : "";
   return new KeywardError(
     "KEYRING_INVALID",
-    `Key "${keyring.primary}" is the primary, but the running rotation replaces key "${from}" with key "${to}"`,
+    `Key "${primary}" is the primary, but the running rotation replaces key "${from}" with key "${to}"`,
     {
-      keyId: keyring.primary,
+      keyId: primary,
       hint:
-        withoutId(keyring, to) +
-        `A third key was promoted during the rotation. To finish the rotation, promote "${to}" and repeat the call that ` +
-        `began the rotation.${undo}`,
+        `To keep key "${primary}" as the primary, call \`rotateKey\` with \`newKey: { id: "${primary}" }\`. The rotation ` +
+        `then continues with that key.${withoutId(keyring, to)} To finish the rotation to key "${to}" instead, ` +
+        `${promoting(to)}, and repeat the call that began the rotation.${undo}`,
     },
   );
 }
@@ -124,10 +185,7 @@ function otherPrimaryError(keyring: Keyring, { kind, from, to }: RotationStatus)
  */
 function withoutId(keyring: Keyring, to: string): string {
   if (keyOf(keyring, to) !== undefined) return "";
-  return (
-    `If key "${keyring.primary}" is the new key, to which its id "${to}" was not given, leave the key as it is, because ` +
-    `records are under it already, and call \`rotateKey\` with \`newKey: { id: "${keyring.primary}" }\`. Otherwise: `
-  );
+  return ` Do so if this key is the new key, to which its id "${to}" was not given, because records are under it already.`;
 }
 
 function requireSameMaterial(keyring: Keyring, id: string, { material }: NewKey): void {
@@ -194,6 +252,14 @@ export function isAchieved({ order, from, to }: RotationStatus, keyring: Keyring
 }
 
 /**
+ * Returns whether a rotation has steps left. It has none if it is done, or if operators changed its keys by hand past
+ * its end.
+ */
+export function isRunning({ step, from, to }: RotationStatus, keyring: Keyring): boolean {
+  return step !== "done" && (keyOf(keyring, from) !== undefined || keyring.primary === to);
+}
+
+/**
  * Checks that the running rotation has the goal of this run.
  *
  * @throws KeywardError `ROTATION_IN_PROGRESS` if it has another goal.
@@ -216,6 +282,13 @@ function isKeyWanted(to: string, goal: RotationGoal): boolean {
   return id === undefined || id === to;
 }
 
+/** What people call each kind of a rotation. */
+export const rotationNames = {
+  rotate: "rotation",
+  "roll-back": "roll-back",
+  revoke: "revocation",
+} as const satisfies Readonly<Record<RotationStatus["kind"], string>>;
+
 /** Returns the error `ROTATION_IN_PROGRESS`, for a run whose goal differs from the goal of the given rotation. */
 export function rotationInProgressError({ kind, order, from, to, step }: RotationStatus): KeywardError {
   const rotation = {
@@ -233,7 +306,7 @@ export function rotationInProgressError({ kind, order, from, to, step }: Rotatio
       },
     );
   }
-  const noun = { rotate: "rotation", "roll-back": "roll-back", revoke: "revocation" }[kind];
+  const noun = rotationNames[kind];
   const undo = kind === "rotate" ? " To undo the rotation instead, call `rollBackRotation`." : "";
   return new KeywardError("ROTATION_IN_PROGRESS", `${rotation} is in progress, at step ${step}`, {
     keyId: from,
@@ -261,8 +334,10 @@ function rollBackTooLateError(keyId: string): KeywardError {
   );
 }
 
-function sameKeyError(keyId: string): KeywardError {
-  return new KeywardError(
+/** Checks that the old key and the new key differ. A rotation from a key to itself could never disable the key. */
+function requireTwoKeys({ from, to: keyId }: RotationStatus): void {
+  if (keyId !== from) return;
+  throw new KeywardError(
     "KEYRING_INVALID",
     `Key "${keyId}" cannot be the new key of the rotation, because the rotation is to replace this key`,
     {
@@ -281,19 +356,22 @@ function sameKeyError(keyId: string): KeywardError {
  * - If `running` already has this goal: `running` itself.
  * - If the goal is a roll-back: a copy of `running` with the old key and the new key exchanged.
  * - If the goal is to revoke a key of the running rotation: a copy of `running` with the kind "revoke".
+ * - If the goal is to rotate to the present primary, a third key: a copy of `running` with this key as the new key.
  *
  * @throws KeywardError `ROTATION_IN_PROGRESS` if the running rotation has another goal; `KEY_DISABLED` if the key to
- * roll back to is disabled or removed.
+ * roll back to is disabled or removed; `KEYRING_INVALID` if a third key is the primary, so that the roll-back cannot
+ * promote the old key, or if the new key of the revocation is the old key.
  */
 export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring: Keyring): RotationStatus {
   const { kind, from, to, step } = running;
-  if (kind === "roll-back" && !isEnabled(keyring, to)) {
+  const finishable = finishableRotation(running, keyring);
+  if (finishable !== running) {
     if (goal.kind === "roll-back") throw rollBackTooLateError(to);
-    // The roll-back cannot be finished. Continue the rotation at the grace, because its old key is disabled already.
-    return adaptToGoal({ ...reversed(running, "rotate"), step: "grace", disabledAtMs: Date.now() }, goal, keyring);
+    return adaptToGoal(finishable, goal, keyring);
   }
   if (goal.kind === "roll-back" && kind === "rotate") {
     if (!isEnabled(keyring, from)) throw rollBackTooLateError(from);
+    if (keyring.primary !== from && keyring.primary !== to) throw otherPrimaryError(keyring, running);
     return { ...reversed(running, "roll-back"), step: "add" };
   }
   // The key to revoke may be either key of a rotation or a roll-back in progress.
@@ -316,15 +394,26 @@ export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring
     keyring.primary !== to &&
     !isEnabled(keyring, to)
   ) {
-    return { ...running, order: goal.order, to: idOf(goal) ?? newId(), step: "add" };
+    const replaced: RotationStatus = { ...running, order: goal.order, to: idOf(goal) ?? newId(), step: "add" };
+    requireTwoKeys(replaced);
+    return replaced;
   }
-  // The new key of a rotation got another id before it became primary, and the operator goes on with that id.
-  const isRenamed = goal.kind === "rotate" && kind === "rotate" && idOf(goal) === keyring.primary;
-  if (isRenamed && keyOf(keyring, to) === undefined && keyOf(keyring, from) !== undefined) {
-    return { ...running, to: keyring.primary, step: "add" };
+  // A third key was promoted, or the new key got another id at its source: the operator keeps that key as the primary.
+  const { primary } = keyring;
+  if (goal.kind === "rotate" && kind !== "revoke" && idOf(goal) === primary && primary !== from && primary !== to) {
+    return { ...running, kind: "rotate", to: primary, step: "add" };
   }
   requireSameGoal(running, goal);
   return running;
+}
+
+/**
+ * Returns the rotation that a roll-back undoes, at the grace, if the key to roll back to is disabled or removed already,
+ * so that the roll-back cannot be finished. Otherwise returns `running` itself.
+ */
+export function finishableRotation(running: RotationStatus, keyring: Keyring): RotationStatus {
+  if (running.kind !== "roll-back" || isEnabled(keyring, running.to)) return running;
+  return { ...reversed(running, "rotate"), step: "grace", disabledAtMs: Date.now() };
 }
 
 /** Returns the status of the rotation with its two keys exchanged. */

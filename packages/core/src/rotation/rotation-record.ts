@@ -149,16 +149,25 @@ export interface ReadRotation {
 const key = "rotation";
 
 /**
- * Returns the reserved space that keeps the state of the rotation. Of the stores that have a reserved space, takes the
- * first in the order of their names.
- *
- * @throws KeywardError `STORE_INVALID` if no store has a reserved space.
+ * Returns the reserved space that keeps the state of the rotation, or `undefined` if no store has a reserved space. Of
+ * the stores that have one, takes the first in the order of their names.
  */
-export function reserveForRotation(source: KeyringSource, stores: NamedStores): ReservedRecords {
+export function reserveOf(source: KeyringSource, stores: NamedStores): ReservedRecords | undefined {
   for (const [, store] of Object.entries(stores).sort(([one], [other]) => (one < other ? -1 : 1))) {
     const records = ReservedRecords.of(storeParts(store).inner, source);
     if (records !== undefined) return records;
   }
+  return undefined;
+}
+
+/**
+ * Returns the reserved space that keeps the state of the rotation, as {@link reserveOf} does.
+ *
+ * @throws KeywardError `STORE_INVALID` if no store has a reserved space.
+ */
+export function reserveForRotation(source: KeyringSource, stores: NamedStores): ReservedRecords {
+  const records = reserveOf(source, stores);
+  if (records !== undefined) return records;
   throw new KeywardError("STORE_INVALID", "None of the stores has a reserved space to keep the state of the rotation", {
     hint:
       "Pass at least one store that has `reserved()`, as all stores of Keyward have. If you have no such store, " +
@@ -249,13 +258,16 @@ function statusOf(fields: ReservedText): RotationStatus {
   const order = fields.oneOfIfAny("order", ["reencrypt-first", "disable-first"]);
   const disabledAtMs = fields.amountIfAny("disabledAtMs", { least: 0 });
   const generation = fields.amountIfAny("generation", { least: 1 });
+  const [from, to] = [fields.keyId("from"), fields.keyId("to")];
+  const step = fields.oneOf("step", [...stepsOf(order), "done"]);
   return {
     id: fields.text("id", (id) => /^[A-Za-z0-9_-]{1,64}$/.test(id)),
     kind,
     ...(order === undefined ? {} : { order }),
-    from: fields.keyId("from"),
-    to: fields.keyId("to"),
-    step: fields.oneOf("step", [...stepsOf(order), "done"]),
+    from,
+    to,
+    // An earlier version could record a rotation from a key to itself, which no run can finish.
+    step: from === to ? "done" : step,
     startedAtMs: fields.amount("startedAtMs", { least: 0 }),
     ...(disabledAtMs === undefined ? {} : { disabledAtMs }),
     ...(generation === undefined ? {} : { generation }),

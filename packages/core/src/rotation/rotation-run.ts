@@ -1,6 +1,6 @@
 import { KeywardError } from "../errors/errors.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
-import { type Keyring, keyOf } from "../keyring/keyring.ts";
+import type { Keyring } from "../keyring/keyring.ts";
 import { scannableOf } from "../reencryption/census.ts";
 import { requireAllStores } from "../reencryption/named-stores.ts";
 import { storeParts } from "../store/encrypted-store.ts";
@@ -9,6 +9,7 @@ import { pause } from "../waiting/pause.ts";
 import { ReplicaWaits } from "./replica-waits.ts";
 import {
   adaptToGoal,
+  continuedRotation,
   isAchieved,
   isDoneAlready,
   isLastChange,
@@ -105,7 +106,7 @@ export class RotationRun {
   async plan(goal: RotationGoal): Promise<RotationPlan> {
     const keyring = await this.#requireStores(goal);
     const { status } = await this.#record.read(this.#options.abandonUnreadable === true);
-    const running = status === undefined || hasEnded(status, keyring) ? undefined : status;
+    const running = continuedRotation(status, keyring, this.#keyring.guided !== undefined);
     await this.#keyring.requirePrimaryInUse(keyring, running, goal);
     return await planOf(goal, keyring, running, this.#waits, this.#options);
   }
@@ -129,10 +130,10 @@ export class RotationRun {
           return state;
         }
       }
-      const running = status === undefined || hasEnded(status, keyring) ? undefined : status;
+      const running = continuedRotation(status, keyring, this.#keyring.guided !== undefined);
       await this.#keyring.requirePrimaryInUse(keyring, running, goal);
       const next = running === undefined ? newRotation(keyring, goal) : adaptToGoal(running, goal, keyring);
-      if (next === running) return state;
+      if (next === status) return state;
       if (running === undefined) {
         await this.#keyring.requireDescribable({ kind: "add", keyId: next.to }, keyring);
         await this.#waits.requireOthers();
@@ -197,11 +198,6 @@ export class RotationRun {
     await this.#keyring.requireAllFollowing(keyring);
     return keyring;
   }
-}
-
-/** Returns whether a rotation has nothing left to do: it is done, or operators changed its keys by hand past its end. */
-function hasEnded({ step, from, to }: RotationStatus, keyring: Keyring): boolean {
-  return step === "done" || (keyOf(keyring, from) === undefined && keyring.primary !== to);
 }
 
 /** Returns whether a step failed because something else changed the keyring or the rotation first. */

@@ -10,13 +10,7 @@ import { pause } from "../waiting/pause.ts";
 import { removeAtSource } from "./guided-removal.ts";
 import type { ReplicaWait, ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
 import type { Replica } from "./replicas.ts";
-import {
-  type RotationGoal,
-  requireKeyIn,
-  requireRollBackTarget,
-  withNewKey,
-  withPromotedKey,
-} from "./rotation-goal.ts";
+import { type RotationGoal, requireNewKey, withNewKey, withPromotedKey } from "./rotation-goal.ts";
 import type { RotationKeyring } from "./rotation-keyring.ts";
 import type { RotationOptions, RotationProgress, RotationReport } from "./rotation-options.ts";
 import { countUnder } from "./rotation-plan.ts";
@@ -127,8 +121,7 @@ export class RotationSteps {
 
   async #distribute(status: RotationStatus): Promise<Partial<RotationStatus>> {
     const keyring = await this.#keyring.load();
-    requireRollBackTarget(status, keyring);
-    requireKeyIn(keyring, status.to);
+    requireNewKey(status, keyring);
     await this.#requireUnneeded(status, keyring);
     await this.#keyring.acceptPrimary(keyring, status.to);
     const hasNewKey = ({ keys = [] }: Replica) =>
@@ -195,10 +188,12 @@ export class RotationSteps {
   /**
    * Promotes the new key and disables the old key in one change, so that no process ever re-encrypts a forged record.
    */
-  async #promoteAndDisable({ from, to }: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
+  async #promoteAndDisable(status: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
+    const { from, to } = status;
     const { stores, signal } = this.#options;
     this.#madeUnreadable = await countUnder(stores, (id) => id === from, signal);
     const keyring = await this.#keyring.load();
+    requireNewKey(status, keyring);
     const isDone = keyring.primary === to && !isEnabled(keyring, from);
     if (!isDone) {
       const promoted = keyring.primary === to ? keyring : keyring.promote(to);

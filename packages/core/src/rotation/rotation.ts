@@ -27,11 +27,12 @@ import { RotationRun } from "./rotation-run.ts";
  * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save; `ROTATION_IN_PROGRESS` if a rotation with
  * another goal is running; `REPLICA_BEHIND` if a replica does not load the keyring within `replicasWithinMs`;
  * `NO_REPLICAS` if no replica is registered in a store and `unregistered` is not given; `KEY_IN_USE` if records still
- * need the old key when it is to be disabled or removed; `STORES_MISSING` if a store that the keyring lists was not
- * passed; `STORE_KEYS_DIFFER` if a store uses another keyring than the provider has; `VALUE_INVALID` for an invalid
- * option; `STORE_INVALID` if no store has a reserved space, or if the reserved space loses the record of the rotation;
- * `STORE_NOT_ATOMIC` for a store without `replace`; `STORE_NOT_SCANNABLE` for a store without `scan`; and the errors of
- * the stores and the provider.
+ * need the old key when it is to be disabled or removed; `KEY_UNKNOWN` or `KEY_DISABLED` if someone removed or disabled
+ * the new key; `KEYRING_INVALID` if the new key is the key to replace, or a third key is the primary; `STORES_MISSING`
+ * if a store that the keyring lists was not passed; `STORE_KEYS_DIFFER` if a store uses another keyring than the
+ * provider has; `VALUE_INVALID` for an invalid option; `STORE_INVALID` if no store has a reserved space, or if the
+ * reserved space loses the record of the rotation; `STORE_NOT_ATOMIC` for a store without `replace`;
+ * `STORE_NOT_SCANNABLE` for a store without `scan`; and the errors of the stores and the provider.
  * @example
  * const graceMs = 7 * 24 * 3_600_000;
  * await rotateKey(keys, { stores: { sessions }, newKey: { id: "2026-12" }, graceMs, until: "disable" });
@@ -46,7 +47,7 @@ export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions
  * Undoes a running rotation: promotes the old key again, re-encrypts every record under it, and retires the new key.
  *
  * You can roll back a rotation until it disables the old key. If a roll-back stops before it is done, repeat the call:
- * the roll-back resumes at the step where it stopped. If another operator disables the old key during the roll-back,
+ * the roll-back resumes at the step where it stopped. If an operator disables the old key by hand during the roll-back,
  * the roll-back rejects with `KEY_DISABLED`, and the key stays disabled. Then call {@link rotateKey} to finish the
  * rotation.
  *
