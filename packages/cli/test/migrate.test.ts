@@ -280,6 +280,43 @@ describe("keyward migrate", () => {
     expect(Buffer.from((await readStored("secret-id:a")) ?? "").toString("latin1")).toMatch(/^kw/);
   });
 
+  it("encrypts nothing without the scope of the application, or with a misspelt scope", async () => {
+    const { folder, run, readStored } = await existing({ "secret-id:a": keyvJson });
+    const inApplication = async <Result>(work: (keyv: Keyv) => Promise<Result>): Promise<Result> => {
+      const store = new SqliteStore(join(folder, "sessions.sqlite"));
+      const keys = fileKeys(join(folder, "production.keyring"));
+      try {
+        return await work(createKeyv({ store, keys, namespace: "flows", scope: "app" }));
+      } finally {
+        await store.disconnect();
+      }
+    };
+    await inApplication((keyv) => keyv.set("secret-id:scoped", value));
+    const command = ["migrate", "--from", "plaintext", "--yes"];
+    const counted = await run(...command);
+    expect(counted).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("First correct `--scope`") });
+    expect(counted.stdout).not.toContain("with --encrypt");
+    const unscoped = await run(...command, "--encrypt");
+    expect(unscoped).toMatchObject({
+      exitCode: 1,
+      stdout: "",
+      stderr: expect.stringContaining("(RECORDS_UNREADABLE)"),
+    });
+    expect(unscoped.stderr).toContain("Pass the scope of the application: `--scope <name>`");
+    const misspelt = await run(...command, "--encrypt", "--scope", "ap");
+    expect(misspelt).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('never used with the scope "ap"') });
+    expect((await run("reencrypt", "--scope", "ap")).stderr).toContain("(STORE_INVALID)");
+    expect(Buffer.from((await readStored("secret-id:a")) ?? "").toString()).toBe(keyvJson);
+
+    // No record shows the scope any more, but the check record does.
+    await inApplication((keyv) => keyv.delete("secret-id:scoped"));
+    const withoutRecord = await run(...command, "--encrypt");
+    expect(withoutRecord).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("(STORE_INVALID)") });
+    expect(withoutRecord.stderr).toContain("`--scope <name>`");
+    expect((await run(...command, "--encrypt", "--scope", "app")).exitCode).toBe(0);
+    expect(await inApplication((keyv) => keyv.get("secret-id:a"))).toEqual(value);
+  });
+
   it("keeps the expiry of a record, and removes expired ones only with --remove-expired", async () => {
     const expired = JSON.stringify({ value, expires: Date.now() - 60_000 });
     const later = Date.now() + 3_600_000;

@@ -138,6 +138,27 @@ describe("keyward record over SQLite", () => {
     expect(await inApplication((sessions) => sessions.get("new"), { scope: "tenant-7" })).toBe(7);
   });
 
+  it("writes nothing without the scope of the application, or with a scope that was never used", async () => {
+    const { inApplication, run, pipe } = await overSqlite();
+    const options = { namespace: "sessions", scope: "tenant-7" };
+    await inApplication((sessions) => sessions.set("other", "value"), options);
+    const put = ["record", "put", key, ...namespaced];
+    const unscoped = await pipe("7", ...put);
+    expect(unscoped).toMatchObject({ exitCode: 1, stdout: "", stderr: expect.stringContaining("(STORE_INVALID)") });
+    expect(unscoped.stderr).toContain("`--scope <name>`");
+    const misspelt = await pipe("7", ...put, "--scope", "tenant-77");
+    expect(misspelt).toMatchObject({ exitCode: 1, stdout: "", stderr: expect.stringContaining('scope "tenant-77"') });
+    expect((await run("record", "get", key, ...namespaced, "--scope", "tenant-7")).stderr).toContain("(NO_RECORD)");
+    expect(await pipe("7", ...put, "--scope", "tenant-7")).toMatchObject({ exitCode: 0 });
+    expect(await inApplication((sessions) => sessions.get(key), options)).toBe(7);
+    const isNew = await pipe("8", ...put, "--scope", "tenant-8", "--empty-store", "sessions");
+    expect(isNew.stderr).toContain("(KEY_MISMATCH)");
+    // A store may have records with and without a scope, each in a namespace of its own.
+    await inApplication((sessions) => sessions.set("other", "value"), { namespace: "unscoped" });
+    expect(await pipe("9", "record", "put", key, "--namespace", "unscoped")).toMatchObject({ exitCode: 0 });
+    expect(await inApplication((sessions) => sessions.get(key), { namespace: "unscoped" })).toBe(9);
+  });
+
   it("says that there is no record, with exit code 1, and with --json on stdout", async () => {
     const { inApplication, run } = await overSqlite();
     await inApplication((sessions) => sessions.set("other", "value"));

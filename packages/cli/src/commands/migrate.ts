@@ -10,6 +10,7 @@ import {
   type UnreadRecords,
 } from "@keyward/core";
 import { encryptingUnauthenticated, formatsFrom } from "../configuration/foreign-formats.ts";
+import { scopeMissing, usesScopes } from "../configuration/scope-use.ts";
 import type { OpenStores, StoreOpening } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
 import { CommandError, ProblemsPrinted } from "../exit-codes.ts";
@@ -41,7 +42,7 @@ type Surveys = Readonly<Record<string, MigrationReport>>;
 export async function migrateStores(context: Context, options: MigrateCommandOptions): Promise<void> {
   const opening = await openingFor(context, options);
   await context.withStores(
-    async (_, stores) => {
+    async (_keys, stores, _listed, inner) => {
       const { namespace, removeExpired } = options;
       const settings: ReencryptOptions = {
         ...jobSettings(context, stores, options),
@@ -53,8 +54,10 @@ export async function migrateStores(context: Context, options: MigrateCommandOpt
         context.output.progress(`${name}: counting the records of each format`);
         surveys[name] = await migrate(store, { ...settings, dryRun: true });
       }
-      if (options.encrypt) await encryptRecords(context, stores, surveys, settings);
-      else showSurveys(context, surveys);
+      if (!options.encrypt) return showSurveys(context, surveys);
+      context.output.progress(surveyTable(surveys));
+      await requireScope(context, inner, surveys);
+      await encryptRecords(context, stores, surveys, settings);
     },
     undefined,
     opening,
@@ -81,11 +84,48 @@ function requireKeyvJson(value: string | Uint8Array): void {
   if (readKeyvJson(value) === undefined) throw new TypeError("not Keyv's JSON");
 }
 
+/**
+ * Checks that the application can read what the command encrypts. Records under the id of a key that does not decrypt them
+ * have another scope, or the application has other keys.
+ *
+ * @throws KeywardError `RECORDS_UNREADABLE`, `STORE_INVALID`.
+ */
+async function requireScope(context: Context, inner: OpenStores["inner"], surveys: Surveys): Promise<void> {
+  const scope = await context.scope();
+  for (const [name, { envelopes, unread }] of Object.entries(surveys)) {
+    const mismatched = mismatchedIn(unread);
+    if (mismatched > 0) {
+      throw new KeywardError(
+        "RECORDS_UNREADABLE",
+        `Nothing was encrypted: the key of the same id does not decrypt ${recordsOf(mismatched)} of the store ${name}`,
+        {
+          hint:
+            "Pass the scope of the application: `--scope <name>`, or set `scope` in the configuration. If the scope is right, " +
+            "compare `--keys` with the keys of the application. To leave out records of another scope, choose the " +
+            "namespaces: `--namespace <name>`.",
+        },
+      );
+    }
+    const store = inner[name];
+    if (scope !== undefined || envelopes > 0 || store === undefined || context.mayBeEmpty(name)) continue;
+    if (await usesScopes(store)) throw scopeMissing(name);
+  }
+}
+
+function mismatchedIn(unread: readonly UnreadRecords[]): number {
+  return sumOf(unread, ({ code, records }) => (code === "KEY_MISMATCH" ? records : 0));
+}
+
 function showSurveys({ output }: Context, surveys: Surveys): void {
   const all = Object.values(surveys);
   const encryptable = sumOf(all, encryptableIn);
   const next: string[] = [];
-  if (encryptable > 0) {
+  if (encryptable > 0 && all.some(({ unread }) => mismatchedIn(unread) > 0)) {
+    next.push(
+      `${recordsOf(encryptable)} can be encrypted; nothing was changed. First correct \`--scope\` or \`--keys\`, so that the ` +
+        "records with KEY_MISMATCH can be read.",
+    );
+  } else if (encryptable > 0) {
     next.push(
       `${recordsOf(encryptable)} can be encrypted; nothing was changed. First add the formats to \`accept\` of the application, ` +
         "so that each process reads both forms, and back up the stores. Then run the same command with --encrypt.",
@@ -106,7 +146,6 @@ async function encryptRecords(
   settings: ReencryptOptions,
 ): Promise<void> {
   const { output, signal, operator } = context;
-  output.progress(surveyTable(surveys));
   const all = Object.values(surveys);
   const encryptable = sumOf(all, encryptableIn);
   const expired = settings.removeExpired === true ? sumOf(all, expiredIn) : 0;

@@ -1,4 +1,6 @@
 import { createKeyv, KeywardError, type KeywardKeyv, type RecordAddress } from "@keyward/core";
+import type { ConfiguredStore } from "../configuration/config.ts";
+import { requireUnscopedNamespace } from "../configuration/scope-use.ts";
 import type { Context } from "../context.ts";
 import { jsonOf } from "../terminal/output.ts";
 import { type AddressOptions, noRecord, openAddressOf } from "./record-address.ts";
@@ -35,7 +37,10 @@ export async function putRecord(context: Context, key: string, options: PutOptio
   const { text, ttl } = options;
   const input = await context.input(maxValueBytes);
   const value = text ? input : parse(input);
-  await withKeyv(context, address, async (keyv) => {
+  await withKeyv(context, address, async (keyv, { store, scope }, name) => {
+    if (scope === undefined && !context.mayBeEmpty(name)) {
+      await requireUnscopedNamespace(name, store, keyv, address.namespace);
+    }
     // This read throws if the record cannot be decrypted, so that this command never discards such a record.
     const isAbsent = (await keyv.get(address.key)) === undefined;
     context.signal.throwIfAborted();
@@ -62,13 +67,13 @@ export async function deleteRecord(context: Context, key: string, options: Addre
 async function withKeyv(
   context: Context,
   { namespace }: RecordAddress,
-  work: (keyv: KeywardKeyv) => Promise<void>,
+  work: (keyv: KeywardKeyv, configured: ConfiguredStore, name: string) => Promise<void>,
 ): Promise<void> {
-  await context.withConfiguredStore(async (store) => {
+  await context.withConfiguredStore(async (configured, name) => {
     // Reading a record with this command does not change the store.
-    const keyv = createKeyv({ ...store, namespace, reencrypt: "off" });
+    const keyv = createKeyv({ ...configured, namespace, reencrypt: "off" });
     try {
-      await work(keyv);
+      await work(keyv, configured, name);
     } finally {
       await keyv.disconnect();
     }

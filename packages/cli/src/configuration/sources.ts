@@ -10,6 +10,7 @@ import {
 } from "@keyward/core";
 import { CommandError } from "../exit-codes.ts";
 import type { Config } from "./config.ts";
+import { requireUsedScope } from "./scope-use.ts";
 import { storeName } from "./store-name.ts";
 
 /** The options that name the keys and the stores, as they are on the command line. */
@@ -112,7 +113,7 @@ export async function openStores(
   for (const named of namedStores(told, listed)) {
     const { name } = named;
     try {
-      const store = await openNamed(told, named, mayBeForeign);
+      const store = await openNamed(told, named, { mayBeForeign, scope });
       inner[name] = store;
       stores[name] = new EncryptedStore(store, {
         keys,
@@ -191,16 +192,22 @@ export function oneStore(told: Told, listed: readonly string[]): StoreSource {
   });
 }
 
+/** How {@link openNamed} checks a store. */
+export interface NamedOpening {
+  /** True if records that Keyward did not write are enough. Default: false. */
+  readonly mayBeForeign?: boolean;
+  /** The scope of the records. If the scope is a name, a store that was never used with it is refused. */
+  readonly scope?: EncryptedStoreOptions["scope"] | undefined;
+}
+
 /**
- * Opens a store. A store that was never used with Keyward is refused, unless `--empty-store` names it: its source may be
- * misspelt, and a rotation of another store than that of the application would lose the records.
- *
- * @param mayBeForeign true if records that Keyward did not write are enough.
+ * Opens a store. A store that was never used with Keyward, or never with the scope, is refused, unless `--empty-store`
+ * names it: its source or the scope may be misspelt, and the application could not read what a command writes.
  */
 export async function openNamed(
   { options, env, config }: Told,
   { name, source }: StoreSource,
-  mayBeForeign = false,
+  { mayBeForeign = false, scope }: NamedOpening = {},
 ): Promise<WrappableStore> {
   const mayBeEmpty = options.emptyStore.includes(name);
   const text = sourceText({ name, ...(source === undefined ? {} : { source }) }, config);
@@ -217,6 +224,7 @@ export async function openNamed(
   if (mayBeEmpty) return store;
   try {
     await requireUsed(name, store, mayBeForeign);
+    if (typeof scope === "string") await requireUsedScope(name, store, scope);
     return store;
   } catch (error) {
     // The connection of a refused store would keep the process from ending.
