@@ -280,6 +280,29 @@ describe("keyward migrate", () => {
     expect(Buffer.from((await readStored("secret-id:a")) ?? "").toString("latin1")).toMatch(/^kw/);
   });
 
+  it("is not complete if a record that Keyward encrypted earlier cannot be read", async () => {
+    const { folder, run } = await existing({ "secret-id:a": keyvJson, "secret-id:b": keyvJson });
+    const command = ["migrate", "--from", "plaintext", "--encrypt", "--yes"];
+    expect((await run(...command)).exitCode).toBe(0);
+    const store = new SqliteStore(join(folder, "sessions.sqlite"));
+    const flows = store.namespaced("flows");
+    // A copy of an envelope at another address.
+    await flows.set("secret-id:copy", await flows.get("secret-id:a"));
+    await flows.set("secret-id:short", "kw1.2026-11.AAAA");
+    await flows.set("secret-id:late", keyvJson);
+    await store.disconnect();
+    const ended = await run(...command);
+    expect(ended).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("1 record encrypted") });
+    expect(ended.stdout).toContain("2 unreadable and unchanged");
+    expect(ended.stdout).not.toContain("Every record is encrypted");
+    expect(ended.stderr).toContain("1 with RECORD_TAMPERED");
+    expect(ended.stderr).toContain("1 with RECORD_MALFORMED");
+    const json = await run(...command, "--json");
+    expect(json.exitCode).toBe(1);
+    expect(JSON.parse(json.stdout)).toMatchObject({ stores: { sessions: { complete: false } } });
+    for (const one of [ended, json]) expectNoSecrets(one, []);
+  });
+
   it("encrypts nothing without the scope of the application, or with a misspelt scope", async () => {
     const { folder, run, readStored } = await existing({ "secret-id:a": keyvJson });
     const inApplication = async <Result>(work: (keyv: Keyv) => Promise<Result>): Promise<Result> => {

@@ -112,6 +112,15 @@ describe("migrate", () => {
     expect(await after.getMany(["iron 0", "found", "envelope"])).toEqual([{ value }, value, value]);
   });
 
+  it("is not complete if a record under the primary cannot be decrypted", async () => {
+    const inner = new MemoryStore();
+    const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [plaintext()] });
+    await store.set("a", "value");
+    await inner.set("copy", await inner.get("a"));
+    const report = await migrate(store);
+    expect(report).toMatchObject({ unread: [{ code: "RECORD_TAMPERED", records: 1 }], complete: false });
+  });
+
   it("is complete if a format reads every record, and scans only the given namespaces", async () => {
     const { inner, keys } = await mixed();
     const store = createKeyv({

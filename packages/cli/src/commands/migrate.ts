@@ -166,7 +166,8 @@ async function encryptRecords(
     shown.end();
     signal.throwIfAborted();
     reports[name] = reencryptionResult(report);
-    const { reencrypted, primary, removed, unreadable, unauthenticated } = report;
+    const { reencrypted, primary, removed, unauthenticated } = report;
+    const unreadable = Math.max(report.unreadable, unreadIn(surveys[name]));
     const others = [
       ...(removed > 0 ? [`${removed} expired ones removed`] : []),
       ...(unreadable > 0 ? [`${unreadable} unreadable and unchanged`] : []),
@@ -175,7 +176,8 @@ async function encryptRecords(
     lines.push([`${name}: ${recordsOf(reencrypted)} encrypted under key "${primary}"`, ...others].join(", "));
   }
   const done = Object.values(reports);
-  const isComplete = done.every(({ complete }) => complete);
+  const results = storesOf(surveys, reports);
+  const isComplete = Object.values(results).every(({ complete }) => complete);
   if (isComplete) {
     lines.push(
       "Every record is encrypted. If there was plaintext, refuse it from now on: `keyward refuse-plaintext <namespace>`. " +
@@ -183,11 +185,10 @@ async function encryptRecords(
     );
   }
   if (done.some(({ unauthenticated }) => unauthenticated > 0)) lines.push(unauthenticatedAdvice);
-  output.result(lines.join("\n"), { dryRun: false, stores: storesOf(surveys, reports) });
-  requireReadable(
-    context,
-    done.flatMap(({ unreadableGroups }) => unreadableGroups),
-  );
+  output.result(lines.join("\n"), { dryRun: false, stores: results });
+  // The survey has decrypted every record, and the encryption only those that are not under the primary.
+  const surveyed = Object.values(surveys).flatMap(({ unread }) => unread);
+  requireReadable(context, surveyed.length > 0 ? surveyed : done.flatMap(({ unreadableGroups }) => unreadableGroups));
   if (!isComplete) throw new ProblemsPrinted();
 }
 
@@ -276,7 +277,7 @@ function storesOf(
     Object.entries(surveys).map(([name, { scanned, envelopes, formats, unread }]) => {
       const reencryption = reports[name] ?? null;
       const unreadableShapes = unread.map(({ shape, code, records }) => ({ shape, code, records }));
-      const complete = reencryption?.complete ?? false;
+      const complete = reencryption?.complete === true && unread.length === 0;
       return [name, { scanned, envelopes, formats: formats.map(formatOf), unreadableShapes, reencryption, complete }];
     }),
   );
@@ -291,6 +292,10 @@ function encryptableIn({ formats }: MigrationReport): number {
   return sumOf(formats, ({ format, records, expired, encryptable }) =>
     encryptable ? records - (format === "plaintext" ? 0 : expired) : 0,
   );
+}
+
+function unreadIn(survey: MigrationReport | undefined): number {
+  return sumOf(survey?.unread ?? [], ({ records }) => records);
 }
 
 function unauthenticatedIn({ formats }: MigrationReport): number {

@@ -66,8 +66,8 @@ export interface MigrationReport {
   /** The report of the re-encryption. `undefined` for a dry run. */
   readonly reencryption: ReencryptReport | undefined;
   /**
-   * True if every record that the call has looked at is an envelope under the primary now, or has expired. Always false
-   * for a dry run.
+   * True if every record that the call has looked at could be read, and is an envelope under the primary now or has
+   * expired. Always false for a dry run.
    */
   readonly complete: boolean;
 }
@@ -107,7 +107,9 @@ export async function migrate(store: EncryptedStoreOrKeyv, options: ReencryptOpt
     }
   }
   const reencryption = dryRun ? undefined : await reencrypt(store, options);
-  return { ...survey.report(), reencryption, complete: reencryption?.complete ?? false };
+  const found = survey.report();
+  // The re-encryption does not decrypt the records under the primary, and the survey does.
+  return { ...found, reencryption, complete: reencryption?.complete === true && found.unread.length === 0 };
 }
 
 /** Counts that grow while records are looked at. */
