@@ -1,4 +1,5 @@
 import {
+  census,
   KeywardError,
   type KeywardErrorCode,
   type MigratedFormat,
@@ -15,7 +16,7 @@ import type { OpenStores, StoreOpening } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
 import { CommandError, ProblemsPrinted } from "../exit-codes.ts";
 import { type ReencryptionResult, reencryptionResult } from "../results/reencryption-result.ts";
-import { table } from "../terminal/output.ts";
+import { shownName, table } from "../terminal/output.ts";
 import { adviceFor } from "../terminal/record-advice.ts";
 import { addByCode, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
 
@@ -37,7 +38,7 @@ type Surveys = Readonly<Record<string, MigrationReport>>;
 /**
  * Counts which format reads which records of the stores. With `--encrypt`, then encrypts the records that a format reads.
  *
- * @throws CommandError `USAGE` for an invalid `--from`; `NOT_CONFIRMED`; ProblemsPrinted if records are left.
+ * @throws CommandError `USAGE` for an invalid `--from` and a namespace without records; `NOT_CONFIRMED`; ProblemsPrinted if records are left.
  */
 export async function migrateStores(context: Context, options: MigrateCommandOptions): Promise<void> {
   const opening = await openingFor(context, options);
@@ -49,6 +50,7 @@ export async function migrateStores(context: Context, options: MigrateCommandOpt
         ...(namespace.length === 0 ? {} : { namespaces: namespace }),
         removeExpired,
       };
+      await requireNamespaces(context, stores, namespace);
       const surveys: Record<string, MigrationReport> = Object.create(null);
       for (const [name, store] of Object.entries(stores)) {
         context.output.progress(`${name}: counting the records of each format`);
@@ -82,6 +84,38 @@ async function openingFor(context: Context, options: MigrateCommandOptions): Pro
 /** Refuses what an application could not read through Keyv after the encryption, such as the result of a wrong format. */
 function requireKeyvJson(value: string | Uint8Array): void {
   if (readKeyvJson(value) === undefined) throw new TypeError("not Keyv's JSON");
+}
+
+/**
+ * Checks that each namespace has a record in a store. A misspelt name would look like one whose records are all encrypted.
+ *
+ * @throws CommandError `USAGE`.
+ */
+async function requireNamespaces(
+  { output, signal }: Context,
+  stores: OpenStores["stores"],
+  namespaces: readonly string[],
+): Promise<void> {
+  if (namespaces.length === 0) return;
+  const found = new Set<string>();
+  for (const [name, store] of Object.entries(stores)) {
+    output.progress(`${name}: counting the records of each namespace`);
+    for (const namespace of (await census(store, { signal })).namespaces.keys()) found.add(namespace);
+  }
+  const missing = namespaces.filter((namespace) => !found.has(namespace));
+  if (missing.length === 0) return;
+  throw new CommandError("USAGE", `No store has a record ${ofNamespaces(missing)}`, {
+    hint: "Correct `--namespace`. `keyward census --by namespace` lists the namespaces.",
+  });
+}
+
+function ofNamespaces(namespaces: readonly string[]): string {
+  const named = namespaces.filter((namespace) => namespace !== "").map(shownName);
+  const parts = [
+    ...(named.length === 0 ? [] : [`of the namespace${named.length === 1 ? "" : "s"} ${named.join(", ")}`]),
+    ...(named.length < namespaces.length ? ["without a namespace"] : []),
+  ];
+  return parts.join(" and ");
 }
 
 /**
@@ -179,9 +213,13 @@ async function encryptRecords(
   const results = storesOf(surveys, reports);
   const isComplete = Object.values(results).every(({ complete }) => complete);
   if (isComplete) {
+    const { namespaces } = settings;
+    const which = namespaces === undefined ? "" : ` ${ofNamespaces(namespaces)}`;
     lines.push(
-      "Every record is encrypted. If there was plaintext, refuse it from now on: `keyward refuse-plaintext <namespace>`. " +
-        "Then remove the formats from `accept` of the application.",
+      `Every record${which} is encrypted. If there was plaintext, refuse it from now on: \`keyward refuse-plaintext <namespace>\`. ` +
+        (namespaces === undefined
+          ? "Then remove the formats from `accept` of the application."
+          : "Keep the formats in `accept` of the application until `keyward migrate` without `--namespace` finds no other record to encrypt."),
     );
   }
   if (done.some(({ unauthenticated }) => unauthenticated > 0)) lines.push(unauthenticatedAdvice);

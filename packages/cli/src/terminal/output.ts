@@ -170,6 +170,11 @@ export function table(given: readonly (readonly string[])[]): string {
     .join("\n");
 }
 
+/** Returns a name that a store or a process chose, in quotes. Control characters, which could steer a terminal, are escaped. */
+export function shownName(name: string): string {
+  return withoutControlCharacters(JSON.stringify(name));
+}
+
 function withoutControlCharacters(text: string): string {
   return text.replace(/\p{Cc}/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`);
 }
