@@ -401,7 +401,16 @@ export default {
     expect(JSON.parse((await run(...command, "--json")).stdout)).toMatchObject({
       stores: { sessions: { scanned: 1 } },
     });
-    expect((await run(...command, "--encrypt", "--yes")).exitCode).toBe(0);
+    for (const flags of [[], ["--encrypt", "--yes"]]) {
+      const misspelt = await run(...command, "--namespace", "flow", ...flags);
+      expect(misspelt).toMatchObject({ exitCode: 2, stdout: "", stderr: expect.stringContaining('"flow" (USAGE)') });
+    }
+    const encrypted = await run(...command, "--encrypt", "--yes");
+    expect(encrypted).toMatchObject({
+      exitCode: 0,
+      stdout: expect.stringContaining('Every record of the namespace "flows" is encrypted.'),
+    });
+    expect(encrypted.stdout).toContain("Keep the formats in `accept`");
     expect(await readByApplication("secret-id:a")).toEqual(value);
     const census = JSON.parse((await run("census", "--json")).stdout).stores;
     expect(census.sessions.namespaces).toMatchObject({ flows: { unsealed: 0 }, other: { unsealed: 1 } });
@@ -606,6 +615,27 @@ describe("keyward reencrypt", () => {
       },
     });
     for (const ended of [failed, json]) expectNoSecrets(ended, []);
+  });
+
+  it("ends with 1 after it resumed from a checkpoint, if an earlier run counted unreadable records", async () => {
+    const names = Array.from({ length: 1_000 }, (_, index) => [`secret-id:${index}`, keyvJson]);
+    const { folder, run } = await existing(Object.fromEntries(names));
+    await run("migrate", "--from", "plaintext", "--encrypt", "--yes");
+    const store = new SqliteStore(join(folder, "sessions.sqlite"));
+    // The first record of a scan.
+    await store.set("", keyvJson);
+    await store.disconnect();
+    const command = ["reencrypt", "--checkpoint", "job.checkpoint"];
+    const child = startKeyward(folder, sources, ...command, "--max-per-second", "100");
+    onTestFinished(() => void child.kill("SIGKILL"));
+    const exited = once(child, "exit");
+    await expect.poll(() => readdir(folder), { timeout: 20_000 }).toContain("job.checkpoint");
+    child.kill("SIGINT");
+    expect(await exited).toEqual([130, null]);
+    const resumed = await run(...command);
+    expect(resumed.stdout).toContain("1 unreadable\n  1 of an earlier run");
+    expect(resumed).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("(RECORDS_UNREADABLE)") });
+    expect(resumed.stderr).toContain("1 others: `keyward reencrypt --dry-run`");
   });
 
   it("refuses one checkpoint for two stores", async () => {

@@ -18,7 +18,7 @@ import { keyringResult } from "../results/keyring-result.ts";
 import { groupsOf, type ReencryptionResult, reencryptionResult } from "../results/reencryption-result.ts";
 import { type ReplicaResult, replicaResult } from "../results/replica-result.ts";
 import { shownDuration, shownSince } from "../terminal/durations.ts";
-import { table } from "../terminal/output.ts";
+import { shownName, table } from "../terminal/output.ts";
 import { adviceFor } from "../terminal/record-advice.ts";
 import { whyReadOnly } from "./changed-keyring.ts";
 import { addByCode, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
@@ -113,6 +113,7 @@ export async function reencryptStores(context: Context, options: ReencryptStores
     const reports: Record<string, ReencryptionResult> = {};
     const lines: string[] = [];
     const codes = new Map<KeywardErrorCode, number>();
+    let ungrouped = 0;
     for (const [name, store] of Object.entries(stores)) {
       const report = await reencrypt(store, {
         ...settings,
@@ -130,17 +131,33 @@ export async function reencryptStores(context: Context, options: ReencryptStores
       );
       for (const { namespace, code, keyId, records } of shown.unreadableGroups) {
         const key = keyId === null ? "" : ` under key ${keyId}`;
-        const where = namespace === "" ? "without a namespace" : `in ${JSON.stringify(namespace)}`;
+        const where = namespace === "" ? "without a namespace" : `in ${shownName(namespace)}`;
         lines.push(`  ${records} ${where}${key}: ${code}`);
+      }
+      // A run that resumed lists only its own records, and the report lists at most 1,000 of them.
+      const others = report.unreadable - report.unreadableRecords.length;
+      if (others > 0)
+        lines.push(`  ${others} of an earlier run, or after the first ${report.unreadableRecords.length}`);
+      ungrouped += Math.max(0, others);
+      if (report.unauthenticated > 0) {
+        lines.push(
+          `  ${report.unauthenticated} unchanged, in a format that cannot detect a wrong key: \`keyward migrate --encrypt-unauthenticated\``,
+        );
       }
     }
     output.result(lines.join("\n"), { dryRun, stores: reports });
-    if (codes.size === 0) return;
-    output.problem(
-      new KeywardError("RECORDS_UNREADABLE", "Some records cannot be decrypted, and are unchanged", {
-        hint: adviceFor(codes),
-      }),
-    );
+    if (Object.values(reports).every(({ complete }) => complete)) return;
+    const advice = [
+      ...(codes.size === 0 ? [] : [adviceFor(codes)]),
+      ...(ungrouped === 0 ? [] : [`  ${ungrouped} others: \`keyward reencrypt --dry-run\` reads all records again.`]),
+    ];
+    if (advice.length > 0) {
+      output.problem(
+        new KeywardError("RECORDS_UNREADABLE", "Some records cannot be decrypted, and are unchanged", {
+          hint: advice.join("\n"),
+        }),
+      );
+    }
     throw new ProblemsPrinted();
   });
 }
