@@ -282,6 +282,12 @@ describe("keyward record over SQLite", () => {
       ["", "namespace:keyward-service:W"],
       ["", "keyward:%reserved::check"],
       ["keyward", "%reserved::check"],
+      ["keyward:%reserved", "check"],
+      ["keyward:%reserved:", "check"],
+      ["keyward:%reserved:", ":check"],
+      ["%reserved", "check"],
+      ["", "%reserved"],
+      ["keyward:%res", "erved::check"],
     ] as const;
     for (const [namespace, each] of refused) {
       expect(() => openAddressOf(each, { namespace })).toThrow(expect.objectContaining({ code: "USAGE" }));
@@ -500,6 +506,15 @@ describeWithRedis(servers, "keyward record over Redis", () => {
       expect(refused).toMatchObject({ exitCode: 2, stdout: "", stderr: expect.stringContaining("(USAGE)") });
     }
     expect(await raw.get("W")).toBe("kw1.2026-11.AAAA");
+    // The check record of a RedisStore in the same database.
+    const store = new RedisStore(url);
+    onTestFinished(() => store.disconnect());
+    await store.reserved().set("check", "kw1.2026-11.AAAA");
+    const reserved = ["check", "--namespace", "keyward:%reserved", "--yes"];
+    for (const command of ["get", "put", "delete"]) {
+      expect(await pipe("record", command, ...reserved)).toMatchObject({ exitCode: 2, stdout: "" });
+    }
+    expect(await store.reserved().get("check")).toBeDefined();
     expect((await pipe("inspect", "keyward-service::W")).stdout).toMatch(/^key +2026-11$/m);
   });
 });
