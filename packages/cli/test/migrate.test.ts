@@ -1,7 +1,7 @@
 import { createCipheriv, randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as Iron from "@hapi/iron";
@@ -447,6 +447,8 @@ export default {
     await writeFile(join(folder, "empty.sqlite"), "");
     const empty = await run("migrate", "--store", "sessions=sqlite:empty.sqlite");
     expect(empty).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("The store sessions has no records") });
+    expect((await run("census", "--store", "sessions=sqlite:empty.sqlite")).stderr).toContain("its file is empty");
+    expect((await stat(join(folder, "empty.sqlite"))).size).toBe(0);
     const misspelt = await run("migrate", "--store", "sessions=sqlite:sesions.sqlite");
     expect(misspelt).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("does not exist") });
     expect(await readdir(folder)).not.toContain("sesions.sqlite");

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -214,6 +214,41 @@ describe("keyward record over SQLite", () => {
     expect((await run("record", "get", key, ...namespaced)).stderr).toContain("(NO_RECORD)");
     expect((await pipe("null", ...put)).exitCode).toBe(0);
     expect((await run("record", "get", key, ...namespaced)).stdout).toBe("null\n");
+  });
+
+  it("writes into no store in memory, and creates no file for a source with spaces", async () => {
+    const { folder, pipe } = await overSqlite();
+    const put = ["record", "put", key, ...namespaced];
+    const memory = ["r= memory:", "r=sqlite::memory:", " memory:", "r= sqlite::memory: "];
+    for (const source of memory) {
+      for (const flags of [[], ["--empty-store", "r"]]) {
+        const ended = await pipe("7", ...put, "--store", source, ...flags);
+        expect(ended).toMatchObject({ exitCode: 2, stdout: "", stderr: expect.stringContaining("in the memory of a") });
+      }
+    }
+    const missing = await pipe("7", ...put, "--store", " sqlite:nofile.sqlite");
+    expect(missing).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("does not exist") });
+    expect(await readdir(folder)).not.toContain("nofile.sqlite");
+  });
+
+  it.each([
+    "new Map()",
+    'new SqliteStore(":memory:")',
+    "new MemoryStore().namespaced('a')",
+    "new KeyvMemoryAdapter(new Map())",
+  ])("writes nothing if a function of the configuration returns %s", async (made) => {
+    const { folder, pipe } = await overSqlite();
+    const file = (path: string) => JSON.stringify(new URL(`../../${path}`, import.meta.url).href);
+    await writeFile(
+      join(folder, "keyward.config.js"),
+      `import { createRequire } from "node:module";
+        import { SqliteStore } from ${file("store-sqlite/src/index.ts")};
+        import { MemoryStore } from ${file("store-memory/src/index.ts")};
+        const { KeyvMemoryAdapter } = createRequire(${file("core/src/index.ts")})("keyv");
+        export default { folder: import.meta.dirname, stores: { r: () => ${made} } };`,
+    );
+    const ended = await pipe("7", "record", "put", key, "--store", "r");
+    expect(ended).toMatchObject({ exitCode: 2, stdout: "", stderr: expect.stringContaining("in the memory of a") });
   });
 
   it("stops at SIGINT while it waits for the value", async () => {

@@ -91,7 +91,7 @@ async function answersFrom(context: Context): Promise<Answers> {
   const { options, env } = await context.told();
   const ask = async (question: string, fallback: string) =>
     operator.isPresent && !options.yes ? await operator.ask(question, fallback) : fallback;
-  const keys = options.keys ?? env["KEYWARD_KEYS"] ?? (await ask("The source of the keys:", defaultKeys));
+  const keys = (options.keys ?? env["KEYWARD_KEYS"] ?? (await ask("The source of the keys:", defaultKeys))).trim();
   if (options.store.length > 0) {
     const given = options.store.map((text) => readFlag(text, []));
     return { keys, stores: Object.fromEntries(given.map(({ name, source = "" }) => [name, source])) };
