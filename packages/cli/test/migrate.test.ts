@@ -433,6 +433,23 @@ export default {
     child.kill("SIGINT");
     expect(await exited).toEqual([130, null]);
     expect(await readdir(folder)).toContain("migration.checkpoint");
+    const other = new SqliteStore(join(folder, "other.sqlite"));
+    await other.set("secret-id:a", keyvJson);
+    await other.disconnect();
+    const others = [
+      [...command, "--store", "sessions=sqlite:other.sqlite"],
+      [...command, "--any-value"],
+      ["reencrypt", "--checkpoint", "migration.checkpoint"],
+    ];
+    for (const one of others) {
+      expect(await run(...one)).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("(CHECKPOINT_INVALID)") });
+    }
+    const keyring = await run(...command.with(-1, "production.keyring"));
+    expect(keyring).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringContaining("This is no checkpoint, so keep it."),
+    });
+    expect(keyring.stderr).not.toContain("emove");
     const rest = await run(...command, "--json");
     expect(JSON.parse(rest.stdout)).toMatchObject({
       stores: { sessions: { complete: true, reencryption: { scanned: 3_000, reencrypted: 3_000 } } },

@@ -18,7 +18,7 @@ import { CommandError, ProblemsPrinted } from "../exit-codes.ts";
 import { type ReencryptionResult, reencryptionResult } from "../results/reencryption-result.ts";
 import { shownName, table } from "../terminal/output.ts";
 import { adviceFor } from "../terminal/record-advice.ts";
-import { addByCode, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
+import { addByCode, formatNames, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
 
 /** The most groups of unreadable records that a table shows for one store. */
 const maxShownGroups = 20;
@@ -46,7 +46,11 @@ export async function migrateStores(context: Context, options: MigrateCommandOpt
     async (_keys, stores, _listed, inner) => {
       const { namespace, removeExpired } = options;
       const settings: ReencryptOptions = {
-        ...jobSettings(context, stores, options),
+        ...(await jobSettings(context, { stores, inner }, options, [
+          ...formatNames(opening.accept ?? []),
+          ...options.from,
+          `any value: ${options.anyValue}`,
+        ])),
         ...(namespace.length === 0 ? {} : { namespaces: namespace }),
         removeExpired,
       };

@@ -21,7 +21,7 @@ import { shownDuration, shownSince } from "../terminal/durations.ts";
 import { shownName, table } from "../terminal/output.ts";
 import { adviceFor } from "../terminal/record-advice.ts";
 import { whyReadOnly } from "./changed-keyring.ts";
-import { addByCode, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
+import { addByCode, formatNames, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
 import { printInstruction } from "./rotate.ts";
 
 const barWidth = 20;
@@ -105,10 +105,11 @@ export interface ReencryptStoresOptions extends JobCommandOptions {
 
 /** Re-encrypts every record of every store. */
 export async function reencryptStores(context: Context, options: ReencryptStoresOptions): Promise<void> {
-  await context.withStores(async (_, stores) => {
+  const accept = (await context.told()).config?.settings.accept ?? [];
+  await context.withStores(async (_keys, stores, _listed, inner) => {
     const { signal, output } = context;
     const { dryRun = false } = options;
-    const settings = jobSettings(context, stores, options);
+    const settings = await jobSettings(context, { stores, inner }, options, formatNames(accept));
     const records = await context.recordProgress(stores);
     const reports: Record<string, ReencryptionResult> = {};
     const lines: string[] = [];
