@@ -566,7 +566,17 @@ describe("keyward refuse-plaintext", () => {
 
     await store.namespaced("flows").set("secret-id:planted", keyvJson);
     const planted = await run("migrate", "--from", "plaintext");
-    expect(planted.stdout).toMatch(/UNREADABLE: JSON object \{ value \} +1 +RECORD_NOT_SEALED/);
+    expect(planted.stdout).toMatch(
+      /UNREADABLE: JSON object \{ value \} +1 +RECORD_NOT_SEALED, the keyring forbids plaintext in this namespace$/m,
+    );
+    const reencrypted = await run("reencrypt");
+    for (const ended of [planted, reencrypted]) {
+      expect(ended.exitCode).toBe(1);
+      expect(ended.stderr).toContain("1 with RECORD_NOT_SEALED in a namespace in which the keyring forbids plaintext");
+      expect(ended.stderr).toContain("`keyward record delete <key>`");
+      expect(ended.stderr).not.toContain("keyward migrate");
+      expectNoSecrets(ended, []);
+    }
     for (const ended of [early, misspelt, unconfirmed, done, again, planted]) expectNoSecrets(ended, []);
     expect(await readFile(join(folder, "production.keyring"), "utf8")).toContain('"sealed"');
   });

@@ -121,6 +121,18 @@ describe("migrate", () => {
     expect(report).toMatchObject({ unread: [{ code: "RECORD_TAMPERED", records: 1 }], complete: false });
   });
 
+  it("says that the keyring forbids the plaintext of a namespace", async () => {
+    const inner = new MemoryStore();
+    const keys = newRing("k1").forbidPlaintext("flows");
+    const store = new EncryptedStore(inner, { keys, accept: [plaintext()] });
+    const stored = JSON.stringify({ value: "x" });
+    await inner.namespaced("flows").set("a", stored);
+    await inner.set("b", stored);
+    const { formats, unread } = await migrate(store, { dryRun: true });
+    expect(formats).toMatchObject([{ format: "plaintext", records: 1 }]);
+    expect(unread).toMatchObject([{ code: "RECORD_NOT_SEALED", plaintextForbidden: true, records: 1 }]);
+  });
+
   it("is complete if a format reads every record, and scans only the given namespaces", async () => {
     const { inner, keys } = await mixed();
     const store = createKeyv({

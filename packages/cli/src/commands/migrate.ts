@@ -17,7 +17,7 @@ import type { Context } from "../context.ts";
 import { CommandError, ProblemsPrinted } from "../exit-codes.ts";
 import { type ReencryptionResult, reencryptionResult } from "../results/reencryption-result.ts";
 import { shownName, table } from "../terminal/output.ts";
-import { adviceFor } from "../terminal/record-advice.ts";
+import { adviceFor, adviceForForbiddenPlaintext } from "../terminal/record-advice.ts";
 import { addByCode, formatNames, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
 
 /** The most groups of unreadable records that a table shows for one store. */
@@ -241,14 +241,26 @@ const unauthenticatedAdvice =
 /** Prints what to do about records that cannot be read, and then throws. */
 function requireReadable(
   { output }: Pick<Context, "output">,
-  groups: readonly { readonly code: KeywardErrorCode; readonly records: number }[],
+  groups: readonly {
+    readonly code: KeywardErrorCode;
+    readonly records: number;
+    readonly plaintextForbidden?: boolean;
+  }[],
 ): void {
   if (groups.length === 0) return;
+  const [forbidden, others] = [true, false].map((isForbidden) =>
+    groups.filter(({ plaintextForbidden = false }) => plaintextForbidden === isForbidden),
+  );
   const counts = new Map<KeywardErrorCode, number>();
-  addByCode(counts, groups);
+  addByCode(counts, others ?? []);
+  const plaintext = sumOf(forbidden ?? [], ({ records }) => records);
+  const advice = [
+    ...(counts.size > 0 ? [adviceFor(counts)] : []),
+    ...(plaintext > 0 ? [adviceForForbiddenPlaintext(plaintext)] : []),
+  ];
   output.problem(
     new KeywardError("RECORDS_UNREADABLE", "Some records cannot be read, and are unchanged", {
-      hint: adviceFor(counts),
+      hint: advice.join("\n"),
     }),
   );
   throw new ProblemsPrinted();
@@ -278,8 +290,10 @@ function noteOn({ expired, encryptable }: MigratedFormat): string {
   ].join(", ");
 }
 
-function noteOnUnread({ shape, code }: UnreadRecords): string {
+function noteOnUnread({ shape, code, plaintextForbidden }: UnreadRecords): string {
   const flag = code === "RECORD_NOT_SEALED" ? suggestedFor(shape) : undefined;
+  const isPlaintext = flag === undefined || flag.startsWith("--from plaintext");
+  if (plaintextForbidden && isPlaintext) return `${code}, the keyring forbids plaintext in this namespace`;
   return flag === undefined ? code : `${code}, may be ${flag}`;
 }
 
@@ -318,7 +332,12 @@ function storesOf(
   return Object.fromEntries(
     Object.entries(surveys).map(([name, { scanned, envelopes, formats, unread }]) => {
       const reencryption = reports[name] ?? null;
-      const unreadableShapes = unread.map(({ shape, code, records }) => ({ shape, code, records }));
+      const unreadableShapes = unread.map(({ shape, code, plaintextForbidden, records }) => ({
+        shape,
+        code,
+        plaintextForbidden,
+        records,
+      }));
       const complete = reencryption?.complete === true && unread.length === 0;
       return [name, { scanned, envelopes, formats: formats.map(formatOf), unreadableShapes, reencryption, complete }];
     }),

@@ -15,11 +15,16 @@ import type { Context } from "../context.ts";
 import { ProblemsPrinted } from "../exit-codes.ts";
 import { type CensusResult, censusResult } from "../results/census-result.ts";
 import { keyringResult } from "../results/keyring-result.ts";
-import { groupsOf, type ReencryptionResult, reencryptionResult } from "../results/reencryption-result.ts";
+import {
+  groupsOf,
+  type ReencryptionResult,
+  reencryptionResult,
+  type UnreadableGroup,
+} from "../results/reencryption-result.ts";
 import { type ReplicaResult, replicaResult } from "../results/replica-result.ts";
 import { shownDuration, shownSince } from "../terminal/durations.ts";
 import { shownName, table } from "../terminal/output.ts";
-import { adviceFor } from "../terminal/record-advice.ts";
+import { adviceFor, adviceForForbiddenPlaintext } from "../terminal/record-advice.ts";
 import { whyReadOnly } from "./changed-keyring.ts";
 import { addByCode, formatNames, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
 import { printInstruction } from "./rotate.ts";
@@ -106,14 +111,16 @@ export interface ReencryptStoresOptions extends JobCommandOptions {
 /** Re-encrypts every record of every store. */
 export async function reencryptStores(context: Context, options: ReencryptStoresOptions): Promise<void> {
   const accept = (await context.told()).config?.settings.accept ?? [];
-  await context.withStores(async (_keys, stores, _listed, inner) => {
+  await context.withStores(async (keys, stores, _listed, inner) => {
     const { signal, output } = context;
     const { dryRun = false } = options;
+    const { encryptedNamespaces } = await keys.load({ signal });
     const settings = await jobSettings(context, { stores, inner }, options, formatNames(accept));
     const records = await context.recordProgress(stores);
     const reports: Record<string, ReencryptionResult> = {};
     const lines: string[] = [];
     const codes = new Map<KeywardErrorCode, number>();
+    let forbidden = 0;
     let ungrouped = 0;
     for (const [name, store] of Object.entries(stores)) {
       const report = await reencrypt(store, {
@@ -125,7 +132,13 @@ export async function reencryptStores(context: Context, options: ReencryptStores
       signal.throwIfAborted();
       const shown = reencryptionResult(report);
       reports[name] = shown;
-      addByCode(codes, shown.unreadableGroups);
+      const isForbidden = ({ namespace, code }: UnreadableGroup) =>
+        code === "RECORD_NOT_SEALED" && encryptedNamespaces.includes(namespace);
+      addByCode(
+        codes,
+        shown.unreadableGroups.filter((group) => !isForbidden(group)),
+      );
+      for (const group of shown.unreadableGroups) if (isForbidden(group)) forbidden += group.records;
       const verb = dryRun ? "would be re-encrypted" : "re-encrypted";
       lines.push(
         `${name}: ${report.reencrypted} of ${report.scanned} records ${verb}, ${report.unreadable} unreadable`,
@@ -150,6 +163,7 @@ export async function reencryptStores(context: Context, options: ReencryptStores
     if (Object.values(reports).every(({ complete }) => complete)) return;
     const advice = [
       ...(codes.size === 0 ? [] : [adviceFor(codes)]),
+      ...(forbidden === 0 ? [] : [adviceForForbiddenPlaintext(forbidden)]),
       ...(ungrouped === 0 ? [] : [`  ${ungrouped} others: \`keyward reencrypt --dry-run\` reads all records again.`]),
     ];
     if (advice.length > 0) {
