@@ -667,6 +667,24 @@ describe("keyward reencrypt", () => {
     expect(resumed.stderr).toContain("1 others: `keyward reencrypt --dry-run`");
   });
 
+  it("escapes the control characters of names from the store", async () => {
+    const steering = "\u0007\u001b]0;x\u0007\u007f\u009b2J\r";
+    const { run } = await existing({ "secret-id:a": keyvJson }, `n${steering}`);
+    const namespace = ["--namespace", `n${steering}`];
+    const commands = [
+      ["reencrypt", "--empty-store", "sessions"],
+      ["reencrypt", "--empty-store", "sessions", "--json"],
+      ["migrate", "--namespace", `m${steering}`],
+      ["migrate", "--from", "plaintext", ...namespace, "--encrypt", "--yes"],
+      ["refuse-plaintext", `n${steering}`, "--yes"],
+    ];
+    for (const command of commands) {
+      const { stdout, stderr } = await run(...command);
+      expect(stdout + stderr).toMatch(/[nm]\\(?:x07|u0007)/);
+      expect(stdout + stderr).not.toMatch(/[^\P{Cc}\n]/u);
+    }
+  });
+
   it("refuses one checkpoint for two stores", async () => {
     const { folder, run } = await existing({ "secret-id:a": keyvJson });
     const stores = ["--store", "a=sqlite:sessions.sqlite", "--store", "b=sqlite:sessions.sqlite"];
