@@ -13,7 +13,7 @@ import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { describeWithRedis, findRedisServers, startRedis } from "../../../test/servers/redis.ts";
 import { openAddressOf } from "../src/commands/record-address.ts";
-import { type Ended, executable, keyward, keywardReading } from "./keyward-process.ts";
+import { type Ended, executable, keyward, keywardReading, startKeyward } from "./keyward-process.ts";
 import { Terminal } from "./terminal.ts";
 
 const servers = await findRedisServers();
@@ -216,6 +216,52 @@ describe("keyward record over SQLite", () => {
     expect((await run("record", "get", key, ...namespaced)).stdout).toBe("null\n");
   });
 
+  it("refuses numbers that JSON cannot keep exactly, and keeps all others", async () => {
+    const { inApplication, pipe, run } = await overSqlite();
+    await inApplication((sessions) => sessions.set("other", "value"));
+    const put = ["record", "put", key, ...namespaced, "--yes"];
+    for (const number of ["12345678901234567890", "9007199254740993", "3.14159265358979323846", "1e400", "1e-400"]) {
+      const ended = await pipe(`{"a": ["\\"7", ${number}]}`, ...put);
+      expect(ended).toMatchObject({ exitCode: 1, stdout: "", stderr: expect.stringContaining("(VALUE_INVALID)") });
+      expect(ended.stderr).toMatch(/in quotes.*`--text`/);
+      expectNoSecret(ended, number, key);
+    }
+    expect((await run("record", "get", key, ...namespaced)).stderr).toContain("(NO_RECORD)");
+    const exact =
+      '[0,-0,-0.0,1.50,0.1,1E5,1e+2,100e-2,0.00001,1e21,9007199254740991,12345678901234567000,{"12345678901234567890":"9007199254740993"}]';
+    expect(await pipe(exact, ...put)).toMatchObject({ exitCode: 0 });
+    expect(await inApplication((sessions) => sessions.get(key))).toEqual(JSON.parse(exact.replaceAll("-0", "0")));
+    expect((await pipe("12345678901234567890", ...put, "--text")).exitCode).toBe(0);
+    expect((await pipe('"12345678901234567890"', ...put)).exitCode).toBe(0);
+  });
+
+  it("deletes nothing if SIGINT comes after the confirmation", async () => {
+    const { folder, inApplication, stores } = await overSqlite();
+    await inApplication((sessions) => sessions.set(key, "value"));
+    const keysFrom = JSON.stringify(new URL("../../keys-env/src/index.ts", import.meta.url).href);
+    await writeFile(
+      join(folder, "keyward.config.js"),
+      `import { existsSync } from "node:fs";
+      import { writeFile } from "node:fs/promises";
+      import { setTimeout as pause } from "node:timers/promises";
+      import { fileKeys } from ${keysFrom};
+      export default { folder: import.meta.dirname, keys: async () => {
+        await writeFile("opening", "");
+        while (!existsSync("continue")) await pause(20);
+        return fileKeys("production.keyring");
+      } };`,
+    );
+    const child = startKeyward(folder, stores, "record", "delete", key, ...namespaced, "--yes");
+    onTestFinished(() => void child.kill("SIGKILL"));
+    const exited = once(child, "exit");
+    await expect.poll(() => readdir(folder), { timeout: 20_000 }).toContain("opening");
+    child.kill("SIGINT");
+    await once(child.stderr, "data");
+    await writeFile(join(folder, "continue"), "");
+    expect(await exited).toEqual([130, null]);
+    expect(await inApplication((sessions) => sessions.get(key))).toBe("value");
+  });
+
   it("writes into no store in memory, and creates no file for a source with spaces", async () => {
     const { folder, pipe } = await overSqlite();
     const put = ["record", "put", key, ...namespaced];
@@ -351,6 +397,9 @@ describe("keyward record over SQLite", () => {
     [["record", key], /unknown command \(not shown\)$/m],
     [["record", "put", "one", "--ttl", "0s"], /A record lives longer than 0/],
     [["record", "put", "one", "--ttl", "7"], /A duration is a number and a unit/],
+    [["record", "put", "one", "--ttl", "99999999999999999d"], /longer than 100,000 years/],
+    [["record", "put", "one", "--ttl", "9007199254740993ms"], /longer than 100,000 years/],
+    [["rotate", "--grace", `${"9".repeat(400)}d`], /longer than 100,000 years/],
     [["record", "get", "one", "--keys", "file:x"], /No store is set/],
     [["record", "get", "one", "--store", "sqlite:a"], /The source of the keys is not set/],
     [
