@@ -193,7 +193,7 @@ export class Context {
       ...(accept === undefined ? {} : { accept }),
     };
     const listed = await this.#listedBy(keys);
-    await this.#withInner(listed, (store, name) => work({ store, ...options }, name));
+    await this.#withInner(listed, scope, (store, name) => work({ store, ...options }, name));
   }
 
   /**
@@ -202,7 +202,12 @@ export class Context {
    * @throws CommandError `USAGE` if the command has several stores.
    */
   async withInnerStore(work: (store: WrappableStore, name: string) => Promise<void>): Promise<void> {
-    await this.#withInner([], work);
+    await this.#withInner([], undefined, work);
+  }
+
+  /** Returns whether `--empty-store` names a store, so that the command does not compare the store with its options. */
+  mayBeEmpty(name: string): boolean {
+    return this.#options.emptyStore.includes(name);
   }
 
   /** Returns the scope of the records, which a flag or the configuration sets. */
@@ -212,11 +217,12 @@ export class Context {
 
   async #withInner(
     listed: readonly string[],
+    scope: ConfiguredStore["scope"],
     work: (store: WrappableStore, name: string) => Promise<void>,
   ): Promise<void> {
     const told = await this.told();
     const named = oneStore(told, listed);
-    const store = await openNamed(told, named);
+    const store = await openNamed(told, named, { scope });
     try {
       await work(store, named.name);
     } finally {

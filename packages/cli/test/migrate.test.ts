@@ -1,7 +1,7 @@
 import { createCipheriv, randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as Iron from "@hapi/iron";
@@ -280,6 +280,66 @@ describe("keyward migrate", () => {
     expect(Buffer.from((await readStored("secret-id:a")) ?? "").toString("latin1")).toMatch(/^kw/);
   });
 
+  it("is not complete if a record that Keyward encrypted earlier cannot be read", async () => {
+    const { folder, run } = await existing({ "secret-id:a": keyvJson, "secret-id:b": keyvJson });
+    const command = ["migrate", "--from", "plaintext", "--encrypt", "--yes"];
+    expect((await run(...command)).exitCode).toBe(0);
+    const store = new SqliteStore(join(folder, "sessions.sqlite"));
+    const flows = store.namespaced("flows");
+    // A copy of an envelope at another address.
+    await flows.set("secret-id:copy", await flows.get("secret-id:a"));
+    await flows.set("secret-id:short", "kw1.2026-11.AAAA");
+    await flows.set("secret-id:late", keyvJson);
+    await store.disconnect();
+    const ended = await run(...command);
+    expect(ended).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("1 record encrypted") });
+    expect(ended.stdout).toContain("2 unreadable and unchanged");
+    expect(ended.stdout).not.toContain("Every record is encrypted");
+    expect(ended.stderr).toContain("1 with RECORD_TAMPERED");
+    expect(ended.stderr).toContain("1 with RECORD_MALFORMED");
+    const json = await run(...command, "--json");
+    expect(json.exitCode).toBe(1);
+    expect(JSON.parse(json.stdout)).toMatchObject({ stores: { sessions: { complete: false } } });
+    for (const one of [ended, json]) expectNoSecrets(one, []);
+  });
+
+  it("encrypts nothing without the scope of the application, or with a misspelt scope", async () => {
+    const { folder, run, readStored } = await existing({ "secret-id:a": keyvJson });
+    const inApplication = async <Result>(work: (keyv: Keyv) => Promise<Result>): Promise<Result> => {
+      const store = new SqliteStore(join(folder, "sessions.sqlite"));
+      const keys = fileKeys(join(folder, "production.keyring"));
+      try {
+        return await work(createKeyv({ store, keys, namespace: "flows", scope: "app" }));
+      } finally {
+        await store.disconnect();
+      }
+    };
+    await inApplication((keyv) => keyv.set("secret-id:scoped", value));
+    const command = ["migrate", "--from", "plaintext", "--yes"];
+    const counted = await run(...command);
+    expect(counted).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("First correct `--scope`") });
+    expect(counted.stdout).not.toContain("with --encrypt");
+    const unscoped = await run(...command, "--encrypt");
+    expect(unscoped).toMatchObject({
+      exitCode: 1,
+      stdout: "",
+      stderr: expect.stringContaining("(RECORDS_UNREADABLE)"),
+    });
+    expect(unscoped.stderr).toContain("Pass the scope of the application: `--scope <name>`");
+    const misspelt = await run(...command, "--encrypt", "--scope", "ap");
+    expect(misspelt).toMatchObject({ exitCode: 1, stderr: expect.stringContaining('never used with the scope "ap"') });
+    expect((await run("reencrypt", "--scope", "ap")).stderr).toContain("(STORE_INVALID)");
+    expect(Buffer.from((await readStored("secret-id:a")) ?? "").toString()).toBe(keyvJson);
+
+    // No record shows the scope any more, but the check record does.
+    await inApplication((keyv) => keyv.delete("secret-id:scoped"));
+    const withoutRecord = await run(...command, "--encrypt");
+    expect(withoutRecord).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("(STORE_INVALID)") });
+    expect(withoutRecord.stderr).toContain("`--scope <name>`");
+    expect((await run(...command, "--encrypt", "--scope", "app")).exitCode).toBe(0);
+    expect(await inApplication((keyv) => keyv.get("secret-id:a"))).toEqual(value);
+  });
+
   it("keeps the expiry of a record, and removes expired ones only with --remove-expired", async () => {
     const expired = JSON.stringify({ value, expires: Date.now() - 60_000 });
     const later = Date.now() + 3_600_000;
@@ -341,7 +401,16 @@ export default {
     expect(JSON.parse((await run(...command, "--json")).stdout)).toMatchObject({
       stores: { sessions: { scanned: 1 } },
     });
-    expect((await run(...command, "--encrypt", "--yes")).exitCode).toBe(0);
+    for (const flags of [[], ["--encrypt", "--yes"]]) {
+      const misspelt = await run(...command, "--namespace", "flow", ...flags);
+      expect(misspelt).toMatchObject({ exitCode: 2, stdout: "", stderr: expect.stringContaining('"flow" (USAGE)') });
+    }
+    const encrypted = await run(...command, "--encrypt", "--yes");
+    expect(encrypted).toMatchObject({
+      exitCode: 0,
+      stdout: expect.stringContaining('Every record of the namespace "flows" is encrypted.'),
+    });
+    expect(encrypted.stdout).toContain("Keep the formats in `accept`");
     expect(await readByApplication("secret-id:a")).toEqual(value);
     const census = JSON.parse((await run("census", "--json")).stdout).stores;
     expect(census.sessions.namespaces).toMatchObject({ flows: { unsealed: 0 }, other: { unsealed: 1 } });
@@ -364,6 +433,23 @@ export default {
     child.kill("SIGINT");
     expect(await exited).toEqual([130, null]);
     expect(await readdir(folder)).toContain("migration.checkpoint");
+    const other = new SqliteStore(join(folder, "other.sqlite"));
+    await other.set("secret-id:a", keyvJson);
+    await other.disconnect();
+    const others = [
+      [...command, "--store", "sessions=sqlite:other.sqlite"],
+      [...command, "--any-value"],
+      ["reencrypt", "--checkpoint", "migration.checkpoint"],
+    ];
+    for (const one of others) {
+      expect(await run(...one)).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("(CHECKPOINT_INVALID)") });
+    }
+    const keyring = await run(...command.with(-1, "production.keyring"));
+    expect(keyring).toMatchObject({
+      exitCode: 1,
+      stderr: expect.stringContaining("This is no checkpoint, so keep it."),
+    });
+    expect(keyring.stderr).not.toContain("emove");
     const rest = await run(...command, "--json");
     expect(JSON.parse(rest.stdout)).toMatchObject({
       stores: { sessions: { complete: true, reencryption: { scanned: 3_000, reencrypted: 3_000 } } },
@@ -378,6 +464,8 @@ export default {
     await writeFile(join(folder, "empty.sqlite"), "");
     const empty = await run("migrate", "--store", "sessions=sqlite:empty.sqlite");
     expect(empty).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("The store sessions has no records") });
+    expect((await run("census", "--store", "sessions=sqlite:empty.sqlite")).stderr).toContain("its file is empty");
+    expect((await stat(join(folder, "empty.sqlite"))).size).toBe(0);
     const misspelt = await run("migrate", "--store", "sessions=sqlite:sesions.sqlite");
     expect(misspelt).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("does not exist") });
     expect(await readdir(folder)).not.toContain("sesions.sqlite");
@@ -478,7 +566,17 @@ describe("keyward refuse-plaintext", () => {
 
     await store.namespaced("flows").set("secret-id:planted", keyvJson);
     const planted = await run("migrate", "--from", "plaintext");
-    expect(planted.stdout).toMatch(/UNREADABLE: JSON object \{ value \} +1 +RECORD_NOT_SEALED/);
+    expect(planted.stdout).toMatch(
+      /UNREADABLE: JSON object \{ value \} +1 +RECORD_NOT_SEALED, the keyring forbids plaintext in this namespace$/m,
+    );
+    const reencrypted = await run("reencrypt");
+    for (const ended of [planted, reencrypted]) {
+      expect(ended.exitCode).toBe(1);
+      expect(ended.stderr).toContain("1 with RECORD_NOT_SEALED in a namespace in which the keyring forbids plaintext");
+      expect(ended.stderr).toContain("`keyward record delete <key>`");
+      expect(ended.stderr).not.toContain("keyward migrate");
+      expectNoSecrets(ended, []);
+    }
     for (const ended of [early, misspelt, unconfirmed, done, again, planted]) expectNoSecrets(ended, []);
     expect(await readFile(join(folder, "production.keyring"), "utf8")).toContain('"sealed"');
   });
@@ -546,6 +644,45 @@ describe("keyward reencrypt", () => {
       },
     });
     for (const ended of [failed, json]) expectNoSecrets(ended, []);
+  });
+
+  it("ends with 1 after it resumed from a checkpoint, if an earlier run counted unreadable records", async () => {
+    const names = Array.from({ length: 1_000 }, (_, index) => [`secret-id:${index}`, keyvJson]);
+    const { folder, run } = await existing(Object.fromEntries(names));
+    await run("migrate", "--from", "plaintext", "--encrypt", "--yes");
+    const store = new SqliteStore(join(folder, "sessions.sqlite"));
+    // The first record of a scan.
+    await store.set("", keyvJson);
+    await store.disconnect();
+    const command = ["reencrypt", "--checkpoint", "job.checkpoint"];
+    const child = startKeyward(folder, sources, ...command, "--max-per-second", "100");
+    onTestFinished(() => void child.kill("SIGKILL"));
+    const exited = once(child, "exit");
+    await expect.poll(() => readdir(folder), { timeout: 20_000 }).toContain("job.checkpoint");
+    child.kill("SIGINT");
+    expect(await exited).toEqual([130, null]);
+    const resumed = await run(...command);
+    expect(resumed.stdout).toContain("1 unreadable\n  1 of an earlier run");
+    expect(resumed).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("(RECORDS_UNREADABLE)") });
+    expect(resumed.stderr).toContain("1 others: `keyward reencrypt --dry-run`");
+  });
+
+  it("escapes the control characters of names from the store", async () => {
+    const steering = "\u0007\u001b]0;x\u0007\u007f\u009b2J\r";
+    const { run } = await existing({ "secret-id:a": keyvJson }, `n${steering}`);
+    const namespace = ["--namespace", `n${steering}`];
+    const commands = [
+      ["reencrypt", "--empty-store", "sessions"],
+      ["reencrypt", "--empty-store", "sessions", "--json"],
+      ["migrate", "--namespace", `m${steering}`],
+      ["migrate", "--from", "plaintext", ...namespace, "--encrypt", "--yes"],
+      ["refuse-plaintext", `n${steering}`, "--yes"],
+    ];
+    for (const command of commands) {
+      const { stdout, stderr } = await run(...command);
+      expect(stdout + stderr).toMatch(/[nm]\\(?:x07|u0007)/);
+      expect(stdout + stderr).not.toMatch(/[^\P{Cc}\n]/u);
+    }
   });
 
   it("refuses one checkpoint for two stores", async () => {

@@ -1,7 +1,7 @@
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -13,7 +13,7 @@ import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { describeWithRedis, findRedisServers, startRedis } from "../../../test/servers/redis.ts";
 import { openAddressOf } from "../src/commands/record-address.ts";
-import { type Ended, executable, keyward, keywardReading } from "./keyward-process.ts";
+import { type Ended, executable, keyward, keywardReading, startKeyward } from "./keyward-process.ts";
 import { Terminal } from "./terminal.ts";
 
 const servers = await findRedisServers();
@@ -138,6 +138,27 @@ describe("keyward record over SQLite", () => {
     expect(await inApplication((sessions) => sessions.get("new"), { scope: "tenant-7" })).toBe(7);
   });
 
+  it("writes nothing without the scope of the application, or with a scope that was never used", async () => {
+    const { inApplication, run, pipe } = await overSqlite();
+    const options = { namespace: "sessions", scope: "tenant-7" };
+    await inApplication((sessions) => sessions.set("other", "value"), options);
+    const put = ["record", "put", key, ...namespaced];
+    const unscoped = await pipe("7", ...put);
+    expect(unscoped).toMatchObject({ exitCode: 1, stdout: "", stderr: expect.stringContaining("(STORE_INVALID)") });
+    expect(unscoped.stderr).toContain("`--scope <name>`");
+    const misspelt = await pipe("7", ...put, "--scope", "tenant-77");
+    expect(misspelt).toMatchObject({ exitCode: 1, stdout: "", stderr: expect.stringContaining('scope "tenant-77"') });
+    expect((await run("record", "get", key, ...namespaced, "--scope", "tenant-7")).stderr).toContain("(NO_RECORD)");
+    expect(await pipe("7", ...put, "--scope", "tenant-7")).toMatchObject({ exitCode: 0 });
+    expect(await inApplication((sessions) => sessions.get(key), options)).toBe(7);
+    const isNew = await pipe("8", ...put, "--scope", "tenant-8", "--empty-store", "sessions");
+    expect(isNew.stderr).toContain("(KEY_MISMATCH)");
+    // A store may have records with and without a scope, each in a namespace of its own.
+    await inApplication((sessions) => sessions.set("other", "value"), { namespace: "unscoped" });
+    expect(await pipe("9", "record", "put", key, "--namespace", "unscoped")).toMatchObject({ exitCode: 0 });
+    expect(await inApplication((sessions) => sessions.get(key), { namespace: "unscoped" })).toBe(9);
+  });
+
   it("says that there is no record, with exit code 1, and with --json on stdout", async () => {
     const { inApplication, run } = await overSqlite();
     await inApplication((sessions) => sessions.set("other", "value"));
@@ -193,6 +214,87 @@ describe("keyward record over SQLite", () => {
     expect((await run("record", "get", key, ...namespaced)).stderr).toContain("(NO_RECORD)");
     expect((await pipe("null", ...put)).exitCode).toBe(0);
     expect((await run("record", "get", key, ...namespaced)).stdout).toBe("null\n");
+  });
+
+  it("refuses numbers that JSON cannot keep exactly, and keeps all others", async () => {
+    const { inApplication, pipe, run } = await overSqlite();
+    await inApplication((sessions) => sessions.set("other", "value"));
+    const put = ["record", "put", key, ...namespaced, "--yes"];
+    for (const number of ["12345678901234567890", "9007199254740993", "3.14159265358979323846", "1e400", "1e-400"]) {
+      const ended = await pipe(`{"a": ["\\"7", ${number}]}`, ...put);
+      expect(ended).toMatchObject({ exitCode: 1, stdout: "", stderr: expect.stringContaining("(VALUE_INVALID)") });
+      expect(ended.stderr).toMatch(/in quotes.*`--text`/);
+      expectNoSecret(ended, number, key);
+    }
+    expect((await run("record", "get", key, ...namespaced)).stderr).toContain("(NO_RECORD)");
+    const exact =
+      '[0,-0,-0.0,1.50,0.1,1E5,1e+2,100e-2,0.00001,1e21,9007199254740991,12345678901234567000,{"12345678901234567890":"9007199254740993"}]';
+    expect(await pipe(exact, ...put)).toMatchObject({ exitCode: 0 });
+    expect(await inApplication((sessions) => sessions.get(key))).toEqual(JSON.parse(exact.replaceAll("-0", "0")));
+    expect((await pipe("12345678901234567890", ...put, "--text")).exitCode).toBe(0);
+    expect((await pipe('"12345678901234567890"', ...put)).exitCode).toBe(0);
+  });
+
+  it("deletes nothing if SIGINT comes after the confirmation", async () => {
+    const { folder, inApplication, stores } = await overSqlite();
+    await inApplication((sessions) => sessions.set(key, "value"));
+    const keysFrom = JSON.stringify(new URL("../../keys-env/src/index.ts", import.meta.url).href);
+    await writeFile(
+      join(folder, "keyward.config.js"),
+      `import { existsSync } from "node:fs";
+      import { writeFile } from "node:fs/promises";
+      import { setTimeout as pause } from "node:timers/promises";
+      import { fileKeys } from ${keysFrom};
+      export default { folder: import.meta.dirname, keys: async () => {
+        await writeFile("opening", "");
+        while (!existsSync("continue")) await pause(20);
+        return fileKeys("production.keyring");
+      } };`,
+    );
+    const child = startKeyward(folder, stores, "record", "delete", key, ...namespaced, "--yes");
+    onTestFinished(() => void child.kill("SIGKILL"));
+    const exited = once(child, "exit");
+    await expect.poll(() => readdir(folder), { timeout: 20_000 }).toContain("opening");
+    child.kill("SIGINT");
+    await once(child.stderr, "data");
+    await writeFile(join(folder, "continue"), "");
+    expect(await exited).toEqual([130, null]);
+    expect(await inApplication((sessions) => sessions.get(key))).toBe("value");
+  });
+
+  it("writes into no store in memory, and creates no file for a source with spaces", async () => {
+    const { folder, pipe } = await overSqlite();
+    const put = ["record", "put", key, ...namespaced];
+    const memory = ["r= memory:", "r=sqlite::memory:", " memory:", "r= sqlite::memory: "];
+    for (const source of memory) {
+      for (const flags of [[], ["--empty-store", "r"]]) {
+        const ended = await pipe("7", ...put, "--store", source, ...flags);
+        expect(ended).toMatchObject({ exitCode: 2, stdout: "", stderr: expect.stringContaining("in the memory of a") });
+      }
+    }
+    const missing = await pipe("7", ...put, "--store", " sqlite:nofile.sqlite");
+    expect(missing).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("does not exist") });
+    expect(await readdir(folder)).not.toContain("nofile.sqlite");
+  });
+
+  it.each([
+    "new Map()",
+    'new SqliteStore(":memory:")',
+    "new MemoryStore().namespaced('a')",
+    "new KeyvMemoryAdapter(new Map())",
+  ])("writes nothing if a function of the configuration returns %s", async (made) => {
+    const { folder, pipe } = await overSqlite();
+    const file = (path: string) => JSON.stringify(new URL(`../../${path}`, import.meta.url).href);
+    await writeFile(
+      join(folder, "keyward.config.js"),
+      `import { createRequire } from "node:module";
+        import { SqliteStore } from ${file("store-sqlite/src/index.ts")};
+        import { MemoryStore } from ${file("store-memory/src/index.ts")};
+        const { KeyvMemoryAdapter } = createRequire(${file("core/src/index.ts")})("keyv");
+        export default { folder: import.meta.dirname, stores: { r: () => ${made} } };`,
+    );
+    const ended = await pipe("7", "record", "put", key, "--store", "r");
+    expect(ended).toMatchObject({ exitCode: 2, stdout: "", stderr: expect.stringContaining("in the memory of a") });
   });
 
   it("stops at SIGINT while it waits for the value", async () => {
@@ -279,6 +381,12 @@ describe("keyward record over SQLite", () => {
       ["", "namespace:keyward-service:W"],
       ["", "keyward:%reserved::check"],
       ["keyward", "%reserved::check"],
+      ["keyward:%reserved", "check"],
+      ["keyward:%reserved:", "check"],
+      ["keyward:%reserved:", ":check"],
+      ["%reserved", "check"],
+      ["", "%reserved"],
+      ["keyward:%res", "erved::check"],
     ] as const;
     for (const [namespace, each] of refused) {
       expect(() => openAddressOf(each, { namespace })).toThrow(expect.objectContaining({ code: "USAGE" }));
@@ -307,6 +415,9 @@ describe("keyward record over SQLite", () => {
     [["record", key], /unknown command \(not shown\)$/m],
     [["record", "put", "one", "--ttl", "0s"], /A record lives longer than 0/],
     [["record", "put", "one", "--ttl", "7"], /A duration is a number and a unit/],
+    [["record", "put", "one", "--ttl", "99999999999999999d"], /longer than 100,000 years/],
+    [["record", "put", "one", "--ttl", "9007199254740993ms"], /longer than 100,000 years/],
+    [["rotate", "--grace", `${"9".repeat(400)}d`], /longer than 100,000 years/],
     [["record", "get", "one", "--keys", "file:x"], /No store is set/],
     [["record", "get", "one", "--store", "sqlite:a"], /The source of the keys is not set/],
     [
@@ -497,6 +608,15 @@ describeWithRedis(servers, "keyward record over Redis", () => {
       expect(refused).toMatchObject({ exitCode: 2, stdout: "", stderr: expect.stringContaining("(USAGE)") });
     }
     expect(await raw.get("W")).toBe("kw1.2026-11.AAAA");
+    // The check record of a RedisStore in the same database.
+    const store = new RedisStore(url);
+    onTestFinished(() => store.disconnect());
+    await store.reserved().set("check", "kw1.2026-11.AAAA");
+    const reserved = ["check", "--namespace", "keyward:%reserved", "--yes"];
+    for (const command of ["get", "put", "delete"]) {
+      expect(await pipe("record", command, ...reserved)).toMatchObject({ exitCode: 2, stdout: "" });
+    }
+    expect(await store.reserved().get("check")).toBeDefined();
     expect((await pipe("inspect", "keyward-service::W")).stdout).toMatch(/^key +2026-11$/m);
   });
 });

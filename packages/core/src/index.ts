@@ -50,7 +50,7 @@ export {
 } from "./keyring/wrapped-keyring.ts";
 export { reencrypt } from "./reencryption/bulk-reencryption.ts";
 export { type Census, type CensusCounts, type CensusOptions, census, rangesOf } from "./reencryption/census.ts";
-export { type Checkpoint, fileCheckpoint } from "./reencryption/checkpoint.ts";
+export { type Checkpoint, type FileCheckpointOptions, fileCheckpoint } from "./reencryption/checkpoint.ts";
 export { type ForbidPlaintextOptions, forbidPlaintext } from "./reencryption/forbid-plaintext.ts";
 export { type MigratedFormat, type MigrationReport, migrate, type UnreadRecords } from "./reencryption/migration.ts";
 export type { NamedStores } from "./reencryption/named-stores.ts";

@@ -71,8 +71,14 @@ export function fileTenants(path: string): TenantsFile {
     async revoke(id) {
       await changeTenants(path, (entries) => {
         if (!entries.some((entry) => entry.id === id)) {
-          throw new KeywardError("VALUE_INVALID", `The file has no API key with the id ${JSON.stringify(id)}`, {
-            hint: "To see the ids of all API keys in the file, run `keyward-kv tenants list`.",
+          // The text may be a whole API key, which is a secret, so the message does not repeat it.
+          const problem = id.startsWith("kv_")
+            ? "An API key was passed, and only its id is needed"
+            : "The file has no API key with this id";
+          throw new KeywardError("VALUE_INVALID", problem, {
+            hint:
+              "Pass the id of the API key, which `keyward-kv tenants list` shows: the 12 characters between `kv_` and the " +
+              "second `_` of the API key.",
           });
         }
         return entries.map((entry) => (entry.id === id ? { ...entry, revoked: entry.revoked ?? Date.now() } : entry));

@@ -13,6 +13,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { inspect } from "node:util";
 import { KeywardError, type ScanPage } from "@keyward/core";
 import {
   type ApiKeyEntry,
@@ -451,6 +452,20 @@ describe("a file of API keys", () => {
 
   const empty = JSON.stringify({ "keyward-kv": 1, keys: [] });
   const add = (path: string, entry: ApiKeyEntry) => changeTenants(path, (entries) => [...entries, entry]);
+
+  it("never repeats the text that names an API key to revoke, which may be the whole API key", async () => {
+    const tenants = fileTenants(file());
+    const { apiKey } = await tenants.add({ tenant: "a" });
+    for (const text of [apiKey, apiKey.slice(3), ` ${apiKey}`]) {
+      const error: unknown = await tenants.revoke(text).catch((refused: unknown) => refused);
+      expect(error).toMatchObject({
+        code: "VALUE_INVALID",
+        hint: expect.stringContaining("Pass the id of the API key"),
+      });
+      expect(inspect(error)).not.toContain(apiKey.slice(16));
+    }
+    expect((await tenants.list())[0]?.revoked).toBeUndefined();
+  });
 
   it("takes effect at once when an API key is added or revoked", async () => {
     const path = file();

@@ -209,6 +209,26 @@ describe("reencrypt", () => {
     await expectRefusal(reencrypt(store, { checkpoint: fileCheckpoint(path) }), "CHECKPOINT_INVALID");
   });
 
+  it("refuses the checkpoint of a job with another name, and changes nothing", async () => {
+    const { inner, store } = await rotated(3);
+    const before = await contentOf(inner);
+    const path = join(folder, "named");
+    const text = JSON.stringify({
+      keyward: "reencrypt",
+      primary: "new",
+      job: "flows",
+      namespaces: null,
+      cursor: "9",
+      counts: { scanned: 9, current: 0, reencrypted: 9, conflicts: 0, expired: 0, unreadable: 0 },
+    });
+    await writeFile(path, text);
+    for (const options of [{}, { job: "sessions" }]) {
+      await expectRefusal(reencrypt(store, { checkpoint: fileCheckpoint(path, options) }), "CHECKPOINT_INVALID");
+    }
+    expect(await readFile(path, "utf8")).toBe(text);
+    expect(await contentOf(inner)).toEqual(before);
+  });
+
   it("refuses a checkpoint with a cursor that the store rejects, and changes nothing", async () => {
     const { inner, store } = await rotated(3);
     const before = await contentOf(inner);

@@ -112,6 +112,27 @@ describe("migrate", () => {
     expect(await after.getMany(["iron 0", "found", "envelope"])).toEqual([{ value }, value, value]);
   });
 
+  it("is not complete if a record under the primary cannot be decrypted", async () => {
+    const inner = new MemoryStore();
+    const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [plaintext()] });
+    await store.set("a", "value");
+    await inner.set("copy", await inner.get("a"));
+    const report = await migrate(store);
+    expect(report).toMatchObject({ unread: [{ code: "RECORD_TAMPERED", records: 1 }], complete: false });
+  });
+
+  it("says that the keyring forbids the plaintext of a namespace", async () => {
+    const inner = new MemoryStore();
+    const keys = newRing("k1").forbidPlaintext("flows");
+    const store = new EncryptedStore(inner, { keys, accept: [plaintext()] });
+    const stored = JSON.stringify({ value: "x" });
+    await inner.namespaced("flows").set("a", stored);
+    await inner.set("b", stored);
+    const { formats, unread } = await migrate(store, { dryRun: true });
+    expect(formats).toMatchObject([{ format: "plaintext", records: 1 }]);
+    expect(unread).toMatchObject([{ code: "RECORD_NOT_SEALED", plaintextForbidden: true, records: 1 }]);
+  });
+
   it("is complete if a format reads every record, and scans only the given namespaces", async () => {
     const { inner, keys } = await mixed();
     const store = createKeyv({

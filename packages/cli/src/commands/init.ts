@@ -101,8 +101,7 @@ async function answersFrom(context: Context): Promise<Answers> {
   const { options, env } = await context.told();
   const ask = async (question: string, fallback: string) =>
     operator.isPresent && !options.yes ? await operator.ask(question, fallback) : fallback;
-  const given = options.keys ?? env["KEYWARD_KEYS"];
-  const keys = (given ?? (await ask("The source of the keys:", defaultKeys))).trim();
+  const keys = (options.keys ?? env["KEYWARD_KEYS"] ?? (await ask("The source of the keys:", defaultKeys))).trim();
   if (options.store.length > 0) {
     const stores = namedStores({ options, env: {}, config: undefined, path: "" }, []);
     return { keys, stores: Object.fromEntries(stores.map(({ name, source = "" }) => [name, source.trim()])) };

@@ -1,4 +1,5 @@
 import {
+  census,
   KeywardError,
   type KeywardErrorCode,
   type MigratedFormat,
@@ -10,13 +11,14 @@ import {
   type UnreadRecords,
 } from "@keyward/core";
 import { encryptingUnauthenticated, formatsFrom } from "../configuration/foreign-formats.ts";
+import { scopeMissing, usesScopes } from "../configuration/scope-use.ts";
 import type { OpenStores, StoreOpening } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
 import { CommandError, ProblemsPrinted } from "../exit-codes.ts";
 import { type ReencryptionResult, reencryptionResult } from "../results/reencryption-result.ts";
-import { table } from "../terminal/output.ts";
-import { adviceFor } from "../terminal/record-advice.ts";
-import { addByCode, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
+import { shownName, table } from "../terminal/output.ts";
+import { adviceFor, adviceForForbiddenPlaintext } from "../terminal/record-advice.ts";
+import { addByCode, formatNames, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
 
 /** The most groups of unreadable records that a table shows for one store. */
 const maxShownGroups = 20;
@@ -36,25 +38,32 @@ type Surveys = Readonly<Record<string, MigrationReport>>;
 /**
  * Counts which format reads which records of the stores. With `--encrypt`, then encrypts the records that a format reads.
  *
- * @throws CommandError `USAGE` for an invalid `--from`; `NOT_CONFIRMED`; ProblemsPrinted if records are left.
+ * @throws CommandError `USAGE` for an invalid `--from` and a namespace without records; `NOT_CONFIRMED`; ProblemsPrinted if records are left.
  */
 export async function migrateStores(context: Context, options: MigrateCommandOptions): Promise<void> {
   const opening = await openingFor(context, options);
   await context.withStores(
-    async (_, stores) => {
+    async (_keys, stores, _listed, inner) => {
       const { namespace, removeExpired } = options;
       const settings: ReencryptOptions = {
-        ...jobSettings(context, stores, options),
+        ...(await jobSettings(context, { stores, inner }, options, [
+          ...formatNames(opening.accept ?? []),
+          ...options.from,
+          `any value: ${options.anyValue}`,
+        ])),
         ...(namespace.length === 0 ? {} : { namespaces: namespace }),
         removeExpired,
       };
+      await requireNamespaces(context, stores, namespace);
       const surveys: Record<string, MigrationReport> = Object.create(null);
       for (const [name, store] of Object.entries(stores)) {
         context.output.progress(`${name}: counting the records of each format`);
         surveys[name] = await migrate(store, { ...settings, dryRun: true });
       }
-      if (options.encrypt) await encryptRecords(context, stores, surveys, settings);
-      else showSurveys(context, surveys);
+      if (!options.encrypt) return showSurveys(context, surveys);
+      context.output.progress(surveyTable(surveys));
+      await requireScope(context, inner, surveys);
+      await encryptRecords(context, stores, surveys, settings);
     },
     undefined,
     opening,
@@ -81,11 +90,80 @@ function requireKeyvJson(value: string | Uint8Array): void {
   if (readKeyvJson(value) === undefined) throw new TypeError("not Keyv's JSON");
 }
 
+/**
+ * Checks that each namespace has a record in a store. A misspelt name would look like one whose records are all encrypted.
+ *
+ * @throws CommandError `USAGE`.
+ */
+async function requireNamespaces(
+  { output, signal }: Context,
+  stores: OpenStores["stores"],
+  namespaces: readonly string[],
+): Promise<void> {
+  if (namespaces.length === 0) return;
+  const found = new Set<string>();
+  for (const [name, store] of Object.entries(stores)) {
+    output.progress(`${name}: counting the records of each namespace`);
+    for (const namespace of (await census(store, { signal })).namespaces.keys()) found.add(namespace);
+  }
+  const missing = namespaces.filter((namespace) => !found.has(namespace));
+  if (missing.length === 0) return;
+  throw new CommandError("USAGE", `No store has a record ${ofNamespaces(missing)}`, {
+    hint: "Correct `--namespace`. `keyward census --by namespace` lists the namespaces.",
+  });
+}
+
+function ofNamespaces(namespaces: readonly string[]): string {
+  const named = namespaces.filter((namespace) => namespace !== "").map(shownName);
+  const parts = [
+    ...(named.length === 0 ? [] : [`of the namespace${named.length === 1 ? "" : "s"} ${named.join(", ")}`]),
+    ...(named.length < namespaces.length ? ["without a namespace"] : []),
+  ];
+  return parts.join(" and ");
+}
+
+/**
+ * Checks that the application can read what the command encrypts. Records under the id of a key that does not decrypt them
+ * have another scope, or the application has other keys.
+ *
+ * @throws KeywardError `RECORDS_UNREADABLE`, `STORE_INVALID`.
+ */
+async function requireScope(context: Context, inner: OpenStores["inner"], surveys: Surveys): Promise<void> {
+  const scope = await context.scope();
+  for (const [name, { envelopes, unread }] of Object.entries(surveys)) {
+    const mismatched = mismatchedIn(unread);
+    if (mismatched > 0) {
+      throw new KeywardError(
+        "RECORDS_UNREADABLE",
+        `Nothing was encrypted: the key of the same id does not decrypt ${recordsOf(mismatched)} of the store ${name}`,
+        {
+          hint:
+            "Pass the scope of the application: `--scope <name>`, or set `scope` in the configuration. If the scope is right, " +
+            "compare `--keys` with the keys of the application. To leave out records of another scope, choose the " +
+            "namespaces: `--namespace <name>`.",
+        },
+      );
+    }
+    const store = inner[name];
+    if (scope !== undefined || envelopes > 0 || store === undefined || context.mayBeEmpty(name)) continue;
+    if (await usesScopes(store)) throw scopeMissing(name);
+  }
+}
+
+function mismatchedIn(unread: readonly UnreadRecords[]): number {
+  return sumOf(unread, ({ code, records }) => (code === "KEY_MISMATCH" ? records : 0));
+}
+
 function showSurveys({ output }: Context, surveys: Surveys): void {
   const all = Object.values(surveys);
   const encryptable = sumOf(all, encryptableIn);
   const next: string[] = [];
-  if (encryptable > 0) {
+  if (encryptable > 0 && all.some(({ unread }) => mismatchedIn(unread) > 0)) {
+    next.push(
+      `${recordsOf(encryptable)} can be encrypted; nothing was changed. First correct \`--scope\` or \`--keys\`, so that the ` +
+        "records with KEY_MISMATCH can be read.",
+    );
+  } else if (encryptable > 0) {
     next.push(
       `${recordsOf(encryptable)} can be encrypted; nothing was changed. First add the formats to \`accept\` of the application, ` +
         "so that each process reads both forms, and back up the stores. Then run the same command with --encrypt.",
@@ -106,7 +184,6 @@ async function encryptRecords(
   settings: ReencryptOptions,
 ): Promise<void> {
   const { output, signal, operator } = context;
-  output.progress(surveyTable(surveys));
   const all = Object.values(surveys);
   const encryptable = sumOf(all, encryptableIn);
   const expired = settings.removeExpired === true ? sumOf(all, expiredIn) : 0;
@@ -127,7 +204,8 @@ async function encryptRecords(
     shown.end();
     signal.throwIfAborted();
     reports[name] = reencryptionResult(report);
-    const { reencrypted, primary, removed, unreadable, unauthenticated } = report;
+    const { reencrypted, primary, removed, unauthenticated } = report;
+    const unreadable = Math.max(report.unreadable, unreadIn(surveys[name]));
     const others = [
       ...(removed > 0 ? [`${removed} expired ones removed`] : []),
       ...(unreadable > 0 ? [`${unreadable} unreadable and unchanged`] : []),
@@ -136,19 +214,23 @@ async function encryptRecords(
     lines.push([`${name}: ${recordsOf(reencrypted)} encrypted under key "${primary}"`, ...others].join(", "));
   }
   const done = Object.values(reports);
-  const isComplete = done.every(({ complete }) => complete);
+  const results = storesOf(surveys, reports);
+  const isComplete = Object.values(results).every(({ complete }) => complete);
   if (isComplete) {
+    const { namespaces } = settings;
+    const which = namespaces === undefined ? "" : ` ${ofNamespaces(namespaces)}`;
     lines.push(
-      "Every record is encrypted. If there was plaintext, refuse it from now on: `keyward refuse-plaintext <namespace>`. " +
-        "Then remove the formats from `accept` of the application.",
+      `Every record${which} is encrypted. If there was plaintext, refuse it from now on: \`keyward refuse-plaintext <namespace>\`. ` +
+        (namespaces === undefined
+          ? "Then remove the formats from `accept` of the application."
+          : "Keep the formats in `accept` of the application until `keyward migrate` without `--namespace` finds no other record to encrypt."),
     );
   }
   if (done.some(({ unauthenticated }) => unauthenticated > 0)) lines.push(unauthenticatedAdvice);
-  output.result(lines.join("\n"), { dryRun: false, stores: storesOf(surveys, reports) });
-  requireReadable(
-    context,
-    done.flatMap(({ unreadableGroups }) => unreadableGroups),
-  );
+  output.result(lines.join("\n"), { dryRun: false, stores: results });
+  // The survey has decrypted every record, and the encryption only those that are not under the primary.
+  const surveyed = Object.values(surveys).flatMap(({ unread }) => unread);
+  requireReadable(context, surveyed.length > 0 ? surveyed : done.flatMap(({ unreadableGroups }) => unreadableGroups));
   if (!isComplete) throw new ProblemsPrinted();
 }
 
@@ -159,14 +241,26 @@ const unauthenticatedAdvice =
 /** Prints what to do about records that cannot be read, and then throws. */
 function requireReadable(
   { output }: Pick<Context, "output">,
-  groups: readonly { readonly code: KeywardErrorCode; readonly records: number }[],
+  groups: readonly {
+    readonly code: KeywardErrorCode;
+    readonly records: number;
+    readonly plaintextForbidden?: boolean;
+  }[],
 ): void {
   if (groups.length === 0) return;
+  const [forbidden, others] = [true, false].map((isForbidden) =>
+    groups.filter(({ plaintextForbidden = false }) => plaintextForbidden === isForbidden),
+  );
   const counts = new Map<KeywardErrorCode, number>();
-  addByCode(counts, groups);
+  addByCode(counts, others ?? []);
+  const plaintext = sumOf(forbidden ?? [], ({ records }) => records);
+  const advice = [
+    ...(counts.size > 0 ? [adviceFor(counts)] : []),
+    ...(plaintext > 0 ? [adviceForForbiddenPlaintext(plaintext)] : []),
+  ];
   output.problem(
     new KeywardError("RECORDS_UNREADABLE", "Some records cannot be read, and are unchanged", {
-      hint: adviceFor(counts),
+      hint: advice.join("\n"),
     }),
   );
   throw new ProblemsPrinted();
@@ -196,8 +290,10 @@ function noteOn({ expired, encryptable }: MigratedFormat): string {
   ].join(", ");
 }
 
-function noteOnUnread({ shape, code }: UnreadRecords): string {
+function noteOnUnread({ shape, code, plaintextForbidden }: UnreadRecords): string {
   const flag = code === "RECORD_NOT_SEALED" ? suggestedFor(shape) : undefined;
+  const isPlaintext = flag === undefined || flag.startsWith("--from plaintext");
+  if (plaintextForbidden && isPlaintext) return `${code}, the keyring forbids plaintext in this namespace`;
   return flag === undefined ? code : `${code}, may be ${flag}`;
 }
 
@@ -236,8 +332,13 @@ function storesOf(
   return Object.fromEntries(
     Object.entries(surveys).map(([name, { scanned, envelopes, formats, unread }]) => {
       const reencryption = reports[name] ?? null;
-      const unreadableShapes = unread.map(({ shape, code, records }) => ({ shape, code, records }));
-      const complete = reencryption?.complete ?? false;
+      const unreadableShapes = unread.map(({ shape, code, plaintextForbidden, records }) => ({
+        shape,
+        code,
+        plaintextForbidden,
+        records,
+      }));
+      const complete = reencryption?.complete === true && unread.length === 0;
       return [name, { scanned, envelopes, formats: formats.map(formatOf), unreadableShapes, reencryption, complete }];
     }),
   );
@@ -252,6 +353,10 @@ function encryptableIn({ formats }: MigrationReport): number {
   return sumOf(formats, ({ format, records, expired, encryptable }) =>
     encryptable ? records - (format === "plaintext" ? 0 : expired) : 0,
   );
+}
+
+function unreadIn(survey: MigrationReport | undefined): number {
+  return sumOf(survey?.unread ?? [], ({ records }) => records);
 }
 
 function unauthenticatedIn({ formats }: MigrationReport): number {

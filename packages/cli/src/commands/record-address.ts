@@ -11,7 +11,10 @@ export interface AddressOptions {
  * reserved space in Redis. Stores that join a namespace and a key, such as those of `@keyv/redis`, may have a record of
  * these areas under another address, so an address may not contain one of the names.
  */
-const closedAreas = ["keyward-service", "%reserved:"] as const;
+const closedAreas = ["keyward-service", "%reserved"] as const;
+
+/** What stores put between a namespace and a key: nothing, ":" or, by default, "::" as `@keyv/redis` does. */
+const separators = ["", ":", "::"] as const;
 
 /**
  * Returns the address of a record.
@@ -30,8 +33,8 @@ export function addressOf(key: string, { namespace = "" }: AddressOptions): Reco
  */
 export function openAddressOf(key: string, options: AddressOptions): RecordAddress {
   const address = addressOf(key, options);
-  const joined = address.namespace + address.key;
-  if (!closedAreas.some((area) => joined.includes(area))) return address;
+  const joined = separators.map((separator) => address.namespace + separator + address.key);
+  if (!closedAreas.some((area) => joined.some((text) => text.includes(area)))) return address;
   throw new CommandError(
     "USAGE",
     "The address may belong to a record of Keyward's secrets service or of Keyward itself",

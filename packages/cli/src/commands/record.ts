@@ -1,4 +1,6 @@
 import { createKeyv, KeywardError, type KeywardKeyv, type RecordAddress } from "@keyward/core";
+import type { ConfiguredStore } from "../configuration/config.ts";
+import { requireUnscopedNamespace } from "../configuration/scope-use.ts";
 import type { Context } from "../context.ts";
 import { jsonOf } from "../terminal/output.ts";
 import { type AddressOptions, noRecord, openAddressOf } from "./record-address.ts";
@@ -35,7 +37,10 @@ export async function putRecord(context: Context, key: string, options: PutOptio
   const { text, ttl } = options;
   const input = await context.input(maxValueBytes);
   const value = text ? input : parse(input);
-  await withKeyv(context, address, async (keyv) => {
+  await withKeyv(context, address, async (keyv, { store, scope }, name) => {
+    if (scope === undefined && !context.mayBeEmpty(name)) {
+      await requireUnscopedNamespace(name, store, keyv, address.namespace);
+    }
     // This read throws if the record cannot be decrypted, so that this command never discards such a record.
     const isAbsent = (await keyv.get(address.key)) === undefined;
     context.signal.throwIfAborted();
@@ -43,6 +48,7 @@ export async function putRecord(context: Context, key: string, options: PutOptio
     if (!isNew) {
       // The value is on stdin, so no answer can be. An operator who means to overwrite a record passes --yes.
       await context.operator.confirm("This overwrites the record that exists at this address.");
+      context.signal.throwIfAborted();
       requireWritten(await refusingDepth(() => keyv.set(address.key, value, ttl)));
     }
     context.output.result(isNew ? "The record was written." : "The record was overwritten.", { overwritten: !isNew });
@@ -54,6 +60,8 @@ export async function deleteRecord(context: Context, key: string, options: Addre
   const address = openAddressOf(key, options);
   await context.operator.confirm("This deletes the record, which cannot be undone.");
   await withKeyv(context, address, async (keyv) => {
+    // The operator may have stopped the command after the confirmation, while the store was opened.
+    context.signal.throwIfAborted();
     const deleted = await keyv.delete(address.key);
     context.output.result(deleted ? "The record was deleted." : "There was no record at this address.", { deleted });
   });
@@ -62,13 +70,13 @@ export async function deleteRecord(context: Context, key: string, options: Addre
 async function withKeyv(
   context: Context,
   { namespace }: RecordAddress,
-  work: (keyv: KeywardKeyv) => Promise<void>,
+  work: (keyv: KeywardKeyv, configured: ConfiguredStore, name: string) => Promise<void>,
 ): Promise<void> {
-  await context.withConfiguredStore(async (store) => {
+  await context.withConfiguredStore(async (configured, name) => {
     // Reading a record with this command does not change the store.
-    const keyv = createKeyv({ ...store, namespace, reencrypt: "off" });
+    const keyv = createKeyv({ ...configured, namespace, reencrypt: "off" });
     try {
-      await work(keyv);
+      await work(keyv, configured, name);
     } finally {
       await keyv.disconnect();
     }
@@ -105,6 +113,50 @@ async function refusingDepth<Result>(write: () => Promise<Result>): Promise<Resu
 }
 
 function parse(input: string): unknown {
+  const value = parseJson(input);
+  for (const number of numbersIn(input)) {
+    if (isExact(number)) continue;
+    throw invalidValue(
+      "The value on stdin has a number with more digits than JSON numbers keep",
+      "Write the number in quotes, or the whole value as a text with `--text`.",
+    );
+  }
+  return value;
+}
+
+/** Yields the numbers of a JSON text as they are written. Numbers in strings do not count. */
+function* numbersIn(json: string): Generator<string> {
+  const token = /"|-?\d[\d.eE+-]*/g;
+  for (let found = token.exec(json); found !== null; found = token.exec(json)) {
+    if (found[0] === '"') token.lastIndex = endOfString(json, found.index);
+    else yield found[0];
+  }
+}
+
+/** Returns the index after the string that begins at `start`. */
+function endOfString(json: string, start: number): number {
+  let at = start + 1;
+  while (at < json.length && json[at] !== '"') at += json[at] === "\\" ? 2 : 1;
+  return at + 1;
+}
+
+/** Returns whether a number that is read from this text is written with the same digits, apart from its notation. */
+function isExact(number: string): boolean {
+  const value = Number(number);
+  return Number.isFinite(value) && sameDigits(number) === sameDigits(String(value));
+}
+
+/** Returns a decimal number in one notation: its digits without zeros around them, and the place of the first of them. */
+function sameDigits(number: string): string {
+  const [, whole = "", fraction = "", exponent = "0"] = /^-?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/.exec(number) ?? [];
+  const digits = whole + fraction;
+  const leading = /^0*/.exec(digits)?.[0].length ?? 0;
+  if (leading === digits.length) return "0";
+  const place = whole.length - leading + Number(exponent);
+  return `${digits.slice(leading).replace(/0+$/, "")} ${place}`;
+}
+
+function parseJson(input: string): unknown {
   try {
     return JSON.parse(input);
   } catch (error) {

@@ -15,13 +15,18 @@ import type { Context } from "../context.ts";
 import { ProblemsPrinted } from "../exit-codes.ts";
 import { type CensusResult, censusResult } from "../results/census-result.ts";
 import { keyringResult } from "../results/keyring-result.ts";
-import { groupsOf, type ReencryptionResult, reencryptionResult } from "../results/reencryption-result.ts";
+import {
+  groupsOf,
+  type ReencryptionResult,
+  reencryptionResult,
+  type UnreadableGroup,
+} from "../results/reencryption-result.ts";
 import { type ReplicaResult, replicaResult } from "../results/replica-result.ts";
 import { shownDuration, shownSince } from "../terminal/durations.ts";
-import { table } from "../terminal/output.ts";
-import { adviceFor } from "../terminal/record-advice.ts";
+import { shownName, table } from "../terminal/output.ts";
+import { adviceFor, adviceForForbiddenPlaintext } from "../terminal/record-advice.ts";
 import { whyReadOnly } from "./changed-keyring.ts";
-import { addByCode, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
+import { addByCode, formatNames, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
 import { printInstruction } from "./rotate.ts";
 
 const barWidth = 20;
@@ -105,14 +110,18 @@ export interface ReencryptStoresOptions extends JobCommandOptions {
 
 /** Re-encrypts every record of every store. */
 export async function reencryptStores(context: Context, options: ReencryptStoresOptions): Promise<void> {
-  await context.withStores(async (_, stores) => {
+  const accept = (await context.told()).config?.settings.accept ?? [];
+  await context.withStores(async (keys, stores, _listed, inner) => {
     const { signal, output } = context;
     const { dryRun = false } = options;
-    const settings = jobSettings(context, stores, options);
+    const { encryptedNamespaces } = await keys.load({ signal });
+    const settings = await jobSettings(context, { stores, inner }, options, formatNames(accept));
     const records = await context.recordProgress(stores);
     const reports: Record<string, ReencryptionResult> = {};
     const lines: string[] = [];
     const codes = new Map<KeywardErrorCode, number>();
+    let forbidden = 0;
+    let ungrouped = 0;
     for (const [name, store] of Object.entries(stores)) {
       const report = await reencrypt(store, {
         ...settings,
@@ -123,24 +132,47 @@ export async function reencryptStores(context: Context, options: ReencryptStores
       signal.throwIfAborted();
       const shown = reencryptionResult(report);
       reports[name] = shown;
-      addByCode(codes, shown.unreadableGroups);
+      const isForbidden = ({ namespace, code }: UnreadableGroup) =>
+        code === "RECORD_NOT_SEALED" && encryptedNamespaces.includes(namespace);
+      addByCode(
+        codes,
+        shown.unreadableGroups.filter((group) => !isForbidden(group)),
+      );
+      for (const group of shown.unreadableGroups) if (isForbidden(group)) forbidden += group.records;
       const verb = dryRun ? "would be re-encrypted" : "re-encrypted";
       lines.push(
         `${name}: ${report.reencrypted} of ${report.scanned} records ${verb}, ${report.unreadable} unreadable`,
       );
       for (const { namespace, code, keyId, records } of shown.unreadableGroups) {
         const key = keyId === null ? "" : ` under key ${keyId}`;
-        const where = namespace === "" ? "without a namespace" : `in ${JSON.stringify(namespace)}`;
+        const where = namespace === "" ? "without a namespace" : `in ${shownName(namespace)}`;
         lines.push(`  ${records} ${where}${key}: ${code}`);
+      }
+      // A run that resumed lists only its own records, and the report lists at most 1,000 of them.
+      const others = report.unreadable - report.unreadableRecords.length;
+      if (others > 0)
+        lines.push(`  ${others} of an earlier run, or after the first ${report.unreadableRecords.length}`);
+      ungrouped += Math.max(0, others);
+      if (report.unauthenticated > 0) {
+        lines.push(
+          `  ${report.unauthenticated} unchanged, in a format that cannot detect a wrong key: \`keyward migrate --encrypt-unauthenticated\``,
+        );
       }
     }
     output.result(lines.join("\n"), { dryRun, stores: reports });
-    if (codes.size === 0) return;
-    output.problem(
-      new KeywardError("RECORDS_UNREADABLE", "Some records cannot be decrypted, and are unchanged", {
-        hint: adviceFor(codes),
-      }),
-    );
+    if (Object.values(reports).every(({ complete }) => complete)) return;
+    const advice = [
+      ...(codes.size === 0 ? [] : [adviceFor(codes)]),
+      ...(forbidden === 0 ? [] : [adviceForForbiddenPlaintext(forbidden)]),
+      ...(ungrouped === 0 ? [] : [`  ${ungrouped} others: \`keyward reencrypt --dry-run\` reads all records again.`]),
+    ];
+    if (advice.length > 0) {
+      output.problem(
+        new KeywardError("RECORDS_UNREADABLE", "Some records cannot be decrypted, and are unchanged", {
+          hint: advice.join("\n"),
+        }),
+      );
+    }
     throw new ProblemsPrinted();
   });
 }

@@ -1,6 +1,7 @@
 import { census, forbidPlaintext, KeywardError } from "@keyward/core";
 import type { Context } from "../context.ts";
 import { keyringResult } from "../results/keyring-result.ts";
+import { shownName } from "../terminal/output.ts";
 
 /**
  * Makes the stores refuse plaintext in a namespace from now on, after every record of the namespace is encrypted.
@@ -11,8 +12,7 @@ import { keyringResult } from "../results/keyring-result.ts";
  */
 export async function refusePlaintext(context: Context, namespace: string): Promise<void> {
   const { output, signal, operator } = context;
-  const shown =
-    namespace === "" ? "of the records without a namespace" : `of the namespace ${JSON.stringify(namespace)}`;
+  const shown = namespace === "" ? "of the records without a namespace" : `of the namespace ${shownName(namespace)}`;
   await context.withStores(async (keys, stores) => {
     const onProgress = (records: number) => output.progress(`counted ${records} records`);
     const present = await keys.load({ signal });

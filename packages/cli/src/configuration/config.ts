@@ -95,9 +95,10 @@ export class Config {
     env: Readonly<Record<string, string | undefined>> = process.env,
   ): Promise<WrappableStore> {
     const { stores = {} } = this.settings;
-    const source = Object.hasOwn(stores, name) ? stores[name] : undefined;
-    if (source === undefined) throw unknownStore(name, Object.keys(stores));
-    if (typeof source === "function") return await ofFunction(`stores.${name}`, source);
+    const configured = Object.hasOwn(stores, name) ? stores[name] : undefined;
+    if (configured === undefined) throw unknownStore(name, Object.keys(stores));
+    if (typeof configured === "function") return await ofFunction(`stores.${name}`, configured);
+    const source = configured.trim();
     this.#requireFolder(`stores.${name}`, source, ["sqlite:"]);
     const { storeFrom } = await import("@keyward/stores-from");
     return await storeFrom(source, { env, ...this.#folder });
@@ -122,9 +123,10 @@ export class Config {
         hint: "Return what a function such as `fileKeys` or `vaultKeys` returns, which has a method `load`.",
       });
     }
-    this.#requireFolder("keys", keys, ["file:", "place=file:"]);
+    const source = keys.trim();
+    this.#requireFolder("keys", source, ["file:", "place=file:"]);
     const { keysFrom } = await import("@keyward/keys-from");
-    return await keysFrom(keys, this.#folder);
+    return await keysFrom(source, this.#folder);
   }
 
   get #folder(): { readonly folder?: string } {

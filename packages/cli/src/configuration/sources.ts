@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { statSync } from "node:fs";
 import {
   EncryptedStore,
   type EncryptedStoreOptions,
@@ -10,6 +10,7 @@ import {
 } from "@keyward/core";
 import { CommandError } from "../exit-codes.ts";
 import type { Config } from "./config.ts";
+import { requireUsedScope } from "./scope-use.ts";
 import { storeName } from "./store-name.ts";
 
 /** The options that name the keys and the stores, as they are on the command line. */
@@ -112,7 +113,7 @@ export async function openStores(
   for (const named of namedStores(told, listed)) {
     const { name } = named;
     try {
-      const store = await openNamed(told, named, mayBeForeign);
+      const store = await openNamed(told, named, { mayBeForeign, scope });
       inner[name] = store;
       stores[name] = new EncryptedStore(store, {
         keys,
@@ -191,32 +192,39 @@ export function oneStore(told: Told, listed: readonly string[]): StoreSource {
   });
 }
 
+/** How {@link openNamed} checks a store. */
+export interface NamedOpening {
+  /** True if records that Keyward did not write are enough. Default: false. */
+  readonly mayBeForeign?: boolean;
+  /** The scope of the records. If the scope is a name, a store that was never used with it is refused. */
+  readonly scope?: EncryptedStoreOptions["scope"] | undefined;
+}
+
 /**
- * Opens a store. A store that was never used with Keyward is refused, unless `--empty-store` names it: its source may be
- * misspelt, and a rotation of another store than that of the application would lose the records.
- *
- * @param mayBeForeign true if records that Keyward did not write are enough.
+ * Opens a store. A store that was never used with Keyward, or never with the scope, is refused, unless `--empty-store`
+ * names it: its source or the scope may be misspelt, and the application could not read what a command writes.
  */
 export async function openNamed(
   { options, env, config }: Told,
   { name, source }: StoreSource,
-  mayBeForeign = false,
+  { mayBeForeign = false, scope }: NamedOpening = {},
 ): Promise<WrappableStore> {
   const mayBeEmpty = options.emptyStore.includes(name);
   const text = sourceText({ name, ...(source === undefined ? {} : { source }) }, config);
-  if (text.startsWith("memory:")) {
-    throw new CommandError("USAGE", `The store ${name} is in the memory of a process, which no command can see`, {
-      hint: "Name the store in which the application keeps its records.",
-    });
-  }
+  if (text.startsWith("memory:") || text === "sqlite::memory:") throw inMemory(name);
   const path = text.startsWith("sqlite:") ? text.slice("sqlite:".length) : undefined;
-  if (path !== undefined && !mayBeEmpty && !existsSync(source === undefined ? (config?.pathOf(path) ?? path) : path)) {
-    throw neverUsed(name, `The file of the store ${name} does not exist`);
+  if (path !== undefined && !mayBeEmpty) {
+    requireUsedFile(name, source === undefined ? (config?.pathOf(path) ?? path) : path, mayBeForeign);
   }
   const store = await open(name, source, env, config);
+  if (isInMemory(store)) {
+    await disconnect(store);
+    throw inMemory(name);
+  }
   if (mayBeEmpty) return store;
   try {
     await requireUsed(name, store, mayBeForeign);
+    if (typeof scope === "string") await requireUsedScope(name, store, scope);
     return store;
   } catch (error) {
     // The connection of a refused store would keep the process from ending.
@@ -225,10 +233,36 @@ export async function openNamed(
   }
 }
 
+/** Checks a file before it is opened, because opening would create a missing file, and make an empty one a database. */
+function requireUsedFile(name: string, path: string, mayBeForeign: boolean): void {
+  const status = statSync(path, { throwIfNoEntry: false });
+  if (status === undefined) throw neverUsed(name, `The file of the store ${name} does not exist`);
+  if (!status.isFile() || status.size > 0) return;
+  throw neverUsed(name, `${mayBeForeign ? noRecords(name) : unused(name)}: its file is empty`);
+}
+
+const classesInMemory: readonly string[] = ["MemoryStore", "MemorySpace", "KeyvMemoryAdapter"];
+
+/** Returns whether a store, which a function of the configuration may have made, is lost when this process ends. */
+function isInMemory(store: WrappableStore): boolean {
+  if (store instanceof Map || Reflect.get(store, "description") === 'SqliteStore ":memory:"') return true;
+  // The package of a store in memory need not be installed, so the classes are compared by their names.
+  for (let type: unknown = store.constructor; typeof type === "function"; type = Object.getPrototypeOf(type)) {
+    if (classesInMemory.includes(type.name)) return true;
+  }
+  return false;
+}
+
+function inMemory(name: string): CommandError {
+  return new CommandError("USAGE", `The store ${name} is in the memory of a process, which no command can see`, {
+    hint: "Name the store in which the application keeps its records.",
+  });
+}
+
 /** Returns the text that names where a store is; "" if a function of the configuration makes the store. */
 export function sourceText({ name, source }: StoreSource, config: Config | undefined): string {
   const inConfig = config?.settings.stores?.[name];
-  return source ?? (typeof inConfig === "string" ? inConfig : "");
+  return source ?? (typeof inConfig === "string" ? inConfig.trim() : "");
 }
 
 async function disconnect(store: WrappableStore): Promise<void> {
@@ -254,8 +288,8 @@ async function requireUsed(name: string, store: WrappableStore, mayBeForeign: bo
   if ((await reserved.get("check")) !== undefined) return;
   const { entries } = await reserved.scan({ limit: 1 });
   if (entries.length > 0) return;
-  if (!mayBeForeign) throw neverUsed(name, `The store ${name} was never used with Keyward`);
-  if (!(await hasRecords(store))) throw neverUsed(name, `The store ${name} has no records`);
+  if (!mayBeForeign) throw neverUsed(name, unused(name));
+  if (!(await hasRecords(store))) throw neverUsed(name, noRecords(name));
 }
 
 /** Returns whether a store has a record. A store that cannot be searched counts as one that has records. */
@@ -268,6 +302,14 @@ async function hasRecords(store: WrappableStore): Promise<boolean> {
     cursor = page.cursor;
   } while (cursor !== undefined);
   return false;
+}
+
+function unused(name: string): string {
+  return `The store ${name} was never used with Keyward`;
+}
+
+function noRecords(name: string): string {
+  return `The store ${name} has no records`;
 }
 
 function neverUsed(name: string, problem: string): KeywardError {
@@ -283,11 +325,12 @@ function neverUsed(name: string, problem: string): KeywardError {
  *
  * @throws CommandError `USAGE` if the name is unknown.
  */
-export function readFlag(text: string, known: readonly StoreSource[]): StoreSource {
+export function readFlag(flag: string, known: readonly StoreSource[]): StoreSource {
+  const text = flag.trim();
   const equals = text.indexOf("=");
   const name = equals === -1 ? "" : text.slice(0, equals);
   // A source may contain "=" in its parameters, so only a name before the first one counts.
-  if (storeName.test(name)) return { name, source: text.slice(equals + 1) };
+  if (storeName.test(name)) return { name, source: text.slice(equals + 1).trim() };
   if (text.includes(":")) return { name: unnamedStore, source: text };
   const found = known.find((store) => store.name === text);
   if (found !== undefined) return found;
@@ -301,7 +344,8 @@ export function readFlag(text: string, known: readonly StoreSource[]): StoreSour
 
 function readVariables(env: Environment, listed: readonly string[]): readonly StoreSource[] {
   return Object.entries(env)
-    .flatMap(([variable, source = ""]) => {
+    .flatMap(([variable, value = ""]) => {
+      const source = value.trim();
       if (source === "") return [];
       if (variable === storeVariable) return [{ name: unnamedStore, source }];
       if (!variable.startsWith(`${storeVariable}_`)) return [];

@@ -2,10 +2,13 @@ import { InvalidArgumentError } from "commander";
 
 const unitsMs = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
 
+// A time this long from now is still an integer that a number keeps exactly, and a date.
+const longestMs = 100_000 * 365 * unitsMs.d;
+
 /**
  * Reads a duration such as `90s`, `10m`, `36h` or `7d`, and returns it in milliseconds.
  *
- * @throws InvalidArgumentError for any other text.
+ * @throws InvalidArgumentError for any other text, and for a duration that is too long to be counted in milliseconds.
  */
 export function readDuration(text: string): number {
   const [, amount, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(text) ?? [];
@@ -13,7 +16,9 @@ export function readDuration(text: string): number {
   if (amount === undefined || found === undefined) {
     throw new InvalidArgumentError("A duration is a number and a unit: 90s, 10m, 36h or 7d.");
   }
-  return Number(amount) * found[1];
+  const durationMs = Number(amount) * found[1];
+  if (durationMs <= longestMs) return durationMs;
+  throw new InvalidArgumentError("The duration is longer than 100,000 years.");
 }
 
 /** Returns for people how long ago a time was, in milliseconds since the epoch. A time in the future counts as now. */

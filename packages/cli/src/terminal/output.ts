@@ -60,7 +60,9 @@ export class Output {
 
   /** Writes the result of a command to stdout: `text` for people, or `data` as one line of JSON. */
   result(text: string, data: object): void {
-    this.#streams.results.write(this.#options.json ? `${jsonOf(data)}\n` : text === "" ? "" : `${text}\n`);
+    this.#streams.results.write(
+      this.#options.json ? `${jsonOf(data)}\n` : text === "" ? "" : `${withoutSteering(text)}\n`,
+    );
   }
 
   /**
@@ -70,18 +72,18 @@ export class Output {
   redraw(text: string, data: object): void {
     const isScreen = this.isShown && !this.#options.json;
     // Moves to the first line and erases what is below, without the flicker of erasing each line.
-    if (isScreen) this.#streams.results.write(`\u001b[H\u001b[J${text}\n`);
+    if (isScreen) this.#streams.results.write(`\u001b[H\u001b[J${withoutSteering(text)}\n`);
     else this.result(`${text}\n`, data);
   }
 
   /** Writes a line about the progress of a command to stderr. */
   progress(line: string): void {
-    if (!this.#options.quiet) this.#streams.stderr.write(`${line}\n`);
+    if (!this.#options.quiet) this.#streams.stderr.write(`${withoutSteering(line)}\n`);
   }
 
   /** Writes a line to stderr that the operator must see, also with `--quiet`. */
   notice(line: string): void {
-    this.#streams.stderr.write(`${line}\n`);
+    this.#streams.stderr.write(`${withoutSteering(line)}\n`);
   }
 
   /** Writes to stderr an error that the result on stdout already shows. Writes nothing with `--json`. */
@@ -101,7 +103,8 @@ export class Output {
     }
     if (isWritten) return;
     const { code, message, hint } = errorResult(error);
-    this.#streams.stderr.write(`${this.styled("red", `${this.#streams.name}:`)} ${message} (${code})\n${hint}\n`);
+    const text = withoutSteering(`${message} (${code})\n${hint}`);
+    this.#streams.stderr.write(`${this.styled("red", `${this.#streams.name}:`)} ${text}\n`);
   }
 
   /** With `--json`, writes an error to stdout, unless stdout has the result already. Returns whether it was written. */
@@ -175,6 +178,28 @@ export function table(given: readonly (readonly string[])[]): string {
     .join("\n");
 }
 
+/** Returns a name that a store or a process chose, in quotes. Control characters, which could steer a terminal, are escaped. */
+export function shownName(name: string): string {
+  return withoutControlCharacters(JSON.stringify(name));
+}
+
 function withoutControlCharacters(text: string): string {
-  return text.replace(/\p{Cc}/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`);
+  return text.replace(/\p{Cc}/gu, escaped);
+}
+
+/** What comes after the escape character in the colors of {@link Output.styled}. */
+const color = /^\[\d{1,2}m/;
+
+/**
+ * Returns lines without control characters, which could steer a terminal: a name from a store may contain them. Keeps the
+ * ends of lines, tabs, and the colors of {@link Output.styled}.
+ */
+function withoutSteering(lines: string): string {
+  return lines.replace(/[^\P{Cc}\n\t]/gu, (found, at: number) =>
+    found === "\u001b" && color.test(lines.slice(at + 1, at + 5)) ? found : escaped(found),
+  );
+}
+
+function escaped(character: string): string {
+  return `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
 }

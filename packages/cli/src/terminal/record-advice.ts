@@ -25,3 +25,15 @@ export function adviceFor(counts: ReadonlyMap<KeywardErrorCode, number>): string
     .map(([code, count]) => `  ${count} with ${code}: ${advice[code] ?? "Look the code up in docs/errors.md."}`)
     .join("\n");
 }
+
+/**
+ * Returns the line for records that are not encrypted in namespaces in which the keyring forbids plaintext. `migrate` never
+ * reads such records as plaintext.
+ */
+export function adviceForForbiddenPlaintext(records: number): string {
+  return (
+    `  ${records} with RECORD_NOT_SEALED in a namespace in which the keyring forbids plaintext: no format reads plaintext ` +
+    "there. Find out which program wrote the records: an attacker, or an application without Keyward. Stop the program, " +
+    "and delete the records with `keyward record delete <key>`. Write the values that you need again through the application."
+  );
+}

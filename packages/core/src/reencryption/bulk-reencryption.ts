@@ -202,6 +202,7 @@ class Reencryption {
     if (page.nextCursor !== undefined && !dryRun) {
       const text = formatProgress({
         primary: page.ring.primary,
+        ...(checkpoint?.job === undefined ? {} : { job: checkpoint.job }),
         namespaces,
         ...(range === undefined ? {} : { range }),
         ...(removeExpired ? { removeExpired } : {}),
@@ -218,6 +219,8 @@ class Reencryption {
     const text = dryRun ? undefined : await checkpoint?.read();
     if (text === undefined) return undefined;
     const saved = parseProgress(text);
+    // A change to this checkpoint would lose the progress of the other job.
+    if (saved.job !== checkpoint?.job) throw invalidCheckpoint();
     // A checkpoint of another primary, or of other records, does not apply to this job.
     if (saved.primary !== ring.primary || saved.range !== this.#options.range) return undefined;
     if (removeExpired && saved.removeExpired !== true) return undefined;

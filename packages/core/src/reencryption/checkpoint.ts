@@ -1,5 +1,6 @@
 import { rm } from "node:fs/promises";
 import { KeywardError } from "../errors/errors.ts";
+import { type OptionNames, requireOptions } from "../errors/options.ts";
 import { hintForWriting, isOwnedBy, readSmallFile, replaceFile, systemCode } from "../files/private-file.ts";
 
 /**
@@ -7,11 +8,24 @@ import { hintForWriting, isOwnedBy, readSmallFile, replaceFile, systemCode } fro
  * checkpoint.
  */
 export interface Checkpoint {
+  /**
+   * What the checkpoint belongs to, such as the name of the store. A job refuses progress that was saved under another
+   * name. Default: none, so that the job cannot tell its own progress from that of another store.
+   */
+  readonly job?: string;
   /** Returns the stored text, or `undefined` if no text is stored. */
   read(): Promise<string | undefined>;
   /** Replaces the stored text. If `text` is `undefined`, the job is done, and the stored text is removed. */
   write(text: string | undefined): Promise<void>;
 }
+
+/** The options of {@link fileCheckpoint}. */
+export interface FileCheckpointOptions {
+  /** The property `job` of the checkpoint: what it belongs to, such as the name of the store. Default: none. */
+  readonly job?: string;
+}
+
+const fileCheckpointOptionNames = { job: true } as const satisfies OptionNames<FileCheckpointOptions>;
 
 /**
  * Returns a checkpoint that keeps the progress of a bulk re-encryption in a file. Only the owner of the file can read
@@ -20,9 +34,10 @@ export interface Checkpoint {
  * @returns a checkpoint whose calls reject with `CHECKPOINT_INVALID` if the path is a symbolic link or not a regular
  * file, if another user owns the file, or if the file cannot be read or written.
  * @example
- * const report = await reencrypt(sessions, { checkpoint: fileCheckpoint("sessions.checkpoint") });
+ * const report = await reencrypt(sessions, { checkpoint: fileCheckpoint("sessions.checkpoint", { job: "sessions" }) });
  */
-export function fileCheckpoint(path: string): Checkpoint {
+export function fileCheckpoint(path: string, options: FileCheckpointOptions = {}): Checkpoint {
+  const { job } = requireOptions("fileCheckpoint", options, fileCheckpointOptionNames);
   const shown = `The checkpoint ${JSON.stringify(path)}`;
 
   function unusable(problem: string, hint: string): KeywardError {
@@ -30,6 +45,7 @@ export function fileCheckpoint(path: string): Checkpoint {
   }
 
   return {
+    ...(job === undefined ? {} : { job }),
     async read() {
       const found = await readSmallFile(path, { followsLink: false }).catch((error: unknown) => {
         // The errors of O_NOFOLLOW for a link: ELOOP on Linux and macOS, EMLINK on FreeBSD.

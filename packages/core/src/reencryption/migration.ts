@@ -40,7 +40,12 @@ export interface UnreadRecords {
   readonly shape: string;
   /** The code of the error with which reading the records failed. */
   readonly code: KeywardErrorCode;
-  /** Number of records with this `shape` and this `code`. */
+  /**
+   * True if the code is `RECORD_NOT_SEALED` and the keyring forbids plaintext in the namespaces of the records, as
+   * `forbidPlaintext` does. The format `plaintext()` then never reads them.
+   */
+  readonly plaintextForbidden: boolean;
+  /** Number of records with this `shape`, this `code` and this `plaintextForbidden`. */
   readonly records: number;
   /**
    * The addresses of the first five records with this `shape` and this `code`. The keys of the records may be secrets.
@@ -59,15 +64,15 @@ export interface MigrationReport {
   /** The formats in the option `accept` that read records, with the most used one first. */
   readonly formats: readonly MigratedFormat[];
   /**
-   * The records that cannot be read, grouped by error code and by the form of the stored value, with the largest group
-   * first. After 1,000 groups, all further records with one error code are counted in a group with the shape "other forms".
+   * The records that cannot be read, grouped by error code, by the form of the stored value and by `plaintextForbidden`,
+   * with the largest group first. After 1,000 groups, all further records are counted in groups with the shape "other forms".
    */
   readonly unread: readonly UnreadRecords[];
   /** The report of the re-encryption. `undefined` for a dry run. */
   readonly reencryption: ReencryptReport | undefined;
   /**
-   * True if every record that the call has looked at is an envelope under the primary now, or has expired. Always false
-   * for a dry run.
+   * True if every record that the call has looked at could be read, and is an envelope under the primary now or has
+   * expired. Always false for a dry run.
    */
   readonly complete: boolean;
 }
@@ -107,7 +112,9 @@ export async function migrate(store: EncryptedStoreOrKeyv, options: ReencryptOpt
     }
   }
   const reencryption = dryRun ? undefined : await reencrypt(store, options);
-  return { ...survey.report(), reencryption, complete: reencryption?.complete ?? false };
+  const found = survey.report();
+  // The re-encryption does not decrypt the records under the primary, and the survey does.
+  return { ...found, reencryption, complete: reencryption?.complete === true && found.unread.length === 0 };
 }
 
 /** Counts that grow while records are looked at. */
@@ -116,6 +123,7 @@ type Counted<Counts> = { -readonly [Name in keyof Counts]: Counts[Name] };
 interface Group {
   readonly shape: string;
   readonly code: KeywardErrorCode;
+  readonly plaintextForbidden: boolean;
   records: number;
   readonly examples: RecordAddress[];
 }
@@ -142,7 +150,10 @@ class Survey {
         this.#addFormat(record.format, isEncryptable(record), isAbsent(record));
       }
     } catch (error) {
-      this.#addUnread(shapeOf(value), requireKeywardError(error).code, address);
+      const { code } = requireKeywardError(error);
+      const { encryptedNamespaces } = await this.#codec.ring();
+      const plaintextForbidden = code === "RECORD_NOT_SEALED" && encryptedNamespaces.includes(namespace);
+      this.#addUnread({ shape: shapeOf(value), code, plaintextForbidden }, address);
     }
   }
 
@@ -165,14 +176,14 @@ class Survey {
     this.#formats.set(id, counted);
   }
 
-  #addUnread(shape: string, code: KeywardErrorCode, address: RecordAddress): void {
-    const id = JSON.stringify([shape, code]);
+  #addUnread(kind: Pick<Group, "shape" | "code" | "plaintextForbidden">, address: RecordAddress): void {
+    const id = JSON.stringify([kind.shape, kind.code, kind.plaintextForbidden]);
     const group = this.#unread.get(id);
     if (group !== undefined) {
       group.records++;
       if (group.examples.length < maxExamples) group.examples.push(address);
-    } else if (this.#unread.size < maxGroups || shape === otherShapes) {
-      this.#unread.set(id, { shape, code, records: 1, examples: [address] });
-    } else this.#addUnread(otherShapes, code, address);
+    } else if (this.#unread.size < maxGroups || kind.shape === otherShapes) {
+      this.#unread.set(id, { ...kind, records: 1, examples: [address] });
+    } else this.#addUnread({ ...kind, shape: otherShapes }, address);
   }
 }

@@ -103,8 +103,8 @@ export interface ReencryptReport extends ReencryptProgress {
   /** The id of the primary key, under which the job re-encrypted the records. */
   readonly primary: string;
   /**
-   * True if every record was looked at and could be decrypted. False if the job was stopped, if records are unreadable,
-   * or if records were left in a format without authentication.
+   * True if every record was looked at, and each record that was not under the primary could be decrypted. False if the
+   * job was stopped, if records are unreadable, or if records were left in a format without authentication.
    */
   readonly complete: boolean;
   /** The first 1,000 records that could not be decrypted in this run. */

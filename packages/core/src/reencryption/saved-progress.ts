@@ -37,6 +37,8 @@ export function addCounts(one: ReencryptCounts, other: ReencryptCounts): Reencry
 export interface SavedProgress {
   /** The id of the primary, the key that the job encrypts with. */
   readonly primary: string;
+  /** What the checkpoint belongs to, as its property `job` says. */
+  readonly job?: string;
   readonly namespaces: readonly string[] | null;
   readonly range?: string;
   /** True if the job removes expired records. */
@@ -45,6 +47,9 @@ export interface SavedProgress {
   readonly cursor: string;
   readonly counts: ReencryptCounts;
 }
+
+/** How each text of {@link formatProgress} begins. */
+const beginning = '{"keyward":"reencrypt"';
 
 /** Returns the text that a checkpoint keeps for this progress. */
 export function formatProgress(progress: SavedProgress): string {
@@ -62,9 +67,9 @@ export function parseProgress(text: string): SavedProgress {
     saved = JSON.parse(text);
   } catch {
     // The message of the parser quotes the text.
-    throw invalidCheckpoint();
+    throw noProgress(text);
   }
-  if (!isSavedProgress(saved)) throw invalidCheckpoint();
+  if (!isSavedProgress(saved)) throw noProgress(text);
   return { ...saved, counts: addCounts(noCounts, { ...noCounts, ...saved.counts }) };
 }
 
@@ -85,12 +90,25 @@ export function isSavedProgressText(text: string): boolean {
  * @param cause the error of the store, if the store rejected the cursor in the checkpoint.
  */
 export function invalidCheckpoint(cause?: KeywardError): KeywardError {
-  const job = cause === undefined ? "a re-encryption" : "a re-encryption of this store";
-  return new KeywardError("CHECKPOINT_INVALID", `The content of the checkpoint does not belong to ${job}`, {
-    cause,
-    hint:
-      "If another job uses this checkpoint, pass another checkpoint. Otherwise remove the checkpoint: the job then " +
-      "starts over, which costs only time.",
+  return new KeywardError(
+    "CHECKPOINT_INVALID",
+    "The content of the checkpoint does not belong to this re-encryption of this store",
+    {
+      cause,
+      hint:
+        "If another job uses this checkpoint, pass another checkpoint. Otherwise remove the checkpoint: the job then " +
+        "starts over, which costs only time.",
+    },
+  );
+}
+
+/** Returns the error for a text that is not the progress of any re-encryption. It may be that of another file. */
+function noProgress(text: string): KeywardError {
+  const isDamaged = text.startsWith(beginning);
+  return new KeywardError("CHECKPOINT_INVALID", "The content of the checkpoint does not belong to a re-encryption", {
+    hint: isDamaged
+      ? "The checkpoint is damaged. Remove the checkpoint: the job then starts over, which costs only time."
+      : "This is no checkpoint, so keep it. Pass the path of a file that does not exist yet, or of the checkpoint of this job.",
   });
 }
 
@@ -99,6 +117,7 @@ function isSavedProgress(saved: unknown): saved is SavedProgress {
   if (!("keyward" in saved && saved.keyward === "reencrypt" && "primary" in saved && "namespaces" in saved))
     return false;
   if (!("cursor" in saved && typeof saved.cursor === "string" && "counts" in saved)) return false;
+  if ("job" in saved && typeof saved.job !== "string") return false;
   if ("range" in saved && typeof saved.range !== "string") return false;
   if ("removeExpired" in saved && typeof saved.removeExpired !== "boolean") return false;
   const counts: unknown = saved.counts;
