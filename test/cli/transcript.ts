@@ -3,7 +3,7 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, writeFile } fro
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { commandEnvironment } from "../../packages/cli/test/keyward-process.ts";
+import { commandEnvironment } from "../command-environment.ts";
 
 const executables = fileURLToPath(new URL("../../packages/cli/src", import.meta.url));
 const mostBytes = 16 * 1024 * 1024;

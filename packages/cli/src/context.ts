@@ -1,4 +1,4 @@
-import { EncryptedStore, type KeyProvider, KeywardError, type WrappableStore } from "@keyward/core";
+import { EncryptedStore, hasReservedSpace, type KeyProvider, KeywardError, type WrappableStore } from "@keyward/core";
 import type { ConfiguredStore } from "./configuration/config.ts";
 import { findConfig } from "./configuration/config-file.ts";
 import type { RotationSettings } from "./configuration/config-options.ts";
@@ -154,6 +154,28 @@ export class Context {
     } finally {
       await opened.close();
     }
+  }
+
+  /** Returns the names of the stores of the command; none if no store is named. */
+  async storeNames(): Promise<readonly string[]> {
+    if (!(await this.namesStores())) return [];
+    return namedStores(await this.told(), []).map(({ name }) => name);
+  }
+
+  /** Returns the names of those stores of the command that answer, and that a process has used with a keyring before. */
+  async usedStores(): Promise<readonly string[]> {
+    if (!(await this.namesStores())) return [];
+    const told = await this.told();
+    const used: string[] = [];
+    for (const named of namedStores(told, [])) {
+      if (told.options.emptyStore.includes(named.name)) continue;
+      // A store that was never used is refused, and one that does not answer says nothing.
+      const store = await openNamed(told, named).catch(() => undefined);
+      if (store === undefined) continue;
+      if (hasReservedSpace(store)) used.push(named.name);
+      if ("disconnect" in store) await store.disconnect?.();
+    }
+    return used;
   }
 
   /** Returns whether flags, environment variables or the configuration name a store. */

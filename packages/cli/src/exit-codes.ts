@@ -52,7 +52,7 @@ export class ProblemsPrinted extends Error {
 export class DoctorFoundProblems extends ProblemsPrinted {}
 
 /** The codes of errors after which the same command continues when something else has happened. */
-const waitingCodes: readonly string[] = ["CHANGE_NEEDED", "REPLICA_BEHIND", "NO_REPLICAS"];
+const waitingCodes: readonly string[] = ["CHANGE_NEEDED", "REPLICA_BEHIND", "NO_REPLICAS", "ROTATION_IN_PROGRESS"];
 
 /** Thrown when the operator stops the command. */
 export class Interrupted extends Error {}

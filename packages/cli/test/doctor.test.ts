@@ -79,7 +79,7 @@ describe("keyward doctor", () => {
     expect(refused).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("was never used with Keyward") });
   });
 
-  it("warns of a scope in which no process has written, and changes nothing", async () => {
+  it("refuses a scope in which no process has written, and changes nothing", async () => {
     const folder = await begun();
     const count = async () => {
       const store = new SqliteStore(join(folder, "sessions.sqlite"));
@@ -89,7 +89,9 @@ describe("keyward doctor", () => {
     };
     const before = await count();
     const { stdout } = await keyward(folder, {}, "doctor", "--scope", "typo");
-    expect(stdout).toMatch(/^warning {2}sessions: no process has written to it in this scope$/m);
+    expect(stdout).toMatch(
+      /^PROBLEM {2}sessions: The store sessions was never used with the scope "typo" \(STORE_INVALID\)$/m,
+    );
     expect(await count()).toEqual(before);
   });
 

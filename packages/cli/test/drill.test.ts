@@ -6,11 +6,12 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { text } from "node:stream/consumers";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { commandEnvironment } from "../../../test/command-environment.ts";
 import { Fleet } from "../../../test/faults/replica-fleet.ts";
 import { seed, testTimeoutMs } from "../../../test/faults/settings.ts";
 import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
 import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from "../../../test/servers/redis.ts";
-import { commandEnvironment, executable } from "./keyward-process.ts";
+import { executable } from "./keyward-process.ts";
 import { Runbook } from "./runbook.ts";
 
 const redisServers = await findRedisServers();

@@ -347,6 +347,7 @@ const cases: Readonly<Record<string, Case>> = {
   },
   rotate: async (desk) => {
     await desk.begin();
+    expect(await desk.result("--resume", ...alone)).toEqual({ dryRun: false, rotation: null });
     await desk.storeForged("one");
     await desk.failure("NO_REPLICAS");
     expect(await desk.result("--dry-run")).toMatchObject({ dryRun: true, rotation: null, from: "one", to: null });

@@ -255,16 +255,16 @@ describe("keyward keyring disable and remove", () => {
       ["keyring", "disable", "two"],
       ["--yes", "keyring", "remove", "two"],
     ]) {
-      const refused = await desk.refused(1, ...command);
+      const refused = await desk.refused(3, ...command);
       expect(refused).toContain("(ROTATION_IN_PROGRESS)");
-      expect(refused).toContain("call `keyward rollback`");
+      expect(refused).toContain("run `keyward rollback`");
     }
     // An operator who edits the keyring by hand can still take the new key away.
     await desk.change((keyring) => keyring.remove("two"));
     const unknown = await desk.refused(1, "rotate", ...alone);
     expect(unknown).toContain('Key "two", the new key of the running rotation, was removed from the keyring');
-    expect(unknown).toContain("To end the rotation without this key, call `keyward rollback`.");
-    expect(await desk.refused(1, "rotate", "--new-key", "one", ...alone)).toContain("call `keyward rollback`");
+    expect(unknown).toContain("To end the rotation without this key, run `keyward rollback`.");
+    expect(await desk.refused(3, "rotate", "--new-key", "one", ...alone)).toContain("run `keyward rollback`");
     expect(await desk.do("rollback", "--grace", "0s", ...alone)).toContain('to "one": done');
     expect(await desk.do("rotate", "--new-key", "three", "--grace", "0s", ...alone)).toContain('to "three": done');
     await desk.expectReadable();
@@ -276,13 +276,13 @@ describe("keyward keyring enable of the old key of a rotation, during its grace"
     const desk = await Desk.withRecords();
     const rotation = ["rotate", "--new-key", "two", "--grace", "1d", ...alone];
     expect(await desk.do(...rotation)).toContain("the next step is grace");
-    const disabledAtMs = JSON.parse(await desk.do("status", "--json")).disabledAtMs;
+    const disabledAtMs = JSON.parse(await desk.do("status", "--json")).rotation.disabledAtMs;
     await desk.do("keyring", "enable", "one");
     const { exitCode, stderr } = await desk.run(...rotation);
     expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.stringMatching(/^reencrypt\n/) });
     expect(stderr).toMatch(/Run the same command again in (?:23h 59m|1d)/);
     expect(statuses(await desk.keyring())).toEqual({ one: "disabled", two: "enabled" });
-    expect(JSON.parse(await desk.do("status", "--json")).disabledAtMs).toBeGreaterThan(disabledAtMs);
+    expect(JSON.parse(await desk.do("status", "--json")).rotation.disabledAtMs).toBeGreaterThan(disabledAtMs);
     await desk.expectReadable();
   });
 });
@@ -352,25 +352,40 @@ describe("keyward keyring stores", () => {
 
   it("lets the keyring list a new store, which doctor asks for, and confirms that a name is left out", async () => {
     const desk = await Desk.withKeyring("--stores", "sessions");
-    const asked = await desk.run(
-      "doctor",
-      "--store",
-      "sessions=sqlite:s",
-      "--store",
-      "flows=sqlite:f",
-      "--empty-store",
-      "sessions",
-      "--empty-store",
-      "flows",
-    );
+    const both = ["--store", "sessions=sqlite:s", "--store", "flows=sqlite:f"];
+    const asked = await desk.run("doctor", ...both, "--empty-store", "sessions", "--empty-store", "flows");
     expect(asked.stdout).toContain("`keyward keyring stores sessions flows`");
-    expect(await desk.do("keyring", "stores", "sessions", "flows")).toBe(
-      "The keyring lists the stores sessions, flows.\n",
-    );
+    const listed = await desk.do("keyring", "stores", "sessions", "flows", ...both);
+    expect(listed).toBe("The keyring lists the stores sessions, flows.\n");
     expect(await desk.do("keyring", "show")).toMatch(/stores sessions, flows$/m);
-    expect(await desk.refused(1, "keyring", "stores", "flows")).toContain("(NOT_CONFIRMED)");
+    expect(await desk.refused(1, "keyring", "stores", "flows", ...both)).toContain("(NOT_CONFIRMED)");
+    expect(await desk.refused(2, "keyring", "stores", "flow", ...both)).toContain('No store is named "flow"');
     expect(await desk.refused(2, "keyring", "stores", "a b")).toContain('"a b" cannot be the name of a store');
-    expect(await desk.do("keyring", "stores", "flows", "--yes")).toBe("The keyring lists the stores flows.\n");
+    const left = await desk.do("keyring", "stores", "flows", "--yes", ...both);
+    expect(left).toBe("The keyring lists the stores flows.\n");
+  });
+
+  it("creates no keyring beside a store that was used with another one", async () => {
+    const desk = await Desk.withRecords();
+    await rm(desk.path("production.keyring"));
+    const refused = await desk.refused(1, "keyring", "create", "--id", "other");
+    expect(refused).toContain("`keyward keyring import <backup>`");
+    await expect(stat(desk.path("production.keyring"))).rejects.toThrow("ENOENT");
+  });
+
+  it("does not say that a key was promoted to which the last rotation is recorded as done", async () => {
+    const desk = await Desk.withRecords();
+    await desk.do("rotate", "--new-key", "two", "--grace", "1d", ...alone);
+    await desk.do("keyring", "export", "a.backup");
+    await rm(desk.path("production.keyring"));
+    await desk.do("keyring", "create", "--id", "nine", "--stores", "sessions", "--empty-store", "sessions");
+    await desk.do("keyring", "import", "a.backup", "--yes");
+    await desk.do("keyring", "enable", "two");
+    const { exitCode, stdout } = await desk.run("keyring", "promote", "two", ...alone);
+    const { primary } = await desk.keyring();
+    expect({ isPromoted: stdout.includes("is the primary now"), exitCode }).toEqual(
+      primary === "two" ? { isPromoted: true, exitCode: 0 } : { isPromoted: false, exitCode: 3 },
+    );
   });
 });
 
@@ -593,7 +608,7 @@ describe("keyward keyring import", () => {
     await desk.do("keyring", "disable", "unused");
     await desk.do("--yes", "keyring", "remove", "unused");
     await desk.do("rotate", "--new-key", "two", "--until", "promote", ...alone);
-    const refused = await desk.refused(1, "keyring", "import", "early.backup");
+    const refused = await desk.refused(3, "keyring", "import", "early.backup");
     expect(refused).toContain(
       'A rotation from key "one" to "two" is in progress, at step drain (ROTATION_IN_PROGRESS)',
     );

@@ -1,21 +1,10 @@
 import { type ChildProcessByStdio, execFile, spawn } from "node:child_process";
 import type { Readable } from "node:stream";
 import { fileURLToPath } from "node:url";
+import { commandEnvironment } from "../../../test/command-environment.ts";
 
 /** The entry of the command. */
 export const executable = fileURLToPath(new URL("../src/keyward.ts", import.meta.url));
-
-/**
- * Where Node.js keeps the compiled modules of `keyward` between tests. Without this, most of the time of a command is spent
- * with compiling its TypeScript.
- */
-const compiled = fileURLToPath(new URL("../../../node_modules/.cache/keyward-tests", import.meta.url));
-
-/** Returns the environment variables that Node.js needs, with those of a test. */
-export function commandEnvironment(env: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
-  const { PATH = "", HOME = "" } = process.env;
-  return { PATH, HOME, NODE_COMPILE_CACHE: compiled, ...env };
-}
 
 /** The result of a command that has ended. */
 export interface Ended {

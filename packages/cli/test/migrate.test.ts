@@ -471,6 +471,16 @@ export default {
     expect(await readdir(folder)).not.toContain("sesions.sqlite");
   });
 
+  it("refuses a store that was begun and has no record, because its source may be that of another adapter", async () => {
+    const { folder } = await existing({});
+    await rm(join(folder, "production.keyring"), { force: true });
+    expect(await keyward(folder, {}, "init", "--store", "begun=sqlite:begun.sqlite")).toMatchObject({ exitCode: 0 });
+    for (const flags of [[], ["--encrypt", "--yes"]]) {
+      const counted = await keyward(folder, {}, "migrate", "--from", "plaintext", ...flags);
+      expect(counted).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("such as @keyv/redis") });
+    }
+  });
+
   it("never repeats what stands in --from, which may be a key", async () => {
     const { folder } = await existing({ "secret-id:a": keyvJson });
     const secret = randomBytes(32).toString("base64url");

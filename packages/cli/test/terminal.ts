@@ -1,7 +1,8 @@
 import { stripVTControlCharacters } from "node:util";
 import { type IPty, spawn } from "@lydell/node-pty";
 import { expect, onTestFinished } from "vitest";
-import { commandEnvironment, executable } from "./keyward-process.ts";
+import { commandEnvironment } from "../../../test/command-environment.ts";
+import { executable } from "./keyward-process.ts";
 
 /** `keyward` on a terminal of its own, which a test reads and types on. The test ends the command. */
 export class Terminal {

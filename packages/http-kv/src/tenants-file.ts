@@ -77,8 +77,8 @@ export function fileTenants(path: string): TenantsFile {
             : "The file has no API key with this id";
           throw new KeywardError("VALUE_INVALID", problem, {
             hint:
-              "Pass the id of the API key, which `keyward-kv tenants list` shows: the 12 characters between `kv_` and the " +
-              "second `_` of the API key.",
+              "Pass the id of the API key, which `keyward-kv tenants list` shows: the 12 characters between kv_ and the " +
+              "next underscore of the API key.",
           });
         }
         return entries.map((entry) => (entry.id === id ? { ...entry, revoked: entry.revoked ?? Date.now() } : entry));

@@ -79,14 +79,17 @@ export async function doctor(context: Context): Promise<void> {
       findings.push(...(await checkStore(of, store, keys, checkInner)));
       findings.push(...checkCapabilities(of, inner[name]), ...checkConnection(of, await context.sourceOf(name)));
     }
-    const lines = findings.map(({ level, of, text, hint, code }) => {
+    const shownFindings = findings.map((finding) =>
+      finding.hint === undefined ? finding : { ...finding, hint: context.output.hint(finding.hint) },
+    );
+    const lines = shownFindings.map(({ level, of, text, hint, code }) => {
       const shown = code === undefined ? text : `${text} (${code})`;
       const line = `${context.output.styled(colors[level], marks[level].padEnd(7))}  ${of.store ?? of.subject}: ${shown}`;
       return hint === undefined ? line : `${line}\n         ${hint}`;
     });
     const problems = findings.filter(({ level }) => level === "problem").length;
     const warnings = findings.filter(({ level }) => level === "warning").length;
-    context.output.result(lines.join("\n"), { problems, warnings, findings: findings.map(findingResult) });
+    context.output.result(lines.join("\n"), { problems, warnings, findings: shownFindings.map(findingResult) });
     if (problems > 0) throw new DoctorFoundProblems();
   };
   await context.withStores(check, (name, error) => notOpened.push(problemOf(ofStore(name), error)));
@@ -157,7 +160,11 @@ async function checkSaving(provider: KeyProvider): Promise<Finding> {
   try {
     if (provider.save !== undefined) {
       await provider.requireWritable?.();
-      return { level: "good", of, text: "this process can save a changed keyring" };
+      const text =
+        provider.requireWritable === undefined
+          ? "the source can save a keyring; whether this process is permitted to, only a change shows"
+          : "this process can save a changed keyring";
+      return { level: "good", of, text };
     }
   } catch (error) {
     if (!(error instanceof KeywardError && error.code === "PROVIDER_READ_ONLY")) return problemOf(of, error);

@@ -42,11 +42,16 @@ export async function init(context: Context, { format, id }: InitOptions): Promi
   for (const name of configFileNames) {
     if (!(await exists(join(folder, name)))) continue;
     throw new CommandError("USAGE", `This folder has the configuration file ${name} already, so nothing was written`, {
-      hint: "Change the file in an editor, or run the command in another folder.",
+      hint: "Change the file in an editor: another store belongs into `stores`, and another environment into `environments`. Or run the command in another folder.",
     });
   }
   const answers = await answersFrom(context);
   requireFitting(answers);
+  if (format === "ts" && !(await hasPackage(folder))) {
+    throw new CommandError("USAGE", "A TypeScript configuration in this folder cannot import the package keyward", {
+      hint: 'Run `npm install keyward`, and give the package.json the `"type": "module"`. Or use `--format json`, which imports nothing.',
+    });
+  }
   const file = `keyward.config.${format ?? ((await hasPackage(folder)) ? "ts" : "json")}`;
   // Checks the sources before anything is written.
   const config = new Config({ folder, ...answers }, "");

@@ -18,6 +18,9 @@ export async function showKeyring(context: Context): Promise<void> {
   const text = [
     `Keyring "${name}", generation ${generation}${stores.length === 0 ? "" : `, stores ${stores.join(", ")}`}`,
     table([["key", "status", "age"], ...rows]),
+    ...(ring.encryptedNamespaces.length === 0
+      ? []
+      : [`Plaintext is refused in: ${ring.encryptedNamespaces.map((one) => one || "(no namespace)").join(", ")}`]),
   ].join("\n");
   context.output.result(text, { keyring: keyringResult(ring) });
 }
@@ -38,6 +41,16 @@ export async function createKeyring(context: Context, { id, stores }: CreateOpti
   }
   const names = stores?.split(",").map((name) => name.trim());
   if (names !== undefined) requireStoreNames(names);
+  const exists = await provider.load({ signal: context.signal }).then(
+    () => true,
+    () => false,
+  );
+  const used = exists ? [] : await context.usedStores();
+  if (used.length > 0) {
+    throw new KeywardError("KEYRING_CONFLICT", `Another keyring was used with the stores ${used.join(", ")} before`, {
+      hint: "A new keyring cannot decrypt their records. Restore the keyring: `keyward keyring import <backup>`. Or correct the sources of the keys and of the stores.",
+    });
+  }
   const first = Keyring.generate(id ?? new Date().toISOString().slice(0, 10));
   const ring = names === undefined ? first : first.withStores(names);
   await provider.create(ring);
@@ -57,6 +70,13 @@ export async function createKeyring(context: Context, { id, stores }: CreateOpti
  */
 export async function listStores(context: Context, names: readonly string[]): Promise<void> {
   requireStoreNames(names);
+  const known = await context.storeNames();
+  const unknown = known.length === 0 ? undefined : names.find((name) => !known.includes(name));
+  if (unknown !== undefined) {
+    throw new CommandError("USAGE", `No store is named "${unknown}"`, {
+      hint: `The configuration, the environment variables or the flags name these stores: ${known.join(", ")}. Correct the name, or name the store there first.`,
+    });
+  }
   const provider = await context.keys();
   const keyring = await provider.load({ signal: context.signal });
   const next = keyring.withStores(names);
@@ -139,7 +159,19 @@ export async function promoteKey(context: Context, id: string, options: PromoteO
     keyring.promote(id);
     await requireReady(stores);
     const settings = await rotationSettings(context, stores, { ...options, abandonUnreadable: false });
-    const { from, keyring: promoted } = await rotateKey(keys, { ...settings, newKey: { id }, until: "promote" });
+    const { from, to, step } = await rotateKey(keys, { ...settings, newKey: { id }, until: "promote" });
+    const current = await keys.load({ signal: context.signal });
+    if (current.primary !== id) {
+      // The store has the record of a rotation to this key that was promoted before, under a keyring that was replaced since.
+      throw new KeywardError(
+        "ROTATION_IN_PROGRESS",
+        `Key "${id}" is not the primary, because a rotation from key "${from}" to "${to}" is recorded at step ${step}`,
+        {
+          keyId: id,
+          hint: "Finish that rotation first: `keyward rotate --resume`. Or rotate to a new key afterwards.",
+        },
+      );
+    }
     const text = [
       `Key "${id}" is the primary now. Records under key "${from}" are still readable.`,
       `\`keyward rotate --new-key ${id}\` continues the rotation, and \`keyward rollback\` undoes it.`,
@@ -148,7 +180,7 @@ export async function promoteKey(context: Context, id: string, options: PromoteO
       keyId: id,
       changed: true,
       formerPrimary: from,
-      keyring: keyringResult(promoted),
+      keyring: keyringResult(current),
     });
   });
 }

@@ -154,8 +154,17 @@ function mismatchedIn(unread: readonly UnreadRecords[]): number {
   return sumOf(unread, ({ code, records }) => (code === "KEY_MISMATCH" ? records : 0));
 }
 
+/** Refuses stores without any record, which are more likely misspelt than migrated. */
+function requireRecords(all: readonly MigrationReport[]): void {
+  if (all.some(({ scanned }) => scanned > 0)) return;
+  throw new CommandError("NO_RECORD", "The stores have no records", {
+    hint: "Compare the source of each store with that of the application: the path, the host, the number of the database and the prefix. If the application keeps its records through another adapter, such as @keyv/redis, name this adapter in keyward.config.ts.",
+  });
+}
+
 function showSurveys({ output }: Context, surveys: Surveys): void {
   const all = Object.values(surveys);
+  requireRecords(all);
   const encryptable = sumOf(all, encryptableIn);
   const next: string[] = [];
   if (encryptable > 0 && all.some(({ unread }) => mismatchedIn(unread) > 0)) {
@@ -185,6 +194,7 @@ async function encryptRecords(
 ): Promise<void> {
   const { output, signal, operator } = context;
   const all = Object.values(surveys);
+  requireRecords(all);
   const encryptable = sumOf(all, encryptableIn);
   const expired = settings.removeExpired === true ? sumOf(all, expiredIn) : 0;
   if (encryptable + expired > 0) {

@@ -47,6 +47,8 @@ export interface RotationCommandOptions {
 export interface RotateCommandOptions extends RotationCommandOptions {
   readonly newKey?: string;
   readonly dryRun?: boolean;
+  /** True if no rotation is begun. */
+  readonly resume?: boolean;
 }
 
 /** The options of `keyward revoke`. */
@@ -75,11 +77,29 @@ export async function rotate(context: Context, options: RotateCommandOptions): P
       return;
     }
     await requireReady(stores);
-    const report = await inParts(context, options, settings.graceMs, (until) =>
-      rotateKey(keys, { ...settings, ...until }),
-    );
+    const run = options.resume === true ? await resumingRun(keys, settings) : rotateKey;
+    if (run === undefined) {
+      context.output.result("Nothing is running, and nothing was begun.", { dryRun: false, rotation: null });
+      return;
+    }
+    const report = await inParts(context, options, settings.graceMs, (until) => run(keys, { ...settings, ...until }));
     context.output.result(textOf(report), { dryRun: false, ...rotationRunResult(report, Object.keys(stores)) });
   });
+}
+
+/** Returns the function that continues what is running; `undefined` if nothing is running. */
+async function resumingRun(keys: KeyProvider, { stores }: RotateKeyOptions): Promise<typeof rotateKey | undefined> {
+  const status = await rotationStatus(keys, { stores });
+  if (status === undefined || status.step === "done") return undefined;
+  const { kind, from: id, order } = status;
+  switch (kind) {
+    case "rotate":
+      return rotateKey;
+    case "roll-back":
+      return rollBackRotation;
+    case "revoke":
+      return order === undefined ? undefined : (provider, options) => revokeKey(provider, { ...options, id, order });
+  }
 }
 
 /** Undoes the running rotation. */
@@ -268,7 +288,9 @@ function descriptionOf(planned: PlannedStep): string {
     case "drain": {
       const waits = [
         ...planned.replicas.map(({ name, store, primary }) => `wait for ${name} in ${store} (primary ${primary})`),
-        ...planned.unregistered.map((store) => `no process is registered in ${store}`),
+        ...planned.unregistered.map(
+          (store) => `no process is registered in ${store}, so the rotation needs --unregistered`,
+        ),
       ];
       return waits.length === 0 ? "nothing to wait for now" : waits.join("; ");
     }

@@ -155,8 +155,6 @@ async function importConfig(path: string): Promise<unknown> {
 
 function configOf(options: unknown, path: string, environment: string | undefined): Config {
   try {
-    // A file may have imported another copy of this package, so the class is not compared.
-    if (isConfig(options)) return options.inEnvironment(environment);
     if (options === undefined) {
       throw invalid(
         path,
@@ -164,19 +162,15 @@ function configOf(options: unknown, path: string, environment: string | undefine
         "Write `export default defineConfig({ … })`.",
       );
     }
-    return new Config(requireConfigOptions(options), environment ?? "");
+    // The file may have made its Config with another copy of this package, whose keys this copy could not use.
+    return new Config(requireConfigOptions(isConfig(options) ? options.options : options), environment ?? "");
   } catch (error) {
     throw error instanceof KeywardError ? named(path, error) : error;
   }
 }
 
-function isConfig(options: unknown): options is Config {
-  return (
-    typeof options === "object" &&
-    options !== null &&
-    "inEnvironment" in options &&
-    typeof options.inEnvironment === "function"
-  );
+function isConfig(options: unknown): options is Pick<Config, "options"> {
+  return typeof options === "object" && options !== null && "settings" in options && "options" in options;
 }
 
 function named(path: string, { code, message, hint, cause }: KeywardError): KeywardError {

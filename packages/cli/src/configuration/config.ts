@@ -48,9 +48,9 @@ export class Config {
     }
   }
 
-  /** Returns this configuration in another environment. */
-  inEnvironment(name: string | undefined): Config {
-    return new Config(this.#options, name ?? "");
+  /** The options from which the configuration was made. */
+  get options(): ConfigOptions {
+    return this.#options;
   }
 
   /**

@@ -17,6 +17,7 @@ export function declareRotation(program: Command, context: OpenContext): void {
       .command("rotate")
       .description("Replace the primary key, re-encrypt every record, and take the old key out of use.")
       .option("--new-key <id>", "the id of the new key (default: the date and six random characters)")
+      .option("--resume", "only continue what is running: a rotation, a roll-back or a revocation")
       .option("--dry-run", "print the steps, and change nothing"),
   ).addHelpText(
     "after",

@@ -19,6 +19,8 @@ export interface OutputOptions {
   readonly quiet: boolean;
   /** False if colors are not wanted although the output goes to a terminal. */
   readonly color: boolean;
+  /** The flag `--env` of the command, which the commands in hints need too. */
+  readonly env?: string;
 }
 
 /** How a command writes its result, its progress and its errors. */
@@ -29,6 +31,13 @@ export class Output {
   constructor(streams: Streams, options: OutputOptions) {
     this.#streams = streams;
     this.#options = options;
+  }
+
+  /** Returns a hint whose commands have the flag `--env` of this command, so that they concern the same environment. */
+  hint(text: string): string {
+    const { env } = this.#options;
+    if (env === undefined) return text;
+    return text.replace(/`keyward (?!kv |--)([^`]*)`/g, (_, rest: string) => `\`keyward --env ${env} ${rest}\``);
   }
 
   /** True if the result is printed as JSON. */
@@ -110,7 +119,8 @@ export class Output {
   /** With `--json`, writes an error to stdout, unless stdout has the result already. Returns whether it was written. */
   errorLine(error: unknown): boolean {
     if (!this.#options.json || this.#streams.results.areWritten) return false;
-    this.#streams.results.write(`${jsonOf({ error: errorResult(error) })}\n`);
+    const result = errorResult(error);
+    this.#streams.results.write(`${jsonOf({ error: { ...result, hint: this.hint(result.hint) } })}\n`);
     return true;
   }
 }
