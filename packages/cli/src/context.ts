@@ -1,8 +1,9 @@
-import { EncryptedStore, hasReservedSpace, type KeyProvider, KeywardError, type WrappableStore } from "@keyward/core";
+import { hasReservedSpace, type KeyProvider, KeywardError, type WrappableStore } from "@keyward/core";
 import type { ConfiguredStore } from "./configuration/config.ts";
 import { findConfig } from "./configuration/config-file.ts";
 import type { RotationSettings } from "./configuration/config-options.ts";
 import {
+  closeStore,
   namedStores,
   namesAnyStore,
   type OpenStores,
@@ -173,7 +174,7 @@ export class Context {
       const store = await openNamed(told, named).catch(() => undefined);
       if (store === undefined) continue;
       if (hasReservedSpace(store)) used.push(named.name);
-      if ("disconnect" in store) await store.disconnect?.();
+      await closeStore(store);
     }
     return used;
   }
@@ -181,22 +182,6 @@ export class Context {
   /** Returns whether flags, environment variables or the configuration name a store. */
   async namesStores(): Promise<boolean> {
     return namesAnyStore(await this.told());
-  }
-
-  /**
-   * Runs `work` with the one store of the command, and closes it afterwards.
-   *
-   * @throws CommandError `USAGE` if the command has several stores.
-   */
-  async withStore(work: (store: EncryptedStore, name: string) => Promise<void>): Promise<void> {
-    await this.withConfiguredStore(async ({ store, ...options }, name) => {
-      const encrypted = new EncryptedStore(store, options);
-      try {
-        await work(encrypted, name);
-      } finally {
-        await encrypted.disconnect();
-      }
-    });
   }
 
   /**
@@ -248,7 +233,7 @@ export class Context {
     try {
       await work(store, named.name);
     } finally {
-      if ("disconnect" in store) await store.disconnect?.();
+      await closeStore(store);
     }
   }
 

@@ -78,7 +78,7 @@ describe("keyward", () => {
     const counted = await run("census");
     expect(counted.stdout).toMatch(/^store +records +status +count\nsessions +key 2026-12 +primary +10 +█{20}\n$/);
     expect((await run("doctor")).stdout).toMatch(
-      /warning {2}keys: a rotation from key "2026-11" to "2026-12" began \S+ ago, and is at step grace\n +Finish it with `keyward rotate`/,
+      /warning {2}keys: a rotation from key "2026-11" to "2026-12" began \S+ ago, and is at step grace\n +Finish it with `keyward rotate --resume`/,
     );
     expect((await run("status")).stdout).toMatch(/^rotation from key "2026-11" to "2026-12": at step grace, begun /);
     const ended = await run("rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s");

@@ -13,6 +13,7 @@ import {
   rotationStatus,
   type WrappableStore,
 } from "@keyward/core";
+import { checkRecordKey } from "../configuration/scope-use.ts";
 import type { Context } from "../context.ts";
 import { DoctorFoundProblems } from "../exit-codes.ts";
 import { inCommandTerms } from "../terminal/command-terms.ts";
@@ -146,10 +147,9 @@ async function checkRotation(
   try {
     const status = await rotationStatus(provider, { stores });
     if (status === undefined || status.step === "done") return [];
-    const { kind, from, to, step, startedAtMs, order = "" } = status;
+    const { kind, from, to, step, startedAtMs } = status;
     const text = `a ${rotationName[kind]} from key "${from}" to "${to}" began ${shownSince(startedAtMs)} ago, and is at step ${step}`;
-    const command = { rotate: "rotate", revoke: `revoke ${from} --order ${order}`, "roll-back": "rollback" }[kind];
-    return [{ level: "warning", of, text, hint: `Finish it with \`keyward ${command}\`.` }];
+    return [{ level: "warning", of, text, hint: "Finish it with `keyward rotate --resume`." }];
   } catch (error) {
     return [problemOf(of, error)];
   }
@@ -208,8 +208,7 @@ async function checkUse(
   scope: string | undefined,
 ): Promise<readonly Finding[]> {
   if (store === undefined || !hasReservedSpace(store)) return [];
-  const key = scope === undefined ? "check" : `check/${scope}`;
-  if ((await store.reserved().get(key)) !== undefined) return [];
+  if ((await store.reserved().get(checkRecordKey(scope))) !== undefined) return [];
   const hint =
     "Compare the source of the store and `--scope` with those of the application. If the application has not written yet, nothing is wrong.";
   const where = scope === undefined ? "" : " in this scope";

@@ -4,18 +4,11 @@ import { access, appendFile, open, readFile, unlink } from "node:fs/promises";
 import { createRequire, findPackageJSON } from "node:module";
 import { isAbsolute, join, relative, resolve, sep } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
-import {
-  EncryptedStore,
-  type KeyProvider,
-  Keyring,
-  KeywardError,
-  systemCode,
-  type WrappableStore,
-} from "@keyward/core";
+import { EncryptedStore, type KeyProvider, Keyring, KeywardError, systemCode } from "@keyward/core";
 
 import { Config } from "../configuration/config.ts";
 import { configFileNames, requireOwnPackages } from "../configuration/config-file.ts";
-import { namedStores } from "../configuration/sources.ts";
+import { closeStore, namedStores } from "../configuration/sources.ts";
 import { storeName } from "../configuration/store-name.ts";
 import type { Context } from "../context.ts";
 import { CommandError, ProblemsPrinted } from "../exit-codes.ts";
@@ -56,7 +49,7 @@ export async function init(context: Context, { format, id }: InitOptions): Promi
   // Checks the sources before anything is written.
   const config = new Config({ folder, ...answers }, "");
   const keys = await config.keys();
-  for (const name of Object.keys(answers.stores)) await closed(await config.openStore(name));
+  for (const name of Object.keys(answers.stores)) await closeStore(await config.openStore(name));
   // First of all, so that Git never sees the keyring.
   const ignored = await ignoreFiles(folder, answers);
   const first = await createFirst(keys, id ?? new Date().toISOString().slice(0, 10), Object.keys(answers.stores));
@@ -141,10 +134,6 @@ function requireFitting({ keys, stores }: Answers): void {
   throw new CommandError("USAGE", `The store ${inMemory[0]} is in the memory of a process, which no command can see`, {
     hint: "Name a store that the application and the command can share, such as `sqlite:sessions.sqlite`.",
   });
-}
-
-async function closed(store: WrappableStore): Promise<void> {
-  if ("disconnect" in store) await store.disconnect?.();
 }
 
 async function createFirst(keys: KeyProvider, id: string, stores: readonly string[]): Promise<FirstKeyring> {

@@ -20,8 +20,8 @@ export interface LoadConfigOptions {
 
 /**
  * Finds the configuration file, and loads it. The search goes upwards from a folder to the first folder with a
- * `package.json` or a `.git`, or to the home directory of the user. A TypeScript or JavaScript file is code, so the file is refused if another user
- * could have changed it.
+ * `package.json` or a `.git`, or to the home directory of the user. A TypeScript or JavaScript file is code, so the file is
+ * refused if another user could have changed it.
  *
  * @returns the configuration; `undefined` if there is no file.
  * @throws KeywardError `VALUE_INVALID` if the file has mistakes, if two files are in one folder, or if other users may

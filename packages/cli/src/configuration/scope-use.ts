@@ -8,12 +8,16 @@ import {
   type WrappableStore,
 } from "@keyward/core";
 
-/** The key of the check record in the reserved space. The check record of a scope has this key, "/" and the scope. */
 const checkKey = "check";
 const pageSize = 100;
 /** The largest number of envelopes, and of pages, that show whether a namespace has records without a scope. */
 const maxEnvelopes = 100;
 const maxPages = 10;
+
+/** Returns the key of the check record in the reserved space of a store: that of a scope, or that of all other records. */
+export function checkRecordKey(scope: string | undefined): string {
+  return scope === undefined ? checkKey : `${checkKey}/${scope}`;
+}
 
 /**
  * Checks that records of a scope were written to a store before, because the name of the scope may be misspelt. A store
@@ -25,8 +29,8 @@ const maxPages = 10;
 export async function requireUsedScope(name: string, store: WrappableStore, scope: string): Promise<void> {
   if (!hasReservedSpace(store)) return;
   const reserved = store.reserved();
-  if ((await reserved.get(`${checkKey}/${scope}`)) !== undefined) return;
-  if ((await reserved.get(checkKey)) === undefined && !(await usesScopes(store))) return;
+  if ((await reserved.get(checkRecordKey(scope))) !== undefined) return;
+  if ((await reserved.get(checkRecordKey(undefined))) === undefined && !(await usesScopes(store))) return;
   throw new KeywardError("STORE_INVALID", `The store ${name} was never used with the scope ${JSON.stringify(scope)}`, {
     hint:
       "Compare `--scope`, or `scope` of the configuration, with the scope of the application. " +
@@ -38,7 +42,7 @@ export async function requireUsedScope(name: string, store: WrappableStore, scop
 export async function usesScopes(store: WrappableStore): Promise<boolean> {
   if (!hasReservedSpace(store)) return false;
   for await (const entries of pagesOf(store.reserved())) {
-    if (entries.some(({ key }) => key.startsWith(`${checkKey}/`))) return true;
+    if (entries.some(({ key }) => key.startsWith(checkRecordKey("")))) return true;
   }
   return false;
 }

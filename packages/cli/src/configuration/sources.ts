@@ -10,7 +10,7 @@ import {
 } from "@keyward/core";
 import { CommandError } from "../exit-codes.ts";
 import type { Config } from "./config.ts";
-import { requireUsedScope } from "./scope-use.ts";
+import { checkRecordKey, requireUsedScope } from "./scope-use.ts";
 import { storeName } from "./store-name.ts";
 
 /** The options that name the keys and the stores, as they are on the command line. */
@@ -105,7 +105,7 @@ export async function openStores(
   const stores: Record<string, EncryptedStore> = Object.create(null);
   const close = async () => {
     for (const store of Object.values(stores)) await store.disconnect();
-    for (const store of Object.values(inner)) await disconnect(store);
+    for (const store of Object.values(inner)) await closeStore(store);
   };
   const { options, config } = told;
   const scope = options.scope ?? config?.settings.scope;
@@ -218,7 +218,7 @@ export async function openNamed(
   }
   const store = await open(name, source, env, config);
   if (isInMemory(store)) {
-    await disconnect(store);
+    await closeStore(store);
     throw inMemory(name);
   }
   if (mayBeEmpty) return store;
@@ -227,8 +227,7 @@ export async function openNamed(
     if (typeof scope === "string") await requireUsedScope(name, store, scope);
     return store;
   } catch (error) {
-    // The connection of a refused store would keep the process from ending.
-    await disconnect(store);
+    await closeStore(store);
     throw error;
   }
 }
@@ -265,7 +264,8 @@ export function sourceText({ name, source }: StoreSource, config: Config | undef
   return source ?? (typeof inConfig === "string" ? inConfig.trim() : "");
 }
 
-async function disconnect(store: WrappableStore): Promise<void> {
+/** Closes the connection of a store, which would keep the process from ending. */
+export async function closeStore(store: WrappableStore): Promise<void> {
   if ("disconnect" in store) await store.disconnect?.();
 }
 
@@ -285,7 +285,7 @@ async function requireUsed(name: string, store: WrappableStore, mayBeForeign: bo
   // A store without a reserved space keeps no check record, so nothing shows whether it was used.
   if (!hasReservedSpace(store)) return;
   const reserved = store.reserved();
-  if ((await reserved.get("check")) !== undefined) return;
+  if ((await reserved.get(checkRecordKey(undefined))) !== undefined) return;
   const { entries } = await reserved.scan({ limit: 1 });
   if (entries.length > 0) return;
   if (!mayBeForeign) throw neverUsed(name, unused(name));
