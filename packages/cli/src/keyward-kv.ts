@@ -5,7 +5,7 @@ if (major < 22 || (major === 22 && minor < 19)) {
   console.error(`keyward-kv: this is Node.js ${process.versions.node}, and keyward-kv needs Node.js 22.19 or newer.`);
   process.exitCode = 1;
 } else {
-  // No top-level await, whose warning would be printed if the configuration waits for ever.
+  // No top-level await, whose warning would be printed if the configuration never finishes.
   void import("./main.ts").then(({ runProcess }) => runProcess("keyward-kv"));
 }
 

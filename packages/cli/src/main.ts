@@ -51,7 +51,7 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
   }
   let outputFailed = false;
   const onStreamError = (error: NodeJS.ErrnoException) => {
-    // A reader that closes its end of a pipe early, such as `head`, is no error. A full disk is one.
+    // A reader that closes its end of a pipe early, such as `head`, is not an error. A full disk is one.
     if (error.code !== "EPIPE") outputFailed = true;
   };
   for (const stream of [stdout, stderr]) stream.on("error", onStreamError);
@@ -101,7 +101,7 @@ function usageError(name: string, error: CommanderError): CommandError {
   });
 }
 
-/** Returns the arguments before `--`, because those after it are no flags. */
+/** Returns the arguments before `--`, because those after it are not flags. */
 function flagsOf(commandLine: readonly string[]): readonly string[] {
   const dashes = commandLine.indexOf("--");
   return dashes === -1 ? commandLine : commandLine.slice(0, dashes);

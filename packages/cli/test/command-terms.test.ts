@@ -179,7 +179,7 @@ function namesIn(text: string): readonly string[] {
   return [...quoted, ...words.filter((word) => functions.includes(word))].filter((name) => !commandLine.test(name));
 }
 
-/** Returns the names that a text shows to an operator although they are no exceptions. */
+/** Returns the names that a text shows to an operator although they are not exceptions. */
 function foreignNames({ text }: SourceText, known: ReadonlySet<string>): readonly string[] {
   return namesIn(inCommandTerms(text)).filter((name) => !known.has(name));
 }

@@ -21,7 +21,7 @@ const steps = [...toTheGrace, "grace", "remove"];
 
 /** What the page leaves to its reader. */
 interface Reader {
-  /** Settings of the reader in place of those of the configuration file on the page. */
+  /** Settings of the reader instead of those of the configuration file on the page. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly env: Readonly<Record<string, string>>;
   /** The source of the keys, for the processes of the application. */

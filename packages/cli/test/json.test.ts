@@ -752,7 +752,7 @@ describe("a command with --json", () => {
     expect(expectValid("error", ended.stdout)).toMatchObject({ error: { code: "USAGE", message } });
   });
 
-  // The examples need jq, which is no part of this workspace.
+  // The examples need jq, which is not a part of this workspace.
   it.skipIf(spawnSync("jq", ["--version"]).status !== 0)("is read by each example of the page", async () => {
     const desk = await Desk.of("census");
     await desk.begin();

@@ -158,7 +158,7 @@ describe("keyward keyring add", () => {
     await desk.expectReadable();
   });
 
-  it("names a key as a rotation does, and refuses an id that is taken or invalid", async () => {
+  it("names a key as a rotation does, and refuses an id that exists or is invalid", async () => {
     const desk = await Desk.withKeyring();
     const { keyId: id } = JSON.parse(await desk.do("keyring", "add", "--json"));
     expect(id).toMatch(/^\d{4}-\d\d-\d\d-[0-9a-f]{6}$/);
@@ -272,7 +272,7 @@ describe("keyward keyring disable and remove", () => {
 });
 
 describe("keyward keyring enable of the old key of a rotation, during its grace", () => {
-  it("makes the next `rotate` disable the key anew, and begin the grace again", async () => {
+  it("makes the next `rotate` disable the key again, and begin the grace again", async () => {
     const desk = await Desk.withRecords();
     const rotation = ["rotate", "--new-key", "two", "--grace", "1d", ...alone];
     expect(await desk.do(...rotation)).toContain("the next step is grace");
@@ -394,7 +394,7 @@ describe("keyward keyring export", () => {
     const desk = await Desk.withKeyring("--stores", "sessions");
     await desk.do("keyring", "add", "--id", "two");
     expect(await desk.do("keyring", "export", "first.backup")).toBe(
-      "The keyring is in first.backup, with 2 keys. The file is not encrypted, so everybody who can read it can decrypt the records: keep it apart from the stores.\n",
+      "The keyring is in first.backup, with 2 keys. The file is not encrypted, so anyone who can read it can decrypt the records: keep it apart from the stores.\n",
     );
     expect((await stat(desk.path("first.backup"))).mode & 0o777).toBe(0o600);
     const backup = await readFile(desk.path("first.backup"), "utf8");
@@ -426,7 +426,7 @@ describe("keyward keyring export", () => {
     expect(await desk.do("keyring", "import", "first.backup", ...composed)).toContain("has every key of the backup");
   });
 
-  it("refuses a passphrase that is short, missing, not text, or that nobody can be asked for", async () => {
+  it("refuses a passphrase that is short, missing, not text, or that cannot be asked for", async () => {
     const desk = await Desk.withKeyring();
     const short = await desk.refused(2, "keyring", "export", "b", ...(await desk.passphrase("elevenchars")));
     expect(short).toContain("The passphrase has 11 characters");
@@ -657,7 +657,7 @@ describe("keyward keyring import", () => {
     expect(await desk.do("keyring", "import", "a.backup", ...flags)).toContain('Key "two" was added.');
   });
 
-  it("refuses a file that is no backup, and a plain backup in place of an encrypted one", async () => {
+  it("refuses a file that is not a backup, and a plain backup instead of an encrypted one", async () => {
     const desk = await Desk.withKeyring();
     const flags = await desk.passphrase(randomUUID());
     expect(await desk.refused(2, "keyring", "import", "gone.backup")).toContain("does not exist");

@@ -313,7 +313,7 @@ describe("keyward", () => {
     expect(await readFile(join(folder, "key.unfinished"), "utf8")).toBe("precious");
   });
 
-  it("ends a watch when nobody reads it any longer", async () => {
+  it("ends a watch when the reader of its output ends", async () => {
     const { folder } = await begun();
     const command = `"$0" --conditions development "$1" census --watch --every 100ms | head -n 1`;
     const { PATH = "", HOME = "" } = process.env;

@@ -331,7 +331,7 @@ describe("keyward migrate", () => {
     expect((await run("reencrypt", "--scope", "ap")).stderr).toContain("(STORE_INVALID)");
     expect(Buffer.from((await readStored("secret-id:a")) ?? "").toString()).toBe(keyvJson);
 
-    // No record shows the scope any more, but the check record does.
+    // No record shows the scope any longer, but the check record does.
     await inApplication((keyv) => keyv.delete("secret-id:scoped"));
     const withoutRecord = await run(...command, "--encrypt");
     expect(withoutRecord).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("(STORE_INVALID)") });
@@ -447,7 +447,7 @@ export default {
     const keyring = await run(...command.with(-1, "production.keyring"));
     expect(keyring).toMatchObject({
       exitCode: 1,
-      stderr: expect.stringContaining("This is no checkpoint, so keep it."),
+      stderr: expect.stringContaining("This is not a checkpoint, so keep it."),
     });
     expect(keyring.stderr).not.toContain("emove");
     const rest = await run(...command, "--json");
@@ -481,7 +481,7 @@ export default {
     }
   });
 
-  it("never repeats what stands in --from, which may be a key", async () => {
+  it("never repeats the text of --from, which may be a key", async () => {
     const { folder } = await existing({ "secret-id:a": keyvJson });
     const secret = randomBytes(32).toString("base64url");
     await mkdir(join(folder, "directory"));
@@ -519,7 +519,7 @@ export default {
 });
 
 describeWithRedis(servers, "keyward migrate over Redis", () => {
-  it("encrypts what Keyv wrote without Keyward, while an application that accepts plaintext goes on", async () => {
+  it("encrypts what Keyv wrote without Keyward, while an application that accepts plaintext continues", async () => {
     const redis = await startRedis(servers);
     onTestFinished(() => redis.stop());
     const folder = await newFolder();

@@ -40,7 +40,7 @@ describe("the progress of a rotation", () => {
     expect(terminal.text).toContain('rotation from key "first" to "second": done');
   });
 
-  it("has no control characters if stderr is no terminal, and at most a line each second", async () => {
+  it("has no control characters if stderr is not a terminal, and at most a line each second", async () => {
     const folder = await withRecords(3_000);
     const { exitCode, stderr } = await keyward(folder, {}, ...rotation);
     expect(exitCode).toBe(0);

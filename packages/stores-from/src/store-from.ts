@@ -99,7 +99,7 @@ async function openSqlite(source: string, { folder }: Required<StoreFromOptions>
     throw invalidSource(path === "" ? "has no path" : "begins with sqlite://, which names a host", hint);
   }
   const { SqliteStore } = await import("@keyward/store-sqlite").catch(notLoaded("@keyward/store-sqlite"));
-  // A database in memory, and an empty path, are no files.
+  // A database in memory, and an empty path, are not files.
   return new SqliteStore(path === ":memory:" ? path : resolve(folder, path));
 }
 

@@ -180,7 +180,7 @@ describe("a rotation whose old key was enabled again during the grace", () => {
   } as const;
 
   it.each(["rotate", "roll-back", "revoke"] as const)(
-    "re-encrypts the records, disables the key anew, and begins its grace again: %s",
+    "re-encrypts the records, disables the key again, and begins its grace again: %s",
     async (kind) => {
       const { keys, inner, store, options } = await rotationFrom("first");
       const { from, call } = goals[kind];

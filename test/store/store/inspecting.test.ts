@@ -56,7 +56,7 @@ describe("inspectRecord", () => {
     expect(object).toEqual({ kind: "foreign", shape: "an object, neither a string nor bytes" });
   });
 
-  it("refuses a store that encrypts, a value that is no store, and the namespace of Keyward's own records", async () => {
+  it("refuses a store that encrypts, a value that is not a store, and the namespace of Keyward's own records", async () => {
     const store = new MemoryStore();
     const encrypted = new EncryptedStore(store, { keys: Keyring.generate() });
     await expect(inspectRecord(encrypted, address)).rejects.toMatchObject({ code: "STORE_INVALID" });

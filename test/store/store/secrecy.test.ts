@@ -83,7 +83,7 @@ describe("a record that is damaged or replaced", () => {
             const text =
               form === "binary" ? sealed : `kw1.old.${Buffer.from(sealed.slice(8), "latin1").toString("base64url")}`;
             const changed = apply(text, steps);
-            // A damage can put the marker into the key id of the header. A key id is no secret, and errors name it.
+            // A damage can put the marker into the key id of the header. A key id is not a secret, and errors name it.
             fc.pre(!keyIdOf(changed).includes(marker));
             await inner.set("key", form === "binary" ? Buffer.from(changed, "latin1") : changed);
             const accept = foreign

@@ -34,7 +34,7 @@ interface Finding {
 /** What was looked at. */
 interface Subject {
   readonly subject: "configuration" | "keys" | "store";
-  /** The name of the store; `null` if the subject is no store. */
+  /** The name of the store; `null` if the subject is not a store. */
   readonly store: string | null;
 }
 

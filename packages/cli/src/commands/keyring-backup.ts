@@ -25,7 +25,7 @@ export async function exportToFile(context: Context, file: string, options: Expo
   await requireNothingAt(file);
   const keyring = await (await context.keys()).load({ signal });
   if (keyring.scopeName !== undefined) {
-    throw new KeywardError("KEYRING_INVALID", "The source has only the keyring of a scope, which is no backup", {
+    throw new KeywardError("KEYRING_INVALID", "The source has only the keyring of a scope, which is not a backup", {
       hint: "Export the whole keyring, from which the keyring of the scope was derived.",
     });
   }
@@ -38,7 +38,7 @@ export async function exportToFile(context: Context, file: string, options: Expo
   await writeNewFile(file, `${backup}\n`);
   const protection = encrypted
     ? "Only the passphrase decrypts it, so keep the passphrase in another place."
-    : "The file is not encrypted, so everybody who can read it can decrypt the records: keep it apart from the stores.";
+    : "The file is not encrypted, so anyone who can read it can decrypt the records: keep it apart from the stores.";
   output.result(`The keyring is in ${file}, with ${countOf(keyring.keys.length)}. ${protection}`, {
     file,
     encrypted,

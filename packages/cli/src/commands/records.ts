@@ -39,7 +39,7 @@ export interface CensusCommandOptions {
   readonly every: number;
 }
 
-/** Counts the records under each key, by store or by namespace. With `--watch`, counts until the operator stops it or nobody reads. */
+/** Counts the records under each key, by store or by namespace. With `--watch`, counts until the operator stops it or the output is closed. */
 export async function showCensus(context: Context, { by, watch, every }: CensusCommandOptions): Promise<void> {
   await context.withStores(async (provider, stores) => {
     const { signal, output } = context;

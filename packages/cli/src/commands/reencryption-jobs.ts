@@ -47,7 +47,7 @@ export async function jobSettings(
   };
 }
 
-/** Returns what a checkpoint tells of the formats of a job. */
+/** Returns the text that a checkpoint has for the formats of a job. */
 export function formatNames(formats: readonly ForeignFormat[]): readonly string[] {
   return formats.map(({ name = "foreign", encryptUnauthenticated = false }) => `${name} ${encryptUnauthenticated}`);
 }

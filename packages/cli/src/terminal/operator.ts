@@ -65,7 +65,7 @@ export class Operator {
   async #answer<Answer>(prompt: (context: PromptContext) => Promise<Answer>): Promise<Answer> {
     const { stdin, stderr } = this.#streams;
     const ended = new AbortController();
-    // After Ctrl-D the terminal sends nothing more, so the question would wait for ever.
+    // After Ctrl-D the terminal sends nothing more, so the question would never end.
     const onData = (data: string | Uint8Array) => {
       if (Buffer.from(data).includes(endOfInput)) ended.abort();
     };

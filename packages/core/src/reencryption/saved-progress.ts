@@ -108,7 +108,7 @@ function noProgress(text: string): KeywardError {
   return new KeywardError("CHECKPOINT_INVALID", "The content of the checkpoint does not belong to a re-encryption", {
     hint: isDamaged
       ? "The checkpoint is damaged. Remove the checkpoint: the job then starts over, which costs only time."
-      : "This is no checkpoint, so keep it. Pass the path of a file that does not exist yet, or of the checkpoint of this job.",
+      : "This is not a checkpoint, so keep it. Pass the path of a file that does not exist yet, or of the checkpoint of this job.",
   });
 }
 

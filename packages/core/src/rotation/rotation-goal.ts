@@ -49,7 +49,7 @@ function begunWith(keyring: Keyring, goal: RotationGoal): RotationStatus {
 /**
  * Returns the rotation that a run continues: the rotation of the given record, or `undefined` if that rotation has
  * ended. If the old key was enabled again during the grace, because a record needs the key, the rotation continues at
- * the step `reencrypt`, disables the key anew, and the grace begins again.
+ * the step `reencrypt`, disables the key again, and the grace begins again.
  *
  * @param isGuided true in a guided rotation, whose old key stays enabled during the grace.
  */

@@ -25,7 +25,7 @@ export interface RotationOptions extends ReplicaWaitOptions {
    * How long the old key stays disabled before it is removed, in milliseconds. This time begins when the old key is
    * disabled, even if an earlier run disabled it. A process that was halted in the middle of a write may write a record
    * under the old key in this time. Reads of that record then reject with `KEY_DISABLED`, until you enable the key
-   * again. The next run then re-encrypts the record and disables the key anew, and this time begins again.
+   * again. The next run then re-encrypts the record and disables the key again, and this time begins again.
    */
   readonly graceMs: number;
   /**

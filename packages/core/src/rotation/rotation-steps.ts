@@ -289,7 +289,7 @@ export class RotationSteps {
   ): Promise<Partial<RotationStatus>> {
     if (keyOf(keyring, from) !== undefined) {
       if (keyring.primary !== to) return { step: "promote" };
-      // A process that was started with the former keys after the step "drain" would go on to write under the old key.
+      // A process that was started with the former keys after the step "drain" would continue to write under the old key.
       await this.#waitFor("drain", keyring, (replica) => hasDrained(replica, keyring));
     }
     await this.#refuseOldPrimary({ from }, state);

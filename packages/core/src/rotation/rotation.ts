@@ -150,7 +150,7 @@ export async function revocationCost(
   return { records, total: Object.values(records).reduce((sum, count) => sum + count, 0) };
 }
 
-/** Returns the option `newKey`, which must be valid before the rotation is recorded. Otherwise it could not go on. */
+/** Returns the option `newKey`, which must be valid before the rotation is recorded. Otherwise it could not continue. */
 function newKeyOf({ newKey }: Pick<RotateKeyOptions, "newKey">): NewKey {
   return newKey === undefined ? {} : requireNewKey(newKey);
 }

@@ -32,7 +32,7 @@ describe("withGeneration", () => {
     expect(JSON.parse(exportKeyring(raised))).toEqual({ ...before, generation: 9 });
   });
 
-  it("keeps a generation that is high enough, and refuses a number that is no generation", () => {
+  it("keeps a generation that is high enough, and refuses a number that is not a generation", () => {
     const ring = withGeneration(Keyring.generate(), 5);
     expect(withGeneration(ring, 4)).toBe(ring);
     for (const least of [0, -1, 1.5, Number.NaN, 2 ** 53]) {
