@@ -264,9 +264,10 @@ const cases: Readonly<Record<string, Case>> = {
   },
   "keyring-stores": async (desk) => {
     await desk.begin();
-    const { keyring } = await desk.result("sessions", "flows");
+    const both = ["--store", "sessions=sqlite:sessions.sqlite", "--store", "flows=sqlite:flows.sqlite"];
+    const { keyring } = await desk.result("sessions", "flows", ...both);
     expect(keyring).toMatchObject({ storeNames: ["sessions", "flows"] });
-    await desk.failure("NOT_CONFIRMED", "flows");
+    await desk.failure("NOT_CONFIRMED", "flows", ...both);
     await desk.failure("USAGE", "a b");
   },
   "keyring-add": async (desk) => {

@@ -61,9 +61,9 @@ describe("keyward", () => {
     expect(planned.stdout.split("\n").map((line) => line.split(/ {2,}/))).toEqual([
       ["step", "what it would do"],
       ["add", 'add key "2026-12"'],
-      ["distribute", "no process is registered in sessions"],
+      ["distribute", "no process is registered in sessions, so the rotation needs --unregistered"],
       ["promote", 'make key "2026-12" the primary'],
-      ["drain", "no process is registered in sessions"],
+      ["drain", "no process is registered in sessions, so the rotation needs --unregistered"],
       ["reencrypt", "re-encrypt the records: 10 in sessions"],
       ["disable", 'disable key "2026-11". Records under this key now: 10 in sessions'],
       ["grace", "wait 1d"],
