@@ -48,9 +48,6 @@ export class ProblemsPrinted extends Error {
   }
 }
 
-/** Thrown by `keyward doctor` after it has printed the problems that it found. */
-export class DoctorFoundProblems extends ProblemsPrinted {}
-
 /** The codes of errors after which the same command continues when something else has happened. */
 const waitingCodes: readonly string[] = ["CHANGE_NEEDED", "REPLICA_BEHIND", "NO_REPLICAS", "ROTATION_IN_PROGRESS"];
 

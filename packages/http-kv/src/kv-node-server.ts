@@ -1,6 +1,6 @@
 import { getHeapStatistics } from "node:v8";
 import { type OptionNames, requireOptions } from "@keyward/core";
-import { type KvHandlerOptions, KvServer } from "./kv-server.ts";
+import { type KvHandlerOptions, KvServer, kvHandlerOptionNames } from "./kv-server.ts";
 import { defaultLimits, leastBytesInMemory } from "./limits.ts";
 import { listen } from "./node-server.ts";
 
@@ -33,11 +33,7 @@ export interface RunningKvServer {
 }
 
 const optionNames = {
-  store: true,
-  tenants: true,
-  limits: true,
-  basePath: true,
-  log: true,
+  ...kvHandlerOptionNames,
   host: true,
   port: true,
   headersTimeoutMs: true,

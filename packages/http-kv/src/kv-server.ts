@@ -76,13 +76,14 @@ export interface KvLogEntry {
 
 const methods = ["GET", "HEAD", "PUT", "DELETE", "POST"];
 
-const optionNames = {
+/** The names of all options of a KV handler. */
+export const kvHandlerOptionNames = {
   store: true,
   tenants: true,
   limits: true,
   basePath: true,
   log: true,
-} satisfies OptionNames<KvHandlerOptions>;
+} as const satisfies OptionNames<KvHandlerOptions>;
 
 /** How long the result of a check of the store answers further health requests, in milliseconds. */
 const healthKeptMs = 1_000;
@@ -124,7 +125,7 @@ export class KvServer {
       limits = {},
       basePath = "",
       log = () => undefined,
-    } = requireOptions("createKvHandler", options, optionNames);
+    } = requireOptions("createKvHandler", options, kvHandlerOptionNames);
     this.#store = new MultiTenantStore(store);
     this.#tenants = isList(tenants) ? fixedTenants(tenants) : tenants;
     this.#limits = requireLimits(limits);

@@ -15,7 +15,7 @@ import {
 } from "@keyward/core";
 import { checkRecordKey } from "../configuration/scope-use.ts";
 import type { Context } from "../context.ts";
-import { DoctorFoundProblems } from "../exit-codes.ts";
+import { ProblemsPrinted } from "../exit-codes.ts";
 import { inCommandTerms } from "../terminal/command-terms.ts";
 import { shownSince } from "../terminal/durations.ts";
 import { rotationName } from "./rotate.ts";
@@ -56,7 +56,7 @@ const heartbeatWaitMs = 5_000;
 /**
  * Checks the keys, and each store with the keys, and prints a line for each check. Changes nothing.
  *
- * @throws DoctorFoundProblems if a check found a problem, after all checks were printed.
+ * @throws ProblemsPrinted if a check found a problem, after all checks were printed.
  */
 export async function doctor(context: Context): Promise<void> {
   const notOpened: Finding[] = [];
@@ -91,7 +91,7 @@ export async function doctor(context: Context): Promise<void> {
     const problems = findings.filter(({ level }) => level === "problem").length;
     const warnings = findings.filter(({ level }) => level === "warning").length;
     context.output.result(lines.join("\n"), { problems, warnings, findings: shownFindings.map(findingResult) });
-    if (problems > 0) throw new DoctorFoundProblems();
+    if (problems > 0) throw new ProblemsPrinted();
   };
   await context.withStores(check, (name, error) => notOpened.push(problemOf(ofStore(name), error)));
 }

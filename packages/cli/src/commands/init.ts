@@ -1,17 +1,16 @@
 import { randomUUID } from "node:crypto";
-import { access, appendFile, open, readFile, unlink } from "node:fs/promises";
-
+import { appendFile, open, readFile, unlink } from "node:fs/promises";
 import { createRequire, findPackageJSON } from "node:module";
 import { isAbsolute, join, relative, resolve, sep } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { EncryptedStore, type KeyProvider, Keyring, KeywardError, systemCode } from "@keyward/core";
-
 import { Config } from "../configuration/config.ts";
 import { configFileNames, requireOwnPackages } from "../configuration/config-file.ts";
 import { closeStore, namedStores } from "../configuration/sources.ts";
 import { storeName } from "../configuration/store-name.ts";
 import type { Context } from "../context.ts";
 import { CommandError, ProblemsPrinted } from "../exit-codes.ts";
+import { pathExists } from "../files/path-exists.ts";
 import { type ErrorResult, errorResult } from "../terminal/output.ts";
 
 /** The options of `keyward init`. */
@@ -33,7 +32,7 @@ interface Answers {
 export async function init(context: Context, { format, id }: InitOptions): Promise<void> {
   const folder = process.cwd();
   for (const name of configFileNames) {
-    if (!(await exists(join(folder, name)))) continue;
+    if (!(await pathExists(join(folder, name)))) continue;
     throw new CommandError("USAGE", `This folder has the configuration file ${name} already, so nothing was written`, {
       hint: "Change the file in an editor: another store belongs into `stores`, and another environment into `environments`. Or run the command in another folder.",
     });
@@ -263,11 +262,4 @@ async function writeNew(path: string, text: string): Promise<void> {
   } finally {
     await file.close();
   }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await access(path).then(
-    () => true,
-    () => false,
-  );
 }

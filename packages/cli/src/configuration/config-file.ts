@@ -1,9 +1,10 @@
 import { constants, type Stats } from "node:fs";
-import { access, lstat, readFile, stat } from "node:fs/promises";
+import { lstat, readFile, stat } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, join, parse, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { isOwnedBy, KeywardError, systemCode } from "@keyward/core";
+import { pathExists } from "../files/path-exists.ts";
 import { Config } from "./config.ts";
 import { requireConfigOptions } from "./config-mistakes.ts";
 
@@ -64,7 +65,7 @@ async function findFile(from: string): Promise<string | undefined> {
   for (let folder = from; ; folder = dirname(folder)) {
     passed.push(folder);
     const found: string[] = [];
-    for (const name of configFileNames) if (await exists(join(folder, name))) found.push(join(folder, name));
+    for (const name of configFileNames) if (await pathExists(join(folder, name))) found.push(join(folder, name));
     const [path, other] = found;
     if (path !== undefined) {
       if (other !== undefined) {
@@ -78,7 +79,7 @@ async function findFile(from: string): Promise<string | undefined> {
       return path;
     }
     const isLast = folder === homedir() || folder === parse(folder).root;
-    if (isLast || (await exists(join(folder, "package.json"))) || (await exists(join(folder, ".git"))))
+    if (isLast || (await pathExists(join(folder, "package.json"))) || (await pathExists(join(folder, ".git"))))
       return undefined;
   }
 }
@@ -194,11 +195,4 @@ function hintFor(cause: unknown): string {
 
 function invalid(path: string, problem: string, hint: string): KeywardError {
   return new KeywardError("VALUE_INVALID", `${path}: ${problem}`, { hint });
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await access(path).then(
-    () => true,
-    () => false,
-  );
 }

@@ -36,7 +36,7 @@ export interface Told {
 
 const storeVariable = "KEYWARD_STORE";
 /** The name of a store whose flag or variable gives it no other. */
-export const unnamedStore = "records";
+const unnamedStore = "records";
 
 /**
  * Returns the key provider that the flag `--keys`, the environment variable `KEYWARD_KEYS` or the configuration names.
@@ -325,7 +325,7 @@ function neverUsed(name: string, problem: string): KeywardError {
  *
  * @throws CommandError `USAGE` if the name is unknown.
  */
-export function readFlag(flag: string, known: readonly StoreSource[]): StoreSource {
+function readFlag(flag: string, known: readonly StoreSource[]): StoreSource {
   const text = flag.trim();
   const equals = text.indexOf("=");
   const name = equals === -1 ? "" : text.slice(0, equals);

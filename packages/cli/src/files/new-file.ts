@@ -1,7 +1,8 @@
 import { randomBytes } from "node:crypto";
-import { access, link, open, rename, rm } from "node:fs/promises";
+import { link, open, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { KeywardError, systemCode } from "@keyward/core";
+import { pathExists } from "./path-exists.ts";
 
 /** The system's error codes for a file system without hard links, such as exFAT. */
 const withoutLinks: ReadonlySet<string> = new Set(["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"]);
@@ -44,11 +45,7 @@ export async function writeNewFile(path: string, text: string): Promise<void> {
  * @throws KeywardError `KEYRING_CONFLICT` if the path exists.
  */
 export async function requireNothingAt(path: string): Promise<void> {
-  const exists = await access(path).then(
-    () => true,
-    () => false,
-  );
-  if (exists) throw existsAlready(path);
+  if (await pathExists(path)) throw existsAlready(path);
 }
 
 async function moveToNew(unfinished: string, path: string): Promise<void> {
