@@ -1,0 +1,49 @@
+import type { Role } from "../model.ts";
+
+/** The fields of a {@link Caller}. */
+export interface CallerFields {
+  /** The id of the caller's token. `local` for the holder of the keyring on the machine. */
+  readonly tokenId: string;
+  /** The label of the caller's token. */
+  readonly owner: string;
+  readonly role: Role;
+  /** The id of the caller's workspace. `undefined` for an operator. */
+  readonly workspace: string | undefined;
+  /** When the caller's token expires, in milliseconds since the epoch. `undefined` for never. */
+  readonly expires: number | undefined;
+  /** The network address of the caller, for the audit. `undefined` on the machine itself. */
+  readonly address: string | undefined;
+}
+
+let make: (fields: CallerFields) => Caller;
+
+/**
+ * Whoever makes a request, after the token was checked. Only {@link SecretsAdmin.authenticate} and
+ * {@link SecretsAdmin.localOperator} make one.
+ */
+export class Caller implements CallerFields {
+  readonly tokenId: string;
+  readonly owner: string;
+  readonly role: Role;
+  readonly workspace: string | undefined;
+  readonly expires: number | undefined;
+  readonly address: string | undefined;
+
+  static {
+    make = (fields) => new Caller(fields);
+  }
+
+  private constructor({ tokenId, owner, role, workspace, expires, address }: CallerFields) {
+    this.tokenId = tokenId;
+    this.owner = owner;
+    this.role = role;
+    this.workspace = workspace;
+    this.expires = expires;
+    this.address = address;
+  }
+}
+
+/** Makes a caller whose token was checked. Not public. */
+export function checkedCaller(fields: CallerFields): Caller {
+  return make(fields);
+}

@@ -1,0 +1,36 @@
+import type { Role } from "../model.ts";
+
+/** What a caller may do. Each method of `SecretsAdmin` and each route of the admin API needs one right. */
+export type Right =
+  | "whoami"
+  | "workspaces.read"
+  | "workspaces.change"
+  | "servers.read"
+  | "servers.change"
+  | "secrets.read"
+  | "secrets.change"
+  | "tokens.read"
+  | "tokens.change"
+  | "changes.read"
+  | "keys.read";
+
+/** The roles that have each right. The compiler refuses a right without an entry. */
+export const rolesWithRight: Readonly<Record<Right, readonly Role[]>> = {
+  whoami: ["member", "auditor", "admin", "operator"],
+  "workspaces.read": ["operator"],
+  "workspaces.change": ["operator"],
+  "servers.read": ["admin"],
+  "servers.change": ["admin"],
+  "secrets.read": ["admin"],
+  "secrets.change": ["admin"],
+  // An operator manages the tokens of operators, an admin those of the own workspace.
+  "tokens.read": ["admin", "operator"],
+  "tokens.change": ["admin", "operator"],
+  "changes.read": ["auditor", "admin", "operator"],
+  "keys.read": ["operator"],
+};
+
+/** Returns whether a role has a right. */
+export function hasRight(role: Role, right: Right): boolean {
+  return rolesWithRight[right].includes(role);
+}

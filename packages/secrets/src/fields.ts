@@ -1,0 +1,67 @@
+import { z } from "zod";
+
+// The bounds of everything that a caller may send. The admin API publishes these schemas in its OpenAPI document.
+
+const slugPattern = /^[a-z0-9]+(?:-[a-z0-9]+)*$/;
+// Letters, marks, numbers, punctuation, symbols and single spaces: no control characters, and no characters that change
+// the direction of text or have no width.
+const shownText = /^[\p{L}\p{M}\p{N}\p{P}\p{S}]+(?: [\p{L}\p{M}\p{N}\p{P}\p{S}]+)*$/u;
+// RFC 9110, section 5.6.2.
+const headerPattern = /^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/;
+
+/** The largest number of secrets of one server. */
+export const maxSecretsOfServer = 100;
+/** The smallest and the largest length of a secret's value, in bytes of UTF-8. */
+export const valueBytes = { least: 8, most: 8_192 } as const;
+/** A value with fewer bytes is marked as weak, because it could be guessed. */
+export const weakBelowBytes = 16;
+
+/** The name of a server or a workspace: 1 to 32 lower-case letters and digits, with single hyphens inside. */
+export const slugField = z.string().min(1).max(32).regex(slugPattern);
+/** A random id of 12 lower-case letters and digits. */
+export const idField = z.string().regex(/^[a-z0-9]{12}$/);
+/** The label of a token, such as the name of a person or a program. */
+export const ownerField = z.string().min(1).max(100).regex(shownText);
+/** The name of a secret: 1 to 128 letters, digits, `_`, `-` and `.`, beginning with a letter or `_`. */
+export const secretNameField = z
+  .string()
+  .min(1)
+  .max(128)
+  .regex(/^[A-Za-z_][A-Za-z0-9_.-]*$/);
+/** The name of an HTTP header. {@link requireRule} refuses the headers that the gateway sets itself. */
+export const headerField = z.string().min(1).max(128).regex(headerPattern);
+/** The URL of a server, as text. `requireServerUrl` checks its parts. */
+export const urlField = z.string().min(1).max(2_048);
+/** The kind of a server: an MCP server, or any other HTTP API. */
+export const kindField = z.enum(["mcp", "http"]);
+/** A role. See {@link Role}. */
+export const roleField = z.enum(["member", "auditor", "admin", "operator"]);
+/** A time, in milliseconds since the epoch. */
+export const timeField = z.int().min(0).max(8_640_000_000_000_000);
+/** The revision of a record: a number that grows with each change. */
+export const revisionField = z.int().min(0);
+/** The name of a tool that a token may call. */
+export const toolField = z
+  .string()
+  .min(1)
+  .max(128)
+  .regex(/^[\x21-\x7e]+$/);
+/** An HTTP method that a token may use. */
+export const methodField = z.enum(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]);
+
+/** How a value enters the request to its server. See {@link InjectionRule}. */
+export const ruleField = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("header"), header: headerField }),
+  z.strictObject({ kind: z.literal("bearer") }),
+  z.strictObject({ kind: z.literal("basic") }),
+  z.strictObject({
+    kind: z.literal("template"),
+    header: headerField,
+    /** Printable ASCII that contains `{value}` exactly once. */
+    template: z
+      .string()
+      .min(7)
+      .max(256)
+      .regex(/^[\x20-\x7e]*$/),
+  }),
+]);

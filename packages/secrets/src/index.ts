@@ -1,0 +1,7 @@
+export { Caller, type CallerFields } from "./access/caller.ts";
+export { hasRight, type Right, rolesWithRight } from "./access/rights.ts";
+export type { AuditLog, BegunChange } from "./audit/audit-log.ts";
+export * as fields from "./fields.ts";
+export type * from "./model.ts";
+export type { KeyCensus, SecretsAdminMethods, SecretsAdminOptions } from "./secrets-admin.ts";
+export { SecretsError, type SecretsErrorCode, type SecretsErrorDetails } from "./secrets-error.ts";

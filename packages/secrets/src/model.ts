@@ -1,0 +1,239 @@
+import type { Caller } from "./access/caller.ts";
+
+/**
+ * What the holder of a token may do.
+ *
+ * - `member`: calls servers through the gateway.
+ * - `auditor`: reads who called what, and the changes, of one workspace.
+ * - `admin`: manages the servers, secrets and tokens of one workspace.
+ * - `operator`: manages the installation: workspaces, keys and operators' tokens. Never a secret's value.
+ */
+export type Role = "member" | "auditor" | "admin" | "operator";
+
+/** The kind of a server: an MCP server, or any other HTTP API. */
+export type ServerKind = "mcp" | "http";
+
+/**
+ * How a secret's value enters the request to its server.
+ *
+ * - `header`: the value is the whole value of the header `header`.
+ * - `bearer`: the header `Authorization: Bearer <value>`.
+ * - `basic`: the header `Authorization: Basic …`, for a value of the form `user:password`.
+ * - `template`: the header `header` with the text `template`, in which `{value}` is replaced by the value.
+ */
+export type InjectionRule =
+  | { readonly kind: "header"; readonly header: string }
+  | { readonly kind: "bearer" }
+  | { readonly kind: "basic" }
+  | { readonly kind: "template"; readonly header: string; readonly template: string };
+
+/** Which part of a list to return. */
+export interface PageRequest {
+  /** The `next` of the previous page. Default: the first page, which has the newest items. */
+  readonly cursor?: string | undefined;
+  /** The largest number of items, from 1 to 100. A page may have fewer items, even if it is not the last. Default: 50. */
+  readonly limit?: number | undefined;
+}
+
+/** A page of a list, newest items first. */
+export interface Page<Item> {
+  readonly items: readonly Item[];
+  /** The cursor of the next page. `undefined` on the last page. */
+  readonly next: string | undefined;
+}
+
+/** A condition of a change. */
+export interface ChangeCondition {
+  /** The change is refused with `REVISION_CHANGED` if the server or workspace has another revision. Default: any. */
+  readonly ifRevision?: number | undefined;
+}
+
+/** A workspace, as operators see it. */
+export interface WorkspaceInfo {
+  readonly id: string;
+  readonly name: string;
+  /** A number that grows with each change of the workspace. */
+  readonly revision: number;
+  /** When the workspace was created, in milliseconds since the epoch. */
+  readonly created: number;
+  /** For how many days the calls and changes of the workspace are kept. */
+  readonly retentionDays: number;
+  /** True while the workspace is being deleted. */
+  readonly deleting: boolean;
+}
+
+/** A server, without its secrets. */
+export interface ServerInfo {
+  readonly slug: string;
+  readonly url: string;
+  readonly kind: ServerKind;
+  /** True if calls to the server are refused. */
+  readonly disabled: boolean;
+  /** A number that grows with each change of the server or of one of its secrets. */
+  readonly revision: number;
+  /** When the server was created, in milliseconds since the epoch. */
+  readonly created: number;
+  /** The number of secrets of the server. */
+  readonly secretCount: number;
+  /** True while the server is being deleted. */
+  readonly deleting: boolean;
+}
+
+/** What is known about a secret. Never its value. */
+export interface SecretInfo {
+  readonly name: string;
+  readonly rule: InjectionRule;
+  /** The revision of the server at which the value was set. */
+  readonly revision: number;
+  /** When the value was set, in milliseconds since the epoch. */
+  readonly setAt: number;
+  /** The owner of the token with which the value was set. */
+  readonly setBy: string;
+  /** When the value expires, in milliseconds since the epoch. `undefined` for never. */
+  readonly expires: number | undefined;
+  /** When a call last used the value, to about a minute. `undefined` for never. */
+  readonly lastUsed: number | undefined;
+  /** True if the value has fewer than 16 bytes, so that it could be guessed. */
+  readonly weak: boolean;
+  /** True if answers of the server are searched for the value. Chosen when the value was set. */
+  readonly redacted: boolean;
+  /**
+   * Why calls cannot use the value: the URL of the server now has another origin than when the value was set, or the
+   * value has expired. `undefined` if calls can use the value.
+   */
+  readonly unusable: "origin-changed" | "expired" | undefined;
+}
+
+/** A new value of a secret, as {@link SecretsAdmin.setSecret} stores it. */
+export interface NewSecret {
+  readonly name: string;
+  /** 8 bytes to 8 KiB of UTF-8, without CR, LF and NUL. */
+  readonly value: string;
+  /** Default: the rule that the secret has; for a new secret, the header that has the name of the secret. */
+  readonly rule?: InjectionRule | undefined;
+  /** When the value expires, in milliseconds since the epoch. Default: never. */
+  readonly expires?: number | undefined;
+  /** Whether answers of the server are searched for the value. Default: true. */
+  readonly redacted?: boolean | undefined;
+}
+
+/** The outcome of {@link SecretsAdmin.setSecret}. */
+export interface SecretChange {
+  readonly secret: SecretInfo;
+  /** False if the secret had a value before. */
+  readonly created: boolean;
+  /** What the admin should know, as sentences, such as that the header's name has an underscore. */
+  readonly warnings: readonly string[];
+}
+
+/** A token, without its text. */
+export interface TokenInfo {
+  readonly id: string;
+  readonly owner: string;
+  readonly role: Role;
+  /** The slugs of the servers that the token may call. `undefined` for all servers of the workspace. */
+  readonly servers: readonly string[] | undefined;
+  /** The tools that the token may call. `undefined` for all. */
+  readonly tools: readonly string[] | undefined;
+  /** The HTTP methods that the token may use. `undefined` for all. */
+  readonly methods: readonly string[] | undefined;
+  readonly created: number;
+  /** The owner of the token with which this token was created. */
+  readonly createdBy: string;
+  /** When the token expires, in milliseconds since the epoch. `undefined` for never. */
+  readonly expires: number | undefined;
+  /** When the token was revoked, in milliseconds since the epoch. `undefined` if it was not revoked. */
+  readonly revoked: number | undefined;
+  /** When the token was last used, to about a minute. `undefined` for never. */
+  readonly lastUsed: number | undefined;
+}
+
+/** What {@link SecretsAdmin.createToken} needs. */
+export interface NewToken {
+  readonly owner: string;
+  readonly role: Role;
+  /** The slugs of the servers that a member may call, at most 100. Default: all servers of the workspace. */
+  readonly servers?: readonly string[] | undefined;
+  /** The tools that a member may call, at most 100. Default: all. */
+  readonly tools?: readonly string[] | undefined;
+  /** The HTTP methods that a member may use. Default: all. */
+  readonly methods?: readonly string[] | undefined;
+  /** When the token expires, in milliseconds since the epoch. Default: never. */
+  readonly expires?: number | undefined;
+}
+
+/** A new token. Its text is returned once and cannot be read again. */
+export interface IssuedToken {
+  /** The text of the token, which its holder keeps secret. */
+  readonly token: string;
+  readonly info: TokenInfo;
+}
+
+/** Who a caller is, as `whoami` shows it. */
+export interface CallerInfo {
+  readonly tokenId: string;
+  readonly owner: string;
+  readonly role: Role;
+  /** The id of the caller's workspace. `undefined` for an operator. */
+  readonly workspace: string | undefined;
+  readonly expires: number | undefined;
+}
+
+/** The kinds of changes that the audit records. */
+export type ChangeAction =
+  | "service.initialize"
+  | "workspace.create"
+  | "workspace.delete"
+  | "server.create"
+  | "server.update"
+  | "server.delete"
+  | "secret.set"
+  | "secret.delete"
+  | "secret.inject"
+  | "token.create"
+  | "token.revoke"
+  | "token.rotate"
+  | "token.recover";
+
+/** A change that the audit records. Contains names, and never a value or the text of a token. */
+export interface Change {
+  readonly action: ChangeAction;
+  /** The id of the workspace. `undefined` for a change of the installation. */
+  readonly workspace: string | undefined;
+  /** Who made the change. */
+  readonly caller: Pick<Caller, "tokenId" | "owner" | "role" | "address">;
+  /** The slug of the server, if the change is about a server. */
+  readonly server?: string | undefined;
+  /** The name of the secret, the id of the token or the name of the workspace that the change is about. */
+  readonly subject?: string | undefined;
+  /** What changed, in words: never a value. */
+  readonly detail?: string | undefined;
+}
+
+/**
+ * How a change ended. `unknown`: the process ended before it could record the outcome, so the change may have been made
+ * or not.
+ */
+export type ChangeOutcome = "done" | "refused" | "failed" | "unknown";
+
+/** A recorded change, as `changes` lists it. */
+export interface RecordedChange extends Change {
+  /** The id of the entry, as other pages and commands name it. */
+  readonly id: string;
+  /** When the change began, in milliseconds since the epoch. */
+  readonly at: number;
+  readonly outcome: ChangeOutcome;
+  /** The revision of the server or workspace after the change, if the change has one. */
+  readonly revision: number | undefined;
+}
+
+/** Which changes to list. */
+export interface ChangeFilter {
+  readonly owner?: string | undefined;
+  readonly server?: string | undefined;
+  readonly action?: ChangeAction | undefined;
+  /** Only changes at or after this time, in milliseconds since the epoch. */
+  readonly from?: number | undefined;
+  /** Only changes before this time, in milliseconds since the epoch. */
+  readonly until?: number | undefined;
+}

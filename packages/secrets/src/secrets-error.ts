@@ -1,0 +1,64 @@
+/**
+ * The code of a kind of failure of the secrets service, the same in every release. `docs/errors.md` has a section for
+ * each code.
+ */
+export type SecretsErrorCode =
+  | "TOKEN_REFUSED"
+  | "NOT_ALLOWED"
+  | "FIELD_INVALID"
+  | "WORKSPACE_NOT_FOUND"
+  | "SERVER_NOT_FOUND"
+  | "SECRET_NOT_FOUND"
+  | "TOKEN_NOT_FOUND"
+  | "WORKSPACE_EXISTS"
+  | "SERVER_EXISTS"
+  | "REVISION_CHANGED"
+  | "RULE_CONFLICT"
+  | "LAST_ADMIN"
+  | "LIMIT_REACHED"
+  | "RECORD_ROLLED_BACK"
+  | "RECORD_INVALID"
+  | "NOT_INITIALIZED"
+  | "ALREADY_INITIALIZED"
+  | "AUDIT_UNAVAILABLE"
+  | "AUDIT_INVALID"
+  | "SERVICE_BUSY";
+
+/** The details of a {@link SecretsError}, in addition to its code and message. */
+export interface SecretsErrorDetails {
+  /** An instruction for the person who reads the error: what to do next. */
+  readonly hint: string;
+  /** The error that caused the {@link SecretsError}. */
+  readonly cause?: unknown;
+}
+
+/**
+ * An error of the secrets service. To tell failures apart, compare {@link SecretsError.code}. The message and the
+ * properties never contain a token, a secret's value or key material. Errors of the store and of the keys are
+ * `KeywardError`s.
+ *
+ * @example
+ * try {
+ *   await admin.getServer(caller, "github");
+ * } catch (error) {
+ *   if (error instanceof SecretsError) console.error(error.code, error.message, error.hint, error.link);
+ *   throw error;
+ * }
+ */
+export class SecretsError extends Error {
+  override readonly name = "SecretsError";
+  /** The code of the kind of failure. It is the same in every release. */
+  readonly code: SecretsErrorCode;
+  /** An instruction for the person who reads the error: what to do next. */
+  readonly hint: string;
+  /** Link to the section about the code, such as `docs/errors.md#server_exists`, in the repository of Keyward. */
+  readonly link: string;
+
+  /** Creates an error. The `message` must report what failed, and must not contain a token or a secret's value. */
+  constructor(code: SecretsErrorCode, message: string, { hint, cause }: SecretsErrorDetails) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.code = code;
+    this.hint = hint;
+    this.link = `docs/errors.md#${code.toLowerCase()}`;
+  }
+}
