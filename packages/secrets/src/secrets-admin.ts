@@ -1,4 +1,4 @@
-import type { KeyProvider, Keyring, WrappableStore } from "@keyward/core";
+import type { KeyProvider, Keyring, RotationStatus, WrappableStore } from "@keyward/core";
 import type { Caller } from "./access/caller.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import type {
@@ -104,4 +104,6 @@ export interface SecretsAdminMethods {
 
   listChanges(caller: Caller, filter?: ChangeFilter, page?: PageRequest): Promise<Page<RecordedChange>>;
   census(caller: Caller): Promise<KeyCensus>;
+  /** The rotation of the keys that is in progress, or the last one. `undefined` if the store has no record of one. */
+  rotation?(caller: Caller): Promise<RotationStatus | undefined>;
 }

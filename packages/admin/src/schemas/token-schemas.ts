@@ -54,7 +54,7 @@ export const token = z
       .nullable()
       .meta({ description: "The tools that the token may call. `null` for all." }),
     methods: z
-      .array(fields.methodField)
+      .array(z.string())
       .nullable()
       .meta({ description: "The HTTP methods that the token may use. `null` for all." }),
     created: answerTime,
