@@ -75,7 +75,7 @@ export async function doctor(context: Context): Promise<void> {
     for (const [name, store] of Object.entries(stores)) {
       context.signal.throwIfAborted();
       const of = ofStore(name);
-      const scope = await context.scope();
+      const scope = await context.scope(name);
       const checkInner = () => checkUse(of, inner[name], typeof scope === "string" ? scope : undefined);
       findings.push(...(await checkStore(of, store, keys, checkInner)));
       findings.push(...checkCapabilities(of, inner[name]), ...checkConnection(of, await context.sourceOf(name)));
