@@ -131,6 +131,33 @@ export class Tokens {
     }
   }
 
+  /**
+   * Revokes every token of a workspace that was created before a time, also the last admin. Returns the number of tokens
+   * that were revoked.
+   */
+  async revokeCreatedBefore(workspace: string, time: number): Promise<number> {
+    const { store } = this.#context;
+    const revoked: string[] = [];
+    for await (const page of this.listOf(workspace).pages()) {
+      const early = page.filter(({ entry }) => entry.at < time).map(({ entry }) => entry.id);
+      for (const id of early) {
+        const isRevoked = await store.change(
+          tokenRecord,
+          tokenKey(workspace, id),
+          (current): Decision<TokenRecord, boolean> => {
+            if (current === undefined || current.revoked !== undefined) return { result: false };
+            return { next: { ...current, revoked: Date.now(), revision: current.revision + 1 }, result: true };
+          },
+        );
+        if (isRevoked) revoked.push(id);
+      }
+    }
+    if (revoked.length > 0) {
+      await this.#changeKeepers(workspace, (keepers) => keepers.filter(({ id }) => !revoked.includes(id)));
+    }
+    return revoked.length;
+  }
+
   /** Returns a token; `undefined` if there is none. */
   async find(workspace: string, id: string): Promise<TokenRecord | undefined> {
     return (await this.#context.store.read(tokenRecord, tokenKey(workspace, id)))?.value;

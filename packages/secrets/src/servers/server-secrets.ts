@@ -3,7 +3,7 @@ import { maxSecretsOfServer, weakBelowBytes } from "../fields.ts";
 import type { ChangeCondition, InjectionRule, SecretChange, SecretInfo, ServerInfo } from "../model.ts";
 import { serverKey, usedKey, valueKey } from "../records/record-keys.ts";
 import { type SecretRecord, type ServerRecord, serverRecord } from "../records/server-record.ts";
-import { type ValueRecord, valueRecord } from "../records/value-record.ts";
+import type { ValueRecord } from "../records/value-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
@@ -160,7 +160,7 @@ export class ServerSecrets {
     try {
       const text = requireSecretValue(secret.value, secret.rule ?? { kind: "bearer" });
       const record: ValueRecord = { v: 1, name: secret.name, origin: begun.origin, value: text };
-      if (!(await this.#context.store.create(valueRecord, key, record, secret.expires))) {
+      if (!(await this.#context.store.create({}, key, record, secret.expires))) {
         // A store that was restored from a backup in parts may have a record under this number.
         await this.#giveUp(address, begun);
         return undefined;
