@@ -1,6 +1,7 @@
 import { LastUses } from "../access/last-uses.ts";
 import { maxSecretsOfServer, weakBelowBytes } from "../fields.ts";
 import type { ChangeCondition, InjectionRule, SecretChange, SecretInfo, ServerInfo } from "../model.ts";
+import { newId } from "../records/ids.ts";
 import { serverKey, usedKey, valueKey } from "../records/record-keys.ts";
 import { type SecretRecord, type ServerRecord, serverRecord } from "../records/server-record.ts";
 import type { ValueRecord } from "../records/value-record.ts";
@@ -132,6 +133,8 @@ export class ServerSecrets {
 
   /** Reserves a number for a new value, after checking that the secret can be set. */
   async #handOutNumber(address: ServerAddress, secret: CheckedSecret, condition: ChangeCondition): Promise<BegunValue> {
+    // Without the id, two processes could write the same text, and both believe that the number is theirs.
+    const id = newId();
     return await changeServer(this.#context, address, condition, (server): Decision<ServerRecord, BegunValue> => {
       const rule = ruleFor(server, secret);
       requireSecretValue(secret.value, rule);
@@ -143,7 +146,7 @@ export class ServerSecrets {
       const next: ServerRecord = {
         ...server,
         values: value,
-        pending: [...server.pending, { value, since: Date.now() }],
+        pending: [...server.pending, { value, since: Date.now(), id }],
       };
       return { next, result: { value, server: server.id, origin: originOf(server.url) } };
     });

@@ -105,7 +105,8 @@ export class ServiceStore {
 
   /**
    * Reads a record and decides what becomes of it, again and again until no other process has changed the record in
-   * between. Returns the result of the decision that holds.
+   * between. Returns the result of the decision that holds. If two processes write the same text, both count as done: a
+   * decision that hands something out must write something unique.
    *
    * @throws SecretsError `SERVICE_BUSY` if other processes changed the record 64 times in the meantime; the errors of
    * `decide` and of {@link ReadBatch.record}.
