@@ -142,6 +142,11 @@ function onImports(broken: (found: Import, module: Module, workspace: Workspace)
 }
 
 const rules: Record<string, Rule> = {
+  "only the relay of the gateway reads the values of secrets": onImports(({ specifier }, module) => {
+    const isRelay = module.file.startsWith("packages/gateway/src/relay/");
+    if (specifier !== "@keyward/secrets/reader" || !isSource(module) || isRelay) return undefined;
+    return "imports the reader of secrets' values";
+  }),
   "imports run one way: cli → stores, providers → core": onImports(({ specifier }, module, { manifests }) => {
     const own = manifests.get(module.owner)?.name ?? "";
     const imported = packageOf(specifier);
@@ -316,6 +321,7 @@ describe("the rules", () => {
     ["packages/store/src/a.ts", `import "@keyward/contract";`, "@keyward/store may not import @keyward/contract"],
     ["packages/cli/src/index.ts", `import "@keyward/contract";`, "keyward may not import @keyward/contract"],
     ["packages/store/src/a.ts", `import "keyward";`, "@keyward/store may not import keyward"],
+    ["packages/cli/src/index.ts", `import "@keyward/secrets/reader";`, "imports the reader of secrets' values"],
     [
       "packages/store/package.json",
       `{ "name": "@keyward/store", "dependencies": { "@keyward/core": "1", "@keyward/contract": "1" } }`,

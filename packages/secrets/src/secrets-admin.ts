@@ -41,6 +41,7 @@ import { installation, serviceKey } from "./records/record-keys.ts";
 import { serviceRecord } from "./records/service-record.ts";
 import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
+import { requireSecretValue } from "./servers/secret-value.ts";
 import type { ServerAddress } from "./servers/server-changes.ts";
 import { ServerSecrets } from "./servers/server-secrets.ts";
 import { requireServerUrl } from "./servers/server-url.ts";
@@ -388,7 +389,8 @@ export class SecretsAdmin {
     const name = requireField("name", secretNameField, secret.name, fieldRules.secretName);
     const checked = {
       name,
-      value: secret.value,
+      // Checked before the name is recorded, because people swap name and value.
+      value: requireSecretValue(secret.value),
       rule: secret.rule === undefined ? undefined : requireRule(secret.rule),
       expires: requireExpires(secret.expires),
       redacted: secret.redacted ?? true,

@@ -9,15 +9,16 @@ import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
 import { headerOf, warningsOf } from "./injection-rule.ts";
-import { isPair, requirePair, requireSecretValue } from "./secret-value.ts";
+import { isPair, requirePair } from "./secret-value.ts";
 import { changeServer, removeGarbage, requireServer, type ServerAddress } from "./server-changes.ts";
 import { originOf } from "./server-url.ts";
 import { serverInfo } from "./servers.ts";
 
-/** A new value of a secret whose name, rule and expiry were checked. */
+/** A new value of a secret whose fields were checked. */
 export interface CheckedSecret {
   readonly name: string;
-  readonly value: unknown;
+  /** A value that `requireSecretValue` returned. */
+  readonly value: string;
   /** `undefined` to keep the rule of the secret. */
   readonly rule: InjectionRule | undefined;
   readonly expires: number | undefined;
@@ -137,7 +138,7 @@ export class ServerSecrets {
     const id = newId();
     return await changeServer(this.#context, address, condition, (server): Decision<ServerRecord, BegunValue> => {
       const rule = ruleFor(server, secret);
-      requireSecretValue(secret.value, rule);
+      requirePair(isPair(secret.value), rule);
       requireFreeHeader(server, secret.name, rule);
       const isNew = server.secrets.every(({ name }) => name !== secret.name);
       if (isNew && server.secrets.length >= maxSecretsOfServer) throw tooMany();
@@ -161,15 +162,14 @@ export class ServerSecrets {
   ): Promise<(SecretChange & { readonly revision: number }) | undefined> {
     const key = valueKey(address.workspace, begun.server, begun.value);
     try {
-      const text = requireSecretValue(secret.value, secret.rule ?? { kind: "bearer" });
-      const record: ValueRecord = { v: 1, name: secret.name, origin: begun.origin, value: text };
+      const record: ValueRecord = { v: 1, name: secret.name, origin: begun.origin, value: secret.value };
       if (!(await this.#context.store.create({}, key, record, secret.expires))) {
         // A store that was restored from a backup in parts may have a record under this number.
         await this.#giveUp(address, begun);
         return undefined;
       }
       const pointed = await changeServer(this.#context, address, condition, (server) =>
-        this.#pointed(server, secret, text, begun),
+        this.#pointed(server, secret, begun),
       );
       // Garbage of another process, which may have been deleted before this process stored the record.
       if (pointed === undefined) await this.#context.store.remove([key]);
@@ -183,7 +183,6 @@ export class ServerSecrets {
   #pointed(
     server: ServerRecord,
     secret: CheckedSecret,
-    text: string,
     begun: BegunValue,
   ): Decision<ServerRecord, (SecretChange & { readonly revision: number }) | undefined> {
     const former = server.secrets.find(({ name }) => name === secret.name);
@@ -202,7 +201,7 @@ export class ServerSecrets {
     const isOurs = server.id === begun.server && server.pending.some(({ value }) => value === begun.value);
     if (!isOurs) return { result: undefined };
     const rule = ruleFor(server, secret);
-    requirePair(isPair(text), rule);
+    requirePair(isPair(secret.value), rule);
     requireFreeHeader(server, secret.name, rule);
     if (former === undefined && server.secrets.length >= maxSecretsOfServer) throw tooMany();
     const revision = server.revision + 1;
@@ -215,8 +214,8 @@ export class ServerSecrets {
       setAt: Date.now(),
       setBy: secret.setBy,
       ...(secret.expires === undefined ? {} : { expires: secret.expires }),
-      weak: Buffer.byteLength(text) < weakBelowBytes,
-      pair: isPair(text),
+      weak: Buffer.byteLength(secret.value) < weakBelowBytes,
+      pair: isPair(secret.value),
       redacted: secret.redacted,
     };
     const next: ServerRecord = {
