@@ -230,7 +230,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
       if (replaced !== null) return this.#fields.boolean(replaced);
       throw new KeywardError(
         "STORE_UNAVAILABLE",
-        `It is unknown whether ${this.#transport.url} replaced the record, since an earlier attempt failed or its answer was lost`,
+        `It is unknown whether the HTTP KV server ${this.#transport.url} replaced the record, because an earlier attempt failed or its answer was lost`,
         { hint: "Read the record to see whether it was replaced." },
       );
     };

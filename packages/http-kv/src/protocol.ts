@@ -1,6 +1,6 @@
 /**
  * The HTTP KV protocol: the names, encodings and errors that client and server share. `docs/http-kv.md` specifies the
- * same in prose.
+ * protocol in prose.
  */
 import { createHash } from "node:crypto";
 import type { StoredValue } from "@keyward/core";

@@ -89,7 +89,7 @@ async function replaceBatch(
   return done;
 }
 
-/** Tries the changes at the `open` positions once. Returns the positions that the store refused. */
+/** Tries the changes at the positions in `open` once. Returns the positions of the changes that the store refused. */
 async function replaceOnce(
   records: NamespaceRecords,
   changes: readonly TaggedReplacement[],
