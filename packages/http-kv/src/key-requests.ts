@@ -8,7 +8,9 @@ import { readValue } from "./request-body.ts";
 import type { StoredRecord } from "./stored-record.ts";
 import { tagInTurns, valuePieces } from "./values.ts";
 
-/** How often a conditional write is tried if other requests change the record between its read and its write. */
+/**
+ * Maximum number of attempts of a conditional write if other requests change the record between its read and its write.
+ */
 const maxAttempts = 16;
 
 /**

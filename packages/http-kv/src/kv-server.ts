@@ -85,7 +85,7 @@ export const kvHandlerOptionNames = {
   log: true,
 } as const satisfies OptionNames<KvHandlerOptions>;
 
-/** How long the result of a check of the store answers further health requests, in milliseconds. */
+/** Time for which the result of a check of the store is used to answer further health requests, in milliseconds. */
 const healthKeptMs = 1_000;
 
 /** The facts about a request that are known so far. */

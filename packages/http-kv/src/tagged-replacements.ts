@@ -18,7 +18,7 @@ export interface TaggedReplacement {
   readonly expires: number | null | undefined;
 }
 
-/** How often a replacement is tried if other requests change the record between its read and its write. */
+/** Maximum number of attempts of a replacement if other requests change the record between its read and its write. */
 const maxAttempts = 16;
 
 /**

@@ -624,7 +624,7 @@ it.each([
   ["connect", false],
   ["read", true],
 ])(
-  "after EHOSTUNREACH in the system call %s, HttpStore repeats a write with the header X-Repeated: %s",
+  "HttpStore repeats a write after EHOSTUNREACH in the system call %s, and X-Repeated of the next attempt is: %s",
   async (syscall, repeated) => {
     const sent: boolean[] = [];
     const client = new HttpStore({

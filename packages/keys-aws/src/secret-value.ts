@@ -5,8 +5,8 @@ import { looksLikeKey } from "./aws-resource.ts";
 export type SecretValue = { readonly text: string } | { readonly bytes: Uint8Array };
 
 /**
- * What {@link keysIn} finds in a secret: a keyring document, a single key, or a JSON object without the field for the
- * keyring.
+ * The content that {@link keysIn} finds in a secret: a keyring document, a single key, or a JSON object without the field
+ * for the keyring.
  */
 export type SecretKeys =
   /** A keyring document. `replacedBy` returns the value of the secret with another keyring in its place. */

@@ -1,8 +1,8 @@
 import { resolve } from "node:path";
 import { type ChangeInstruction, type KeyringChange, KeywardError } from "@keyward/core";
 
-// These texts are read by operators in the middle of a rotation. They contain ids, paths and names of variables, and
-// never key material: each command makes a new key where the key is stored.
+// These texts are read by operators in the middle of a rotation. They contain ids, paths and names of environment
+// variables, and never key material: each command makes a new key where the key is stored.
 
 /** The file in a directory of keys that holds the id of the primary key. */
 export const primaryFile = "primary";

@@ -140,7 +140,7 @@ function readMaterial(text: string, source: string, options: PassphraseOptions):
     throw invalidKey(
       source,
       `a keyring document of ${text.length} characters found, but a single key is expected`,
-      "To use the keyring document, first check that the document holds every key that records need. Then set the document in place of the primary key, and remove all single keys.",
+      "To use the keyring document, first check that the document holds every key that records need. Then set the document instead of the primary key, and remove all single keys.",
     );
   }
   if (text.startsWith(byteOrderMark) && /^.\s*(?:\{|hex:|passphrase:)/s.test(text)) {
