@@ -145,7 +145,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     return found;
   }
 
-  /** Returns, for each key in the same order, whether it has a record. */
+  /** Returns for each key whether the key has a record, in the order of `keys`. */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     return await this.#callMany("has", "keys", keys.map(requireKey), "found", this.#fields.boolean);
   }

@@ -115,6 +115,8 @@ export class KvServer {
   #madeId: string | undefined;
 
   /**
+   * Makes the server from its options, without calling the store.
+   *
    * @throws KeywardError `STORE_INVALID` for a store that is not a Keyv 6 storage adapter; `VALUE_INVALID` for an
    * unknown option, and for an invalid limit, entry or base path.
    */

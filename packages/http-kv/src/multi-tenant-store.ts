@@ -28,6 +28,8 @@ export class MultiTenantStore {
   #cursors: Promise<ScanCursors> | undefined;
 
   /**
+   * Checks the server's store, without calling the store.
+   *
    * @throws KeywardError `STORE_INVALID` if the property `capabilities.expires` of the store is not true. In a Keyv 6
    * storage adapter, this property is true.
    */

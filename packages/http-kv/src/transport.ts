@@ -89,6 +89,8 @@ export class Transport {
   #server = "";
 
   /**
+   * Checks the options, without connecting to the server.
+   *
    * @throws KeywardError `STORE_INVALID` for an invalid URL or API key, and for plain `http:` to another machine
    * without `allowPlainHttp`; `VALUE_INVALID` for an unknown option, or an invalid `timeoutMs` or `retries`.
    */

@@ -30,9 +30,10 @@ interface KeysOnDisk {
 }
 
 /**
- * Describes how to change a directory of keys. The file of the primary gives its owner and mode to each new file.
+ * Describes how to change a directory of keys. Each new file gets the owner and the mode of the file of the primary key.
  *
- * @throws KeywardError `KEY_INVALID` for a new key that would have the name of the file with the id of the primary.
+ * @throws KeywardError `KEY_INVALID` if the id of the new key is `primary`, because the file with this name holds the id
+ * of the primary key.
  */
 export function changeDirectory(change: KeyringChange, { path, primary, others }: KeysOnDisk): ChangeInstruction {
   const { keyId } = change;
