@@ -254,7 +254,7 @@ const rules: Record<string, Rule> = {
 describe("the workspace", () => {
   const workspace = readWorkspace(repository);
 
-  it("has sources, tests and imports that the check finds", () => {
+  it("has sources, tests and imports, and the check finds them", () => {
     const files = workspace.modules.map(({ file }) => file);
     expect(files).toContain("packages/core/src/index.ts");
     expect(files).toContain("test/architecture.test.ts");
