@@ -1,5 +1,3 @@
-import type { Caller } from "./access/caller.ts";
-
 /**
  * What the holder of a token may do.
  *
@@ -195,13 +193,23 @@ export type ChangeAction =
   | "token.rotate"
   | "token.recover";
 
+/** Who made a change. */
+export interface ChangeCaller {
+  /** The id of the caller's token. `local` for the holder of the keyring on the machine. */
+  readonly tokenId: string;
+  readonly owner: string;
+  readonly role: Role;
+  /** The network address of the caller. `undefined` on the machine itself. */
+  readonly address: string | undefined;
+}
+
 /** A change that the audit records. Contains names, and never a value or the text of a token. */
 export interface Change {
   readonly action: ChangeAction;
   /** The id of the workspace. `undefined` for a change of the installation. */
   readonly workspace: string | undefined;
   /** Who made the change. */
-  readonly caller: Pick<Caller, "tokenId" | "owner" | "role" | "address">;
+  readonly caller: ChangeCaller;
   /** The slug of the server, if the change is about a server. */
   readonly server?: string | undefined;
   /** The name of the secret, the id of the token or the name of the workspace that the change is about. */

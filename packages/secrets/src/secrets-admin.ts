@@ -18,7 +18,7 @@ import { notInitialized, Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import { Changes } from "./audit/changes.ts";
 import { fieldRules, invalidField, requireField } from "./field-checks.ts";
-import { idField, kindField, ownerField, secretNameField, slugField } from "./fields.ts";
+import { idField, kindField, ownerField, secretNameField, slugField, timeField } from "./fields.ts";
 import type {
   CallerInfo,
   ChangeCondition,
@@ -41,6 +41,7 @@ import { installation, serviceKey } from "./records/record-keys.ts";
 import { serviceRecord } from "./records/service-record.ts";
 import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
+import { requireSecretValue } from "./servers/secret-value.ts";
 import type { ServerAddress } from "./servers/server-changes.ts";
 import { ServerSecrets } from "./servers/server-secrets.ts";
 import { requireServerUrl } from "./servers/server-url.ts";
@@ -388,7 +389,8 @@ export class SecretsAdmin {
     const name = requireField("name", secretNameField, secret.name, fieldRules.secretName);
     const checked = {
       name,
-      value: secret.value,
+      // Checked before the name is recorded, because people swap name and value.
+      value: requireSecretValue(secret.value),
       rule: secret.rule === undefined ? undefined : requireRule(secret.rule),
       expires: requireExpires(secret.expires),
       redacted: secret.redacted ?? true,
@@ -566,6 +568,31 @@ export class SecretsAdmin {
         result: await this.#tokens.create(id ?? installation, { owner: name, role }, "local"),
       }),
     );
+  }
+
+  /**
+   * Revokes every token that was created before a time, in all workspaces and of operators, also the last admins. For a
+   * store that was restored from a backup, which has tokens that were revoked after the backup. Returns the number of
+   * tokens that were revoked.
+   *
+   * @param caller what {@link SecretsAdmin.localOperator} returned.
+   * @param time in milliseconds since the epoch.
+   * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
+   */
+  async revokeTokensBefore(caller: Caller, time: number): Promise<number> {
+    requireRight(caller, "workspaces.change");
+    if (caller.tokenId !== "local") throw notAllowed();
+    const before = requireField("time", timeField, time, fieldRules.time);
+    const detail = `created before ${new Date(before).toISOString()}`;
+    const workspaces: (string | undefined)[] = [undefined];
+    let revoked = 0;
+    for await (const page of this.#workspaces.list().pages()) workspaces.push(...page.map(({ entry }) => entry.id));
+    for (const workspace of workspaces) {
+      revoked += await this.#changes.record({ action: "token.revoke", workspace, caller, detail }, async () => ({
+        result: await this.#tokens.revokeCreatedBefore(workspace ?? installation, before),
+      }));
+    }
+    return revoked;
   }
 
   // The audit

@@ -8,6 +8,7 @@ import { type ServerRecord, serverRecord } from "../records/server-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
+import { requireOpenWorkspace } from "../workspaces/open-workspace.ts";
 import { changeServer, requireServer, type ServerAddress } from "./server-changes.ts";
 
 const entrySchema = z.strictObject({
@@ -46,7 +47,7 @@ export class Servers {
   /**
    * Creates a server. The list names the server before its record exists.
    *
-   * @throws SecretsError `SERVER_EXISTS`.
+   * @throws SecretsError `SERVER_EXISTS`; `WORKSPACE_NOT_FOUND` if the workspace is being deleted.
    */
   async create(
     workspace: string,
@@ -55,6 +56,7 @@ export class Servers {
   ): Promise<ServerInfo> {
     const { store } = this.#context;
     const key = serverKey(workspace, slug);
+    await requireOpenWorkspace(store, workspace);
     const existing = await store.read(serverRecord, key);
     // A deletion that was not finished is finished first.
     if (existing?.value.deleting === true) await this.#finishDeletion(workspace, existing.value);
@@ -80,7 +82,15 @@ export class Servers {
       pending: [],
       garbage: [],
     };
-    if (await store.create(serverRecord, key, server)) return serverInfo(server);
+    if (await store.create(serverRecord, key, server)) {
+      try {
+        await requireOpenWorkspace(store, workspace);
+        return serverInfo(server);
+      } catch (error) {
+        await this.removeForGood({ workspace, slug }, { id, slug, at: now });
+        throw error;
+      }
+    }
     await list.changePage(page, (entry) => (entry.id === id ? undefined : entry));
     throw serverExists(slug);
   }

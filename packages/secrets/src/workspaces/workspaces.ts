@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { type CheckedToken, type Tokens, workspaceNotFound } from "../access/tokens.ts";
+import type { CheckedToken, Tokens } from "../access/tokens.ts";
 import { idField, slugField, timeField } from "../fields.ts";
 import { PagedList } from "../lists/paged-list.ts";
 import type { ChangeCondition, IssuedToken, Page, PageRequest, WorkspaceInfo } from "../model.ts";
@@ -11,6 +11,7 @@ import { revisionChanged } from "../servers/server-changes.ts";
 import type { Servers } from "../servers/servers.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
+import { workspaceNotFound } from "./open-workspace.ts";
 
 const entrySchema = z.strictObject({
   id: idField,
