@@ -3,5 +3,7 @@ export { hasRight, type Right, rolesWithRight } from "./access/rights.ts";
 export type { AuditLog, BegunChange } from "./audit/audit-log.ts";
 export * as fields from "./fields.ts";
 export type * from "./model.ts";
-export type { KeyCensus, SecretsAdminMethods, SecretsAdminOptions } from "./secrets-admin.ts";
+export { scopeOfServiceRecord, serviceNamespace } from "./records/record-keys.ts";
+export { type Initialization, type KeyCensus, SecretsAdmin, type SecretsAdminOptions } from "./secrets-admin.ts";
 export { SecretsError, type SecretsErrorCode, type SecretsErrorDetails } from "./secrets-error.ts";
+export type { ExpiringSecret, SweepOptions, SweepReport } from "./sweep.ts";

@@ -1,6 +1,24 @@
-import type { KeyProvider, Keyring, RotationStatus, WrappableStore } from "@keyward/core";
-import type { Caller } from "./access/caller.ts";
+import { randomBytes } from "node:crypto";
+import {
+  census,
+  type EncryptedStore,
+  type KeyProvider,
+  Keyring,
+  type RotationStatus,
+  rotationStatus,
+  type WrappableStore,
+} from "@keyward/core";
+import { presentedToken, requireCaller } from "./access/authentication.ts";
+import { type Caller, checkedCaller } from "./access/caller.ts";
+import { LastUses } from "./access/last-uses.ts";
+import { notAllowed, requireRight, requireRightInWorkspace } from "./access/require-right.ts";
+import type { Right } from "./access/rights.ts";
+import { requireExpires, requireNewToken } from "./access/token-fields.ts";
+import { notInitialized, Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
+import { Changes } from "./audit/changes.ts";
+import { fieldRules, invalidField, requireField } from "./field-checks.ts";
+import { idField, kindField, ownerField, secretNameField, slugField } from "./fields.ts";
 import type {
   CallerInfo,
   ChangeCondition,
@@ -19,91 +37,606 @@ import type {
   TokenInfo,
   WorkspaceInfo,
 } from "./model.ts";
+import { installation, serviceKey } from "./records/record-keys.ts";
+import { serviceRecord } from "./records/service-record.ts";
+import { SecretsError } from "./secrets-error.ts";
+import { requireRule } from "./servers/injection-rule.ts";
+import type { ServerAddress } from "./servers/server-changes.ts";
+import { ServerSecrets } from "./servers/server-secrets.ts";
+import { requireServerUrl } from "./servers/server-url.ts";
+import { type ServerChange, Servers } from "./servers/servers.ts";
+import type { ServiceContext } from "./store/service-context.ts";
+import { ServiceStore } from "./store/service-store.ts";
+import { Sweep, type SweepOptions, type SweepReport } from "./sweep.ts";
+import { Workspaces } from "./workspaces/workspaces.ts";
 
-/** The options of {@link openSecretsAdmin}. */
+/** The options of {@link SecretsAdmin}. */
 export interface SecretsAdminOptions {
-  /** An atomic store, which is closed by whoever opened it. */
+  /** A store that can replace records atomically. Whoever opened the store closes it. */
   readonly store: WrappableStore;
+  /** The encryption keys: a keyring, or a key provider that loads a keyring. */
   readonly keys: Keyring | KeyProvider;
+  /** Where changes are recorded. Whoever opened the audit closes it. */
   readonly audit: AuditLog;
-  /** Registers this process as a replica of the store, as the option of `EncryptedStore`. Default: false. */
+  /** Registers this process as a replica of the store, as the option of `EncryptedStore`. Default: `false`. */
   readonly replica?: boolean | undefined;
+  /**
+   * Called with a problem that does not fail a call, such as a former value that could not be deleted yet. Default:
+   * nothing. The sweep repeats what failed.
+   */
+  readonly onProblem?: ((problem: unknown) => void) | undefined;
 }
 
-/** What the operator reads about the keys: never a key. */
+/** What {@link SecretsAdmin.initialize} returns: the first tokens, each of which is shown once. */
+export interface Initialization {
+  /** The token of the operator, which expires after 24 hours. */
+  readonly operator: IssuedToken;
+  /** The first workspace. */
+  readonly workspace: WorkspaceInfo;
+  /** The token of the workspace's admin. */
+  readonly admin: IssuedToken;
+}
+
+/** What an operator reads about the keys: never a key. */
 export interface KeyCensus {
   /** The id of the primary key. */
   readonly primary: string;
   /** The number of records under each key, by the id of the key. */
   readonly records: Readonly<Record<string, number>>;
-  /** The number of records that cannot be read, or are not encrypted. */
+  /** The number of records that are not encrypted, or cannot be read. */
   readonly unreadable: number;
 }
 
-/** The methods of the secrets service. A class in `secrets-admin.ts` implements it. Every method checks the caller's right. */
-export interface SecretsAdminMethods {
-  ready(): Promise<void>;
-  authenticate(token: string, options?: { readonly address?: string }): Promise<Caller>;
-  whoAmI(caller: Caller): CallerInfo;
+const firstOperatorMs = 24 * 3_600_000;
+const longestOverlapMs = 30 * 24 * 3_600_000;
 
-  createWorkspace(
-    caller: Caller,
-    workspace: { readonly name: string; readonly adminOwner: string },
-  ): Promise<{ readonly workspace: WorkspaceInfo; readonly admin: IssuedToken }>;
-  listWorkspaces(caller: Caller, page?: PageRequest): Promise<Page<WorkspaceInfo>>;
-  getWorkspace(caller: Caller, name: string): Promise<WorkspaceInfo>;
-  deleteWorkspace(caller: Caller, name: string, condition?: ChangeCondition): Promise<void>;
+/**
+ * The secrets service: workspaces with servers, secrets and tokens. Secrets are set and never read: no method returns a
+ * secret's value. Each method takes the caller, and refuses what the role of the caller does not allow. Each change is
+ * recorded in the audit before it is made.
+ *
+ * All methods throw `SecretsError` with the code `NOT_ALLOWED` for a caller without the right, `FIELD_INVALID` for a
+ * field out of bounds, and `AUDIT_UNAVAILABLE` if a change cannot be recorded; `KeywardError` if the store or the keys
+ * fail.
+ */
+export class SecretsAdmin {
+  readonly #keys: Keyring | KeyProvider;
+  readonly #context: ServiceContext;
+  readonly #changes: Changes;
+  readonly #lastUses: LastUses;
+  readonly #tokens: Tokens;
+  readonly #servers: Servers;
+  readonly #secrets: ServerSecrets;
+  readonly #workspaces: Workspaces;
 
-  createServer(
+  /**
+   * Opens the service in a store.
+   *
+   * @throws KeywardError `STORE_NOT_ATOMIC` if the store has no `replace`; the errors of `new EncryptedStore`.
+   */
+  constructor({ store, keys, audit, replica, onProblem = () => {} }: SecretsAdminOptions) {
+    this.#keys = keys;
+    this.#context = { store: new ServiceStore({ store, keys, replica }), audit, onProblem };
+    this.#changes = new Changes(this.#context);
+    this.#lastUses = new LastUses(this.#context);
+    this.#tokens = new Tokens(this.#context);
+    this.#servers = new Servers(this.#context);
+    this.#secrets = new ServerSecrets(this.#context);
+    this.#workspaces = new Workspaces(this.#context, { tokens: this.#tokens, servers: this.#servers });
+  }
+
+  // The installation
+
+  /**
+   * Initializes the service in an empty store: creates the first operator, the first workspace and its admin. If several
+   * processes call `initialize` at once, one of them succeeds.
+   *
+   * @param options.workspace the name of the first workspace. Default: "main".
+   * @throws SecretsError `ALREADY_INITIALIZED`.
+   */
+  async initialize({ workspace = "main" }: { readonly workspace?: string } = {}): Promise<Initialization> {
+    const name = requireField("workspace", slugField, workspace, fieldRules.slug);
+    const caller = this.localOperator();
+    const { store } = this.#context;
+    if ((await store.read(serviceRecord, serviceKey)) !== undefined) throw alreadyInitialized();
+    return await this.#changes.record(
+      { action: "service.initialize", workspace: undefined, caller, subject: name },
+      async () => {
+        const created = Date.now();
+        const sessionKey = randomBytes(32).toString("base64");
+        const record = { v: 1, revision: 0, created, sessionKey, operators: [] } as const;
+        if (!(await store.create(serviceRecord, serviceKey, { ...record, operators: [] }))) throw alreadyInitialized();
+        const expires = created + firstOperatorMs;
+        const operator = await this.#tokens.create(
+          installation,
+          { owner: "first operator", role: "operator", expires },
+          "local",
+        );
+        const first = await this.#workspaces.create(name, { owner: "first admin", role: "admin" }, "local");
+        return { result: { operator, ...first } };
+      },
+    );
+  }
+
+  /**
+   * Resolves if the service can be used: the store and the audit answer, the keys belong to the store, and the service
+   * was initialized.
+   *
+   * @throws SecretsError `NOT_INITIALIZED`, `AUDIT_UNAVAILABLE`; the errors of `EncryptedStore.ready`.
+   */
+  async ready(): Promise<void> {
+    const { store, audit } = this.#context;
+    await store.encrypted.ready();
+    await audit.ready();
+    if ((await store.read(serviceRecord, serviceKey)) === undefined) throw notInitialized();
+  }
+
+  /** Returns whether the service was initialized in the store. */
+  async isInitialized(): Promise<boolean> {
+    return (await this.#context.store.read(serviceRecord, serviceKey)) !== undefined;
+  }
+
+  /**
+   * Returns the caller to whom a token belongs.
+   *
+   * @param options.address the network address of the caller, for the audit.
+   * @throws SecretsError `TOKEN_REFUSED` if the token is unknown, altered, revoked or expired.
+   */
+  async authenticate(token: string, { address }: { readonly address?: string | undefined } = {}): Promise<Caller> {
+    const presented = presentedToken(token);
+    const { caller } = requireCaller(presented, await this.#context.store.readBatch(presented.keys), address);
+    this.#lastUses.note(presented.workspace, presented.id);
+    return caller;
+  }
+
+  /**
+   * Returns the operator on the machine, who holds the keyring and needs no token. Never call this for a request from a
+   * network.
+   */
+  localOperator(): Caller {
+    return checkedCaller({
+      tokenId: "local",
+      owner: "local",
+      role: "operator",
+      workspace: undefined,
+      expires: undefined,
+      address: undefined,
+    });
+  }
+
+  /** Returns who a caller is. */
+  whoAmI(caller: Caller): CallerInfo {
+    requireRight(caller, "whoami");
+    const { tokenId, owner, role, workspace, expires } = caller;
+    return { tokenId, owner, role, workspace, expires };
+  }
+
+  /** Counts the records under each key. Takes time in proportion to the number of records. */
+  async census(caller: Caller): Promise<KeyCensus> {
+    requireRight(caller, "keys.read");
+    const records: Record<string, number> = {};
+    let unreadable = 0;
+    for (const store of this.#stores()) {
+      const { keys, unsealed, broken } = await census(store);
+      for (const [id, count] of keys) records[id] = (records[id] ?? 0) + count;
+      unreadable += unsealed + broken;
+    }
+    return { primary: (await this.#provider().load()).primary, records, unreadable };
+  }
+
+  /** Returns the state of the running rotation of the keys, or of the last one; `undefined` if there was none. */
+  async rotationStatus(caller: Caller): Promise<RotationStatus | undefined> {
+    requireRight(caller, "keys.read");
+    return await rotationStatus(this.#provider(), { stores: { service: this.#context.store.encrypted } });
+  }
+
+  // Workspaces
+
+  /**
+   * Creates a workspace with its first admin, whose token is returned once.
+   *
+   * @throws SecretsError `WORKSPACE_EXISTS`.
+   */
+  async createWorkspace(
     caller: Caller,
-    server: { readonly slug: string; readonly url: string; readonly kind?: ServerKind | undefined },
-  ): Promise<ServerInfo>;
-  listServers(caller: Caller, page?: PageRequest): Promise<Page<ServerInfo>>;
-  getServer(caller: Caller, slug: string): Promise<ServerInfo>;
-  updateServer(
+    { name, adminOwner }: { readonly name: string; readonly adminOwner: string },
+  ): Promise<{ readonly workspace: WorkspaceInfo; readonly admin: IssuedToken }> {
+    requireRight(caller, "workspaces.change");
+    const slug = requireField("name", slugField, name, fieldRules.slug);
+    const owner = requireField("adminOwner", ownerField, adminOwner, fieldRules.owner);
+    return await this.#changes.record(
+      { action: "workspace.create", workspace: undefined, caller, subject: slug },
+      async () => {
+        const result = await this.#workspaces.create(slug, { owner, role: "admin" }, caller.owner);
+        return { result, revision: result.workspace.revision };
+      },
+    );
+  }
+
+  /** Returns a page of the workspaces. */
+  async listWorkspaces(caller: Caller, page: PageRequest = {}): Promise<Page<WorkspaceInfo>> {
+    requireRight(caller, "workspaces.read");
+    return await this.#workspaces.page(page);
+  }
+
+  /**
+   * Returns a workspace.
+   *
+   * @throws SecretsError `WORKSPACE_NOT_FOUND`.
+   */
+  async getWorkspace(caller: Caller, name: string): Promise<WorkspaceInfo> {
+    requireRight(caller, "workspaces.read");
+    return await this.#workspaces.get(requireField("name", slugField, name, fieldRules.slug));
+  }
+
+  /**
+   * Deletes a workspace with its servers, secrets and tokens. This cannot be undone.
+   *
+   * @throws SecretsError `WORKSPACE_NOT_FOUND`, `REVISION_CHANGED`.
+   */
+  async deleteWorkspace(caller: Caller, name: string, condition: ChangeCondition = {}): Promise<void> {
+    requireRight(caller, "workspaces.change");
+    const slug = requireField("name", slugField, name, fieldRules.slug);
+    await this.#changes.record(
+      { action: "workspace.delete", workspace: undefined, caller, subject: slug },
+      async () => ({
+        result: await this.#workspaces.delete(slug, condition),
+      }),
+    );
+  }
+
+  // Servers
+
+  /**
+   * Adds a server to the workspace of the caller.
+   *
+   * @throws SecretsError `SERVER_EXISTS`.
+   */
+  async createServer(
+    caller: Caller,
+    {
+      slug,
+      url,
+      kind = "mcp",
+    }: { readonly slug: string; readonly url: string; readonly kind?: ServerKind | undefined },
+  ): Promise<ServerInfo> {
+    const { change, address } = this.#serverChange(caller, "servers.change", slug);
+    const checked = {
+      slug: address.slug,
+      url: requireServerUrl(url),
+      kind: requireField("kind", kindField, kind, "`mcp` or `http`"),
+    };
+    return await this.#changes.record(
+      { ...change, action: "server.create", detail: `${checked.kind} ${checked.url}` },
+      async () => {
+        const result = await this.#servers.create(address.workspace, checked, caller.owner);
+        return { result, revision: result.revision };
+      },
+    );
+  }
+
+  /** Returns a page of the servers of the caller's workspace. */
+  async listServers(caller: Caller, page: PageRequest = {}): Promise<Page<ServerInfo>> {
+    return await this.#servers.list(requireRightInWorkspace(caller, "servers.read"), page);
+  }
+
+  /**
+   * Returns a server of the caller's workspace.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`.
+   */
+  async getServer(caller: Caller, slug: string): Promise<ServerInfo> {
+    return await this.#servers.get(this.#serverAddress(caller, "servers.read", slug));
+  }
+
+  /**
+   * Changes a server. If the origin of the URL changes (scheme, host or port), calls cannot use the server's values until
+   * the values are set again.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`, `REVISION_CHANGED`.
+   */
+  async updateServer(
     caller: Caller,
     slug: string,
-    change: {
-      readonly url?: string | undefined;
-      readonly kind?: ServerKind | undefined;
-      readonly disabled?: boolean | undefined;
-    },
-    condition?: ChangeCondition,
-  ): Promise<ServerInfo>;
-  deleteServer(caller: Caller, slug: string, condition?: ChangeCondition): Promise<void>;
+    { url, kind, disabled }: ServerChange,
+    condition: ChangeCondition = {},
+  ): Promise<ServerInfo> {
+    const { change, address } = this.#serverChange(caller, "servers.change", slug);
+    const checked: ServerChange = {
+      url: url === undefined ? undefined : requireServerUrl(url),
+      kind: kind === undefined ? undefined : requireField("kind", kindField, kind, "`mcp` or `http`"),
+      disabled,
+    };
+    const detail = Object.entries(checked).flatMap(([name, value]) =>
+      value === undefined ? [] : [`${name} ${value}`],
+    );
+    return await this.#changes.record({ ...change, action: "server.update", detail: detail.join(", ") }, async () => {
+      const result = await this.#servers.update(address, checked, condition);
+      return { result, revision: result.revision };
+    });
+  }
 
-  /** `revision` of the result's secret is the revision of the server after the change. */
-  setSecret(caller: Caller, slug: string, secret: NewSecret, condition?: ChangeCondition): Promise<SecretChange>;
-  /** All secrets of a server, sorted by name: at most 100. */
-  listSecrets(
+  /**
+   * Deletes a server with its secrets. This cannot be undone.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`, `REVISION_CHANGED`.
+   */
+  async deleteServer(caller: Caller, slug: string, condition: ChangeCondition = {}): Promise<void> {
+    const { change, address } = this.#serverChange(caller, "servers.change", slug);
+    await this.#changes.record({ ...change, action: "server.delete" }, async () => {
+      const revision = await this.#servers.delete(address, condition);
+      return { result: undefined, revision };
+    });
+  }
+
+  // Secrets
+
+  /**
+   * Sets a secret of a server. Calls that begin after this method has resolved use the new value. The former value is
+   * deleted from the store.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`; `RULE_CONFLICT` if another secret sets the same header; `LIMIT_REACHED` for
+   * more than 100 secrets; `REVISION_CHANGED`.
+   */
+  async setSecret(
     caller: Caller,
     slug: string,
-  ): Promise<{ readonly server: ServerInfo; readonly secrets: readonly SecretInfo[] }>;
-  deleteSecret(caller: Caller, slug: string, name: string, condition?: ChangeCondition): Promise<ServerInfo>;
-  /** Returns the names of the deleted secrets. */
-  deleteAllSecrets(
+    secret: NewSecret,
+    condition: ChangeCondition = {},
+  ): Promise<SecretChange> {
+    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
+    const name = requireField("name", secretNameField, secret.name, fieldRules.secretName);
+    const checked = {
+      name,
+      value: secret.value,
+      rule: secret.rule === undefined ? undefined : requireRule(secret.rule),
+      expires: requireExpires(secret.expires),
+      redacted: secret.redacted ?? true,
+      setBy: caller.owner,
+    };
+    return await this.#changes.record({ ...change, action: "secret.set", subject: name }, async () => {
+      const { revision, ...result } = await this.#secrets.set(address, checked, condition);
+      return { result, revision };
+    });
+  }
+
+  /**
+   * Returns what is known about the secrets of a server, sorted by name: at most 100.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`.
+   */
+  async listSecrets(
     caller: Caller,
     slug: string,
-    condition?: ChangeCondition,
-  ): Promise<{ readonly server: ServerInfo; readonly names: readonly string[] }>;
-  setInjection(
+  ): Promise<{ readonly server: ServerInfo; readonly secrets: readonly SecretInfo[] }> {
+    return await this.#secrets.list(this.#serverAddress(caller, "secrets.read", slug));
+  }
+
+  /**
+   * Deletes a secret with its value.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`, `SECRET_NOT_FOUND`, `REVISION_CHANGED`.
+   */
+  async deleteSecret(caller: Caller, slug: string, name: string, condition: ChangeCondition = {}): Promise<ServerInfo> {
+    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
+    const subject = requireField("name", secretNameField, name, fieldRules.secretName);
+    return await this.#changes.record({ ...change, action: "secret.delete", subject }, async () => {
+      const { server } = await this.#secrets.delete(address, subject, condition);
+      return { result: server, revision: server.revision };
+    });
+  }
+
+  /**
+   * Deletes all secrets of a server with their values. Returns the names of the deleted secrets.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`, `REVISION_CHANGED`.
+   */
+  async deleteAllSecrets(
+    caller: Caller,
+    slug: string,
+    condition: ChangeCondition = {},
+  ): Promise<{ readonly server: ServerInfo; readonly names: readonly string[] }> {
+    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
+    return await this.#changes.record({ ...change, action: "secret.delete", detail: "all secrets" }, async () => {
+      const result = await this.#secrets.delete(address, undefined, condition);
+      return { result, revision: result.server.revision };
+    });
+  }
+
+  /**
+   * Changes how the value of a secret enters a request.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`, `SECRET_NOT_FOUND`, `RULE_CONFLICT`, `REVISION_CHANGED`.
+   */
+  async setInjection(
     caller: Caller,
     slug: string,
     name: string,
     rule: InjectionRule,
-    condition?: ChangeCondition,
-  ): Promise<SecretChange>;
+    condition: ChangeCondition = {},
+  ): Promise<SecretChange> {
+    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
+    const subject = requireField("name", secretNameField, name, fieldRules.secretName);
+    const checked = requireRule(rule);
+    return await this.#changes.record(
+      { ...change, action: "secret.inject", subject, detail: checked.kind },
+      async () => {
+        const { revision, ...result } = await this.#secrets.inject(address, subject, checked, condition);
+        return { result, revision };
+      },
+    );
+  }
 
-  createToken(caller: Caller, token: NewToken): Promise<IssuedToken>;
-  listTokens(caller: Caller, page?: PageRequest & { readonly owner?: string | undefined }): Promise<Page<TokenInfo>>;
-  revokeToken(caller: Caller, id: string): Promise<TokenInfo>;
-  /** Revokes every token of an owner that is not revoked. Returns the ids of the revoked tokens. */
-  revokeTokensOf(caller: Caller, owner: string): Promise<readonly string[]>;
-  /** Creates a token with the owner, role and scopes of a token, and lets the former one expire after `overlapMs`. */
-  rotateToken(caller: Caller, id: string, options: { readonly overlapMs: number }): Promise<IssuedToken>;
+  // Tokens
 
-  listChanges(caller: Caller, filter?: ChangeFilter, page?: PageRequest): Promise<Page<RecordedChange>>;
-  census(caller: Caller): Promise<KeyCensus>;
-  /** The rotation of the keys that is in progress, or the last one. `undefined` if the store has no record of one. */
-  rotation?(caller: Caller): Promise<RotationStatus | undefined>;
+  /**
+   * Creates a token. Its text is returned once. An operator creates tokens of operators, and an admin the tokens of the
+   * own workspace.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND` for a server that the workspace does not have; `LIMIT_REACHED` for more than
+   * 100 admins or operators.
+   */
+  async createToken(caller: Caller, token: NewToken): Promise<IssuedToken> {
+    const workspace = tokenWorkspace(caller, "tokens.change");
+    const checked = requireNewToken(caller, token);
+    for (const slug of checked.servers ?? []) await this.#servers.get({ workspace, slug });
+    const detail = `${checked.role}, ${checked.owner}`;
+    return await this.#changes.record(
+      { action: "token.create", workspace: caller.workspace, caller, detail },
+      async () => ({
+        result: await this.#tokens.create(workspace, checked, caller.owner),
+      }),
+    );
+  }
+
+  /** Returns a page of the tokens of the caller's workspace, or of operators for an operator. */
+  async listTokens(
+    caller: Caller,
+    page: PageRequest & { readonly owner?: string | undefined } = {},
+  ): Promise<Page<TokenInfo>> {
+    return await this.#tokens.list(tokenWorkspace(caller, "tokens.read"), page);
+  }
+
+  /**
+   * Revokes a token. Calls that begin after this method has resolved are refused, on every process.
+   *
+   * @throws SecretsError `TOKEN_NOT_FOUND`; `LAST_ADMIN` for the last admin of a workspace.
+   */
+  async revokeToken(caller: Caller, id: string): Promise<TokenInfo> {
+    const workspace = tokenWorkspace(caller, "tokens.change");
+    const subject = requireField("id", idField, id, fieldRules.id);
+    return await this.#changes.record(
+      { action: "token.revoke", workspace: caller.workspace, caller, subject },
+      async () => ({
+        result: await this.#tokens.revoke(workspace, subject),
+      }),
+    );
+  }
+
+  /**
+   * Revokes every token of an owner, and returns the ids of the tokens that were revoked.
+   *
+   * @throws SecretsError `LAST_ADMIN` if one of them is the last admin of the workspace. The others are revoked then.
+   */
+  async revokeTokensOf(caller: Caller, owner: string): Promise<readonly string[]> {
+    tokenWorkspace(caller, "tokens.change");
+    const name = requireField("owner", ownerField, owner, fieldRules.owner);
+    return await this.#revokeAll(caller, tokenWorkspace(caller, "tokens.change"), name);
+  }
+
+  /**
+   * Creates a token with the owner, the role and the scopes of another token, which expires after a time.
+   *
+   * @param options.overlapMs how long both tokens can be used, in milliseconds: at most 30 days.
+   * @throws SecretsError `TOKEN_NOT_FOUND`.
+   */
+  async rotateToken(caller: Caller, id: string, { overlapMs }: { readonly overlapMs: number }): Promise<IssuedToken> {
+    const workspace = tokenWorkspace(caller, "tokens.change");
+    const subject = requireField("id", idField, id, fieldRules.id);
+    if (!Number.isSafeInteger(overlapMs) || overlapMs < 0 || overlapMs > longestOverlapMs) {
+      throw invalidField("overlapMs", "an integer between 0 and 30 days, in milliseconds");
+    }
+    return await this.#changes.record(
+      { action: "token.rotate", workspace: caller.workspace, caller, subject },
+      async () => ({
+        result: await this.#tokens.rotate(workspace, subject, overlapMs, caller.owner),
+      }),
+    );
+  }
+
+  /**
+   * Creates a token for whoever holds the keyring on the machine: of an operator, or of an admin of a workspace.
+   *
+   * @param caller what {@link SecretsAdmin.localOperator} returned.
+   * @param options.workspace the name of the workspace of which the token is an admin. Default: the token of an operator.
+   * @throws SecretsError `NOT_ALLOWED` for a caller with a token; `WORKSPACE_NOT_FOUND`.
+   */
+  async recoverToken(
+    caller: Caller,
+    { workspace, owner }: { readonly workspace?: string | undefined; readonly owner: string },
+  ): Promise<IssuedToken> {
+    requireRight(caller, "workspaces.change");
+    if (caller.tokenId !== "local") throw notAllowed();
+    const name = requireField("owner", ownerField, owner, fieldRules.owner);
+    const id = workspace === undefined ? undefined : (await this.#workspaces.require(workspace)).id;
+    const role = id === undefined ? "operator" : "admin";
+    return await this.#changes.record(
+      { action: "token.recover", workspace: id, caller, detail: `${role}, ${name}` },
+      async () => ({
+        result: await this.#tokens.create(id ?? installation, { owner: name, role }, "local"),
+      }),
+    );
+  }
+
+  // The audit
+
+  /** Returns a page of the changes of the caller's workspace, or of the installation for an operator. */
+  async listChanges(caller: Caller, filter: ChangeFilter = {}, page: PageRequest = {}): Promise<Page<RecordedChange>> {
+    requireRight(caller, "changes.read");
+    return await this.#context.audit.changes(caller.workspace, filter, page);
+  }
+
+  /** Finishes what ended processes have begun, and removes what nobody needs any longer. Call it about once an hour. */
+  async sweep(options: SweepOptions = {}): Promise<SweepReport> {
+    const parts = {
+      context: this.#context,
+      tokens: this.#tokens,
+      servers: this.#servers,
+      workspaces: this.#workspaces,
+    };
+    return await new Sweep(parts, options).run();
+  }
+
+  /** Waits for writes in the background, and ends the heartbeat of this process. The store and the audit stay open. */
+  async close(): Promise<void> {
+    await this.#lastUses.settled();
+    await this.#context.store.disconnect();
+  }
+
+  async #revokeAll(caller: Caller, workspace: string, owner: string | undefined): Promise<readonly string[]> {
+    const revoked: string[] = [];
+    for await (const ids of this.#tokens.idsOf(workspace, owner)) {
+      for (const id of ids) {
+        const token = await this.#tokens.find(workspace, id);
+        if (token === undefined || token.revoked !== undefined) continue;
+        await this.revokeToken(caller, id);
+        revoked.push(id);
+      }
+    }
+    return revoked;
+  }
+
+  #stores(): readonly EncryptedStore[] {
+    const { store, audit } = this.#context;
+    return audit.encrypted === undefined ? [store.encrypted] : [store.encrypted, audit.encrypted];
+  }
+
+  #provider(): KeyProvider {
+    const keys = this.#keys;
+    return keys instanceof Keyring ? { load: async () => keys } : keys;
+  }
+
+  #serverAddress(caller: Caller, right: Right, slug: string): ServerAddress {
+    const workspace = requireRightInWorkspace(caller, right);
+    return { workspace, slug: requireField("slug", slugField, slug, fieldRules.slug) };
+  }
+
+  #serverChange(caller: Caller, right: Right, slug: string) {
+    const address = this.#serverAddress(caller, right, slug);
+    return { address, change: { workspace: address.workspace, caller, server: address.slug } };
+  }
+}
+
+/** Returns the workspace whose tokens a caller manages: the own one, or `service` for an operator. */
+function tokenWorkspace(caller: Caller, right: Right): string {
+  requireRight(caller, right);
+  if (caller.workspace !== undefined) return caller.workspace;
+  if (caller.role === "operator") return installation;
+  throw notAllowed();
+}
+
+function alreadyInitialized(): SecretsError {
+  return new SecretsError("ALREADY_INITIALIZED", "The store has a secrets service already", {
+    hint: "Start it with `keyward gateway start`. If no operator has a token, run `keyward tokens recover` on the machine that has the keyring.",
+  });
 }

@@ -1,3 +1,4 @@
+import type { EncryptedStore } from "@keyward/core";
 import type { Change, ChangeFilter, ChangeOutcome, Page, PageRequest, RecordedChange } from "../model.ts";
 
 /** A change whose beginning is recorded, and whose outcome is not recorded yet. */
@@ -17,6 +18,8 @@ export interface BegunChange {
  * so that no change is without an entry, even if the process is killed.
  */
 export interface AuditLog {
+  /** The store that has the encrypted entries, for a census. `undefined` if the entries are elsewhere. */
+  readonly encrypted?: EncryptedStore | undefined;
   /**
    * Records the beginning of a change. Resolves when the entry is durable.
    *

@@ -1,0 +1,48 @@
+import { usedKey } from "../records/record-keys.ts";
+import { usedRecord } from "../records/used-record.ts";
+import type { ServiceContext } from "../store/service-context.ts";
+import type { ReadBatch } from "../store/service-store.ts";
+
+const writtenEveryMs = 60_000;
+const keptMs = 400 * 24 * 3_600_000;
+const maxRemembered = 10_000;
+
+/** Records when tokens and servers were last used, at most once a minute for each. */
+export class LastUses {
+  readonly #context: ServiceContext;
+  readonly #written = new Map<string, number>();
+  readonly #writes = new Set<Promise<void>>();
+
+  constructor(context: ServiceContext) {
+    this.#context = context;
+  }
+
+  /** Notes that a token or a server is used now. Does not wait until the note is written. */
+  note(workspace: string, id: string): void {
+    const key = usedKey(workspace, id);
+    const now = Date.now();
+    const written = this.#written.get(key);
+    if (written !== undefined && now - written < writtenEveryMs && now >= written) return;
+    this.#written.delete(key);
+    this.#written.set(key, now);
+    if (this.#written.size > maxRemembered) {
+      const [oldest] = this.#written.keys();
+      if (oldest !== undefined) this.#written.delete(oldest);
+    }
+    const write = this.#context.store
+      .put(key, { v: 1, at: now }, now + keptMs)
+      .catch((error: unknown) => this.#context.onProblem(error))
+      .finally(() => this.#writes.delete(write));
+    this.#writes.add(write);
+  }
+
+  /** Returns the last use of a token or a server from a batch that has its record; `undefined` for never. */
+  static in(batch: ReadBatch, workspace: string, id: string): number | undefined {
+    return batch.record(usedRecord, usedKey(workspace, id))?.value.at;
+  }
+
+  /** Resolves when the notes that were begun are written. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#writes);
+  }
+}

@@ -1,0 +1,264 @@
+import { z } from "zod";
+import { idField, ownerField, timeField } from "../fields.ts";
+import { PagedList } from "../lists/paged-list.ts";
+import type { IssuedToken, Page, PageRequest, TokenInfo } from "../model.ts";
+import { newId } from "../records/ids.ts";
+import { installation, listKey, serviceKey, tokenKey, usedKey, workspaceKey } from "../records/record-keys.ts";
+import { serviceRecord } from "../records/service-record.ts";
+import { type TokenRecord, tokenRecord } from "../records/token-record.ts";
+import { workspaceRecord } from "../records/workspace-record.ts";
+import { SecretsError } from "../secrets-error.ts";
+import type { ServiceContext } from "../store/service-context.ts";
+import type { Decision } from "../store/service-store.ts";
+import { isEnded } from "./authentication.ts";
+import { LastUses } from "./last-uses.ts";
+import { hashOfToken, newTokenText } from "./token-text.ts";
+
+const entrySchema = z.strictObject({ id: idField, owner: ownerField, at: timeField });
+
+/** An entry in the list of a workspace's tokens. */
+export type TokenEntry = z.infer<typeof entrySchema>;
+
+/** A token whose fields were checked. */
+export type CheckedToken = Pick<TokenRecord, "owner" | "role" | "servers" | "tools" | "methods" | "expires">;
+
+const maxKeepers = 100;
+
+/** A token that can manage a workspace or the installation. */
+interface Keeper {
+  readonly id: string;
+  readonly expires?: number | undefined;
+}
+
+/** The tokens of all workspaces, and of the operators under the workspace `service`. */
+export class Tokens {
+  readonly #context: ServiceContext;
+
+  constructor(context: ServiceContext) {
+    this.#context = context;
+  }
+
+  /** Returns the list of the tokens of a workspace. */
+  listOf(workspace: string): PagedList<TokenEntry> {
+    return new PagedList(this.#context.store, listKey({ workspace, of: "tokens" }), entrySchema);
+  }
+
+  /**
+   * Creates a token. The list names the token before its record exists.
+   *
+   * @throws SecretsError `LIMIT_REACHED` for an admin or operator, if there are 100 already; `WORKSPACE_NOT_FOUND` if the
+   * workspace is being deleted.
+   */
+  async create(workspace: string, given: CheckedToken, createdBy: string): Promise<IssuedToken> {
+    const { store } = this.#context;
+    const id = newId();
+    const token = newTokenText({ workspace, id });
+    const now = Date.now();
+    const list = this.listOf(workspace);
+    await this.#requireOpen(workspace);
+    const page = await list.append({ id, owner: given.owner, at: now });
+    const record: TokenRecord = {
+      v: 1,
+      id,
+      page,
+      revision: 0,
+      hash: hashOfToken(token).toString("base64url"),
+      ...given,
+      created: now,
+      createdBy,
+    };
+    const key = tokenKey(workspace, id);
+    try {
+      await store.create(tokenRecord, key, record);
+      // Counted last: an admin that a killed process has left in the list could hide that nobody can manage the workspace.
+      if (isKeeper(record)) await this.#changeKeepers(workspace, (keepers) => withKeeper(keepers, record, now));
+      // The deletion of a workspace may have passed the list before this token was in the list.
+      await this.#requireOpen(workspace);
+    } catch (error) {
+      await this.#discard(workspace, record).catch((problem: unknown) => this.#context.onProblem(problem));
+      throw error;
+    }
+    return { token, info: tokenInfo(record, undefined) };
+  }
+
+  /** Returns a page of the tokens of a workspace, or of one owner in it. */
+  async list(
+    workspace: string,
+    { owner, ...page }: PageRequest & { readonly owner?: string | undefined },
+  ): Promise<Page<TokenInfo>> {
+    return await this.listOf(workspace).page(page, workspace, async (entries) => {
+      const wanted = entries.filter((entry) => owner === undefined || entry.owner === owner);
+      const keys = wanted.flatMap(({ id }) => [tokenKey(workspace, id), usedKey(workspace, id)]);
+      const batch = await this.#context.store.readBatch(keys);
+      return wanted.map(({ id }) => {
+        const record = batch.record(tokenRecord, tokenKey(workspace, id))?.value;
+        return record === undefined ? undefined : tokenInfo(record, LastUses.in(batch, workspace, id));
+      });
+    });
+  }
+
+  /**
+   * Revokes a token. A token that was revoked before keeps its time.
+   *
+   * @throws SecretsError `TOKEN_NOT_FOUND`; `LAST_ADMIN` for the last admin of a workspace.
+   */
+  async revoke(workspace: string, id: string): Promise<TokenInfo> {
+    return await this.#end(workspace, id, (token, now) => (token.revoked === undefined ? { revoked: now } : undefined));
+  }
+
+  /**
+   * Creates a token like another one, and lets the other one expire.
+   *
+   * @throws SecretsError as {@link Tokens.create} and {@link Tokens.revoke}.
+   */
+  async rotate(workspace: string, id: string, overlapMs: number, createdBy: string): Promise<IssuedToken> {
+    const former = await this.#require(workspace, id);
+    if (isEnded(former, Date.now())) throw tokenNotFound("is revoked or has expired, so it cannot be rotated");
+    const { owner, role, servers, tools, methods, expires } = former;
+    const issued = await this.create(workspace, { owner, role, servers, tools, methods, expires }, createdBy);
+    await this.#end(workspace, id, (token, now) => {
+      const until = now + overlapMs;
+      return token.expires !== undefined && token.expires <= until ? undefined : { expires: until };
+    });
+    return issued;
+  }
+
+  /** Yields the ids of the tokens of an owner, or of all tokens of a workspace, newest first. */
+  async *idsOf(workspace: string, owner: string | undefined): AsyncGenerator<readonly string[], void> {
+    for await (const page of this.listOf(workspace).pages()) {
+      const entries = page.map(({ entry }) => entry);
+      yield entries.filter((entry) => owner === undefined || entry.owner === owner).map(({ id }) => id);
+    }
+  }
+
+  /** Returns a token; `undefined` if there is none. */
+  async find(workspace: string, id: string): Promise<TokenRecord | undefined> {
+    return (await this.#context.store.read(tokenRecord, tokenKey(workspace, id)))?.value;
+  }
+
+  /** Ends a token, now or later. `change` returns `undefined` if the token already ends in time. */
+  async #end(
+    workspace: string,
+    id: string,
+    change: (token: TokenRecord, now: number) => Partial<Pick<TokenRecord, "revoked" | "expires">> | undefined,
+  ): Promise<TokenInfo> {
+    const now = Date.now();
+    const token = await this.#require(workspace, id);
+    const ending = change(token, now);
+    if (ending !== undefined && isKeeper(token)) {
+      const end = ending.revoked ?? ending.expires ?? now;
+      await this.#changeKeepers(workspace, (keepers) => withoutKeeper(keepers, { workspace, id, end, now }));
+    }
+    return await this.#context.store.change(
+      tokenRecord,
+      tokenKey(workspace, id),
+      (current): Decision<TokenRecord, TokenInfo> => {
+        if (current === undefined) throw tokenNotFound("does not exist");
+        const ended = change(current, now);
+        if (ended === undefined) return { result: tokenInfo(current, undefined) };
+        const next = { ...current, ...ended, revision: current.revision + 1 };
+        return { next, result: tokenInfo(next, undefined) };
+      },
+    );
+  }
+
+  async #require(workspace: string, id: string): Promise<TokenRecord> {
+    const found = await this.find(workspace, id);
+    if (found === undefined) throw tokenNotFound("does not exist");
+    return found;
+  }
+
+  /** Removes a token whose creation failed, so that nobody can use it and no list names it. */
+  async #discard(workspace: string, token: TokenRecord): Promise<void> {
+    await this.#context.store.remove([tokenKey(workspace, token.id)]);
+    if (isKeeper(token)) {
+      await this.#changeKeepers(workspace, (keepers) => keepers.filter(({ id }) => id !== token.id));
+    }
+    await this.listOf(workspace).changePage(token.page, (entry) => (entry.id === token.id ? undefined : entry));
+  }
+
+  async #requireOpen(workspace: string): Promise<void> {
+    if (workspace === installation) return;
+    const record = await this.#context.store.read(workspaceRecord, workspaceKey(workspace));
+    if (record === undefined || record.value.deleting) throw workspaceNotFound();
+  }
+
+  /** Changes the list of admins of a workspace, or the list of operators. */
+  async #changeKeepers(workspace: string, change: (keepers: readonly Keeper[]) => readonly Keeper[]): Promise<void> {
+    const { store } = this.#context;
+    if (workspace === installation) {
+      await store.change(serviceRecord, serviceKey, (current) => {
+        if (current === undefined) throw notInitialized();
+        const operators = [...change(current.operators)];
+        return { next: { ...current, operators, revision: current.revision + 1 }, result: undefined };
+      });
+      return;
+    }
+    await store.change(workspaceRecord, workspaceKey(workspace), (current) => {
+      if (current === undefined) throw workspaceNotFound();
+      const admins = [...change(current.admins)];
+      return { next: { ...current, admins, revision: current.revision + 1 }, result: undefined };
+    });
+  }
+}
+
+/** Returns what callers see of a token. */
+export function tokenInfo(token: TokenRecord, lastUsed: number | undefined): TokenInfo {
+  const { id, owner, role, servers, tools, methods, created, createdBy, expires, revoked } = token;
+  return { id, owner, role, servers, tools, methods, created, createdBy, expires, revoked, lastUsed };
+}
+
+/** Returns the error for an installation without its record. */
+export function notInitialized(): SecretsError {
+  return new SecretsError("NOT_INITIALIZED", "The store has no secrets service", {
+    hint: "Run `keyward gateway init` once. If the service was initialized before, check that the store is the right one.",
+  });
+}
+
+/** Returns the error for a workspace that does not exist or is being deleted. */
+export function workspaceNotFound(): SecretsError {
+  return new SecretsError("WORKSPACE_NOT_FOUND", "There is no such workspace", {
+    hint: "List the workspaces with `keyward workspaces list`, and correct the name.",
+  });
+}
+
+function tokenNotFound(problem: string): SecretsError {
+  return new SecretsError("TOKEN_NOT_FOUND", `The token ${problem}`, {
+    hint: "List the tokens with `keyward tokens list`, and correct the id.",
+  });
+}
+
+function isKeeper({ role }: Pick<TokenRecord, "role">): boolean {
+  return role === "admin" || role === "operator";
+}
+
+function withKeeper(keepers: readonly Keeper[], { id, expires }: TokenRecord, now: number): readonly Keeper[] {
+  const lasting = keepers.filter((keeper) => keeper.expires === undefined || keeper.expires > now);
+  if (lasting.length >= maxKeepers) {
+    throw new SecretsError("LIMIT_REACHED", `There are ${maxKeepers} tokens of admins or operators already`, {
+      hint: "Revoke a token that is not used.",
+    });
+  }
+  return [...lasting, expires === undefined ? { id } : { id, expires }];
+}
+
+/** Returns the admins or operators after one of them ends at a time. Refuses to leave a workspace without an admin. */
+function withoutKeeper(
+  keepers: readonly Keeper[],
+  {
+    workspace,
+    id,
+    end,
+    now,
+  }: { readonly workspace: string; readonly id: string; readonly end: number; readonly now: number },
+): readonly Keeper[] {
+  if (keepers.every((keeper) => keeper.id !== id)) return keepers;
+  const others = keepers.filter((keeper) => keeper.id !== id);
+  const isLast = others.every(({ expires }) => expires !== undefined && expires <= Math.max(now, end));
+  if (workspace !== installation && isLast) {
+    throw new SecretsError("LAST_ADMIN", "The workspace would be without an admin", {
+      hint: "Create another token with the role `admin` first, which lasts longer than this one.",
+    });
+  }
+  return end <= now ? others : [...others, { id, expires: end }];
+}

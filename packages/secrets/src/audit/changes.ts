@@ -1,0 +1,37 @@
+import type { Change } from "../model.ts";
+import { SecretsError } from "../secrets-error.ts";
+import type { ServiceContext } from "../store/service-context.ts";
+
+/** What a change returns, and the revision of the server or workspace after it, if it has one. */
+export interface ChangeResult<Result> {
+  readonly result: Result;
+  readonly revision?: number;
+}
+
+/** Records each change before it is made, and its outcome afterwards. */
+export class Changes {
+  readonly #context: ServiceContext;
+
+  constructor(context: ServiceContext) {
+    this.#context = context;
+  }
+
+  /**
+   * Makes a change after its beginning was recorded. If the outcome cannot be recorded, the audit shows it as unknown.
+   *
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if the beginning cannot be recorded; the errors of `make`.
+   */
+  async record<Result>(change: Change, make: () => Promise<ChangeResult<Result>>): Promise<Result> {
+    const { tokenId, owner, role, address } = change.caller;
+    const begun = await this.#context.audit.begin({ ...change, caller: { tokenId, owner, role, address } });
+    try {
+      const { result, revision } = await make();
+      await begun.end("done", revision).catch((error: unknown) => this.#context.onProblem(error));
+      return result;
+    } catch (error) {
+      const outcome = error instanceof SecretsError && error.code !== "SERVICE_BUSY" ? "refused" : "failed";
+      await begun.end(outcome).catch((problem: unknown) => this.#context.onProblem(problem));
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,70 @@
+import type { RecordAddress } from "@keyward/core";
+
+// The keys and scopes of the records, which docs/secrets-service.md lists. Keys contain only ids, slugs and numbers,
+// because whoever reads the store sees them. Names, owners and URLs are in encrypted values.
+
+/** The Keyv namespace of the records of the secrets service. */
+export const serviceNamespace = "keyward-service";
+
+/** What stands for the installation where a key has the id of a workspace. An id has 12 characters. */
+export const installation = "service";
+
+/** The key of the one record about the installation. */
+export const serviceKey = "service";
+
+/** Returns the key of the record of a workspace. */
+export function workspaceKey(workspace: string): string {
+  return `workspace/${workspace}`;
+}
+
+/** Returns the key of the record of a token. `workspace` is {@link installation} for the token of an operator. */
+export function tokenKey(workspace: string, token: string): string {
+  return `token/${workspace}/${token}`;
+}
+
+/** Returns the key of the record of a server. */
+export function serverKey(workspace: string, slug: string): string {
+  return `server/${workspace}/${slug}`;
+}
+
+/** Returns the key of the record of one value of a secret. */
+export function valueKey(workspace: string, server: string, value: number): string {
+  return `value/${workspace}/${server}/${value}`;
+}
+
+/** Returns the key of the record of the last use of a token or a server. */
+export function usedKey(workspace: string, id: string): string {
+  return `used/${workspace}/${id}`;
+}
+
+/** Returns the prefix of the keys of the pages of a list. */
+export function listKey(
+  list: "workspaces" | { readonly workspace: string; readonly of: "servers" | "tokens" },
+): string {
+  return list === "workspaces" ? "list/workspaces" : `list/${list.workspace}/${list.of}`;
+}
+
+const id = "[a-z0-9]{12}";
+const owner = `(${id}|${installation})`;
+const inInstallation = /^(?:service|session\/.+|list\/workspaces\/(?:head|\d+))$/;
+const inWorkspace = new RegExp(
+  `^(?:workspace/(${id})|token/${owner}/${id}|server/(${id})/[a-z0-9-]+|used/${owner}/${id}|list/${owner}/(?:servers|tokens)/(?:head|\\d+))$`,
+);
+const ofServer = new RegExp(`^value/(${id})/(${id})/\\d+$`);
+
+/**
+ * Returns the scope of a record of the secrets service, as the option `scope` of a store: each workspace and each server
+ * has keys of its own. Returns `undefined` for a record that is not of the service.
+ *
+ * @example
+ * console.log(scopeOfServiceRecord({ namespace: "keyward-service", key: "service" })); // service
+ */
+export function scopeOfServiceRecord({ namespace, key }: RecordAddress): string | undefined {
+  if (namespace !== serviceNamespace) return undefined;
+  if (inInstallation.test(key)) return "service";
+  const value = ofServer.exec(key);
+  if (value !== null) return `${value[1]}/value/${value[2]}`;
+  const found = inWorkspace.exec(key);
+  const workspace = found?.slice(1).find((group) => group !== undefined);
+  return workspace === undefined ? undefined : `${workspace}/config`;
+}

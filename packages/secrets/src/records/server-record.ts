@@ -1,0 +1,71 @@
+import { z } from "zod";
+import {
+  idField,
+  kindField,
+  maxSecretsOfServer,
+  revisionField,
+  ruleField,
+  secretNameField,
+  slugField,
+  timeField,
+  urlField,
+} from "../fields.ts";
+import type { RecordKind } from "./record-kind.ts";
+
+/** The number of a value of a server, which is a part of the key of its record. */
+const valueNumber = z.int().min(1);
+
+const secret = z.strictObject({
+  name: secretNameField,
+  rule: ruleField,
+  value: valueNumber,
+  /** The revision of the server at which the value was set. */
+  revision: revisionField,
+  /** The origin to which the value may be sent. */
+  origin: z.string().max(2_048),
+  setAt: timeField,
+  setBy: z.string().max(100),
+  expires: timeField.optional(),
+  weak: z.boolean(),
+  /** True if the value has a colon, so that the rule `basic` can send it as `user:password`. */
+  pair: z.boolean(),
+  redacted: z.boolean(),
+});
+
+const schema = z.strictObject({
+  v: z.literal(1),
+  id: idField,
+  /** The number of the page in the list that has the entry of this record. */
+  page: z.int().min(0),
+  slug: slugField,
+  url: urlField,
+  kind: kindField,
+  disabled: z.boolean(),
+  deleting: z.boolean(),
+  revision: revisionField,
+  created: timeField,
+  createdBy: z.string().max(100),
+  /** The highest number of a value that was ever handed out. */
+  values: z.int().min(0),
+  secrets: z.array(secret).max(maxSecretsOfServer),
+  /** Values that are being set: their records may be stored, and no secret points to them yet. */
+  pending: z.array(z.strictObject({ value: valueNumber, since: timeField })).max(200),
+  /**
+   * Values to delete. One with `until` stays in the list until that time, because a process that is halted may still
+   * store its record.
+   */
+  garbage: z.array(z.strictObject({ value: valueNumber, until: timeField.optional() })).max(1_000),
+});
+
+/** The record of a server, with what is known about its secrets except their values. */
+export type ServerRecord = z.infer<typeof schema>;
+
+/** What the record of a server says about one secret. */
+export type SecretRecord = z.infer<typeof secret>;
+
+/** The kind of the record of a server. */
+export const serverRecord: RecordKind<ServerRecord> = {
+  name: "record of a server",
+  schema,
+  revisionOf: ({ id, revision }) => ({ identity: `server ${id}`, revision }),
+};

@@ -1,0 +1,29 @@
+import { z } from "zod";
+import { idField, revisionField, slugField, timeField } from "../fields.ts";
+import type { RecordKind } from "./record-kind.ts";
+
+const schema = z.strictObject({
+  v: z.literal(1),
+  id: idField,
+  /** The number of the page in the list that has the entry of this record. */
+  page: z.int().min(0),
+  name: slugField,
+  revision: revisionField,
+  created: timeField,
+  createdBy: z.string().max(100),
+  retentionDays: z.int().min(1).max(3_650),
+  /** True while the workspace is being deleted: its tokens are refused. */
+  deleting: z.boolean(),
+  /** The tokens of admins that were not revoked. */
+  admins: z.array(z.strictObject({ id: idField, expires: timeField.optional() })).max(100),
+});
+
+/** The record of a workspace. */
+export type WorkspaceRecord = z.infer<typeof schema>;
+
+/** The kind of the record of a workspace. */
+export const workspaceRecord: RecordKind<WorkspaceRecord> = {
+  name: "record of a workspace",
+  schema,
+  revisionOf: ({ id, revision }) => ({ identity: `workspace ${id}`, revision }),
+};

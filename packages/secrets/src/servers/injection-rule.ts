@@ -1,0 +1,76 @@
+import { invalidField } from "../field-checks.ts";
+import { ruleField } from "../fields.ts";
+import type { InjectionRule } from "../model.ts";
+
+// Headers that the gateway or the connection sets, or that would change the meaning of a request.
+const refusedHeaders: readonly string[] = [
+  "host",
+  "connection",
+  "content-length",
+  "transfer-encoding",
+  "te",
+  "trailer",
+  "upgrade",
+  "expect",
+  "range",
+  "accept-encoding",
+  "cookie",
+  "keep-alive",
+];
+const refusedPrefixes: readonly string[] = ["proxy-", "mcp-"];
+const placeholder = "{value}";
+
+/**
+ * Checks how a value enters a request, and returns the rule.
+ *
+ * @throws SecretsError `FIELD_INVALID` if the rule is malformed, or if it names a header that the gateway sets itself.
+ */
+export function requireRule(given: unknown): InjectionRule {
+  const read = ruleField.safeParse(given);
+  if (!read.success) {
+    throw invalidField(
+      "injection",
+      'one of { "kind": "header", "header" }, { "kind": "bearer" }, { "kind": "basic" } and { "kind": "template", "header", "template" }',
+    );
+  }
+  const rule = read.data;
+  const header = headerOf(rule).toLowerCase();
+  if (refusedHeaders.includes(header) || refusedPrefixes.some((prefix) => header.startsWith(prefix))) {
+    throw invalidField(
+      "injection.header",
+      `another header: the gateway sets \`${header}\` itself, or must not forward it`,
+    );
+  }
+  if (rule.kind === "template") {
+    const { template } = rule;
+    const at = template.indexOf(placeholder);
+    if (at === -1 || template.includes(placeholder, at + 1) || template !== template.trim()) {
+      throw invalidField(
+        "injection.template",
+        `a text that contains ${placeholder} once, without a space at either end`,
+      );
+    }
+  }
+  return rule;
+}
+
+/** Returns the name of the header that a rule sets. */
+export function headerOf(rule: InjectionRule): string {
+  switch (rule.kind) {
+    case "header":
+    case "template":
+      return rule.header;
+    case "bearer":
+    case "basic":
+      return "Authorization";
+  }
+}
+
+/** Returns what an admin should know about a rule, as sentences. */
+export function warningsOf(rule: InjectionRule): readonly string[] {
+  const header = headerOf(rule);
+  if (!header.includes("_")) return [];
+  return [
+    `The name of the header ${header} has an underscore. Some servers, such as nginx, drop such a header. Choose another header if the server does not receive the value.`,
+  ];
+}

@@ -1,0 +1,39 @@
+import { invalidField } from "../field-checks.ts";
+import { valueBytes } from "../fields.ts";
+import type { InjectionRule } from "../model.ts";
+
+/**
+ * Checks the value of a secret, and returns the value. No error repeats the value.
+ *
+ * @throws SecretsError `FIELD_INVALID` for a value of fewer than 8 or more than 8,192 bytes, with a control character, or
+ * with white space at either end, which HTTP would remove; also for a value that does not fit the rule `basic`.
+ */
+export function requireSecretValue(given: unknown, rule: InjectionRule): string {
+  const { least, most } = valueBytes;
+  if (typeof given !== "string" || !given.isWellFormed()) throw invalidField("value", "a text");
+  const bytes = given.length > most ? most + 1 : Buffer.byteLength(given);
+  if (bytes < least || bytes > most) throw invalidField("value", `${least} to ${most.toLocaleString("en")} bytes long`);
+  if (/[\p{Cc}]/u.test(given)) {
+    throw invalidField("value", "a text without control characters, such as the end of a line");
+  }
+  if (given !== given.trim()) throw invalidField("value", "a text without white space at either end");
+  requirePair(isPair(given), rule);
+  return given;
+}
+
+/** Returns whether a value can be the `user:password` of the rule `basic`. */
+export function isPair(value: string): boolean {
+  return value.includes(":");
+}
+
+/**
+ * Checks that a value can be sent by a rule.
+ *
+ * @param pair what {@link isPair} returns for the value.
+ * @throws SecretsError `FIELD_INVALID` for a value without a colon and the rule `basic`.
+ */
+export function requirePair(pair: boolean, rule: InjectionRule): void {
+  if (rule.kind === "basic" && !pair) {
+    throw invalidField("value", "of the form `user:password`, because the rule is `basic`");
+  }
+}

@@ -1,0 +1,320 @@
+import { LastUses } from "../access/last-uses.ts";
+import { maxSecretsOfServer, weakBelowBytes } from "../fields.ts";
+import type { ChangeCondition, InjectionRule, SecretChange, SecretInfo, ServerInfo } from "../model.ts";
+import { serverKey, usedKey, valueKey } from "../records/record-keys.ts";
+import { type SecretRecord, type ServerRecord, serverRecord } from "../records/server-record.ts";
+import { type ValueRecord, valueRecord } from "../records/value-record.ts";
+import { SecretsError } from "../secrets-error.ts";
+import type { ServiceContext } from "../store/service-context.ts";
+import type { Decision } from "../store/service-store.ts";
+import { headerOf, warningsOf } from "./injection-rule.ts";
+import { isPair, requirePair, requireSecretValue } from "./secret-value.ts";
+import { changeServer, removeGarbage, requireServer, type ServerAddress } from "./server-changes.ts";
+import { originOf } from "./server-url.ts";
+import { serverInfo } from "./servers.ts";
+
+/** A new value of a secret whose name, rule and expiry were checked. */
+export interface CheckedSecret {
+  readonly name: string;
+  readonly value: unknown;
+  /** `undefined` to keep the rule of the secret. */
+  readonly rule: InjectionRule | undefined;
+  readonly expires: number | undefined;
+  readonly redacted: boolean;
+  readonly setBy: string;
+}
+
+// A value is taken from a process that seems halted. A process that lives tries again with a new number.
+const maxAttempts = 4;
+const maxPending = 100;
+
+/** The secrets of servers: what is known about them in the record of their server, and each value in its own record. */
+export class ServerSecrets {
+  readonly #context: ServiceContext;
+
+  constructor(context: ServiceContext) {
+    this.#context = context;
+  }
+
+  /**
+   * Sets a secret. Until the last step, calls use the former value. A crash leaves either value, and the sweep removes
+   * what else is left.
+   *
+   * @throws SecretsError `FIELD_INVALID`, `RULE_CONFLICT`, `LIMIT_REACHED`; as {@link changeServer}.
+   */
+  async set(
+    address: ServerAddress,
+    secret: CheckedSecret,
+    condition: ChangeCondition,
+  ): Promise<SecretChange & { readonly revision: number }> {
+    for (let attempt = 1; attempt <= maxAttempts; attempt++) {
+      const begun = await this.#handOutNumber(address, secret, condition);
+      const isPointed = await this.#storeAndPoint(address, secret, condition, begun);
+      if (isPointed !== undefined) {
+        await removeGarbage(this.#context, address);
+        return isPointed;
+      }
+    }
+    throw busy("Other processes took the new value for abandoned");
+  }
+
+  /** Returns the secrets of a server, sorted by name. */
+  async list({
+    workspace,
+    slug,
+  }: ServerAddress): Promise<{ readonly server: ServerInfo; readonly secrets: readonly SecretInfo[] }> {
+    const { store } = this.#context;
+    const record = await store.read(serverRecord, serverKey(workspace, slug));
+    const server = requireServer(record?.value);
+    const batch = await store.readBatch([usedKey(workspace, server.id)]);
+    const lastUsed = LastUses.in(batch, workspace, server.id);
+    const secrets = server.secrets.map((secret) => secretInfo(server, secret, lastUsed));
+    return { server: serverInfo(server), secrets: secrets.sort((one, other) => (one.name < other.name ? -1 : 1)) };
+  }
+
+  /**
+   * Deletes secrets with their values. Returns the names of the deleted secrets.
+   *
+   * @param name the name of the secret; `undefined` for all secrets of the server.
+   * @throws SecretsError `SECRET_NOT_FOUND`; as {@link changeServer}.
+   */
+  async delete(
+    address: ServerAddress,
+    name: string | undefined,
+    condition: ChangeCondition,
+  ): Promise<{ readonly server: ServerInfo; readonly names: readonly string[] }> {
+    const result = await changeServer(this.#context, address, condition, (server) => {
+      const deleted = name === undefined ? server.secrets : [requireSecret(server, name)];
+      const next: ServerRecord = {
+        ...server,
+        revision: server.revision + 1,
+        secrets: server.secrets.filter((secret) => !deleted.includes(secret)),
+        garbage: [...server.garbage, ...deleted.map(({ value }) => ({ value }))],
+      };
+      const names = deleted.map((secret) => secret.name);
+      if (deleted.length === 0) return { result: { server: serverInfo(server), names } };
+      return { next, result: { server: serverInfo(next), names } };
+    });
+    await removeGarbage(this.#context, address);
+    return result;
+  }
+
+  /**
+   * Changes how the value of a secret enters a request.
+   *
+   * @throws SecretsError `SECRET_NOT_FOUND`, `RULE_CONFLICT`, `FIELD_INVALID`; as {@link changeServer}.
+   */
+  async inject(
+    address: ServerAddress,
+    name: string,
+    rule: InjectionRule,
+    condition: ChangeCondition,
+  ): Promise<SecretChange & { readonly revision: number }> {
+    return await changeServer(this.#context, address, condition, (server) => {
+      const former = requireSecret(server, name);
+      requireFreeHeader(server, name, rule);
+      requirePair(former.pair, rule);
+      const secret: SecretRecord = { ...former, rule };
+      const next: ServerRecord = {
+        ...server,
+        revision: server.revision + 1,
+        secrets: server.secrets.map((other) => (other === former ? secret : other)),
+      };
+      const result = {
+        secret: secretInfo(next, secret, undefined),
+        created: false,
+        warnings: warningsOf(rule),
+        revision: next.revision,
+      };
+      return { next, result };
+    });
+  }
+
+  /** Reserves a number for a new value, after checking that the secret can be set. */
+  async #handOutNumber(address: ServerAddress, secret: CheckedSecret, condition: ChangeCondition): Promise<BegunValue> {
+    return await changeServer(this.#context, address, condition, (server): Decision<ServerRecord, BegunValue> => {
+      const rule = ruleFor(server, secret);
+      requireSecretValue(secret.value, rule);
+      requireFreeHeader(server, secret.name, rule);
+      const isNew = server.secrets.every(({ name }) => name !== secret.name);
+      if (isNew && server.secrets.length >= maxSecretsOfServer) throw tooMany();
+      if (server.pending.length >= maxPending) throw busy(`${maxPending} values of this server are being set`);
+      const value = server.values + 1;
+      const next: ServerRecord = {
+        ...server,
+        values: value,
+        pending: [...server.pending, { value, since: Date.now() }],
+      };
+      return { next, result: { value, server: server.id, origin: originOf(server.url) } };
+    });
+  }
+
+  /** Stores a value and points its secret to it. Returns `undefined` if another process took the number away. */
+  async #storeAndPoint(
+    address: ServerAddress,
+    secret: CheckedSecret,
+    condition: ChangeCondition,
+    begun: BegunValue,
+  ): Promise<(SecretChange & { readonly revision: number }) | undefined> {
+    const key = valueKey(address.workspace, begun.server, begun.value);
+    try {
+      const text = requireSecretValue(secret.value, secret.rule ?? { kind: "bearer" });
+      const record: ValueRecord = { v: 1, name: secret.name, origin: begun.origin, value: text };
+      if (!(await this.#context.store.create(valueRecord, key, record, secret.expires))) {
+        // A store that was restored from a backup in parts may have a record under this number.
+        await this.#giveUp(address, begun);
+        return undefined;
+      }
+      const pointed = await changeServer(this.#context, address, condition, (server) =>
+        this.#pointed(server, secret, text, begun),
+      );
+      // Garbage of another process, which may have been deleted before this process stored the record.
+      if (pointed === undefined) await this.#context.store.remove([key]);
+      return pointed;
+    } catch (error) {
+      await this.#giveUp(address, begun);
+      throw error;
+    }
+  }
+
+  #pointed(
+    server: ServerRecord,
+    secret: CheckedSecret,
+    text: string,
+    begun: BegunValue,
+  ): Decision<ServerRecord, (SecretChange & { readonly revision: number }) | undefined> {
+    const former = server.secrets.find(({ name }) => name === secret.name);
+    if (server.id === begun.server && former?.value === begun.value) {
+      // The former attempt was made after all, and other changes followed.
+      const info = secretInfo(server, former, undefined);
+      return {
+        result: {
+          secret: info,
+          created: former.revision === 1,
+          warnings: warningsFor(info),
+          revision: former.revision,
+        },
+      };
+    }
+    const isOurs = server.id === begun.server && server.pending.some(({ value }) => value === begun.value);
+    if (!isOurs) return { result: undefined };
+    const rule = ruleFor(server, secret);
+    requirePair(isPair(text), rule);
+    requireFreeHeader(server, secret.name, rule);
+    if (former === undefined && server.secrets.length >= maxSecretsOfServer) throw tooMany();
+    const revision = server.revision + 1;
+    const changed: SecretRecord = {
+      name: secret.name,
+      rule,
+      value: begun.value,
+      revision,
+      origin: begun.origin,
+      setAt: Date.now(),
+      setBy: secret.setBy,
+      ...(secret.expires === undefined ? {} : { expires: secret.expires }),
+      weak: Buffer.byteLength(text) < weakBelowBytes,
+      pair: isPair(text),
+      redacted: secret.redacted,
+    };
+    const next: ServerRecord = {
+      ...server,
+      revision,
+      secrets: [...server.secrets.filter((other) => other !== former), changed],
+      pending: server.pending.filter(({ value }) => value !== begun.value),
+      garbage: former === undefined ? server.garbage : [...server.garbage, { value: former.value }],
+    };
+    const info = secretInfo(next, changed, undefined);
+    return { next, result: { secret: info, created: former === undefined, warnings: warningsFor(info), revision } };
+  }
+
+  /** Removes what a set that fails has stored. If that fails too, the sweep does so later. */
+  async #giveUp(address: ServerAddress, { value, server: id }: BegunValue): Promise<void> {
+    try {
+      const isOurs = await this.#context.store.change(
+        serverRecord,
+        serverKey(address.workspace, address.slug),
+        (server): Decision<ServerRecord, boolean> => {
+          // A secret may point to the value already, if only the answer of the store was lost.
+          const isPending = server?.id === id && server.pending.some((pending) => pending.value === value);
+          if (server === undefined || !isPending) return { result: false };
+          const pending = server.pending.filter((other) => other.value !== value);
+          return { next: { ...server, pending, garbage: [...server.garbage, { value }] }, result: true };
+        },
+      );
+      if (!isOurs) return;
+      await this.#context.store.remove([valueKey(address.workspace, id, value)]);
+      await removeGarbage(this.#context, address);
+    } catch (error) {
+      this.#context.onProblem(error);
+    }
+  }
+}
+
+/** A value that has a number, and that no secret points to yet. */
+interface BegunValue {
+  readonly value: number;
+  /** The id of the server. */
+  readonly server: string;
+  /** The origin that the server had when the number was handed out. The value may be sent to this origin only. */
+  readonly origin: string;
+}
+
+/** Returns the secret of a server with a name. */
+function requireSecret(server: ServerRecord, name: string): SecretRecord {
+  const secret = server.secrets.find((other) => other.name === name);
+  if (secret !== undefined) return secret;
+  throw new SecretsError("SECRET_NOT_FOUND", `The server ${server.slug} has no such secret`, {
+    hint: `List the secrets with \`keyward secrets list ${server.slug}\`, and correct the name.`,
+  });
+}
+
+/** Returns the rule with which a secret is set: the given one, or the one that it has, or the header with its name. */
+function ruleFor(server: ServerRecord, { name, rule }: CheckedSecret): InjectionRule {
+  return rule ?? server.secrets.find((other) => other.name === name)?.rule ?? { kind: "header", header: name };
+}
+
+function requireFreeHeader(server: ServerRecord, name: string, rule: InjectionRule): void {
+  const header = headerOf(rule).toLowerCase();
+  const other = server.secrets.find((secret) => secret.name !== name && headerOf(secret.rule).toLowerCase() === header);
+  if (other === undefined) return;
+  throw new SecretsError(
+    "RULE_CONFLICT",
+    `The secret ${other.name} of this server already sets the header ${headerOf(rule)}`,
+    {
+      hint: `Choose another header, or delete the secret ${other.name} first.`,
+    },
+  );
+}
+
+/** Returns what callers see of a secret. */
+function secretInfo(server: ServerRecord, secret: SecretRecord, lastUsed: number | undefined): SecretInfo {
+  const { name, rule, revision, setAt, setBy, expires, weak, redacted, origin } = secret;
+  const isExpired = expires !== undefined && expires <= Date.now();
+  const unusable = isExpired ? "expired" : origin === originOf(server.url) ? undefined : "origin-changed";
+  // A call uses every secret of its server, so a use after the value was set was a use of this value.
+  const used = lastUsed !== undefined && lastUsed >= setAt ? lastUsed : undefined;
+  return { name, rule, revision, setAt, setBy, expires, lastUsed: used, weak, redacted, unusable };
+}
+
+function warningsFor({ name, rule, weak, redacted, unusable }: SecretInfo): readonly string[] {
+  return [
+    ...warningsOf(rule),
+    ...(weak ? [`The value of ${name} has fewer than ${weakBelowBytes} bytes, so it could be guessed.`] : []),
+    ...(redacted ? [] : [`Answers of the server are not searched for the value of ${name}.`]),
+    ...(unusable === "origin-changed"
+      ? ["The URL of the server was changed at the same time. Set the value again to send it to the new origin."]
+      : []),
+  ];
+}
+
+function tooMany(): SecretsError {
+  return new SecretsError("LIMIT_REACHED", `A server has at most ${maxSecretsOfServer} secrets`, {
+    hint: "Delete a secret that is not used, or add a second server with the same URL.",
+  });
+}
+
+function busy(problem: string): SecretsError {
+  return new SecretsError("SERVICE_BUSY", `${problem}, so the secret was not set`, {
+    hint: "Repeat the call in a few seconds.",
+  });
+}

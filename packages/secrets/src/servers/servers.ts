@@ -1,0 +1,196 @@
+import { z } from "zod";
+import { idField, slugField, timeField } from "../fields.ts";
+import { PagedList } from "../lists/paged-list.ts";
+import type { ChangeCondition, Page, PageRequest, ServerInfo, ServerKind } from "../model.ts";
+import { newId } from "../records/ids.ts";
+import { listKey, serverKey, usedKey, valueKey } from "../records/record-keys.ts";
+import { type ServerRecord, serverRecord } from "../records/server-record.ts";
+import { SecretsError } from "../secrets-error.ts";
+import type { ServiceContext } from "../store/service-context.ts";
+import type { Decision } from "../store/service-store.ts";
+import { changeServer, requireServer, type ServerAddress } from "./server-changes.ts";
+
+const entrySchema = z.strictObject({
+  slug: slugField,
+  id: idField,
+  at: timeField,
+  /** Set when the server was deleted: the time, and the highest number of a value that may be stored. */
+  deleted: z.strictObject({ at: timeField, values: z.int().min(0) }).optional(),
+});
+
+/** An entry in the list of a workspace's servers. It names the server with this slug only if the id is the same. */
+export type ServerEntry = z.infer<typeof entrySchema>;
+
+const valuesAtOnce = 500;
+
+/** What can be changed about a server. */
+export interface ServerChange {
+  readonly url?: string | undefined;
+  readonly kind?: ServerKind | undefined;
+  readonly disabled?: boolean | undefined;
+}
+
+/** The servers of all workspaces. */
+export class Servers {
+  readonly #context: ServiceContext;
+
+  constructor(context: ServiceContext) {
+    this.#context = context;
+  }
+
+  /** Returns the list of the servers of a workspace. */
+  listOf(workspace: string): PagedList<ServerEntry> {
+    return new PagedList(this.#context.store, listKey({ workspace, of: "servers" }), entrySchema);
+  }
+
+  /**
+   * Creates a server. The list names the server before its record exists.
+   *
+   * @throws SecretsError `SERVER_EXISTS`.
+   */
+  async create(
+    workspace: string,
+    { slug, url, kind }: { readonly slug: string; readonly url: string; readonly kind: ServerKind },
+    createdBy: string,
+  ): Promise<ServerInfo> {
+    const { store } = this.#context;
+    const key = serverKey(workspace, slug);
+    const existing = await store.read(serverRecord, key);
+    // A deletion that was not finished is finished first.
+    if (existing?.value.deleting === true) await this.#finishDeletion(workspace, existing.value);
+    else if (existing !== undefined) throw serverExists(slug);
+    const now = Date.now();
+    const id = newId();
+    const list = this.listOf(workspace);
+    const page = await list.append({ slug, id, at: now });
+    const server: ServerRecord = {
+      v: 1,
+      id,
+      page,
+      slug,
+      url,
+      kind,
+      disabled: false,
+      deleting: false,
+      revision: 0,
+      created: now,
+      createdBy,
+      values: 0,
+      secrets: [],
+      pending: [],
+      garbage: [],
+    };
+    if (await store.create(serverRecord, key, server)) return serverInfo(server);
+    await list.changePage(page, (entry) => (entry.id === id ? undefined : entry));
+    throw serverExists(slug);
+  }
+
+  /**
+   * Returns a server.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`.
+   */
+  async get({ workspace, slug }: ServerAddress): Promise<ServerInfo> {
+    const record = await this.#context.store.read(serverRecord, serverKey(workspace, slug));
+    return serverInfo(requireServer(record?.value));
+  }
+
+  /** Returns a page of the servers of a workspace. */
+  async list(workspace: string, page: PageRequest): Promise<Page<ServerInfo>> {
+    return await this.listOf(workspace).page(page, workspace, async (entries) => {
+      const batch = await this.#context.store.readBatch(entries.map(({ slug }) => serverKey(workspace, slug)));
+      return entries.map(({ slug, id }) => {
+        const server = batch.record(serverRecord, serverKey(workspace, slug))?.value;
+        return server === undefined || server.id !== id ? undefined : serverInfo(server);
+      });
+    });
+  }
+
+  /**
+   * Changes a server. If the origin of its URL changes, its values cannot be used until they are set again.
+   *
+   * @throws SecretsError as {@link changeServer}.
+   */
+  async update(address: ServerAddress, change: ServerChange, condition: ChangeCondition): Promise<ServerInfo> {
+    return await changeServer(this.#context, address, condition, (server): Decision<ServerRecord, ServerInfo> => {
+      const next: ServerRecord = {
+        ...server,
+        url: change.url ?? server.url,
+        kind: change.kind ?? server.kind,
+        disabled: change.disabled ?? server.disabled,
+        revision: server.revision + 1,
+      };
+      return { next, result: serverInfo(next) };
+    });
+  }
+
+  /**
+   * Deletes a server with its values. Calls are refused from the first step on. The sweep deletes the values once more a
+   * day later, because a process that was halted may still store one.
+   *
+   * @throws SecretsError as {@link changeServer}.
+   */
+  async delete(address: ServerAddress, condition: ChangeCondition): Promise<number> {
+    const server = await changeServer(
+      this.#context,
+      address,
+      condition,
+      (current): Decision<ServerRecord, ServerRecord> => {
+        const next: ServerRecord = { ...current, deleting: true, revision: current.revision + 1 };
+        return { next, result: next };
+      },
+    );
+    await this.#finishDeletion(address.workspace, server);
+    return server.revision;
+  }
+
+  /** Finishes the deletion of a server that is marked as `deleting`. Several processes may do so at once. */
+  async #finishDeletion(workspace: string, server: ServerRecord): Promise<void> {
+    const { store } = this.#context;
+    const { id, slug, page, secrets, pending, garbage, values } = server;
+    const numbers = [...secrets, ...pending, ...garbage].map(({ value }) => value);
+    await store.remove(numbers.map((value) => valueKey(workspace, id, value)));
+    await store.remove([usedKey(workspace, id)]);
+    const deleted = { at: Date.now(), values };
+    await this.listOf(workspace).changePage(page, (entry) =>
+      entry.id === id && entry.deleted === undefined ? { ...entry, deleted } : entry,
+    );
+    await store.delete(serverRecord, serverKey(workspace, slug), (current) => current.id === id && current.deleting);
+  }
+
+  /**
+   * Deletes a server whatever its state is, and every value that it may have. For the deletion of a workspace, and for the
+   * sweep a day after a deletion.
+   */
+  async removeForGood({ workspace, slug }: ServerAddress, { id, deleted }: ServerEntry): Promise<void> {
+    const { store } = this.#context;
+    const record = await store.read(serverRecord, serverKey(workspace, slug));
+    const own = record?.value.id === id ? record.value : undefined;
+    const last = Math.max(own?.values ?? 0, deleted?.values ?? 0);
+    // The record goes first, so that no change can store a further value.
+    await store.delete(serverRecord, serverKey(workspace, slug), (current) => current.id === id);
+    for (let first = 1; first <= last; first += valuesAtOnce) {
+      const count = Math.min(valuesAtOnce, last + 1 - first);
+      await store.remove(Array.from({ length: count }, (_, index) => valueKey(workspace, id, first + index)));
+    }
+    await store.remove([usedKey(workspace, id)]);
+  }
+
+  /** Finishes the deletion of a server if it was begun. For the sweep. */
+  async finishIfDeleting({ workspace, slug }: ServerAddress): Promise<void> {
+    const record = await this.#context.store.read(serverRecord, serverKey(workspace, slug));
+    if (record?.value.deleting === true) await this.#finishDeletion(workspace, record.value);
+  }
+}
+
+/** Returns what callers see of a server. */
+export function serverInfo(server: ServerRecord): ServerInfo {
+  const { slug, url, kind, disabled, deleting, revision, created, secrets } = server;
+  return { slug, url, kind, disabled, revision, created, secretCount: secrets.length, deleting };
+}
+
+function serverExists(slug: string): SecretsError {
+  return new SecretsError("SERVER_EXISTS", `The workspace already has a server ${slug}`, {
+    hint: `To change it, run \`keyward servers set ${slug}\`. For another server, choose another slug.`,
+  });
+}

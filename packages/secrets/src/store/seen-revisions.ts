@@ -1,0 +1,38 @@
+const maxRemembered = 100_000;
+
+/**
+ * Remembers the highest revision of the records that this process has read, the last 100,000 of them. A record with a
+ * lower revision was put back by someone who can write to the store.
+ */
+export class SeenRevisions {
+  readonly #seen = new Map<string, { readonly revision: number; readonly at: number }>();
+  #clock = 0;
+
+  /** Returns a time for {@link SeenRevisions.isRolledBack}. Call it before the read. */
+  readBegins(): number {
+    this.#clock++;
+    return this.#clock;
+  }
+
+  /**
+   * Returns true if a higher revision was seen before the read began. A read that began earlier may return the earlier
+   * revision.
+   */
+  isRolledBack(identity: string, revision: number, began: number): boolean {
+    const known = this.#seen.get(identity);
+    return known !== undefined && revision < known.revision && known.at < began;
+  }
+
+  /** Remembers a revision, unless a higher one was seen. */
+  note(identity: string, revision: number): void {
+    const known = this.#seen.get(identity);
+    this.#seen.delete(identity);
+    this.#seen.set(
+      identity,
+      known !== undefined && known.revision >= revision ? known : { revision, at: this.readBegins() },
+    );
+    if (this.#seen.size <= maxRemembered) return;
+    const [oldest] = this.#seen.keys();
+    if (oldest !== undefined) this.#seen.delete(oldest);
+  }
+}

@@ -1,0 +1,168 @@
+import type { Tokens } from "./access/tokens.ts";
+import { installation, serverKey, tokenKey, usedKey, workspaceKey } from "./records/record-keys.ts";
+import { type ServerRecord, serverRecord } from "./records/server-record.ts";
+import { tokenRecord } from "./records/token-record.ts";
+import { workspaceRecord } from "./records/workspace-record.ts";
+import { removeGarbage, withoutAbandoned } from "./servers/server-changes.ts";
+import type { ServerEntry, Servers } from "./servers/servers.ts";
+import type { ServiceContext } from "./store/service-context.ts";
+import type { Decision } from "./store/service-store.ts";
+import type { Workspaces } from "./workspaces/workspaces.ts";
+
+const dayMs = 24 * 3_600_000;
+/** How long the record of a token that has ended is kept. */
+const endedTokenKeptMs = 30 * dayMs;
+/** How long before its expiry a secret is reported. */
+const warnedBeforeMs = 7 * dayMs;
+
+/** A secret that expires soon, or has expired. */
+export interface ExpiringSecret {
+  /** The id of the workspace. */
+  readonly workspace: string;
+  readonly server: string;
+  readonly name: string;
+  /** When the value expires, in milliseconds since the epoch. */
+  readonly expires: number;
+}
+
+/** What a sweep has done. */
+export interface SweepReport {
+  /** The number of list entries and records of ended tokens, deleted servers and deleted workspaces that were removed. */
+  readonly removed: number;
+  /** The secrets that expire within seven days, or have expired. At most 100. */
+  readonly expiring: readonly ExpiringSecret[];
+}
+
+/** The options of a sweep. */
+export interface SweepOptions {
+  /** Stops the sweep after the call in progress. */
+  readonly signal?: AbortSignal | undefined;
+  /** The time that counts as now, in milliseconds since the epoch. Default: the time. */
+  readonly now?: number | undefined;
+  /** How old a value that no secret points to must be, in milliseconds. Default: one minute. */
+  readonly abandonedAfterMs?: number | undefined;
+}
+
+const maxReported = 100;
+
+/** The parts of the service that a sweep works on. */
+export interface SweepParts {
+  readonly context: ServiceContext;
+  readonly tokens: Tokens;
+  readonly servers: Servers;
+  readonly workspaces: Workspaces;
+}
+
+/** Finishes what ended processes have begun, and removes what nobody needs any longer. Runs beside all other calls. */
+export class Sweep {
+  readonly #parts: SweepParts;
+  readonly #now: number;
+  readonly #abandonedAfterMs: number | undefined;
+  readonly #signal: AbortSignal | undefined;
+  readonly #expiring: ExpiringSecret[] = [];
+  #removed = 0;
+
+  constructor(parts: SweepParts, { signal, now = Date.now(), abandonedAfterMs }: SweepOptions) {
+    this.#parts = parts;
+    this.#now = now;
+    this.#abandonedAfterMs = abandonedAfterMs;
+    this.#signal = signal;
+  }
+
+  /** Sweeps the installation and each workspace. */
+  async run(): Promise<SweepReport> {
+    const { workspaces, context } = this.#parts;
+    await this.#sweepTokens(installation);
+    for await (const page of workspaces.list().pages()) {
+      for (const { page: number, entry } of page) {
+        this.#signal?.throwIfAborted();
+        const record = await context.store.read(workspaceRecord, workspaceKey(entry.id));
+        if (record === undefined) {
+          const left = entry.deleted ?? entry.at;
+          if (this.#now - left < dayMs) continue;
+          await workspaces.removeContents(entry.id);
+          await workspaces.list().changePage(number, (other) => (other.id === entry.id ? undefined : other));
+          this.#removed++;
+        } else if (record.value.deleting) {
+          await workspaces.finishIfDeleting(entry.id);
+        } else {
+          await this.#sweepServers(entry.id);
+          await this.#sweepTokens(entry.id);
+          await context.audit.removeBefore(entry.id, this.#now - record.value.retentionDays * dayMs);
+        }
+      }
+    }
+    return { removed: this.#removed, expiring: this.#expiring };
+  }
+
+  async #sweepServers(workspace: string): Promise<void> {
+    const { servers, context } = this.#parts;
+    for await (const page of servers.listOf(workspace).pages()) {
+      this.#signal?.throwIfAborted();
+      const batch = await context.store.readBatch(page.map(({ entry }) => serverKey(workspace, entry.slug)));
+      const gone = new Set<string>();
+      for (const { entry } of page) {
+        const server = batch.record(serverRecord, serverKey(workspace, entry.slug))?.value;
+        if (server?.id === entry.id) await this.#sweepServer(workspace, server);
+        else if (this.#now - (entry.deleted?.at ?? entry.at) >= dayMs) {
+          await servers.removeForGood({ workspace, slug: entry.slug }, entry);
+          gone.add(entry.id);
+        }
+      }
+      await this.#removeEntries(page, gone, (number, isGone) =>
+        servers.listOf(workspace).changePage(number, (entry) => (isGone(entry) ? undefined : entry)),
+      );
+    }
+  }
+
+  async #sweepServer(workspace: string, server: ServerRecord): Promise<void> {
+    const { servers, context } = this.#parts;
+    const address = { workspace, slug: server.slug };
+    if (server.deleting) return await servers.finishIfDeleting(address);
+    for (const { name, expires } of server.secrets) {
+      if (expires === undefined || expires - this.#now > warnedBeforeMs) continue;
+      if (this.#expiring.length < maxReported) this.#expiring.push({ workspace, server: server.slug, name, expires });
+    }
+    if (server.pending.length === 0 && server.garbage.length === 0) return;
+    await context.store.change(
+      serverRecord,
+      serverKey(workspace, server.slug),
+      (current): Decision<ServerRecord, undefined> => {
+        if (current?.id !== server.id) return { result: undefined };
+        const next = withoutAbandoned(current, this.#now, this.#abandonedAfterMs);
+        return next === current ? { result: undefined } : { next, result: undefined };
+      },
+    );
+    await removeGarbage(context, address, this.#now);
+  }
+
+  async #sweepTokens(workspace: string): Promise<void> {
+    const { tokens, context } = this.#parts;
+    for await (const page of tokens.listOf(workspace).pages()) {
+      this.#signal?.throwIfAborted();
+      const batch = await context.store.readBatch(page.map(({ entry }) => tokenKey(workspace, entry.id)));
+      const gone = new Set<string>();
+      for (const { entry } of page) {
+        const token = batch.record(tokenRecord, tokenKey(workspace, entry.id))?.value;
+        const ended = token === undefined ? entry.at : (token.revoked ?? token.expires);
+        const keptMs = token === undefined ? dayMs : endedTokenKeptMs;
+        if (ended !== undefined && this.#now - ended >= keptMs) gone.add(entry.id);
+      }
+      await context.store.remove([...gone].flatMap((id) => [tokenKey(workspace, id), usedKey(workspace, id)]));
+      await this.#removeEntries(page, gone, (number, isGone) =>
+        tokens.listOf(workspace).changePage(number, (entry) => (isGone(entry) ? undefined : entry)),
+      );
+    }
+  }
+
+  async #removeEntries(
+    page: readonly { readonly page: number }[],
+    gone: ReadonlySet<string>,
+    remove: (number: number, isGone: (entry: Pick<ServerEntry, "id">) => boolean) => Promise<void>,
+  ): Promise<void> {
+    const [first] = page;
+    if (first === undefined || gone.size === 0) return;
+    await remove(first.page, ({ id }) => gone.has(id));
+    this.#removed += gone.size;
+  }
+}

@@ -1,0 +1,192 @@
+import { z } from "zod";
+import { type CheckedToken, type Tokens, workspaceNotFound } from "../access/tokens.ts";
+import { idField, slugField, timeField } from "../fields.ts";
+import { PagedList } from "../lists/paged-list.ts";
+import type { ChangeCondition, IssuedToken, Page, PageRequest, WorkspaceInfo } from "../model.ts";
+import { newId } from "../records/ids.ts";
+import { listKey, tokenKey, usedKey, workspaceKey } from "../records/record-keys.ts";
+import { type WorkspaceRecord, workspaceRecord } from "../records/workspace-record.ts";
+import { SecretsError } from "../secrets-error.ts";
+import { revisionChanged } from "../servers/server-changes.ts";
+import type { Servers } from "../servers/servers.ts";
+import type { ServiceContext } from "../store/service-context.ts";
+import type { Decision } from "../store/service-store.ts";
+
+const entrySchema = z.strictObject({
+  id: idField,
+  name: slugField,
+  at: timeField,
+  /** Set when the workspace was deleted: the time. */
+  deleted: timeField.optional(),
+});
+
+/** An entry in the list of workspaces. */
+export type WorkspaceEntry = z.infer<typeof entrySchema>;
+
+/** For how many days calls and changes are kept, unless the workspace says otherwise. */
+const defaultRetentionDays = 90;
+
+/** The workspaces of the installation. */
+export class Workspaces {
+  readonly #context: ServiceContext;
+  readonly #tokens: Tokens;
+  readonly #servers: Servers;
+
+  constructor(context: ServiceContext, { tokens, servers }: { readonly tokens: Tokens; readonly servers: Servers }) {
+    this.#context = context;
+    this.#tokens = tokens;
+    this.#servers = servers;
+  }
+
+  /** Returns the list of all workspaces. */
+  list(): PagedList<WorkspaceEntry> {
+    return new PagedList(this.#context.store, listKey("workspaces"), entrySchema);
+  }
+
+  /**
+   * Creates a workspace with its first admin.
+   *
+   * @throws SecretsError `WORKSPACE_EXISTS`.
+   */
+  async create(
+    name: string,
+    admin: CheckedToken,
+    createdBy: string,
+  ): Promise<{ readonly workspace: WorkspaceInfo; readonly admin: IssuedToken }> {
+    const { store } = this.#context;
+    if (await this.#exists(name)) throw workspaceExists(name);
+    const id = newId();
+    const now = Date.now();
+    // Two processes that create the same name at once append to the same page.
+    const entry = { id, name, at: now };
+    const page = await this.list().append(entry, (entries) => {
+      const isRecent = (other: WorkspaceEntry) => other.deleted === undefined && now - other.at < 60_000;
+      if (entries.some((other) => other.name === name && isRecent(other))) throw workspaceExists(name);
+    });
+    const workspace: WorkspaceRecord = {
+      v: 1,
+      id,
+      page,
+      name,
+      revision: 0,
+      created: now,
+      createdBy,
+      retentionDays: defaultRetentionDays,
+      deleting: false,
+      admins: [],
+    };
+    await store.create(workspaceRecord, workspaceKey(id), workspace);
+    return { workspace: workspaceInfo(workspace), admin: await this.#tokens.create(id, admin, createdBy) };
+  }
+
+  /**
+   * Returns a workspace.
+   *
+   * @throws SecretsError `WORKSPACE_NOT_FOUND`.
+   */
+  async get(name: string): Promise<WorkspaceInfo> {
+    return workspaceInfo(await this.require(name));
+  }
+
+  /** Returns a page of the workspaces. */
+  async page(page: PageRequest): Promise<Page<WorkspaceInfo>> {
+    return await this.list().page(page, "workspaces", async (entries) => {
+      const batch = await this.#context.store.readBatch(entries.map(({ id }) => workspaceKey(id)));
+      return entries.map(({ id }) => {
+        const workspace = batch.record(workspaceRecord, workspaceKey(id))?.value;
+        return workspace === undefined ? undefined : workspaceInfo(workspace);
+      });
+    });
+  }
+
+  /**
+   * Deletes a workspace with its servers, values and tokens. From the first step on, its tokens are refused.
+   *
+   * @throws SecretsError `WORKSPACE_NOT_FOUND`, `REVISION_CHANGED`.
+   */
+  async delete(name: string, { ifRevision }: ChangeCondition): Promise<string> {
+    const { id } = await this.require(name);
+    await this.#context.store.change(
+      workspaceRecord,
+      workspaceKey(id),
+      (current): Decision<WorkspaceRecord, undefined> => {
+        if (current === undefined) throw workspaceNotFound();
+        if (ifRevision !== undefined && ifRevision !== current.revision) throw revisionChanged(current.revision);
+        return { next: { ...current, deleting: true, revision: current.revision + 1 }, result: undefined };
+      },
+    );
+    await this.finishIfDeleting(id);
+    return id;
+  }
+
+  /** Finishes the deletion of a workspace if it was begun. Several processes may do so at once. */
+  async finishIfDeleting(id: string): Promise<void> {
+    const { store } = this.#context;
+    const workspace = (await store.read(workspaceRecord, workspaceKey(id)))?.value;
+    if (workspace?.deleting !== true) return;
+    await this.removeContents(id);
+    await this.list().changePage(workspace.page, (entry) =>
+      entry.id === id && entry.deleted === undefined ? { ...entry, deleted: Date.now() } : entry,
+    );
+    await store.delete(workspaceRecord, workspaceKey(id), ({ deleting }) => deleting);
+  }
+
+  /** Deletes the tokens and servers of a workspace that is being deleted, and then their lists. */
+  async removeContents(id: string): Promise<void> {
+    const { store } = this.#context;
+    for await (const tokens of this.#tokens.idsOf(id, undefined)) {
+      await store.remove(tokens.flatMap((token) => [tokenKey(id, token), usedKey(id, token)]));
+    }
+    const servers = this.#servers.listOf(id);
+    for await (const page of servers.pages()) {
+      for (const { entry } of page) await this.#servers.removeForGood({ workspace: id, slug: entry.slug }, entry);
+    }
+    await servers.removeAll();
+    await this.#tokens.listOf(id).removeAll();
+  }
+
+  async #exists(name: string): Promise<boolean> {
+    try {
+      await this.require(name);
+      return true;
+    } catch (error) {
+      if (error instanceof SecretsError && error.code === "WORKSPACE_NOT_FOUND") return false;
+      throw error;
+    }
+  }
+
+  /**
+   * Returns the record of a workspace.
+   *
+   * @throws SecretsError `WORKSPACE_NOT_FOUND` if there is none, or if the workspace is being deleted.
+   */
+  async require(name: string): Promise<WorkspaceRecord> {
+    for await (const page of this.list().pages()) {
+      const named = page.filter(({ entry }) => entry.name === name && entry.deleted === undefined);
+      const batch = await this.#context.store.readBatch(named.map(({ entry }) => workspaceKey(entry.id)));
+      for (const { entry } of named) {
+        const found = batch.record(workspaceRecord, workspaceKey(entry.id))?.value;
+        if (found !== undefined && !found.deleting) return found;
+      }
+    }
+    throw workspaceNotFound();
+  }
+}
+
+/** Returns what operators see of a workspace. */
+export function workspaceInfo({
+  id,
+  name,
+  revision,
+  created,
+  retentionDays,
+  deleting,
+}: WorkspaceRecord): WorkspaceInfo {
+  return { id, name, revision, created, retentionDays, deleting };
+}
+
+function workspaceExists(name: string): SecretsError {
+  return new SecretsError("WORKSPACE_EXISTS", `There is already a workspace ${name}`, {
+    hint: "Choose another name, or list the workspaces with `keyward workspaces list`.",
+  });
+}
