@@ -1,7 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { type OptionNames, requireOptions } from "@keyward/core";
-import type { SecretsAdminMethods } from "@keyward/secrets";
 import type { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { apiPath } from "../routes/admin-route.ts";
@@ -18,12 +17,13 @@ import { handleReads, handleSecrets, handleServers, handleTokens, handleWorkspac
 import { openApiDocument } from "./openapi-document.ts";
 import { OwnNames } from "./own-names.ts";
 import { apiProblem } from "./problem-error.ts";
+import type { SecretsService } from "./secrets-service.ts";
 import { unknownRoute } from "./unknown-route.ts";
 
 /** The options of {@link createAdminApi}. */
 export interface AdminApiOptions {
   /** The secrets service. */
-  readonly admin: SecretsAdminMethods;
+  readonly admin: SecretsService;
   /**
    * The URL at which clients reach the service, such as `https://keyward.example.com`. Default: none, so the API answers
    * only to `localhost`, `127.0.0.1` and `[::1]`.
