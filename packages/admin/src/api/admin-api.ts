@@ -17,6 +17,7 @@ import { handleReads, handleSecrets, handleServers, handleTokens, handleWorkspac
 import { openApiDocument } from "./openapi-document.ts";
 import { OwnNames } from "./own-names.ts";
 import { apiProblem } from "./problem-error.ts";
+import { answerHeaders, problemResponse } from "./problem-response.ts";
 import type { SecretsService } from "./secrets-service.ts";
 import { unknownRoute } from "./unknown-route.ts";
 
@@ -46,15 +47,6 @@ export const adminApiOptionNames = {
   onError: true,
 } satisfies OptionNames<AdminApiOptions>;
 
-const answerHeaders = {
-  "cache-control": "no-store",
-  "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-  "cross-origin-resource-policy": "same-origin",
-  "referrer-policy": "no-referrer",
-  "x-content-type-options": "nosniff",
-  "x-frame-options": "DENY",
-};
-
 /**
  * Creates the admin API as an app of Hono: a handler of fetch requests. On Node.js, `startAdminServer` serves it.
  *
@@ -79,13 +71,10 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
   });
 
   app.onError((error, context) => {
-    const { problem, headers } = problemOf(error);
+    const problem = problemOf(error);
     const requestId = context.get("requestId");
-    if (problem.status >= 500) report(onError, error, requestId);
-    return new Response(JSON.stringify({ ...problem, instance: requestId }), {
-      status: problem.status,
-      headers: { "content-type": "application/problem+json", ...headers },
-    });
+    if (problem.problem.status >= 500) report(onError, error, requestId);
+    return problemResponse(problem, requestId);
   });
   app.notFound((context) => {
     throw unknownRoute(context.req.path);
