@@ -14,7 +14,7 @@ import { ClientAddresses } from "./client-address.ts";
 import { bodyTooLarge, problemOf } from "./error-problems.ts";
 import { refusedFields } from "./field-rules.ts";
 import { handleReads, handleSecrets, handleServers, handleTokens, handleWorkspaces } from "./handlers.ts";
-import { openApiDocument } from "./openapi-document.ts";
+import { documentRoute, openApiText } from "./openapi-document.ts";
 import { OwnNames } from "./own-names.ts";
 import { apiProblem } from "./problem-error.ts";
 import { answerHeaders, problemResponse } from "./problem-response.ts";
@@ -99,7 +99,11 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
   app.use(conditionalReads);
 
   const api = app.basePath(apiPath);
-  api.get("/openapi.json", (context) => context.json(openApiDocument(api)));
+  let document: string | undefined;
+  api.get(documentRoute.path, (context) => {
+    document ??= openApiText(api);
+    return context.body(document, 200, { "content-type": "application/json" });
+  });
   for (const id of operationIds()) {
     const { method, getRoutingPath } = allRoutes[id];
     api.on(
