@@ -1,7 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { type OptionNames, requireOptions } from "@keyward/core";
-import type { SecretsAdminMethods } from "@keyward/secrets";
 import type { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { apiPath } from "../routes/admin-route.ts";
@@ -15,15 +14,17 @@ import { ClientAddresses } from "./client-address.ts";
 import { bodyTooLarge, problemOf } from "./error-problems.ts";
 import { refusedFields } from "./field-rules.ts";
 import { handleReads, handleSecrets, handleServers, handleTokens, handleWorkspaces } from "./handlers.ts";
-import { openApiDocument } from "./openapi-document.ts";
+import { documentRoute, openApiText } from "./openapi-document.ts";
 import { OwnNames } from "./own-names.ts";
 import { apiProblem } from "./problem-error.ts";
+import { answerHeaders, problemResponse } from "./problem-response.ts";
+import type { SecretsService } from "./secrets-service.ts";
 import { unknownRoute } from "./unknown-route.ts";
 
 /** The options of {@link createAdminApi}. */
 export interface AdminApiOptions {
   /** The secrets service. */
-  readonly admin: SecretsAdminMethods;
+  readonly admin: SecretsService;
   /**
    * The URL at which clients reach the service, such as `https://keyward.example.com`. Default: none, so the API answers
    * only to `localhost`, `127.0.0.1` and `[::1]`.
@@ -45,15 +46,6 @@ export const adminApiOptionNames = {
   limits: true,
   onError: true,
 } satisfies OptionNames<AdminApiOptions>;
-
-const answerHeaders = {
-  "cache-control": "no-store",
-  "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-  "cross-origin-resource-policy": "same-origin",
-  "referrer-policy": "no-referrer",
-  "x-content-type-options": "nosniff",
-  "x-frame-options": "DENY",
-};
 
 /**
  * Creates the admin API as an app of Hono: a handler of fetch requests. On Node.js, `startAdminServer` serves it.
@@ -79,13 +71,10 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
   });
 
   app.onError((error, context) => {
-    const { problem, headers } = problemOf(error);
+    const problem = problemOf(error);
     const requestId = context.get("requestId");
-    if (problem.status >= 500) report(onError, error, requestId);
-    return new Response(JSON.stringify({ ...problem, instance: requestId }), {
-      status: problem.status,
-      headers: { "content-type": "application/problem+json", ...headers },
-    });
+    if (problem.problem.status >= 500) report(onError, error, requestId);
+    return problemResponse(problem, requestId);
   });
   app.notFound((context) => {
     throw unknownRoute(context.req.path);
@@ -110,7 +99,11 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
   app.use(conditionalReads);
 
   const api = app.basePath(apiPath);
-  api.get("/openapi.json", (context) => context.json(openApiDocument(api)));
+  let document: string | undefined;
+  api.get(documentRoute.path, (context) => {
+    document ??= openApiText(api);
+    return context.body(document, 200, { "content-type": "application/json" });
+  });
   for (const id of operationIds()) {
     const { method, getRoutingPath } = allRoutes[id];
     api.on(

@@ -1,4 +1,4 @@
-import { type Caller, hasRight, type Right, type SecretsAdminMethods, SecretsError } from "@keyward/secrets";
+import { type Caller, hasRight, type Right, SecretsError } from "@keyward/secrets";
 import type { MiddlewareHandler } from "hono";
 import type { ApiEnvironment } from "./api-environment.ts";
 import type { CheckedLimits } from "./api-limits.ts";
@@ -6,17 +6,18 @@ import { Budgets } from "./budgets.ts";
 import { notAllowed, tokenRefused } from "./error-problems.ts";
 import { apiProblem, type ProblemError } from "./problem-error.ts";
 import { RefusedTokens } from "./refused-tokens.ts";
+import type { SecretsService } from "./secrets-service.ts";
 
 const maxTokens = 10_000;
 const bearer = /^Bearer ([\x21-\x7e]{1,256})$/i;
 
 /** Checks the token of a request, its rate and its right, before anything else of the request is read. */
 export class Authorization {
-  readonly #admin: SecretsAdminMethods;
+  readonly #admin: SecretsService;
   readonly #refused: RefusedTokens;
   readonly #rates: Budgets;
 
-  constructor(admin: SecretsAdminMethods, limits: CheckedLimits) {
+  constructor(admin: SecretsService, limits: CheckedLimits) {
     this.#admin = admin;
     this.#refused = new RefusedTokens(limits.refusedTokensPerMinute);
     this.#rates = new Budgets({

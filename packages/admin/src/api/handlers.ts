@@ -1,5 +1,5 @@
 import type { OpenAPIHono } from "@hono/zod-openapi";
-import { type Caller, type SecretsAdminMethods, SecretsError } from "@keyward/secrets";
+import { type Caller, SecretsError } from "@keyward/secrets";
 import { apiPath } from "../routes/admin-route.ts";
 import { readingRoutes } from "../routes/reading-routes.ts";
 import { secretRoutes } from "../routes/secret-routes.ts";
@@ -8,6 +8,7 @@ import { tokenRoutes } from "../routes/token-routes.ts";
 import { workspaceRoutes } from "../routes/workspace-routes.ts";
 import { conditionOf, setNextPage, setRevision } from "./answer-headers.ts";
 import type { ApiContext, ApiEnvironment } from "./api-environment.ts";
+import type { SecretsService } from "./secrets-service.ts";
 import {
   fromNewSecret,
   fromNewToken,
@@ -35,7 +36,7 @@ function callerOf(context: Pick<ApiContext, "get">): Caller {
 }
 
 /** Registers the handlers of workspaces. */
-export function handleWorkspaces(api: Api, admin: SecretsAdminMethods): void {
+export function handleWorkspaces(api: Api, admin: SecretsService): void {
   api.openapi(workspaceRoutes.createWorkspace, async (context) => {
     const created = await admin.createWorkspace(callerOf(context), context.req.valid("json"));
     setRevision(context, created.workspace.revision);
@@ -60,7 +61,7 @@ export function handleWorkspaces(api: Api, admin: SecretsAdminMethods): void {
 }
 
 /** Registers the handlers of servers. */
-export function handleServers(api: Api, admin: SecretsAdminMethods): void {
+export function handleServers(api: Api, admin: SecretsService): void {
   api.openapi(serverRoutes.createServer, async (context) => {
     const info = await admin.createServer(callerOf(context), context.req.valid("json"));
     setRevision(context, info.revision);
@@ -92,7 +93,7 @@ export function handleServers(api: Api, admin: SecretsAdminMethods): void {
 }
 
 /** Registers the handlers of secrets. */
-export function handleSecrets(api: Api, admin: SecretsAdminMethods): void {
+export function handleSecrets(api: Api, admin: SecretsService): void {
   api.openapi(secretRoutes.setSecret, async (context) => {
     const condition = conditionOf(context.req.valid("header")["if-match"]);
     const { slug } = context.req.valid("param");
@@ -143,7 +144,7 @@ export function handleSecrets(api: Api, admin: SecretsAdminMethods): void {
 }
 
 /** Registers the handlers of tokens. */
-export function handleTokens(api: Api, admin: SecretsAdminMethods): void {
+export function handleTokens(api: Api, admin: SecretsService): void {
   api.openapi(tokenRoutes.createToken, async (context) => {
     const issued = await admin.createToken(callerOf(context), fromNewToken(context.req.valid("json")));
     return context.json(toIssuedToken(issued), 201);
@@ -169,7 +170,7 @@ export function handleTokens(api: Api, admin: SecretsAdminMethods): void {
 }
 
 /** Registers the handlers that only read. */
-export function handleReads(api: Api, admin: SecretsAdminMethods): void {
+export function handleReads(api: Api, admin: SecretsService): void {
   api.openapi(readingRoutes.whoAmI, (context) => context.json(toWhoAmI(admin.whoAmI(callerOf(context))), 200));
   api.openapi(readingRoutes.listChanges, async (context) => {
     const { cursor, limit, from, until, ...filter } = context.req.valid("query");
@@ -182,7 +183,7 @@ export function handleReads(api: Api, admin: SecretsAdminMethods): void {
     context.json(toCensus(await admin.census(callerOf(context))), 200),
   );
   api.openapi(readingRoutes.rotation, async (context) => {
-    const status = await admin.rotation?.(callerOf(context));
+    const status = await admin.rotationStatus(callerOf(context));
     return context.json({ rotation: status === undefined ? null : toRotation(status) }, 200);
   });
 }

@@ -6,7 +6,8 @@ import { type OperationId, routeRights } from "./route-rights.ts";
 /** The path below which all routes of the admin API are. */
 export const apiPath = "/api/v1/admin";
 
-const problemContent = { "application/problem+json": { schema: problem } };
+/** The content of every error. */
+export const problemContent = { "application/problem+json": { schema: problem } };
 
 /** The errors that every route can answer with. */
 const everyError = {

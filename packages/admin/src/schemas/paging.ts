@@ -7,7 +7,14 @@ export const pageQuery = z.strictObject({
     .transform(Number)
     .pipe(z.int().min(1).max(100))
     .optional()
-    .meta({ description: "The largest number of items on the page, from 1 to 100. Default: 50.", examples: [50] }),
+    .meta({
+      // The generator would describe the text of the query.
+      type: "integer",
+      minimum: 1,
+      maximum: 100,
+      description: "The largest number of items on the page. Default: 50.",
+      examples: [50],
+    }),
   cursor: z
     .string()
     .min(1)

@@ -27,9 +27,10 @@ export const newSecret = z
       .max(most)
       .refine((value) => Buffer.byteLength(value) >= least, `must have at least ${least} bytes`)
       .refine((value) => Buffer.byteLength(value) <= most, `must have at most ${most} bytes`)
-      .refine((value) => !/[\r\n\0]/.test(value), "must not contain CR, LF or NUL")
+      .refine((value) => value.isWellFormed() && !/\p{Cc}/u.test(value), "must not contain control characters")
+      .refine((value) => value === value.trim(), "must not have white space at either end")
       .meta({
-        description: `The value, which no route returns: ${least} to ${most} bytes of UTF-8, without CR, LF and NUL.`,
+        description: `The value, which no route returns: ${least} to ${most} bytes of UTF-8, without control characters and without white space at either end.`,
         format: "password",
         writeOnly: true,
         examples: ["replace-this-value"],

@@ -4,6 +4,11 @@ import { pageOf } from "./paging.ts";
 import { answerTime } from "./times.ts";
 
 const exampleUrl = "https://mcp.example.com/mcp";
+const urlText = fields.urlField.meta({
+  description: "The URL of the server: http or https, without a user, a password, a query and a fragment.",
+  format: "uri",
+  examples: [exampleUrl],
+});
 
 /** The path parameter of the routes of one server. */
 export const serverPath = z.strictObject({
@@ -14,7 +19,7 @@ export const serverPath = z.strictObject({
 export const newServer = z
   .strictObject({
     slug: fields.slugField.meta({ examples: ["github"] }),
-    url: fields.urlField.meta({ description: "The URL of the server.", examples: [exampleUrl] }),
+    url: urlText,
     kind: fields.kindField.optional().meta({ description: "Default: mcp.", examples: ["mcp"] }),
   })
   .meta({ id: "NewServer" });
@@ -22,7 +27,7 @@ export const newServer = z
 /** The body of `PATCH /mcp-servers/{slug}`. */
 export const serverChange = z
   .strictObject({
-    url: fields.urlField.optional().meta({ examples: [exampleUrl] }),
+    url: urlText.optional(),
     kind: fields.kindField.optional().meta({ examples: ["http"] }),
     disabled: z
       .boolean()

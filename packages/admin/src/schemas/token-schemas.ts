@@ -19,6 +19,7 @@ export const newToken = z
     role: fields.roleField.meta({ examples: ["member"] }),
     servers: z
       .array(fields.slugField)
+      .min(1)
       .max(100)
       .optional()
       .meta({
@@ -27,11 +28,13 @@ export const newToken = z
       }),
     tools: z
       .array(fields.toolField)
+      .min(1)
       .max(100)
       .optional()
       .meta({ description: "The tools that a member may call. Default: all.", examples: [["list_issues"]] }),
     methods: z
       .array(fields.methodField)
+      .min(1)
       .max(6)
       .optional()
       .meta({ description: "The HTTP methods that a member may use. Default: all.", examples: [["GET"]] }),
