@@ -69,7 +69,9 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
       if (!flagsOf(commandLine).includes("--json")) return exitCodes.usage;
       const { Output } = await import("./terminal/output.ts");
       // Commander has written the message for people to stderr.
-      new Output(surroundings, { ...commonOutputOptions(program), json: true }).error(usageError(name, error, commandLine));
+      new Output(surroundings, { ...commonOutputOptions(program), json: true }).error(
+        usageError(name, error, commandLine),
+      );
       return exitCodes.usage;
     }
     if (error instanceof ProblemsPrinted) return error.exitCode;

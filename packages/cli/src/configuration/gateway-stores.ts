@@ -1,5 +1,5 @@
 import type { RecordAddress, WrappableStore } from "@keyward/core";
-import { AuditStore, auditNamespace, auditScope, scopeOfServiceRecord } from "@keyward/secrets";
+import { auditNamespace, auditScope, auditStore, scopeOfServiceRecord } from "@keyward/secrets";
 import type { ConfigSettings } from "./config-options.ts";
 
 // Loaded only if a configuration has the setting `gateway`, so that all other commands start without the secrets service.
@@ -16,5 +16,5 @@ export function scopeWithGateway(scope: ConfigSettings["scope"]): (address: Reco
 
 /** Opens the file of the audit as a store, so that its records can be counted and re-encrypted. */
 export function openAuditStore(path: string): WrappableStore {
-  return new AuditStore(path);
+  return auditStore(path);
 }

@@ -1,11 +1,4 @@
-import type {
-  Injection,
-  RecordedChange,
-  Secret,
-  Server,
-  Token,
-  Workspace,
-} from "@keyward/admin/client";
+import type { Injection, RecordedChange, Secret, Server, Token, Workspace } from "@keyward/admin/client";
 import type { TokenInfo } from "@keyward/secrets";
 import { millisecondsOf } from "../terminal/times.ts";
 
@@ -152,11 +145,32 @@ export interface ChangeResult {
 export function changeResult({ id, at, action, outcome, caller, ...change }: RecordedChange): ChangeResult {
   const { server, subject, detail, revision } = change;
   const { owner, role, tokenId, address } = caller;
-  return { id, atMs: millisecondsOf(at), action, outcome, owner, role, tokenId, address, server, subject, detail, revision };
+  return {
+    id,
+    atMs: millisecondsOf(at),
+    action,
+    outcome,
+    owner,
+    role,
+    tokenId,
+    address,
+    server,
+    subject,
+    detail,
+    revision,
+  };
 }
 
 /** Returns a token that this machine has made, as `--json` prints it. */
-export function localTokenResult({ servers, tools, methods, expires, revoked, lastUsed, ...token }: TokenInfo): TokenResult {
+export function localTokenResult({
+  servers,
+  tools,
+  methods,
+  expires,
+  revoked,
+  lastUsed,
+  ...token
+}: TokenInfo): TokenResult {
   const { id, owner, role, created, createdBy } = token;
   return {
     id,

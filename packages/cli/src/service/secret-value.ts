@@ -82,6 +82,8 @@ export async function textOfFile(path: string): Promise<string> {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    throw new CommandError("USAGE", "The file is not UTF-8 text", { hint: "Encode the value as text, such as base64." });
+    throw new CommandError("USAGE", "The file is not UTF-8 text", {
+      hint: "Encode the value as text, such as base64.",
+    });
   }
 }

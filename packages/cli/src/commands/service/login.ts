@@ -17,13 +17,17 @@ const proposedUrl = "http://127.0.0.1:8490";
 export async function login(context: Context, given: readonly string[], options: LoginOptions): Promise<void> {
   if (options.token !== undefined || given.length > 0 || options.url?.includes("kwt_") === true) throw tokenInFlag();
   const { operator, output, env } = context;
-  const url = (options.url ?? (operator.isPresent ? await operator.ask("The URL of the service:", proposedUrl) : "")).trim();
+  const url = (
+    options.url ?? (operator.isPresent ? await operator.ask("The URL of the service:", proposedUrl) : "")
+  ).trim();
   if (url === "") {
     throw new CommandError("USAGE", "The URL of the service is missing", {
       hint: "Pass `--url`, and the token on stdin: `keyward login --url https://keyward.example.com < token.txt`.",
     });
   }
-  const token = (operator.isPresent ? await operator.askSecret("The token:") : await context.input(maxTokenBytes)).trim();
+  const token = (
+    operator.isPresent ? await operator.askSecret("The token:") : await context.input(maxTokenBytes)
+  ).trim();
   const { owner, role, workspace, expires } = await clientOf({ url, token }).whoAmI();
   const path = loginPath(env);
   await writeLogin(path, { url, token });

@@ -41,7 +41,10 @@ export async function setSecret(
   const change = await client.setSecret(server, { name, value: text, injection, expires, redacted }, { ifRevision });
   printWarnings(context, change);
   const done = change.created ? "is set" : "has a new value";
-  context.output.result(`${name} ${done}: ${shownInjection(change.secret.injection)}. ${nextCall}`, changeResult(change));
+  context.output.result(
+    `${name} ${done}: ${shownInjection(change.secret.injection)}. ${nextCall}`,
+    changeResult(change),
+  );
 }
 
 /** Changes how the value of a secret enters the request. */
@@ -87,13 +90,15 @@ export async function deleteSecrets(
     });
   }
   const { client } = await adminAccess(context);
-  const what = name === undefined ? `All secrets of the server ${server} are` : `The secret ${name} of the server ${server} is`;
+  const what =
+    name === undefined ? `All secrets of the server ${server} are` : `The secret ${name} of the server ${server} is`;
   await context.operator.confirm(`${what} deleted. A deleted value cannot be read again.`, "nothing was deleted");
   const names =
     name === undefined
       ? (await client.deleteAllSecrets(server, { ifRevision })).names
       : (await client.deleteSecret(server, name, { ifRevision }), [name]);
-  const text = names.length === 0 ? `The server ${server} has no secrets.` : `Deleted: ${names.join(", ")}. ${nextCall}`;
+  const text =
+    names.length === 0 ? `The server ${server} has no secrets.` : `Deleted: ${names.join(", ")}. ${nextCall}`;
   context.output.result(text, { server, names });
 }
 

@@ -60,7 +60,9 @@ export async function setServer(context: Context, slug: string, flags: ServerFla
       "The URL has another origin, so calls cannot use the values until each of them is set again: `keyward secrets set`.",
     );
   }
-  context.output.result(`${shown(server)}\nThe change takes effect on the next call.`, { server: serverResult(server) });
+  context.output.result(`${shown(server)}\nThe change takes effect on the next call.`, {
+    server: serverResult(server),
+  });
 }
 
 /** Removes a server with its secrets. */

@@ -83,9 +83,9 @@ export async function revokeTokens(
   const { client } = await adminAccess(context);
   const what = owner === undefined ? "The token is" : `All tokens of ${owner} are`;
   await context.operator.confirm(`${what} revoked. This cannot be undone.`, "nothing was revoked");
-  const tokenIds =
-    owner === undefined ? [(await client.revokeToken(id ?? "")).id] : await client.revokeTokensOf(owner);
-  const text = tokenIds.length === 0 ? "The owner has no token that is not revoked." : `Revoked: ${tokenIds.join(", ")}`;
+  const tokenIds = owner === undefined ? [(await client.revokeToken(id ?? "")).id] : await client.revokeTokensOf(owner);
+  const text =
+    tokenIds.length === 0 ? "The owner has no token that is not revoked." : `Revoked: ${tokenIds.join(", ")}`;
   context.output.result(text, { tokenIds });
 }
 

@@ -35,7 +35,8 @@ export async function listWorkspaces(context: Context, options: ListOptions): Pr
     `revision ${revision}`,
     deleting ? "being deleted" : "",
   ]);
-  const text = items.length === 0 ? "There are no workspaces." : table([["name", "id", "created", "kept", "", ""], ...rows]);
+  const text =
+    items.length === 0 ? "There are no workspaces." : table([["name", "id", "created", "kept", "", ""], ...rows]);
   context.output.result(text, { workspaces: items.map(workspaceResult), complete });
 }
 
