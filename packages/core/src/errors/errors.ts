@@ -49,7 +49,10 @@ export interface KeywardErrorDetails {
    * store rejects because neither the store nor the keys are ready: the error of the store and the error of the keys.
    */
   readonly errors?: readonly KeywardError[] | undefined;
-  /** For each store, by its name: the number of records that are the reason for the error. */
+  /**
+   * For each store, by its name: the number of records that are the reason for the error. With the code
+   * `REPLICA_BEHIND`: the number of replicas.
+   */
   readonly counts?: Readonly<Record<string, number>> | undefined;
   /** If `ready()` of a store rejects: what is not ready. */
   readonly notReady?: readonly ("store" | "keys")[] | undefined;
@@ -92,8 +95,9 @@ export class KeywardError extends Error {
    */
   declare readonly errors?: readonly KeywardError[];
   /**
-   * With the codes `KEY_IN_USE` and `RECORD_NOT_SEALED`, for each store by its name: the number of records because of
-   * which Keyward refused the call.
+   * A number for each store, by the name of the store. With the codes `KEY_IN_USE` and `RECORD_NOT_SEALED`: the number
+   * of records because of which Keyward refused the call. With `REPLICA_BEHIND`: the number of replicas that are
+   * behind.
    */
   declare readonly counts?: Readonly<Record<string, number>>;
   /**
