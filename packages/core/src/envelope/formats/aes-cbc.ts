@@ -65,7 +65,10 @@ export interface AesCbcOptions {
   readonly keyBytes?: 16 | 24 | 32;
   /** The order of the parts, such as "iv-ciphertext", or the fields of a JSON object. */
   readonly layout: AesCbcLayout;
-  /** The text between the parts, such as ":" or ".". Each part is encoded alone. Default: the parts are concatenated. */
+  /**
+   * The text between the parts, such as ":" or ".". Each part is encoded by itself. Default: the parts are
+   * concatenated.
+   */
   readonly joinedBy?: string;
   /**
    * The encoding of the stored text. If the parts (such as nonce and ciphertext) are joined or are fields of a JSON object,

@@ -48,7 +48,10 @@ export interface AesGcmOptions {
   readonly keyBytes?: 16 | 24 | 32;
   /** The order of the parts, such as "iv-tag-ciphertext", or the fields of a JSON object. */
   readonly layout: AesGcmLayout;
-  /** The text between the parts, such as ":" or ".". Each part is encoded alone. Default: the parts are concatenated. */
+  /**
+   * The text between the parts, such as ":" or ".". Each part is encoded by itself. Default: the parts are
+   * concatenated.
+   */
   readonly joinedBy?: string;
   /**
    * The encoding of the stored text. If the parts (such as nonce and ciphertext) are joined or are fields of a JSON object,
@@ -129,7 +132,7 @@ export function aesGcm(options: AesGcmOptions): ForeignFormat {
 /** Checks the option `keyBytes` of a format. */
 export function requireKeyBytes(keyBytes: number): void {
   if (keyBytes === 16 || keyBytes === 24 || keyBytes === 32) return;
-  throw new KeywardError("VALUE_INVALID", "keyBytes is none of 16, 24 and 32", {
+  throw new KeywardError("VALUE_INVALID", "keyBytes is not 16, 24 or 32", {
     hint: "Set keyBytes to the length of the AES key in bytes. Omit it for AES-256.",
   });
 }

@@ -26,7 +26,7 @@ export interface LaravelOptions {
 const laravelOptionNames = { key: true, serialized: true, value: true } as const satisfies OptionNames<LaravelOptions>;
 
 interface Payload {
-  /** What the MAC of AES-CBC authenticates. */
+  /** The text that the MAC of AES-CBC authenticates. */
   readonly covered: string;
   readonly iv: Buffer;
   readonly ciphertext: Buffer;

@@ -22,7 +22,10 @@ export interface SecretboxOptions {
   ) => Uint8Array | null | undefined | false | Promise<Uint8Array | null | undefined | false>;
   /** The order of the nonce (iv, 24 bytes) and the ciphertext, or the fields of a JSON object. Default: "iv-ciphertext". */
   readonly layout?: OrderOf<"iv" | "ciphertext"> | { readonly iv: string; readonly ciphertext: string };
-  /** The text between the parts, such as ":" or ".". Each part is encoded alone. Default: the parts are concatenated. */
+  /**
+   * The text between the parts, such as ":" or ".". Each part is encoded by itself. Default: the parts are
+   * concatenated.
+   */
   readonly joinedBy?: string;
   /**
    * The encoding of the stored text. If the parts (such as nonce and ciphertext) are joined or are fields of a JSON object,
