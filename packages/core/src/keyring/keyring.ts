@@ -279,7 +279,8 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy that forbids plaintext in a namespace: stores refuse it there, whatever their option `accept` is.
+   * Returns a copy that forbids plaintext in a namespace: stores refuse to read plaintext in this namespace, even if
+   * their option `accept` lists `plaintext()`.
    *
    * The function `forbidPlaintext` counts the records in plaintext first, and changes the keyring only if none is left.
    *

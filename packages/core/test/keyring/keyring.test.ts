@@ -272,12 +272,12 @@ describe("a keyring document", () => {
       ["a date that is a number", changeKey(2, { created: 1 }), "KEYRING_INVALID", /keys\[2\]\.created is not a date/],
       ["no material", changeKey(1, { material: undefined }), "KEYRING_INVALID", /keys\[1\]\.material is not base64url/],
       ["material as bytes", changeKey(1, { material: [1] }), "KEYRING_INVALID", /keys\[1\]\.material is not base64url/],
-      ["empty material", changeKey(1, { material: "" }), "KEY_INVALID", /"2026-05" has material of 0 bytes where 32/],
+      ["empty material", changeKey(1, { material: "" }), "KEY_INVALID", /"2026-05" has material of 0 bytes, but must have 32/],
       ...[16, 31, 33, 64].map((length): (typeof cases)[number] => [
         `material of ${length} bytes`,
         changeKey(1, { material: randomBytes(length).toString("base64url") }),
         "KEY_INVALID",
-        new RegExp(`Key "2026-05" has material of ${length} bytes where 32`),
+        new RegExp(`Key "2026-05" has material of ${length} bytes, but must have 32`),
       ]),
       [
         "material that is one byte 32 times",
