@@ -114,15 +114,15 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * Present if the wrapped store can replace atomically.
    *
    * @throws KeywardError `RECORDS_UNREADABLE`, with one error for each record that cannot be decrypted;
-   * `STORE_UNAVAILABLE`. If some replacements were made before the error, the hint of the error says so.
+   * `STORE_UNAVAILABLE`. If some replacements were made before the error, the hint of the error states this.
    */
   declare readonly replaceMany?: (changes: readonly Replacement[]) => Promise<boolean[]>;
   /**
-   * Sets the expiry of a record, whatever its value is, and returns whether there is a record. A write of another process
-   * at the same time is kept. Present if the wrapped store can replace atomically.
+   * Sets the expiry of a record without changing its value, and returns whether there is a record. A write of another
+   * process at the same time is kept. Present if the wrapped store can replace atomically.
    *
-   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past removes
-   * the record.
+   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past
+   * removes the record.
    * @throws KeywardError as {@link EncryptedStore.replace}; `KEYRING_INVALID` with a keyring without keys.
    */
   declare readonly touch?: (key: string, expires: number | null) => Promise<boolean>;
@@ -379,7 +379,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 }
 
-/** Refuses encryption in two layers: a rotation would see the outer keys only, and take an inner key out of use. */
+/**
+ * Refuses encryption in two layers: a rotation would see only the outer layer, and so could remove a key that the inner
+ * layer still needs.
+ */
 function requireUnencrypted(store: WrappableStore): void {
   if (!(store instanceof EncryptedStore)) return;
   throw new KeywardError("STORE_INVALID", "The store is an EncryptedStore, which already encrypts its records", {
