@@ -418,7 +418,7 @@ class Reencryption {
       if (inner === undefined) {
         throw new KeywardError(
           "NAMESPACE_CONFLICT",
-          "The store cannot open other namespaces than its own, but the scan found records of another namespace",
+          "The scan found records of another namespace, but the store can write only to its own namespace",
           {
             namespace,
             hint:

@@ -21,7 +21,7 @@ export interface Change extends Replacement {
 
 /** Returns the change that removes a record: a replacement whose expiry is in the past. */
 export function removal(key: string, value: StoredValue, keyId: string | undefined): Change {
-  // Not 0, which some backends take for "never".
+  // Not 0, which means "never" in some backends.
   return { key, keyId, expected: value, next: value, expires: 1, removes: true };
 }
 
