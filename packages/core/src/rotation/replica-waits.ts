@@ -112,7 +112,7 @@ export class ReplicaWaits {
    * Checks that a process other than this one is registered in every store. Checks nothing if the option `unregistered`
    * is given.
    *
-   * @throws KeywardError `NO_REPLICAS`.
+   * @throws KeywardError `NO_REPLICAS` if a store has no other registered process.
    */
   async requireOthers(): Promise<void> {
     if (this.#options.unregistered !== undefined) return;
@@ -274,7 +274,7 @@ function taskOf(step: ReplicaWait, keyring: Keyring): string {
     case "remove":
       return task;
     case "drain":
-      return `${task}, or not finished the writes that began before`;
+      return `${task}, or not finished writes that began with an earlier keyring`;
   }
 }
 

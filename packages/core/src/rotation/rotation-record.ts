@@ -149,8 +149,8 @@ export interface ReadRotation {
 const key = "rotation";
 
 /**
- * Returns the reserved space that keeps the state of the rotation, or `undefined` if no store has a reserved space. Of
- * the stores that have one, takes the first in the order of their names.
+ * Returns the reserved space that keeps the state of the rotation, or `undefined` if no store has a reserved space. If
+ * several stores have one, uses that of the first store in the order of their names.
  */
 export function reserveOf(source: KeyringSource, stores: NamedStores): ReservedRecords | undefined {
   for (const [, store] of Object.entries(stores).sort(([one], [other]) => (one < other ? -1 : 1))) {
