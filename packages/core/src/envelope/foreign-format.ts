@@ -22,8 +22,8 @@ export interface ForeignFormat {
    */
   readonly authenticated?: boolean;
   /**
-   * Whether lazy and bulk re-encryption encrypt the records of a format with `authenticated: false`. Set this to true
-   * only after you have verified that the format reads your records correctly. Default: false.
+   * If true, lazy and bulk re-encryption encrypt the records of a format with `authenticated: false`. Set this option
+   * to true only after you have verified that the format reads your records correctly. Default: false.
    */
   readonly encryptUnauthenticated?: boolean;
   /**
@@ -45,7 +45,7 @@ export interface ForeignFormat {
 export interface UnauthenticatedFormat extends ForeignFormat {
   /** Marks the format as one that cannot detect a wrong key or an altered record. */
   readonly authenticated: false;
-  /** Whether re-encryption encrypts the records of this format. */
+  /** If true, re-encryption encrypts the records of this format. If false, the records stay as they are. */
   readonly encryptUnauthenticated: boolean;
 }
 
@@ -57,10 +57,10 @@ export interface PlaintextOptions {
    */
   readonly matches?: (stored: StoredValue) => boolean;
   /**
-   * What the plaintext contains. Default: "as-is".
+   * The kind of value that the plaintext contains. Default: "as-is".
    *
-   * - `"as-is"`: what Keyv wrote, or another value that `matches` recognizes. The `EncryptedStore` returns the value
-   *   unchanged.
+   * - `"as-is"`: the JSON that Keyv wrote, or another value that `matches` recognizes. The `EncryptedStore` returns the
+   *   value unchanged.
    * - `"json"`: JSON of the application. Keyv returns the parsed value. Without `matches`, the format reads every JSON
    *   object or list that Keyv did not write.
    * - `"text"`: text of the application. Keyv returns the text as a string. Requires `matches`.

@@ -15,7 +15,7 @@ export function mayBeReplaced(ring: Keyring, { keyId }: Change): boolean {
  */
 export interface Change extends Replacement {
   readonly keyId: string | undefined;
-  /** Whether the change removes the record, because it has expired. */
+  /** True if the change removes the record, because the record has expired. */
   readonly removes: boolean;
 }
 

@@ -65,8 +65,8 @@ const firstPollMs = 20;
 const longestPollMs = 500;
 
 /**
- * Waits for all processes that use the stores: in the step `distribute` until they have loaded a changed keyring, in
- * the step `drain` until they have also finished the writes that they began with an earlier keyring.
+ * Waits for all processes that use the stores. In the step `distribute`, waits until they have loaded a changed
+ * keyring. In the step `drain`, waits until they have also finished the writes that they began with an earlier keyring.
  */
 export class ReplicaWaits {
   readonly #source: KeyringSource;

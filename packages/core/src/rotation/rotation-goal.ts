@@ -180,8 +180,8 @@ function otherPrimaryError(keyring: Keyring, { kind, from, to }: RotationStatus)
 }
 
 /**
- * Returns the advice for a keyring that lacks the new key: the operator may have written the material of the new key
- * without its id, so that the key has another id now, and records have been written under that id.
+ * Returns the advice for a keyring that lacks the new key. The operator may have written the material of the new key
+ * without its id. The key then has another id, and records have been written under that id.
  */
 function withoutId(keyring: Keyring, to: string): string {
   if (keyOf(keyring, to) !== undefined) return "";

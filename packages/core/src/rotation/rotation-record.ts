@@ -52,8 +52,8 @@ export interface RotationStatus {
    */
   readonly kind: "rotate" | "roll-back" | "revoke";
   /**
-   * Whether a revocation disables the compromised key before or after it re-encrypts the records: "disable-first" or
-   * "reencrypt-first". `undefined` if `kind` is not "revoke".
+   * The order of a revocation: "disable-first" if it disables the compromised key before any record is re-encrypted,
+   * "reencrypt-first" if it disables the key afterwards. `undefined` if `kind` is not "revoke".
    */
   readonly order?: RevocationOrder;
   /** The id of the old key, which the rotation takes out of use. */

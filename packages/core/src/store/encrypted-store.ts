@@ -240,9 +240,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * Call `ready` when the application starts, before it accepts requests. It writes nothing. In a store without a
    * reserved space, it cannot check whether the keyring belongs to the store.
    *
-   * @throws KeywardError whose {@link KeywardError.notReady} lists what is not ready: `STORE_UNAVAILABLE` and the other
-   * errors of a read if the store does not answer; the errors of the key provider if the keyring cannot be loaded;
-   * `OVERWRITE_REFUSED` if the keyring does not belong to the store.
+   * @throws KeywardError whose {@link KeywardError.notReady} lists what is not ready:
+   * - `STORE_UNAVAILABLE` and the other errors of a read if the store does not answer;
+   * - the errors of the key provider if the keyring cannot be loaded;
+   * - `OVERWRITE_REFUSED` if the keyring does not belong to the store.
    */
   ready(options: ReadyOptions = {}): Promise<void> {
     return requireReady(this.#parts, options);

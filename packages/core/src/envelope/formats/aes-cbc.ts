@@ -30,9 +30,9 @@ export interface AesCbcFields {
 }
 
 /**
- * How a value is divided into parts: either the order of the parts, or the fields of a JSON object. The parts are the
- * initialization vector (iv, 16 bytes) and the ciphertext. There is also a MAC if the option `hmac` is set, and a salt
- * if each record has its own salt.
+ * The layout of a value, which consists of parts: either the order of the parts, or the fields of a JSON object. The
+ * parts are the initialization vector (iv, 16 bytes) and the ciphertext. There is also a MAC if the option `hmac` is
+ * set, and a salt if each record has its own salt.
  */
 export type AesCbcLayout =
   | OrderOf<"iv" | "ciphertext">
@@ -59,7 +59,7 @@ export interface CbcHmac {
 export interface AesCbcOptions {
   /** The encryption key, or several of them, which are tried in order. */
   readonly key: OldKeys;
-  /** How the option `key` becomes the encryption key. Default: "sha256". */
+  /** The method that makes the encryption key from the option `key`. Default: "sha256". */
   readonly keyFrom?: KeyFrom;
   /** The length of the encryption key in bytes: 16, 24 or 32. Default: 32, which is AES-256. */
   readonly keyBytes?: 16 | 24 | 32;
@@ -89,13 +89,13 @@ export interface AesCbcOptions {
   /** The MAC. Without it, the format cannot detect a wrong key or an altered record. Default: no MAC. */
   readonly hmac?: CbcHmac;
   /**
-   * What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is".
-   * Without the option `hmac`, the value must be UTF-8 text.
+   * The kind of value that the application encrypted: "json", "text", or "as-is" for a value that the store returns
+   * unchanged. Default: "as-is". Without the option `hmac`, the value must be UTF-8 text.
    */
   readonly value?: DecryptedValue;
   /**
-   * Whether re-encryption encrypts the records of a format that cannot detect a wrong key. Default: false, so that they
-   * stay as they are.
+   * If true, re-encryption encrypts the records even if the format cannot detect a wrong key. Default: false, so that
+   * such records stay as they are.
    */
   readonly encryptUnauthenticated?: boolean;
 }

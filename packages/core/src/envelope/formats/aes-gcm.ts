@@ -27,9 +27,9 @@ export interface AesGcmFields {
 }
 
 /**
- * How a value is divided into parts: either the order of the parts, or the fields of a JSON object. The parts are the
- * nonce (iv), the authentication tag (16 bytes) and the ciphertext, and a salt if each record has its own salt. Omit
- * the tag if it is at the end of the ciphertext, as Web Crypto writes it.
+ * The layout of a value, which consists of parts: either the order of the parts, or the fields of a JSON object. The
+ * parts are the nonce (iv), the authentication tag (16 bytes) and the ciphertext, and a salt if each record has its own
+ * salt. Omit the tag if it is at the end of the ciphertext, as Web Crypto writes it.
  */
 export type AesGcmLayout =
   | OrderOf<"iv" | "tag" | "ciphertext">
@@ -42,7 +42,7 @@ export type AesGcmLayout =
 export interface AesGcmOptions {
   /** The encryption key, or several of them, which are tried in order. */
   readonly key: OldKeys;
-  /** How the option `key` becomes the encryption key. Default: "sha256", as in `@keyv/encrypt-node`. */
+  /** The method that makes the encryption key from the option `key`. Default: "sha256", as in `@keyv/encrypt-node`. */
   readonly keyFrom?: KeyFrom;
   /** The length of the encryption key in bytes: 16, 24 or 32. Default: 32, which is AES-256. */
   readonly keyBytes?: 16 | 24 | 32;
@@ -71,7 +71,10 @@ export interface AesGcmOptions {
    * length.
    */
   readonly saltBytes?: number;
-  /** What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". */
+  /**
+   * The kind of value that the application encrypted: "json", "text", or "as-is" for a value that the store returns
+   * unchanged. Default: "as-is".
+   */
   readonly value?: DecryptedValue;
 }
 

@@ -13,7 +13,7 @@ export interface KeyedFormat<Parsed, Key> {
   readonly name: string;
   /** The keys, in the order in which they are tried. */
   readonly keys: readonly Key[];
-  /** What the format decrypts: JSON, text, or a value that the store returns unchanged. */
+  /** The kind of value that the format decrypts: JSON, text, or a value that the store returns unchanged. */
   readonly value: DecryptedValue;
   /** Reads the parts of a stored value. Returns `undefined` for a value of another format. */
   parse(stored: StoredValue): Parsed | undefined;

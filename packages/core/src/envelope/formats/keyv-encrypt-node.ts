@@ -15,8 +15,8 @@ export interface KeyvEncryptNodeOptions {
   /** The option `encoding` of `@keyv/encrypt-node`. Default: "base64". */
   readonly encoding?: "base64" | "base64url" | "hex";
   /**
-   * What was encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is", which fits values
-   * that Keyv wrote.
+   * The kind of value that was encrypted: "json", "text", or "as-is" for a value that the store returns unchanged.
+   * Default: "as-is", which fits values that Keyv wrote.
    */
   readonly value?: DecryptedValue;
 }

@@ -42,7 +42,7 @@ export interface Pbkdf2Key {
 }
 
 /**
- * How an old key becomes an encryption key.
+ * The method that makes an encryption key from an old key.
  *
  * - `"sha256"`: text becomes its SHA-256, cut to the length of the encryption key. Bytes stay unchanged.
  * - `"utf8"`, `"hex"`, `"base64"`: text is decoded from this encoding. Bytes stay unchanged.

@@ -32,7 +32,10 @@ export interface SecretboxOptions {
    * the encoding of each part. Default: "base64", with or without padding.
    */
   readonly encoding?: PartEncoding;
-  /** What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". */
+  /**
+   * The kind of value that the application encrypted: "json", "text", or "as-is" for a value that the store returns
+   * unchanged. Default: "as-is".
+   */
   readonly value?: DecryptedValue;
 }
 
