@@ -77,7 +77,7 @@ export interface KeywardErrorDetails {
  */
 export class KeywardError extends Error {
   override readonly name = "KeywardError";
-  /** The code of the kind of failure. It is the same in every release. */
+  /** The code of the kind of failure, which is the same in every release. */
   readonly code: KeywardErrorCode;
   /** An instruction for the person who reads the error: what to do next. */
   readonly hint: string;

@@ -131,7 +131,7 @@ export class ReplicaWaits {
    * the former keyring may have the announced generation number too, so such a replica may not have loaded `keyring`.
    * @param requireCurrent throws if the wait is no longer wanted, because another run took the rotation over.
    * @throws KeywardError `REPLICA_BEHIND` if a replica is not ready within `replicasWithinMs`; `NO_REPLICAS` if
-   * `unregistered` is not given and a store has no replica left except this process. The step `remove` does not throw
+   * `unregistered` is omitted and this process is the only replica left of a store. The step `remove` does not throw
    * `NO_REPLICAS`.
    */
   async wait(

@@ -138,7 +138,7 @@ export class KeywardKeyv extends ReportingKeyv {
 
   /**
    * Resolves if this Keyv can be used: the store answers, and the keyring is loaded and belongs to the store. Call `ready`
-   * when the application starts, before it accepts requests. It writes nothing, and emits no `error`. A library may still
+   * when the application starts, before it accepts requests. `ready` writes nothing, and emits no `error`. A library may still
    * assign its namespace to this Keyv afterwards.
    *
    * @throws KeywardError as {@link EncryptedStore.ready}.
@@ -178,7 +178,7 @@ export class KeywardKeyv extends ReportingKeyv {
     throw error;
   }
 
-  /** The store under this Keyv, the same as `encryptedStore`. It cannot be replaced. */
+  /** The store under this Keyv, the same as `encryptedStore`. The store cannot be replaced. */
   override get store(): KeyvStorageAdapter {
     return super.store instanceof DecodedStore ? this.encryptedStore : super.store;
   }

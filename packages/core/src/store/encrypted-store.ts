@@ -424,8 +424,8 @@ function describe(given: unknown): string {
 }
 
 /**
- * Makes an `EncryptedStore` that has no listeners and no heartbeat, and does not use the connection, until
- * {@link attachStore} is called. So if `createKeyv` throws before that call, there is nothing to disconnect.
+ * Makes an `EncryptedStore` whose listeners, heartbeat and use of the connection begin only when {@link attachStore} is
+ * called. So if `createKeyv` throws before that call, there is nothing to disconnect.
  *
  * @param opened the store of which `store` is a view. The `EncryptedStore` disconnects `opened` instead of the view.
  * `undefined` if `store` is not a view.

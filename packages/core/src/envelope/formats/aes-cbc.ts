@@ -77,8 +77,8 @@ export interface AesCbcOptions {
   readonly encoding?: PartEncoding;
   /**
    * Fields of the stored JSON object that the format does not read, such as a version. Re-encryption discards their
-   * content. If an object has a field that is neither in `layout` nor in this list, the format does not read the object.
-   * Default: none.
+   * content. The format reads an object only if all fields of the object are in `layout` or in this list. Default:
+   * none.
    */
   readonly ignoredFields?: readonly string[];
   /**

@@ -6,7 +6,7 @@ import { authenticatedFormat } from "./keyed-format.ts";
 import { layoutReader } from "./layout.ts";
 import { encryptionKeys, type OldKeys, withKey } from "./old-keys.ts";
 
-/** Options of {@link keyvEncryptNode}. They have the names and defaults of the options of `@keyv/encrypt-node`. */
+/** Options of {@link keyvEncryptNode}, with the names and defaults of the options of `@keyv/encrypt-node`. */
 export interface KeyvEncryptNodeOptions {
   /** The option `key` of `@keyv/encrypt-node`, or a list of current and former keys. */
   readonly key: OldKeys;
