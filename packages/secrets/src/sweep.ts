@@ -19,7 +19,9 @@ const warnedBeforeMs = 7 * dayMs;
 export interface ExpiringSecret {
   /** The id of the workspace. */
   readonly workspace: string;
+  /** The slug of the server. */
   readonly server: string;
+  /** The name of the secret. */
   readonly name: string;
   /** When the value expires, in milliseconds since the epoch. */
   readonly expires: number;
