@@ -17,6 +17,7 @@ import { requireExpires, requireNewToken } from "./access/token-fields.ts";
 import { notInitialized, Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import { Changes } from "./audit/changes.ts";
+import { findExpiringSecrets } from "./expiring-secrets.ts";
 import { fieldRules, invalidField, requireField } from "./field-checks.ts";
 import { idField, kindField, ownerField, secretNameField, slugField, timeField } from "./fields.ts";
 import type {
@@ -33,7 +34,6 @@ import type {
   SecretChange,
   SecretInfo,
   ServerInfo,
-  ServerKind,
   TokenInfo,
   WorkspaceInfo,
 } from "./model.ts";
@@ -45,10 +45,10 @@ import { requireSecretValue } from "./servers/secret-value.ts";
 import type { ServerAddress } from "./servers/server-changes.ts";
 import { ServerSecrets } from "./servers/server-secrets.ts";
 import { requireServerUrl } from "./servers/server-url.ts";
-import { type ServerChange, Servers } from "./servers/servers.ts";
+import { type NewServer, type ServerChange, Servers } from "./servers/servers.ts";
 import type { ServiceContext } from "./store/service-context.ts";
 import { ServiceStore } from "./store/service-store.ts";
-import { Sweep, type SweepOptions, type SweepReport } from "./sweep.ts";
+import { type ExpiringSecret, Sweep, type SweepOptions, type SweepReport } from "./sweep.ts";
 import { Workspaces } from "./workspaces/workspaces.ts";
 
 /** The options of {@link SecretsAdmin}. */
@@ -99,6 +99,15 @@ const longestOverlapMs = 30 * 24 * 3_600_000;
  * All methods throw `SecretsError` with the code `NOT_ALLOWED` for a caller without the right, `FIELD_INVALID` for a
  * field out of bounds, and `AUDIT_UNAVAILABLE` if a change cannot be recorded; `KeywardError` if the store or the keys
  * fail.
+ *
+ * @example
+ * const { operator, admin: first } = await admin.initialize();
+ * const caller = await admin.authenticate(first.token);
+ * await admin.createServer(caller, { slug: "github", url: "https://mcp.example.com/mcp" });
+ * const secret = { name: "GITHUB_TOKEN", value: "test-0123456789abcdef", rule: { kind: "bearer" } } as const;
+ * await admin.setSecret(caller, "github", secret);
+ * console.log((await admin.listSecrets(caller, "github")).secrets.map(({ name }) => name)); // [ "GITHUB_TOKEN" ]
+ * console.log(operator.info.role); // operator
  */
 export class SecretsAdmin {
   readonly #keys: Keyring | KeyProvider;
@@ -293,14 +302,7 @@ export class SecretsAdmin {
    *
    * @throws SecretsError `SERVER_EXISTS`.
    */
-  async createServer(
-    caller: Caller,
-    {
-      slug,
-      url,
-      kind = "mcp",
-    }: { readonly slug: string; readonly url: string; readonly kind?: ServerKind | undefined },
-  ): Promise<ServerInfo> {
+  async createServer(caller: Caller, { slug, url, kind = "mcp" }: NewServer): Promise<ServerInfo> {
     const { change, address } = this.#serverChange(caller, "servers.change", slug);
     const checked = {
       slug: address.slug,
@@ -612,6 +614,19 @@ export class SecretsAdmin {
       workspaces: this.#workspaces,
     };
     return await new Sweep(parts, options).run();
+  }
+
+  /**
+   * Returns the secrets of all workspaces that expire within seven days, or have expired: at most 100. Changes nothing.
+   *
+   * @param caller what {@link SecretsAdmin.localOperator} returned.
+   * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
+   */
+  async expiringSecrets(caller: Caller): Promise<readonly ExpiringSecret[]> {
+    requireRight(caller, "workspaces.read");
+    if (caller.tokenId !== "local") throw notAllowed();
+    const parts = { servers: this.#servers, workspaces: this.#workspaces };
+    return await findExpiringSecrets(parts, this.#context.store);
   }
 
   /** Waits for writes in the background, and ends the heartbeat of this process. The store and the audit stay open. */

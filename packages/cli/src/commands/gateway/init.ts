@@ -121,7 +121,7 @@ async function ensureKeyring(context: Context, config: Config): Promise<"created
         hint: `Let the keyring list its stores at the source of the keys: ${names.join(", ")}.`,
       });
     }
-    await keys.save(keyring.withStores(names));
+    await keys.save(keyring.withStores(names), keyring);
   }
   return isNew ? "created" : "kept";
 }

@@ -93,10 +93,8 @@ export async function deleteSecrets(
   const what =
     name === undefined ? `All secrets of the server ${server} are` : `The secret ${name} of the server ${server} is`;
   await context.operator.confirm(`${what} deleted. A deleted value cannot be read again.`, "nothing was deleted");
-  const names =
-    name === undefined
-      ? (await client.deleteAllSecrets(server, { ifRevision })).names
-      : (await client.deleteSecret(server, name, { ifRevision }), [name]);
+  const names = name === undefined ? (await client.deleteAllSecrets(server, { ifRevision })).names : [name];
+  if (name !== undefined) await client.deleteSecret(server, name, { ifRevision });
   const text =
     names.length === 0 ? `The server ${server} has no secrets.` : `Deleted: ${names.join(", ")}. ${nextCall}`;
   context.output.result(text, { server, names });
