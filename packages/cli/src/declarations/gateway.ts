@@ -50,15 +50,15 @@ export function declareGateway(program: Command, context: OpenContext): void {
       async (options) => await (await import("../commands/gateway/doctor.ts")).gatewayDoctor(await context(), options),
     );
 
-  hidingArguments(program.command("login [words...]"))
-    .usage("[options]")
+  hidingArguments(program.command("login"))
     .description("Store the URL of a service and a token, for the commands below. Asks, or reads the token from stdin.")
     .option("--url <url>", "the URL of the service, such as https://keyward.example.com")
     .addOption(new Option("--token [token]").hideHelp())
+    .allowExcessArguments()
     .addHelpText("after", "\nThe environment variables KEYWARD_URL and KEYWARD_TOKEN are used instead of a login.")
     .action(
-      async (words: readonly string[], options) =>
-        await (await import("../commands/service/login.ts")).login(await context(), words, options),
+      async (options, login: Command) =>
+        await (await import("../commands/service/login.ts")).login(await context(), login.args, options),
     );
   program
     .command("logout")

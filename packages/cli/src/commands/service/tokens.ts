@@ -39,6 +39,7 @@ export async function rotateToken(
   id: string,
   { overlap: overlapMs }: { readonly overlap: number },
 ): Promise<void> {
+  requireId(id);
   const { client, url } = await adminAccess(context);
   printIssued(context, await client.rotateToken(id, { overlapMs }), url);
 }
@@ -75,11 +76,7 @@ export async function revokeTokens(
       hint: "Pass the id of the token, or --owner instead of an id. `keyward tokens list` shows both.",
     });
   }
-  if (id?.startsWith("kwt_") === true) {
-    throw new CommandError("USAGE", "The command line has the text of a token, and needs the id of the token", {
-      hint: "The id is the part between the last two underscores. Revoke this token, because a command line can be seen by others.",
-    });
-  }
+  if (id !== undefined) requireId(id);
   const { client } = await adminAccess(context);
   const what = owner === undefined ? "The token is" : `All tokens of ${owner} are`;
   await context.operator.confirm(`${what} revoked. This cannot be undone.`, "nothing was revoked");
@@ -109,6 +106,14 @@ function printIssued({ output }: Context, { token, info }: IssuedToken, url: str
   output.progress(`The token of ${info.owner} (${info.role}, id ${info.id})${until}. It is printed once.`);
   for (const one of urls) output.progress(`Paste this URL into the client: ${one}`);
   output.result(token, { token, info: tokenResult(info), urls });
+}
+
+/** Refuses the text of a token where the id of a token belongs. */
+function requireId(id: string): void {
+  if (!id.startsWith("kwt_")) return;
+  throw new CommandError("USAGE", "The command line has the text of a token, and needs the id of the token", {
+    hint: "The id is the part between the last two underscores. Revoke this token, because others can see a command line.",
+  });
 }
 
 /** Commander has no list for a flag that is missing, and the service refuses an empty one. */
