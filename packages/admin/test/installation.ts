@@ -1,4 +1,4 @@
-import { type AdminApiOptions, createAdminApi } from "@keyward/admin";
+import { type AdminApiOptions, createAdminApi, type SecretsService } from "@keyward/admin";
 import { AdminClient } from "@keyward/admin/client";
 import { Keyring, type WrappableStore } from "@keyward/core";
 import { type IssuedToken, type Role, SecretsAdmin } from "@keyward/secrets";
@@ -82,4 +82,18 @@ export async function answerOf(response: Response): Promise<Answer> {
 /** Returns the headers and the body of an answer as one text. */
 export function wholeText({ headers, text }: Answer): string {
   return `${[...headers].map(([name, value]) => `${name}: ${value}`).join("\n")}\n\n${text}`;
+}
+
+/** Returns the service with one method replaced, for what the real service does not do by itself. */
+export function serviceWith<Name extends keyof SecretsService>(
+  service: SecretsAdmin,
+  name: Name,
+  method: SecretsService[Name],
+): SecretsService {
+  return new Proxy(service, {
+    get: (target, asked) => {
+      const own: unknown = asked === name ? method : Reflect.get(target, asked);
+      return typeof own === "function" ? own.bind(target) : own;
+    },
+  });
 }

@@ -1,6 +1,6 @@
 import { createAdminApi } from "@keyward/admin";
 import { expect, it } from "vitest";
-import { install } from "./installation.ts";
+import { install, serviceWith } from "./installation.ts";
 
 const unknownToken = (index: number) => `kwt_unknown_${index}`;
 
@@ -8,12 +8,9 @@ it("refuses an address with 429 after 10 refused tokens in a minute, before the 
   const { service, send, admin, tokenOf } = await install();
   const later = await tokenOf("member", "somebody");
   let asked = 0;
-  const counting = new Proxy(service, {
-    get: (target, name) => {
-      if (name === "authenticate") asked++;
-      const member: unknown = Reflect.get(target, name);
-      return typeof member === "function" ? member.bind(target) : member;
-    },
+  const counting = serviceWith(service, "authenticate", (token, options) => {
+    asked++;
+    return service.authenticate(token, options);
   });
   const app = createAdminApi({ admin: counting });
   const ask = async (token: string) =>

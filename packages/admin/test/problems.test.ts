@@ -3,7 +3,7 @@ import { createApiKey, HttpStore, startKvServer } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import { expect, it, onTestFinished } from "vitest";
 import { problem } from "../src/schemas/problem-schemas.ts";
-import { type Answer, apiPath, install } from "./installation.ts";
+import { type Answer, apiPath, install, serviceWith } from "./installation.ts";
 
 function requireProblem({ status, headers, json }: Answer) {
   expect(headers.get("content-type")).toBe("application/problem+json");
@@ -133,13 +133,7 @@ it("answers 503 on every route while the store is away, and does not name the st
 it("answers what nobody expects with 500 without details, and reports the error with the id of the request", async () => {
   const errors: { error: unknown; requestId: string }[] = [];
   const { service, admin } = await install();
-  const broken = new Proxy(service, {
-    get: (target, name) => {
-      if (name === "listServers") return () => Promise.reject(new Error("a detail of the inside"));
-      const member: unknown = Reflect.get(target, name);
-      return typeof member === "function" ? member.bind(target) : member;
-    },
-  });
+  const broken = serviceWith(service, "listServers", () => Promise.reject(new Error("a detail of the inside")));
   const app = createAdminApi({ admin: broken, onError: (error, { requestId }) => errors.push({ error, requestId }) });
   const headers = { authorization: `Bearer ${admin.token}` };
   const response = await app.request(`${apiPath}/mcp-servers`, { headers });
