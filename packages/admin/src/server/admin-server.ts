@@ -82,6 +82,8 @@ export async function startAdminServer(options: AdminServerOptions): Promise<Run
   const inProgress = new Set<ServerResponse>();
   const server = createServer(
     {
+      // The listener answers a request without a host with problem details.
+      requireHostHeader: false,
       headersTimeout: Math.min(headersTimeoutMs, requestTimeoutMs),
       requestTimeout: requestTimeoutMs,
       keepAliveTimeout: idleTimeoutMs,
@@ -143,12 +145,16 @@ function refuseBrokenRequest(error: Error & { readonly code?: string }, socket: 
 }
 
 function malformedRequest(status = 400) {
-  return apiProblem("REQUEST_MALFORMED", {
-    status,
-    title: "Malformed request",
-    detail: "The request is not valid HTTP, is too large, or arrived too slowly",
-    hint: "Send a valid HTTP/1.1 request with a Host header.",
-  });
+  return apiProblem(
+    "REQUEST_MALFORMED",
+    {
+      status,
+      title: "Malformed request",
+      detail: "The request is not valid HTTP, is too large, or arrived too slowly",
+      hint: "Send a valid HTTP/1.1 request with a Host header.",
+    },
+    { connection: "close" },
+  );
 }
 
 function closing() {
