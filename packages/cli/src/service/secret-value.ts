@@ -1,4 +1,4 @@
-import { open } from "node:fs/promises";
+import { createReadStream } from "node:fs";
 import { systemCode } from "@keyward/core";
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
@@ -56,19 +56,20 @@ function withoutNewline({ output }: Context, text: string, where: string): strin
 }
 
 /**
- * Reads a file as text, up to 1 MiB.
+ * Reads a file as text.
  *
+ * @param maxBytes the most bytes that are read. Default: 1 MiB.
  * @throws CommandError `USAGE`.
  */
-export async function textOfFile(path: string): Promise<string> {
-  let bytes: Buffer;
+export async function textOfFile(path: string, maxBytes = maxInputBytes): Promise<string> {
+  const chunks: Buffer[] = [];
+  let length = 0;
   try {
-    const file = await open(path, "r");
-    try {
-      const { buffer, bytesRead } = await file.read({ buffer: Buffer.alloc(maxInputBytes + 1) });
-      bytes = buffer.subarray(0, bytesRead);
-    } finally {
-      await file.close();
+    // One more byte shows that the file is too long.
+    for await (const chunk of createReadStream(path, { end: maxBytes })) {
+      const bytes = Buffer.from(chunk);
+      length += bytes.length;
+      chunks.push(bytes);
     }
   } catch (error) {
     // The path is not repeated: a value that is given as a path would be.
@@ -76,11 +77,11 @@ export async function textOfFile(path: string): Promise<string> {
       hint: "Check the path, and that you may read the file.",
     });
   }
-  if (bytes.length > maxInputBytes) {
-    throw new CommandError("USAGE", "The file has more than 1 MiB", { hint: "Check the path." });
+  if (length > maxBytes) {
+    throw new CommandError("USAGE", `The file has more than ${maxBytes / 2 ** 20} MiB`, { hint: "Check the path." });
   }
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    return new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(chunks));
   } catch {
     throw new CommandError("USAGE", "The file is not UTF-8 text", {
       hint: "Encode the value as text, such as base64.",

@@ -1,5 +1,5 @@
-import { lstat } from "node:fs/promises";
-import { basename, dirname } from "node:path";
+import { lstat, readdir } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { type KeyProvider, KeywardError } from "@keyward/core";
 import { type SecretsAdmin, SecretsError, verifyAudit } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
@@ -84,6 +84,17 @@ async function checkFiles(config: Config): Promise<readonly Finding[]> {
       if (isFolder && basename(folder) !== ".keyward") continue;
       findings.push(problem("files", `other users may read ${path}`, `\`chmod ${isFolder ? "700" : "600"} ${path}\``));
     }
+  }
+  const left = (await readdir(folder).catch(() => [])).find((name) => /^first-tokens-.*\.txt$/.test(name));
+  if (left !== undefined) {
+    const hint = "Delete the file after its tokens were used: keep them in a password manager.";
+    findings.push({
+      level: "warning",
+      subject: "files",
+      message: `${join(folder, left)} has the first tokens`,
+      hint,
+      code: null,
+    });
   }
   return findings.length > 0 ? findings : [good("files", `only you can read ${folder}`)];
 }

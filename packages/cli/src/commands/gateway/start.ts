@@ -26,6 +26,7 @@ const waitedAttempts = 10;
 const waitedMs = 500;
 // Shorter than the time after which the command line ends the process.
 const drainMs = 7_000;
+const maxFrames = 5;
 
 /** Runs the secrets service until the operator stops the command: the admin API, and a sweep each hour. */
 export async function startGateway(context: Context, options: GatewayStartOptions): Promise<void> {
@@ -136,16 +137,20 @@ function logTo({ output }: Context): Log {
     event: (event, fields) => write({ event, ...fields }),
     problem: (error, requestId) => {
       const { code, message, hint } = errorResult(error);
-      write({
-        event: "problem",
-        level: "error",
-        code,
-        message,
-        hint,
-        ...(requestId === undefined ? {} : { requestId }),
-      });
+      const request = requestId === undefined ? {} : { requestId };
+      const place = code === "UNEXPECTED" ? { stack: framesOf(error) } : {};
+      write({ event: "problem", level: "error", code, message, hint, ...request, ...place });
     },
   };
+}
+
+/** Returns where an error was thrown. The message of an error of another library may contain a value, a frame does not. */
+function framesOf(error: unknown): readonly string[] {
+  const lines = error instanceof Error ? (error.stack ?? "").split("\n") : [];
+  return lines
+    .filter((line) => /^ {4}at /.test(line))
+    .slice(0, maxFrames)
+    .map((line) => line.trim());
 }
 
 async function aborted(signal: AbortSignal): Promise<void> {

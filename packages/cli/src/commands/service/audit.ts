@@ -2,16 +2,19 @@ import { auditAnchor, exportAudit, verifyAudit } from "@keyward/secrets";
 import type { Context } from "../../context.ts";
 import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
 import { writeNewFile } from "../../files/new-file.ts";
+import { auditEntryResult } from "../../results/audit-entry-result.ts";
 import { auditPath, gatewayConfig } from "../../service/local-service.ts";
 import { textOfFile } from "../../service/secret-value.ts";
 import { jsonOf } from "../../terminal/output.ts";
+
+const maxAnchorBytes = 268_435_456;
 
 // These commands work on the machine that has the keyring, without the admin API.
 
 /** Verifies the audit, alone or against an anchor that was kept elsewhere. */
 export async function verify(context: Context, { anchor }: { readonly anchor?: string }): Promise<void> {
   const file = await auditFile(context);
-  const expected = anchor === undefined ? undefined : parsed(await textOfFile(anchor));
+  const expected = anchor === undefined ? undefined : parsed(await textOfFile(anchor, maxAnchorBytes));
   const { ok, entries, chains, problems, problemCount, openChains } = await verifyAudit({
     ...file,
     anchor: expected,
@@ -57,7 +60,8 @@ export async function exportEntries(context: Context, { workspace }: { readonly 
   for await (const entry of exportAudit({ ...(await auditFile(context)), workspace })) {
     signal.throwIfAborted();
     if (output.isClosed) return;
-    output.result(jsonOf(entry), entry);
+    const printed = auditEntryResult(entry);
+    output.result(jsonOf(printed), printed);
   }
 }
 
@@ -65,9 +69,11 @@ async function auditFile(context: Context) {
   return { path: auditPath(await gatewayConfig(context)), keys: await context.keys() };
 }
 
+/** Reads the last line of a file of anchors, which may also be what `--json` printed. */
 function parsed(text: string): unknown {
   try {
-    return JSON.parse(text);
+    const value: unknown = JSON.parse(text.trimEnd().split("\n").at(-1) ?? "");
+    return typeof value === "object" && value !== null && "anchor" in value ? value.anchor : value;
   } catch {
     throw new CommandError("USAGE", "The file of the anchor is not JSON", {
       hint: "Pass a file that `keyward audit anchor` has written.",
