@@ -28,6 +28,10 @@ it("the bench compares all variants of every task, and writes the figures", asyn
         ["set", "get", "setMany of 100", "getMany of 100", "swap"].map((operation) => `${operation}, ${store}`),
       ),
       ...httpNames,
+      ...["memory", "SQLite", ...(redis ? ["Redis"] : [])].map((store) => `reads of a call, ${store}`),
+      ...["SQLite", ...(redis ? ["Redis"] : [])].flatMap((store) =>
+        ["secret set", "page of 50 servers", "page of 50 tokens", "token created"].map((what) => `${what}, ${store}`),
+      ),
     ]),
   );
   for (const { name, variants } of tasks) {

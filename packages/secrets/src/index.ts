@@ -1,6 +1,21 @@
 export { Caller, type CallerFields } from "./access/caller.ts";
 export { hasRight, type Right, rolesWithRight } from "./access/rights.ts";
+export { auditAnchor } from "./audit/audit-anchor.ts";
+export type { AuditEntry } from "./audit/audit-entry.ts";
 export type { AuditLog, BegunChange } from "./audit/audit-log.ts";
+export type { AuditTable } from "./audit/audit-table.ts";
+export type { AnchoredHead, AuditAnchor, ChainProof } from "./audit/chain-proof.ts";
+export { type ExportAuditOptions, exportAudit } from "./audit/export-audit.ts";
+export { type AuditLogOptions, openAuditLog } from "./audit/file-audit-log.ts";
+export { type AuditFile, auditStore } from "./audit/open-audit-file.ts";
+export { auditNamespace, auditScope } from "./audit/record-key.ts";
+export {
+  type AuditProblem,
+  type AuditVerification,
+  type OpenChain,
+  type VerifyAuditOptions,
+  verifyAudit,
+} from "./audit/verify-audit.ts";
 export type {
   CallerInfo,
   Change,
