@@ -10,7 +10,7 @@ import { type LazyFigures, lazyName, measureLazyReads } from "./lazy-reads.ts";
 import { findRedisServer } from "./redis-server.ts";
 import { bulkTable, bytesTable, lazyTable, type Measured, scopesTable, startsTable, timesTable } from "./report.ts";
 import { type Effort, measure } from "./rounds.ts";
-import { measureScopes, recordsPerScope, type ScopeFigures, scopesName } from "./scopes.ts";
+import { fiveInEach, measureScopes, type ScopeFigures, scopesName, servers } from "./scopes.ts";
 import { serviceTasks } from "./service-tasks.ts";
 import { measureStarts, type StartFigures, startName } from "./start-times.ts";
 import { swapTasks } from "./swap-tasks.ts";
@@ -100,7 +100,10 @@ if (redis !== undefined && isWanted(lazyName)) {
 const scopes: ScopeFigures[] = [];
 if (isWanted(scopesName)) {
   const quick = options.quick === true;
-  scopes.push(await measureScopes(quick ? 100 : Math.ceil(mostRecords / recordsPerScope), quick ? 1 : 5));
+  for (const layout of [fiveInEach, servers]) {
+    const count = quick ? 100 : Math.ceil(mostRecords / layout.recordsPerScope);
+    scopes.push(await measureScopes(layout, count, quick ? 1 : 5));
+  }
   console.log(scopesTable(scopes));
 }
 
