@@ -142,6 +142,11 @@ function onImports(broken: (found: Import, module: Module, workspace: Workspace)
 }
 
 const rules: Record<string, Rule> = {
+  "only the relay of the gateway reads the values of secrets": onImports(({ specifier }, module) => {
+    const isRelay = module.file.startsWith("packages/gateway/src/relay/");
+    if (specifier !== "@keyward/secrets/reader" || !isSource(module) || isRelay) return undefined;
+    return "imports the reader of secrets' values";
+  }),
   "imports run one way: cli → stores, providers → core": onImports(({ specifier }, module, { manifests }) => {
     const own = manifests.get(module.owner)?.name ?? "";
     const imported = packageOf(specifier);
@@ -180,10 +185,13 @@ const rules: Record<string, Rule> = {
       .filter((module) => isSource(module) && module.owner === "packages/core" && module.lines > maxLinesInCore)
       .map(({ file, lines }) => `${file} has ${lines} lines`),
 
-  "no package imports a file of another package by its path": onImports(({ specifier }, module) => {
+  "no package imports a file of another package by its path": onImports(({ specifier }, module, { manifests }) => {
     const imported = packageOf(specifier);
     if (imported.startsWith("@keyward/")) {
-      return specifier === imported ? undefined : `${specifier} is not what ${imported} exports`;
+      if (specifier === imported) return undefined;
+      const exported = [...manifests.values()].find(({ name }) => name === imported)?.exports ?? {};
+      const entry = `.${specifier.slice(imported.length)}`;
+      return Object.hasOwn(exported, entry) ? undefined : `${specifier} is not what ${imported} exports`;
     }
     // The bench measures the envelope, which core does not export.
     if (!isRelative(specifier) || module.owner === "bench") return undefined;
@@ -246,7 +254,7 @@ const rules: Record<string, Rule> = {
 describe("the workspace", () => {
   const workspace = readWorkspace(repository);
 
-  it("has sources, tests and imports that the check finds", () => {
+  it("has sources, tests and imports, and the check finds them", () => {
     const files = workspace.modules.map(({ file }) => file);
     expect(files).toContain("packages/core/src/index.ts");
     expect(files).toContain("test/architecture.test.ts");
@@ -316,6 +324,7 @@ describe("the rules", () => {
     ["packages/store/src/a.ts", `import "@keyward/contract";`, "@keyward/store may not import @keyward/contract"],
     ["packages/cli/src/index.ts", `import "@keyward/contract";`, "keyward may not import @keyward/contract"],
     ["packages/store/src/a.ts", `import "keyward";`, "@keyward/store may not import keyward"],
+    ["packages/cli/src/index.ts", `import "@keyward/secrets/reader";`, "imports the reader of secrets' values"],
     [
       "packages/store/package.json",
       `{ "name": "@keyward/store", "dependencies": { "@keyward/core": "1", "@keyward/contract": "1" } }`,

@@ -84,7 +84,7 @@ describe("the pages", () => {
   const programs = writePrograms(pages, folder);
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  it("include the README, whose code the check finds", () => {
+  it("include the README, and the check finds the code in the README", () => {
     expect(programs.map(({ place }) => place.split(":")[0])).toContain("README.md");
   });
 
@@ -119,7 +119,7 @@ describe("the checks of pages", () => {
   const fence = "```";
   const page = (text: string) => readPage("stale.md", text);
 
-  describe("the run of a block", () => {
+  describe("the run of a code block", () => {
     const failing = {
       throws: `throw new Error("broken");`,
       "rejects after its last line": `void Promise.reject(new Error("late"));`,
@@ -158,7 +158,7 @@ describe("the checks of pages", () => {
     });
   });
 
-  describe("a set-up block", () => {
+  describe("a set-up block of a page", () => {
     const setUp = `import { Keyring } from "@keyward/core";\nconst keyring = Keyring.generate("first");`;
     const text = `${fence}ts set-up\n${setUp}\n${fence}\n\n${fence}ts\nconsole.log(keyring.primary);\n${fence}\n`;
 
@@ -202,7 +202,7 @@ describe("the checks of pages", () => {
   });
 
   it.each(["ts ignore", "typescript", "js", "mjs", "tsx"])(
-    "report a block with the mark %s, because such a block is not run",
+    "report a code block with the mark %s, because such a block is not run",
     (info) => {
       expect(unrunBlocks([page(`${fence}${info}\n1;\n${fence}`)])).toHaveLength(1);
     },
@@ -227,7 +227,7 @@ describe("the checks of pages", () => {
     expect(unknownScripts([page(text)], ["demo", "test"])).toEqual(["stale.md:2 npm has no script gone"]);
   });
 
-  it("report a block that is never closed", () => {
+  it("report a code block that is never closed", () => {
     expect(() => page(`${fence}ts\n1;`)).toThrow("stale.md:1");
   });
 });

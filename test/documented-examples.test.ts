@@ -13,7 +13,7 @@ interface Example extends CodeBlock {
   readonly name: string;
 }
 
-/** What a program must import to use a name. */
+/** The import that a program needs to use a name. */
 interface Import {
   readonly name: string;
   readonly from: string;

@@ -202,7 +202,7 @@ describe("the packed tarballs", () => {
   }
 
   describe.each(named)("$name", ({ name, folder: packageFolder }) => {
-    it("contains its build, README and LICENSE, what else its manifest names, and nothing else", () => {
+    it("contains only its build, its README, its LICENSE and the other files that its manifest names", () => {
       const files = readdirSync(installed(name), { recursive: true, withFileTypes: true })
         .filter((entry) => entry.isFile())
         .map((entry) => join(entry.parentPath, entry.name).slice(installed(name).length + 1));

@@ -134,7 +134,7 @@ async function problemsOf(store: UnhurriedStore, random: Random): Promise<readon
   return problems;
 }
 
-describe("a history of random calls", () => {
+describe("the check of a history of random calls", () => {
   it.each(Object.entries(flaws))(`reports problems over a store that %s (seed ${seed})`, async (_, Flawed) => {
     const random = randomFrom(seed);
     expect(await problemsOf(new Flawed(random), random)).not.toEqual([]);
@@ -146,7 +146,7 @@ describe("a history of random calls", () => {
   });
 });
 
-describe("the history of a key", () => {
+describe("the check of the history of one key", () => {
   it("allows both outcomes of an unacknowledged write, until a read shows the outcome", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "first" })();

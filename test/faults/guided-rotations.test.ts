@@ -39,7 +39,7 @@ describeWithRedis(redisServers, "a guided rotation of four processes over Redis"
   afterAll(() => redis.stop());
 
   it(
-    `fails no call while a mounted directory is changed and the operator is killed at each step (seed ${seed})`,
+    `a guided rotation fails no call while a mounted directory is changed and the operator is killed at each step (seed ${seed})`,
     options,
     async () => {
       await redis.command("FLUSHALL");
@@ -78,7 +78,7 @@ describeWithRedis(redisServers, "a guided rotation of four processes over Redis"
   );
 
   it(
-    `fails no call while environment variables change by rolling restarts and the operator is killed at each step (seed ${seed})`,
+    `a guided rotation fails no call while environment variables change by rolling restarts and the operator is killed at each step (seed ${seed})`,
     options,
     async () => {
       await redis.command("FLUSHALL");
@@ -156,7 +156,7 @@ describeWithRedis(redisServers, "a guided rotation of four processes over Redis"
   }
 });
 
-/** Does to the files of a mounted directory what the instruction for the change says. */
+/** Returns the files of a mounted directory after an operator has followed the instruction for a change. */
 function changedFiles(files: Record<string, string>, change: KeyringChange): Record<string, string> {
   switch (change.kind) {
     case "add":
@@ -172,7 +172,7 @@ function changedFiles(files: Record<string, string>, change: KeyringChange): Rec
 
 type Variables = { readonly APP_KEY: string; readonly APP_KEY_OTHERS?: string };
 
-/** Does to the environment variables what the instruction for the change says. */
+/** Returns the environment variables after an operator has followed the instruction for a change. */
 function changedVariables({ APP_KEY, APP_KEY_OTHERS = "" }: Variables, change: KeyringChange): Variables {
   switch (change.kind) {
     case "add":

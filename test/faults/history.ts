@@ -39,7 +39,7 @@ export interface Traffic {
 
 /** Outcome of a history. */
 export interface HistoryOutcome {
-  /** What was observed although a correct store does not allow it. Empty if the history is correct. */
+  /** Observations that a correct store does not allow. Empty if the history is correct. */
   readonly problems: readonly string[];
   readonly jobs: readonly ReencryptReport[];
   /** Number of calls with an unknown outcome. */

@@ -94,31 +94,27 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
     });
     afterAll(() => vi.unstubAllEnvs());
 
-    it(`the processes fail no call in ${rotations} rotations (seed ${seed})`, options, async () => {
+    it(`ten processes fail no call in ${rotations} rotations (seed ${seed})`, options, async () => {
       const { fleet, operator } = await start(service);
       for (let rotation = 1; rotation <= rotations; rotation++) await operator.rotate();
       await fleet.expectNoFailure();
       await operator.expectOneKey();
     });
 
-    it(
-      `fail no call of the application while one of the processes is paused during a rotation (seed ${seed})`,
-      options,
-      async () => {
-        const { fleet, operator } = await start(service);
-        const former = (await operator.keys.load()).primary;
-        await fleet.haltOne();
-        await operator.rotate();
-        fleet.resumeOne();
-        await operator.rotate();
-        await fleet.expectNoFailure();
-        await operator.expectOneKey();
-        expect((await operator.keys.load()).keys.map(({ id }) => id)).not.toContain(former);
-      },
-    );
+    it(`ten processes fail no call while one of them is paused during a rotation (seed ${seed})`, options, async () => {
+      const { fleet, operator } = await start(service);
+      const former = (await operator.keys.load()).primary;
+      await fleet.haltOne();
+      await operator.rotate();
+      fleet.resumeOne();
+      await operator.rotate();
+      await fleet.expectNoFailure();
+      await operator.expectOneKey();
+      expect((await operator.keys.load()).keys.map(({ id }) => id)).not.toContain(former);
+    });
 
     it(
-      `fail no call of the application while the key service is unavailable during a rotation (seed ${seed})`,
+      `ten processes fail no call while the key service is unavailable during a rotation (seed ${seed})`,
       options,
       async () => {
         const { fleet, operator } = await start(service);
@@ -135,7 +131,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
     );
 
     it(
-      `fail no call of the application while the operator process is killed at each step of a rotation (seed ${seed})`,
+      `ten processes fail no call while the operator process is killed at each step of a rotation (seed ${seed})`,
       options,
       async () => {
         const { fleet, operator, source } = await start(service);

@@ -11,7 +11,7 @@ const shortMs = 30;
 const minuteMs = 60_000;
 const tenYearsMs = 315_360_000_000;
 
-/** What a host receives as its store: a store without encryption, or an encrypted store. */
+/** The stores that a host receives: a store without encryption, and encrypted stores. */
 const fronts = {
   "the store itself": (store: KeyvStorageAdapter) => store,
   "an EncryptedStore": (store: KeyvStorageAdapter) => new EncryptedStore(store, { keys: Keyring.generate() }),

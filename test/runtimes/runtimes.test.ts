@@ -40,7 +40,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
   const ask = (path: string, init: RequestInit = {}) =>
     fetch(`${url}${path}`, { ...init, headers: { authorization: `Bearer ${apiKey}`, ...init.headers } });
 
-  it("the handler stores text and bytes of various sizes up to 2 MiB", async () => {
+  it("the HTTP KV handler stores text and bytes of various sizes up to 2 MiB", async () => {
     const store = client().namespaced("values");
     const values = {
       empty: "",
@@ -60,7 +60,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.has("large")).toBe(false);
   });
 
-  it("the handler returns no record whose time to live has ended", async () => {
+  it("the HTTP KV handler returns no record whose time to live has ended", async () => {
     const store = client().namespaced("expiry");
     await store.set("short", "value", Date.now() + 200);
     await store.set("long", "value", Date.now() + 100_000);
@@ -68,7 +68,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.get("long")).toBe("value");
   });
 
-  it("the handler lets exactly one of many concurrent callers replace a value", async () => {
+  it("the HTTP KV handler lets exactly one of many concurrent callers replace a value", async () => {
     const store = client().namespaced("replacing");
     expect(await store.replace("key", undefined, "0")).toBe(true);
     const replaced = await Promise.all(
@@ -78,14 +78,14 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.get("key")).toBe(`${replaced.indexOf(true)}!`);
   });
 
-  it("the handler carries out a write only once if the same request arrives twice at the same time", async () => {
+  it("the HTTP KV handler carries out a write only once if the same request arrives twice at the same time", async () => {
     const headers = { "idempotency-key": "0123456789abcdef" };
     const body = JSON.stringify({ changes: [{ key: "once", expected: null, text: "x".repeat(100_000) }] });
     const answers = await Promise.all([1, 2].map(() => ask("/replace", { method: "POST", headers, body })));
     for (const answer of answers) expect(await answer.json()).toEqual({ replaced: [true] });
   });
 
-  it("the handler returns every record in a scan, and every key in a listing of a namespace", async () => {
+  it("the HTTP KV handler returns every record in a scan, and every key in a listing of a namespace", async () => {
     const store = client(otherApiKey);
     const keys = Array.from({ length: 250 }, (_, index) => `key-${index}`);
     for (const namespace of ["", "a"]) {
@@ -106,7 +106,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.namespaced("a").has("key-1")).toBe(true);
   });
 
-  it("the handler accepts any key of a record in a URL, and answers conditional requests", async () => {
+  it("the HTTP KV handler accepts any key of a record in a URL, and answers conditional requests", async () => {
     const keys = [
       "a/b",
       "a//b",
@@ -138,7 +138,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(listed).toHaveLength(keys.length);
   });
 
-  it("the handler rejects a request with an invalid API key or with a body that is too large", async () => {
+  it("the HTTP KV handler rejects a request with an invalid API key or with a body that is too large", async () => {
     for (const authorization of ["", "Bearer x", `Bearer ${createApiKey({ tenant: "acme" }).apiKey}`]) {
       expect((await fetch(`${url}/key`, { headers: { authorization } })).status).toBe(401);
     }
@@ -149,7 +149,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await client().get("key")).toBeUndefined();
   });
 
-  it("the handler keeps the records of two tenants separate, even if the records have equal keys", async () => {
+  it("the HTTP KV handler keeps the records of two tenants separate, even if the records have equal keys", async () => {
     const [mine, theirs] = [client().namespaced("apart"), client(otherApiKey).namespaced("apart")];
     await mine.set("key", "mine");
     expect([await theirs.get("key"), await theirs.has("key"), await theirs.delete("key")]).toEqual([
@@ -166,12 +166,12 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
 
 for (const runtime of runtimes) {
   const module = runtime.name.includes("hono") ? "hono.ts" : "server.ts";
-  const name = `the handler on ${runtime.name}`;
+  const name = `the HTTP KV handler on ${runtime.name}`;
   if (runtime.missing === undefined) {
     describe(name, () => suite(runtime, module));
   } else if (process.env["CI"] === "true") {
     describe(name, () => {
-      it("finds the runtime on this machine", () => {
+      it("has its runtime on this machine", () => {
         throw new Error(runtime.missing);
       });
     });

@@ -49,7 +49,7 @@ export function describeWithServer(
     describe(name, suite);
   } else if (process.env["CI"] === "true") {
     describe(name, () => {
-      it("finds the server that its tests need", () => {
+      it("has the server that its tests need", () => {
         throw new Error(missing);
       });
     });

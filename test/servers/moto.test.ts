@@ -13,7 +13,7 @@ async function answers(endpoint: string): Promise<boolean> {
 }
 
 describeWithMoto(servers, "a moto server for the tests", () => {
-  it("the server can be killed, restarted on the same port, paused and stopped", async () => {
+  it("the moto server can be killed, restarted on the same port, paused and stopped", async () => {
     const server = await startMoto(servers);
     onTestFinished(() => server.stop());
     await server.kill();
@@ -29,7 +29,7 @@ describeWithMoto(servers, "a moto server for the tests", () => {
     expect(await answers(server.endpoint)).toBe(false);
   });
 
-  it("the server ends when the process that started it is killed", async () => {
+  it("the moto server ends when the process that started it is killed", async () => {
     const { child, said } = await startElsewhere<{ endpoint: string }>("moto-starter.ts");
     expect(await answers(said.endpoint)).toBe(true);
     child.kill("SIGKILL");

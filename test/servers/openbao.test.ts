@@ -19,7 +19,7 @@ async function started(settings: VaultSettings = {}) {
 }
 
 describeWithVault(servers, "a Vault for the tests", () => {
-  it("the server keeps its data after kill -9 and a restart, and is sealed until it is unsealed", async () => {
+  it("the Vault server keeps its data after kill -9 and a restart, and is sealed until it is unsealed", async () => {
     const server = await started({ storage: "files" });
     await server.request("POST", "sys/mounts/kv", { type: "kv", options: { version: "2" } });
     await server.request("POST", "kv/data/secret", { data: { a: "1" } });
@@ -31,7 +31,7 @@ describeWithVault(servers, "a Vault for the tests", () => {
     expect((await server.request("GET", "kv/data/secret")).data).toMatchObject({ data: { a: "1" } });
   });
 
-  it("the server can be sealed, unsealed, paused and stopped if it stores its data in memory", async () => {
+  it("the Vault server can be sealed, unsealed, paused and stopped if it stores its data in memory", async () => {
     const server = await started();
     await server.seal();
     await expect(server.request("GET", "sys/mounts")).rejects.toThrow("sealed");
@@ -47,14 +47,14 @@ describeWithVault(servers, "a Vault for the tests", () => {
     expect(await answers(server.address)).toBe(false);
   });
 
-  it("the server serves TLS with a certificate that only its own clients trust", async () => {
+  it("the Vault server serves TLS with a certificate that only its own clients trust", async () => {
     const server = await started({ tls: true });
     expect(server.address).toMatch(/^https:/);
     expect((await server.request("GET", "sys/health"))["sealed"]).toBe(false);
     expect(await answers(server.address)).toBe(false);
   });
 
-  it("the server ends when the process that started it is killed", async () => {
+  it("the Vault server ends when the process that started it is killed", async () => {
     const { child, said } = await startElsewhere<{ address: string }>("openbao-starter.ts");
     expect(await answers(said.address)).toBe(true);
     child.kill("SIGKILL");

@@ -19,7 +19,7 @@ export interface RedisSentinelGroup {
   stop(): Promise<void>;
 }
 
-/** How soon sentinels take a node for dead, and how old their knowledge of a replica may be. */
+/** Time after which sentinels treat a node as dead, and maximum age of what they know about a Redis replica. */
 interface Patience {
   readonly infoPeriodMs: number;
   readonly downAfterMs: number;

@@ -46,7 +46,7 @@ async function whereIs(name: string): Promise<string> {
 }
 
 describeWithRedis(servers, "a server for the tests", () => {
-  it("the server still has every acknowledged write after kill -9 and a restart", async () => {
+  it("the Redis server still has every acknowledged write after kill -9 and a restart", async () => {
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
     await node.command("SET", "key", "value");
@@ -58,7 +58,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     expect(await node.command("GET", "key")).toBe("value");
   });
 
-  it("the server answers no request while it is paused, and answers the waiting requests after it resumes", async () => {
+  it("the Redis server answers no request while it is paused, and answers the waiting requests after it resumes", async () => {
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
     node.pause();
@@ -72,7 +72,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     await asked;
   });
 
-  it("the server ends and removes its data when it is stopped, even if it was paused or killed before", async () => {
+  it("the Redis server ends and removes its data when it is stopped, even if it was paused or killed before", async () => {
     for (const end of ["running", "paused", "killed"]) {
       const node = await startRedis(servers);
       const [, directory = ""] = [await node.command("CONFIG", "GET", "dir")].flat().map(String);
@@ -85,7 +85,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     }
   });
 
-  it("the server ends and removes its data when the process that started it is killed", async () => {
+  it("the Redis server ends and removes its data when the process that started it is killed", async () => {
     const { child, said } = await startElsewhere<Started>("redis-starter.ts");
     const { port, directory } = said;
     expect((await listens(port)) && existsSync(directory)).toBe(true);
@@ -93,14 +93,14 @@ describeWithRedis(servers, "a server for the tests", () => {
     await expect.poll(async () => (await listens(port)) || existsSync(directory), { timeout: 10_000 }).toBe(false);
   });
 
-  it("the server answers a client over TLS and with a password, if the server was started with both", async () => {
+  it("the Redis server answers a client over TLS and with a password, if the server was started with both", async () => {
     const node = await startTlsRedis(servers);
     onTestFinished(() => node.stop());
     expect(await node.command("PING")).toBe("PONG");
     expect(node.url).toMatch(/^rediss:/);
   });
 
-  it("the server can be killed and started again in a Cluster of six nodes", async () => {
+  it("the Redis server can be killed and started again in a Cluster of six nodes", async () => {
     const cluster = await startCluster(servers);
     onTestFinished(() => cluster.stop());
     const [victim] = await cluster.primaries();
@@ -113,7 +113,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     expect(await cluster.primaries()).toHaveLength(3);
   });
 
-  it("the server gives a slot and its records to another node of its Cluster", async () => {
+  it("the Redis server gives a slot and its records to another node of its Cluster", async () => {
     const cluster = await startCluster(servers);
     onTestFinished(() => cluster.stop());
     const slot = 12_182;
@@ -127,7 +127,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     await expect(source.command("GET", "foo")).rejects.toThrow("MOVED");
   });
 
-  it("the server is replaced by its Redis replica when it is killed in a Sentinel group, and is itself a Redis replica after a restart", async () => {
+  it("the Redis server is replaced by its Redis replica when it is killed in a Sentinel group, and is itself a Redis replica after a restart", async () => {
     const group = await startSentinelGroup(servers);
     onTestFinished(() => group.stop());
     const primary = await group.primary();

@@ -14,8 +14,8 @@ import { eventually } from "./waiting.ts";
 const shortMs = 300;
 
 /**
- * What {@link describeAtomic} tests: the `replace` of the store under test, or the `replace` of its reserved space
- * (where Keyward keeps its own records).
+ * The `replace` that {@link describeAtomic} tests: the `replace` of the store under test, or of its reserved space (where
+ * Keyward keeps its own records).
  */
 export interface AtomicUnderTest {
   readonly test: StoreTest;
@@ -37,7 +37,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     register(name, (opened: OpenStore) => body(of(opened.store), async () => of(await secondWriter(opened))));
   }
 
-  test("replaces the stored value if it is the expected value", async (store) => {
+  test("replace() replaces the stored value if it is the expected value", async (store) => {
     await store.set("key", "old");
     assert.equal(await store.replace("key", "old", "new"), true);
     assertValue(await store.get("key"), "new");
@@ -46,7 +46,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("key"), "again");
   });
 
-  test("replaces values under unusual keys", async (store) => {
+  test("replace() replaces values under unusual keys", async (store) => {
     await store.setMany(unusualKeys.map((key, index) => ({ key, value: `value ${index}` })));
     for (const [index, key] of unusualKeys.entries()) {
       assert.equal(await store.replace(key, `value ${index}`, `new ${index}`), true);
@@ -57,7 +57,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     );
   });
 
-  test("does not replace a value that is only similar to the expected value", async (store) => {
+  test("replace() does not replace a value that is only similar to the expected value", async (store) => {
     const similar = [
       "value",
       "valu",
@@ -82,7 +82,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     }
   });
 
-  test("compares a large value with the expected value up to the last byte", async (store) => {
+  test("replace() compares a large value with the expected value up to the last byte", async (store) => {
     const large = "x".repeat(2 ** 20);
     await store.set("key", `${large}y`);
     assert.equal(await store.replace("key", `${large}z`, "new"), false);
@@ -92,7 +92,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
   });
 
   if (bytes) {
-    test("compares bytes with bytes, and treats text as a different value", async (store) => {
+    test("replace() compares bytes with bytes, and treats text as a different value", async (store) => {
       const values: StoredValue[] = [
         Buffer.from("value"),
         "value",
@@ -113,14 +113,14 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     });
   }
 
-  test("does not overwrite a value that is newer than the expected value", async (store, other) => {
+  test("replace() does not overwrite a value that is newer than the expected value", async (store, other) => {
     await store.set("key", "read");
     await (await other()).set("key", "newer");
     assert.equal(await store.replace("key", "read", "encrypted again"), false);
     assertValue(await store.get("key"), "newer");
   });
 
-  test("does not restore a deleted record", async (store) => {
+  test("replace() does not restore a deleted record", async (store) => {
     await store.set("key", "read");
     await store.delete("key");
     assert.equal(await store.replace("key", "read", "encrypted again"), false);
@@ -129,13 +129,13 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assert.equal(await store.has("never"), false);
   });
 
-  test("does not restore an expired record", async (store) => {
+  test("replace() does not restore an expired record", async (store) => {
     await expire(store, "key");
     assert.equal(await store.replace("key", "expired", "encrypted again"), false);
     assert.equal(await store.has("key"), false);
   });
 
-  test("keeps the expiry of the record that it replaces", async (store) => {
+  test("replace() keeps the expiry of the record if it is called without an expiry", async (store) => {
     // On a slow machine the record may expire before it is replaced: then try again with a longer expiry.
     let expires: number;
     let durationMs = shortMs;
@@ -153,7 +153,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("forever"), "new");
   });
 
-  test("writes only a missing record if the expected value is undefined", async (store) => {
+  test("replace() writes only a missing record if the expected value is undefined", async (store) => {
     assert.equal(await store.replace("key", undefined, "first"), true);
     assert.equal(await store.replace("key", undefined, "second"), false);
     assertValue(await store.get("key"), "first");
@@ -164,14 +164,14 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("key"), "third");
   });
 
-  test("treats an expired record as missing, and replaces it by a record that does not expire", async (store) => {
+  test("replace() treats an expired record as missing, and the new record does not expire", async (store) => {
     await expire(store, "key");
     assert.equal(await store.replace("key", undefined, "new"), true);
     await expire(store, "witness");
     assertValue(await store.get("key"), "new");
   });
 
-  test("sets the expiry that a replacement names", async (store) => {
+  test("replace() sets the expiry with which it is called", async (store) => {
     for (const before of [undefined, Date.now() + 3_600_000]) {
       await store.set("key", "old", before);
       const expires = Date.now() + shortMs;
@@ -181,7 +181,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     }
   });
 
-  test("removes the expiry if a replacement names null", async (store) => {
+  test("replace() removes the expiry if it is called with the expiry null", async (store) => {
     let durationMs = shortMs;
     for (;;) {
       const expires = Date.now() + durationMs;
@@ -194,7 +194,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("key"), "new");
   });
 
-  test("gives a new record the expiry that a replacement names", async (store) => {
+  test("replace() gives a new record the expiry with which it is called", async (store) => {
     const expires = Date.now() + shortMs;
     assert.equal(await store.replace("key", undefined, "new", expires), true);
     await eventually("the new record expires", async () => (await store.get("key")) === undefined);
@@ -204,7 +204,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("key"), "newer");
   });
 
-  test("removes the record if a replacement names an expiry in the past", async (store) => {
+  test("replace() removes the record if it is called with an expiry in the past", async (store) => {
     await store.set("key", "old");
     assert.equal(await store.replace("key", "other", "new", Date.now() - 60_000), false);
     assertValue(await store.get("key"), "old");
@@ -214,7 +214,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("key"), undefined);
   });
 
-  test("sets a different expiry in each replacement of replaceMany()", async (store) => {
+  test("replaceMany() sets a different expiry in each of its replacements", async (store) => {
     if (store.replaceMany === undefined) return;
     const far = Date.now() + 3_600_000;
     const keys = ["kept", "ends", "forever", "made", "made for ever", "past"];
@@ -240,9 +240,9 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValues(await store.getMany(keys), ["new", undefined, "new", undefined, "new", undefined]);
   });
 
-  test("rejects a replacement whose expiry is not a time", async (store) => {
+  test("replace() rejects if the expiry is not a time", async (store) => {
     await store.set("key", "old");
-    // 60,000 seems to be a duration, as `set` takes it.
+    // 60,000 looks like a duration, which `set` accepts.
     for (const expires of ["60s", Number.NaN, {}, 60_000]) {
       await assert.rejects(async () => Reflect.apply(store.replace, store, ["key", "old", "new", expires]), {
         code: "VALUE_INVALID",
@@ -251,7 +251,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("key"), "old");
   });
 
-  test("lets exactly one of two concurrent replacements succeed, in each of 50 rounds", async (store, other) => {
+  test("replace() succeeds for exactly one of two concurrent replacements, in each of 50 rounds", async (store, other) => {
     const writers = [store, await other()];
     for (let round = 0; round < 50; round++) {
       const expected = round % 2 === 0 ? "old" : undefined;
@@ -269,7 +269,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     }
   });
 
-  test("loses no increment of a counter that several writers increment", async (store, other) => {
+  test("replace() loses no increment of a counter that several writers increment", async (store, other) => {
     const writers = [store, await other(), store, await other()];
     const steps = 10;
     await store.set("counter", "0");
@@ -284,7 +284,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("counter"), String(writers.length * steps));
   });
 
-  test("applies the replacements of replaceMany() in order, even if some of them do not match", async (store) => {
+  test("replaceMany() does its replacements in order, even if some of them do not match", async (store) => {
     if (store.replaceMany === undefined) return;
     assert.deepEqual(await store.replaceMany([]), []);
     await store.setMany(["a", "b", "c"].map((key) => ({ key, value: "old" })));
@@ -301,7 +301,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValues(await store.getMany(["a", "b", "none", "made", "c"]), ["new", "old", undefined, "newer", "old"]);
   });
 
-  test("accepts thousands of replacements in one replaceMany()", async (store) => {
+  test("replaceMany() accepts thousands of replacements", async (store) => {
     if (store.replaceMany === undefined) return;
     const keys = numbered("key-", 2_000);
     await store.setMany(keys.map((key) => ({ key, value: "old" })));
@@ -316,7 +316,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
 
 /** Tests that `replace` changes only records in the namespace of its store. */
 export function describeAtomicNamespaces(test: StoreTest): void {
-  test("replaces records only in its own namespace", async ({ inNamespace }) => {
+  test("replace() replaces records only in the namespace of its store", async ({ inNamespace }) => {
     for (const namespace of ["", "a", "b"]) await inNamespace(namespace).set("key", "old");
     const store = asAtomic(inNamespace("a"));
     assert.equal(await store.replace("key", "old", "new"), true);

@@ -180,14 +180,14 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
 type ProviderTest = (name: string, body: (opened: OpenKeyProvider) => Promise<void>) => void;
 
 function describeSave(test: ProviderTest): void {
-  test("loads the keyring that it saved", async ({ provider }) => {
+  test("load() returns the keyring that was saved", async ({ provider }) => {
     const previous = await provider.load();
     const next = previous.add();
     await provider.save?.(next, previous);
     assert.equal(exportKeyring(await provider.load()), exportKeyring(next));
   });
 
-  test("saves several changes one after the other", async ({ provider }) => {
+  test("save() saves several changes one after the other", async ({ provider }) => {
     let ring = await provider.load();
     for (const id of ["contract-1", "contract-2", "contract-3"]) {
       const next = ring.add({ id }).promote(id);
@@ -197,7 +197,7 @@ function describeSave(test: ProviderTest): void {
     }
   });
 
-  test("does not overwrite a keyring that another save wrote after the load", async ({ provider, secrets }) => {
+  test("save() does not overwrite a keyring that another save wrote after the load", async ({ provider, secrets }) => {
     const stale = await provider.load();
     const winner = stale.add({ id: "winner" });
     await provider.save?.(winner, stale);
@@ -207,7 +207,7 @@ function describeSave(test: ProviderTest): void {
     assert.equal(exportKeyring(await provider.load()), exportKeyring(winner));
   });
 
-  test("lets exactly one of several concurrent saves succeed", async ({ provider }) => {
+  test("save() succeeds for exactly one of several concurrent calls", async ({ provider }) => {
     const previous = await provider.load();
     const rings = Array.from({ length: 6 }, (_, index) => previous.add({ id: `racer-${index}` }));
     const outcomes = await Promise.allSettled(rings.map(async (ring) => provider.save?.(ring, previous)));
@@ -221,7 +221,7 @@ function describeSave(test: ProviderTest): void {
 }
 
 function describeSubscribe(test: ProviderTest): void {
-  test("calls each subscriber after a change until it unsubscribes", async (opened) => {
+  test("a subscriber is called after each change until the subscriber unsubscribes", async (opened) => {
     const { provider } = opened;
     await provider.load();
     const calls = { leaving: 0, staying: 0 };
@@ -242,7 +242,7 @@ function describeSubscribe(test: ProviderTest): void {
     }
   });
 
-  test("allows a subscriber to unsubscribe twice", async ({ provider }) => {
+  test("a subscriber can unsubscribe twice", async ({ provider }) => {
     const leave = provider.subscribe?.(() => undefined);
     leave?.();
     leave?.();

@@ -71,43 +71,43 @@ export const unusualKeys: readonly string[] = [
 
 /** Tests that a store returns values unchanged, and that batches, `has` and `delete` return the right results. */
 export function describeValues(test: StoreTest, options: StoreContractOptions): void {
-  test("declares that it accepts expiries as absolute times", async ({ store }) => {
+  test("a store declares that it accepts expiries as absolute times", async ({ store }) => {
     assert.equal(store.capabilities?.expires, true);
   });
 
-  test("returns the stored value, and undefined for a missing record", async ({ store }) => {
+  test("get() returns the stored value, and undefined for a missing record", async ({ store }) => {
     assert.equal(await store.get("key"), undefined);
     assert.equal(await store.set("key", "value"), true);
     assertValue(await store.get("key"), "value");
     assert.equal(await store.get("other"), undefined);
   });
 
-  test("returns the value of the last write", async ({ store }) => {
+  test("get() returns the value of the last write", async ({ store }) => {
     await store.set("key", "a longer value");
     await store.set("key", "value");
     assertValue(await store.get("key"), "value");
   });
 
-  test("returns any text unchanged", async ({ store }) => {
+  test("get() returns any text unchanged", async ({ store }) => {
     const texts = ["", " ", "0", "null", '{"value":1}', "a\0b", "\ufeffa", "\u00e9", "e\u0301", "😀", ":base64:aaaa"];
     for (const [index, text] of texts.entries()) await store.set(`key-${index}`, text);
     for (const [index, text] of texts.entries()) assertValue(await store.get(`key-${index}`), text);
   });
 
-  test("returns a text of 1 MiB unchanged", async ({ store }) => {
+  test("get() returns a text of 1 MiB unchanged", async ({ store }) => {
     const text = `${"x".repeat(oneMebibyte - 4)}😀`;
     await store.set("key", text);
     assertValue(await store.get("key"), text);
   });
 
-  test("refuses text with a lone surrogate, or returns this text unchanged", async ({ store }) => {
+  test("a store refuses text with a lone surrogate, or returns this text unchanged", async ({ store }) => {
     const isStored = await isAccepted(() => store.set("key", "a\ud800"));
     assertValue(await store.get("key"), isStored ? "a\ud800" : undefined);
   });
 
   if (options.roundTripsBytes ?? options.expect.bytes) describeBytes(test);
 
-  test("returns the results of a batch in the order of its keys, also for duplicate and missing keys", async ({
+  test("a batch returns its results in the order of its keys, also for duplicate and missing keys", async ({
     store,
   }) => {
     const set = await store.setMany([
@@ -121,14 +121,14 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.deepEqual(await store.hasMany(keys), [true, false, true, true, true, false]);
   });
 
-  test("accepts empty batches", async ({ store }) => {
+  test("a store accepts empty batches", async ({ store }) => {
     await store.setMany([]);
     assert.deepEqual(await store.getMany([]), []);
     assert.deepEqual(await store.hasMany([]), []);
     assert.deepEqual(await store.deleteMany([]), []);
   });
 
-  test("accepts batches of thousands of records", async ({ store }) => {
+  test("a store accepts batches of thousands of records", async ({ store }) => {
     const keys = numbered("key-", 3_000);
     await store.setMany(keys.map((key) => ({ key, value: `value of ${key}` })));
     assertValues(
@@ -139,13 +139,13 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.deepEqual(new Set(await store.hasMany(keys)), new Set([false]));
   });
 
-  test("reports by has() whether a record exists", async ({ store }) => {
+  test("has() returns whether a record exists", async ({ store }) => {
     await store.set("empty", "");
     assert.equal(await store.has("empty"), true);
     assert.equal(await store.has("none"), false);
   });
 
-  test("reports by delete() whether the record existed", async ({ store }) => {
+  test("delete() returns whether the record existed", async ({ store }) => {
     await store.set("key", "value");
     assert.equal(await store.delete("key"), true);
     assert.equal(await store.delete("key"), false);
@@ -158,7 +158,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assertValues(await store.getMany(["a", "b"]), [undefined, undefined]);
   });
 
-  test("stores, lists, deletes and clears the records of a Keyv", async ({ inNamespace }) => {
+  test("a Keyv over the store stores, lists, deletes and clears its records", async ({ inNamespace }) => {
     const keyv = new Keyv({ store: inNamespace("flows"), namespace: "flows", checkExpired: false });
     await keyv.set("a", { step: 1 });
     await keyv.setMany([
@@ -175,7 +175,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.equal(await keyv.get("b"), undefined);
   });
 
-  test("can be disconnected twice", async ({ store }) => {
+  test("a store can be disconnected twice", async ({ store }) => {
     await store.set("key", "value");
     await store.disconnect?.();
     await store.disconnect?.();
@@ -185,7 +185,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
 function describeBytes(test: StoreTest): void {
   const allBytes = Uint8Array.from({ length: 256 }, (_, index) => index);
 
-  test("returns bytes as bytes and text as text", async ({ store }) => {
+  test("get() returns bytes as bytes and text as text", async ({ store }) => {
     const values: StoredValue[] = [
       allBytes,
       new Uint8Array(0),
@@ -202,12 +202,12 @@ function describeBytes(test: StoreTest): void {
     for (const [index, key] of keys.entries()) assertValue(found.get(key), values[index]);
   });
 
-  test("stores only the bytes of a Uint8Array, and not the rest of its larger buffer", async ({ store }) => {
+  test("set() stores only the bytes of a Uint8Array, and not the rest of its larger buffer", async ({ store }) => {
     await store.set("key", allBytes.subarray(10, 20));
     assertValue(await store.get("key"), allBytes.slice(10, 20));
   });
 
-  test("keeps stored bytes unchanged if a caller changes the bytes that it wrote or read", async ({ store }) => {
+  test("stored bytes stay unchanged if a caller changes the bytes that it wrote or read", async ({ store }) => {
     const mine = Uint8Array.of(1, 2, 3);
     await store.set("key", mine);
     mine.fill(9);
@@ -240,7 +240,7 @@ const unusualNamespaces = [
 export function describeNamespaces(test: StoreTest, options: StoreContractOptions): void {
   const namespaces = unusualNamespaces.filter((namespace) => !isRefused(namespace, options));
 
-  test("keeps the records of each namespace separate", async ({ inNamespace }) => {
+  test("a store keeps the records of each namespace separate", async ({ inNamespace }) => {
     for (const namespace of namespaces) await inNamespace(namespace).set("key", `in ${namespace}`);
     for (const namespace of namespaces) {
       assertValue(await inNamespace(namespace).get("key"), `in ${namespace}`);
@@ -251,7 +251,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
     assert.equal(await inNamespace("abc").has("key"), true);
   });
 
-  test("still reads and writes in other namespaces after a store in one namespace is disconnected", async ({
+  test("stores in other namespaces still read and write after a store in one namespace is disconnected", async ({
     store,
     inNamespace,
   }) => {
@@ -269,7 +269,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   if (!isRefused("a::b", options)) {
     test(
-      'does not iterate over or clear namespace "a::b" if its own namespace is "a"',
+      'a store in the namespace "a" does not iterate over or clear the namespace "a::b"',
       async ({ inNamespace }) => {
         await inNamespace("a::b").set("key", "value");
         assert.equal((await iterated(inNamespace("a"))).size, 0);
@@ -282,7 +282,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   if (options.refusesNamespacesWith !== undefined) describeRefusals(test, options.refusesNamespacesWith);
 
-  test("finds a record without a namespace only from a store without a namespace", async ({ store, inNamespace }) => {
+  test("only a store without a namespace finds a record without a namespace", async ({ store, inNamespace }) => {
     await store.set("key", "value");
     assertValue(await inNamespace("").get("key"), "value");
     assert.equal(await inNamespace("a").get("key"), undefined);
@@ -290,7 +290,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   for (const separator of [":", "::", "/", "\0", "%", "."]) {
     test(
-      `keeps records separate if their namespaces or keys contain ${JSON.stringify(separator)}`,
+      `records are separate if their namespaces or keys contain ${JSON.stringify(separator)}`,
       async ({ inNamespace }) => {
         const addresses = [
           [`a${separator}b`, "c"],
@@ -307,7 +307,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   }
 
   for (const cleared of ["a*", "a?c", "[abc]", "%", "_", "a", "abc"]) {
-    test(`clears only the records of the namespace ${JSON.stringify(cleared)}`, async ({ inNamespace }) => {
+    test(`clear() removes only the records of the namespace ${JSON.stringify(cleared)}`, async ({ inNamespace }) => {
       await fillNamespaces(inNamespace, namespaces);
       await inNamespace(cleared).clear();
       await assertOnlyCleared(inNamespace, namespaces, cleared);
@@ -315,7 +315,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   }
 
   test(
-    "clears only the records without a namespace if the store has no namespace",
+    "clear() of a store without a namespace removes only the records without a namespace",
     async ({ store, inNamespace }) => {
       await fillNamespaces(inNamespace, namespaces);
       await store.clear();
@@ -324,7 +324,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
     "no-namespace-is-all",
   );
 
-  test("iterates only over the records of its own namespace", async ({ inNamespace }) => {
+  test("iterator() yields only the records of the namespace of its store", async ({ inNamespace }) => {
     await fillNamespaces(inNamespace, namespaces);
     for (const namespace of namespaces.slice(1)) {
       const found = await iterated(inNamespace(namespace));
@@ -335,7 +335,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   });
 
   test(
-    "iterates only over the records without a namespace if the store has no namespace",
+    "iterator() of a store without a namespace yields only the records without a namespace",
     async ({ store, inNamespace }) => {
       await fillNamespaces(inNamespace, namespaces);
       const found = await iterated(store);
@@ -345,7 +345,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
     "no-namespace-is-all",
   );
 
-  test("iterates over every record that is not deleted during the iteration, even if other records change", async ({
+  test("iterator() yields every record that is not deleted during the iteration, even if other records change", async ({
     inNamespace,
   }) => {
     const store = inNamespace("walked");
@@ -368,7 +368,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   });
 
   if (options.expect.bytes) {
-    test("iterates over both text and bytes", async ({ inNamespace }) => {
+    test("iterator() yields both text and bytes", async ({ inNamespace }) => {
       const store = inNamespace("mixed");
       await store.set("text", "text");
       await store.set("bytes", Buffer.from("text"));
@@ -382,7 +382,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 /** Tests that a store refuses every call in a namespace that contains the separator, and writes nothing. */
 function describeRefusals(test: StoreTest, separator: string): void {
   for (const namespace of [separator, `a${separator}b`, `a${separator}`, `${separator}b`]) {
-    test(`rejects every call in the namespace ${JSON.stringify(namespace)}`, async ({ inNamespace }) => {
+    test(`every call rejects in the namespace ${JSON.stringify(namespace)}`, async ({ inNamespace }) => {
       const store = inNamespace(namespace);
       const entry = { key: "key", value: "value" };
       const calls: Record<string, () => unknown> = {
@@ -431,7 +431,7 @@ async function assertOnlyCleared(
 
 /** Tests that different keys are different records, whatever characters they contain. */
 export function describeKeys(test: StoreTest): void {
-  test("keeps records under unusual keys separate", async ({ inNamespace }) => {
+  test("a store keeps records under unusual keys separate", async ({ inNamespace }) => {
     const store = inNamespace("odd");
     for (const key of unusualKeys) assert.equal(await store.has(key), false);
     await store.setMany(unusualKeys.map((key, index) => ({ key, value: `value ${index}` })));
@@ -449,7 +449,7 @@ export function describeKeys(test: StoreTest): void {
     }
   });
 
-  test("refuses keys that are not well-formed, or keeps their records separate", async ({ store }) => {
+  test("a store refuses keys that are not well-formed, or keeps their records separate", async ({ store }) => {
     const keys = ["\ufffd", "\ud800", "\ud801", "\udc00", "a\ud800", "a\ufffd"];
     const stored: string[] = [];
     for (const key of keys) if (await isAccepted(() => store.set(key, JSON.stringify(key)))) stored.push(key);
@@ -457,7 +457,7 @@ export function describeKeys(test: StoreTest): void {
     for (const key of stored) assertValue(await store.get(key), JSON.stringify(key));
   });
 
-  test("behaves like a Map for any sequence of calls with any well-formed keys", async ({ inNamespace }) => {
+  test("a store behaves like a Map for any sequence of calls with any well-formed keys", async ({ inNamespace }) => {
     const store = inNamespace("model");
     const text = fc.string({ unit: "binary", maxLength: 20 });
     const call = fc.record({
@@ -521,7 +521,7 @@ export function describeKeys(test: StoreTest): void {
 
 /** Tests that a record expires exactly at its expiry, not earlier and not later. */
 export function describeExpiry(test: StoreTest, { takesDurations = false }: StoreContractOptions): void {
-  test("treats a record as missing if it is written with a past expiry", async ({ store }) => {
+  test("a record is missing if it is written with a past expiry", async ({ store }) => {
     await store.set("replaced", "value");
     for (const key of ["replaced", "new"]) {
       await store.set(key, "value", Date.now() - 1);
@@ -537,7 +537,7 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
   });
 
   test(
-    "treats a record as missing from the very millisecond in which it expires",
+    "a record is missing from the very millisecond in which it expires",
     async ({ store }) => {
       for (let round = 0; round < 100; round++) {
         await store.set("key", "value", Date.now());
@@ -558,7 +558,7 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
     "alive-when-expiring",
   );
 
-  test("returns a record until it expires, and not afterwards", async ({ store }) => {
+  test("get() returns a record until it expires, and not afterwards", async ({ store }) => {
     const expires = Date.now() + shortMs;
     await store.setMany([
       { key: "short", value: "value", expires },
@@ -575,7 +575,7 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
   });
 
   test(
-    "returns false if an expired record is deleted",
+    "delete() returns false for an expired record",
     async ({ store }) => {
       await expire(store, "key");
       assert.equal(await store.delete("key"), false);
@@ -585,7 +585,7 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
     "delete-finds-expired",
   );
 
-  test("applies the expiry of the last write, or no expiry if the last write has none", async ({ store }) => {
+  test("a record has the expiry of its last write, or no expiry if the last write has none", async ({ store }) => {
     const expires = Date.now() + shortMs;
     await store.set("longer", "value", expires);
     await store.set("longer", "value", Date.now() + longMs);
@@ -596,13 +596,15 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
     assertValues(await store.getMany(["longer", "forever"]), ["value", "value"]);
   });
 
-  test("accepts an expiry that has a fraction of a millisecond, or that is far in the future", async ({ store }) => {
+  test("set() accepts an expiry that has a fraction of a millisecond, or that is far in the future", async ({
+    store,
+  }) => {
     await store.set("fraction", "value", Date.now() + longMs + 0.5);
     await store.set("far", "value", 2 ** 48 - 1);
     assertValues(await store.getMany(["fraction", "far"]), ["value", "value"]);
   });
 
-  test("stores a new record under the key of an expired record", async ({ store }) => {
+  test("set() stores a new record under the key of an expired record", async ({ store }) => {
     await expire(store, "key");
     await store.set("key", "new");
     assertValue(await store.get("key"), "new");
@@ -613,7 +615,7 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
 
 /** Tests of expiries as Keyv 5 passes them: as durations from now. */
 function describeDurations(test: StoreTest): void {
-  test("counts a duration that is passed to set() from the time of the call", async ({ store }) => {
+  test("set() counts a duration from the time of the call", async ({ store }) => {
     const startMs = Date.now();
     const tenYearsMs = 315_360_000_000;
     for (const durationMs of [longMs, tenYearsMs]) {
@@ -625,7 +627,7 @@ function describeDurations(test: StoreTest): void {
     assert.ok(Date.now() >= startMs + shortMs, "the record was missing before it expired");
   });
 
-  test("counts the ttl of an entry of setMany() from the time of the call", async ({ store }) => {
+  test("setMany() counts the ttl of an entry from the time of the call", async ({ store }) => {
     const startMs = Date.now();
     const entries = [
       { key: "short", value: "value", ttl: shortMs },
@@ -645,7 +647,7 @@ function describeDurations(test: StoreTest): void {
 
 /** Tests concurrent calls, through two connections if the backend allows two. */
 export function describeConcurrency(test: StoreTest): void {
-  test("loses no write if many writes to different keys are concurrent", async (opened) => {
+  test("no write is lost if many writes to different keys are concurrent", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     const keys = numbered("key-", 100);
     await Promise.all(keys.map((key, index) => writers[index % 2]?.set(key, `value of ${key}`)));
@@ -657,7 +659,7 @@ export function describeConcurrency(test: StoreTest): void {
     }
   });
 
-  test("keeps one of many concurrent writes to one key, and returns the value of that write to every reader", async (opened) => {
+  test("a store keeps one of many concurrent writes to one key, and returns the value of that write to every reader", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     const values = numbered("value-", 50);
     await Promise.all(values.map((value, index) => writers[index % 2]?.set("key", value)));
@@ -666,7 +668,7 @@ export function describeConcurrency(test: StoreTest): void {
     assert.equal(other, one);
   });
 
-  test("returns true from exactly one of several concurrent deletions of a record", async (opened) => {
+  test("delete() returns true for exactly one of several concurrent deletions of a record", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     for (let round = 0; round < 10; round++) {
       await opened.store.set("key", "value");
@@ -675,7 +677,7 @@ export function describeConcurrency(test: StoreTest): void {
     }
   });
 
-  test("accepts concurrent batches of writes, reads and deletions", async (opened) => {
+  test("a store accepts concurrent batches of writes, reads and deletions", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     await Promise.all(
       writers.map(async (writer, index) => {
@@ -691,8 +693,8 @@ export function describeConcurrency(test: StoreTest): void {
 }
 
 /**
- * Writes a record that expires soon, and waits until it has expired. Meanwhile, the function does not read this record,
- * but a second record with the same expiry.
+ * Writes a record that expires soon, and waits until the record has expired. While it waits, the function reads only a
+ * second record with the same expiry.
  */
 export async function expire(store: KeyvStorageAdapter, key: string): Promise<void> {
   const expires = Date.now() + shortMs;

@@ -54,7 +54,7 @@ async function fill({ inNamespace }: OpenStore, value: string): Promise<Set<stri
  * deletions of other records must not change the range of a record.
  */
 export function describeRanges(test: StoreTest): void {
-  test("puts every record of every namespace into exactly one range, for any number of ranges", async (opened) => {
+  test("ranges() puts every record of every namespace into exactly one range, for any number of ranges", async (opened) => {
     const store = asRanged(opened.store);
     const addresses = await fill(opened, "value");
     for (const count of [1, 2, 7, 16]) {
@@ -65,7 +65,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("returns ranges with about equal numbers of records", async ({ store, inNamespace }) => {
+  test("ranges() returns ranges with about equal numbers of records", async ({ store, inNamespace }) => {
     const count = 2_000;
     await inNamespace("a").setMany(numbered("key-", count).map((key) => ({ key, value: "value" })));
     const ranges = await asRanged(store).ranges(4);
@@ -79,7 +79,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("keeps a record in the same range when the record is written again", async (opened) => {
+  test("a record stays in its range when the record is written again", async (opened) => {
     const store = asRanged(opened.store);
     const ranges = await store.ranges(5);
     const addresses = await fill(opened, "value");
@@ -94,7 +94,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("keeps each record in exactly one range while other records are written and deleted", async (opened) => {
+  test("each record stays in exactly one range while other records are written and deleted", async (opened) => {
     const store = asRanged(opened.store);
     const busy = opened.inNamespace("busy");
     const leaving = numbered("leaving-", 200);
@@ -104,8 +104,8 @@ export function describeRanges(test: StoreTest): void {
     const found = await rangeOfEach(store, await store.ranges(4), {
       limit: 10,
       async between() {
-        // Spread over all ranges, and each record at most once: a scan need not end while records are added faster than
-        // it reads them.
+        // The changes are spread over all ranges, and each record changes at most once, because a scan may never end while
+        // records are added faster than the scan reads them.
         const from = pages++ * 2;
         if (from % 10 !== 0 || from >= leaving.length) return;
         await busy.deleteMany(leaving.slice(from, from + 10));
@@ -115,7 +115,7 @@ export function describeRanges(test: StoreTest): void {
     for (const address of addresses) assert.ok(found.has(address), "a record that stayed was not found");
   });
 
-  test("finds the same records in each range as another store over the same backend", async (opened) => {
+  test("two stores over the same backend find the same records in each range", async (opened) => {
     const store = asRanged(opened.store);
     await fill(opened, "value");
     const ranges = await store.ranges(3);
@@ -123,7 +123,7 @@ export function describeRanges(test: StoreTest): void {
     assert.deepEqual(await rangeOfEach(other, ranges), await rangeOfEach(store, ranges));
   });
 
-  test("continues a scan of a range from a cursor, also from another store over the same backend", async (opened) => {
+  test("a scan of a range continues from its cursor, also in another store over the same backend", async (opened) => {
     const store = asRanged(opened.store);
     await fill(opened, "value");
     const ranges = await store.ranges(3);
@@ -138,7 +138,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("returns pages of a range with about as many records as the limit", async ({ store, inNamespace }) => {
+  test("a scan of a range returns pages with about as many records as the limit", async ({ store, inNamespace }) => {
     await inNamespace("a").setMany(numbered("key-", 1_000).map((key) => ({ key, value: "value" })));
     const [range = ""] = await asRanged(store).ranges(2);
     const page = await asRanged(store).scan({ range, limit: 10 });
@@ -146,14 +146,14 @@ export function describeRanges(test: StoreTest): void {
     assert.ok(page.cursor !== undefined, "half of 1,000 records were returned as one page of about 10");
   });
 
-  test("finds no expired record in a range", async ({ store }) => {
+  test("a scan of a range finds no expired record", async ({ store }) => {
     await store.set("gone", "value", Date.now() - 1);
     await store.set("there", "value", Date.now() + 3_600_000);
     const found = await rangeOfEach(asRanged(store), await asRanged(store).ranges(3));
     assert.deepEqual([...found.keys()], [addressOf({ namespace: "", key: "there" })]);
   });
 
-  test("rejects an invalid range, an invalid cursor and an invalid number of ranges", async (opened) => {
+  test("an invalid range, an invalid cursor and an invalid number of ranges are rejected", async (opened) => {
     const store = asRanged(opened.store);
     await fill(opened, "value");
     const [range = ""] = await store.ranges(2);
@@ -174,7 +174,7 @@ export function describeRanges(test: StoreTest): void {
 
 /** Tests that ranges contain no record of the reserved space. */
 export function describeReservedRanges(test: StoreTest): void {
-  test("finds no reserved record in a range", async ({ store }) => {
+  test("a scan of a range finds no record of the reserved space", async ({ store }) => {
     await reservedOf(store).set("reserved key", "reserved");
     await store.set("key", "record");
     const found = await rangeOfEach(asRanged(store), await asRanged(store).ranges(3));

@@ -14,7 +14,7 @@ export function reservedOf(store: object): AtomicStore & ScannableStore {
  * other records.
  */
 export function describeReserved(test: StoreTest): void {
-  test("keeps a reserved record separate from another record under the same key", async ({ store }) => {
+  test("a reserved record is separate from another record under the same key", async ({ store }) => {
     const reserved = reservedOf(store);
     await reserved.set("key", "reserved");
     assert.equal(await store.get("key"), undefined);
@@ -28,7 +28,7 @@ export function describeReserved(test: StoreTest): void {
     assertValue(await store.get("key"), "record");
   });
 
-  test("lists no reserved record in the store, and only reserved records in the reserved space", async (opened) => {
+  test("the store lists no reserved record, and the reserved space lists only reserved records", async (opened) => {
     const { store, inNamespace } = opened;
     const reserved = reservedOf(store);
     await reserved.set("reserved key", "reserved");
@@ -49,7 +49,7 @@ export function describeReserved(test: StoreTest): void {
     assert.deepEqual([...(await iterated(reserved)).keys()], ["reserved key"]);
   });
 
-  test("keeps reserved records when the store is cleared, and other records when the reserved space is cleared", async ({
+  test("clear() of the store keeps reserved records, and clear() of the reserved space keeps all other records", async ({
     store,
     inNamespace,
   }) => {
@@ -64,17 +64,20 @@ export function describeReserved(test: StoreTest): void {
     assertValue(await store.get("key"), "record");
   });
 
-  test("has one reserved space for all namespaces and connections", async ({ store, inNamespace, again }) => {
+  test("a store has one reserved space for all namespaces and connections", async ({ store, inNamespace, again }) => {
     await reservedOf(store).set("key", "reserved");
     assertValue(await reservedOf(inNamespace("a")).get("key"), "reserved");
     if (again !== undefined) assertValue(await reservedOf(await again()).get("key"), "reserved");
   });
 
-  test("returns the same object from each call of reserved()", async ({ store }) => {
+  test("reserved() returns the same object in each call", async ({ store }) => {
     assert.equal(reservedOf(store), reservedOf(store));
   });
 
-  test("still reads and writes after its reserved space or a view is disconnected", async ({ store, inNamespace }) => {
+  test("a store still reads and writes after its reserved space or a view is disconnected", async ({
+    store,
+    inNamespace,
+  }) => {
     const reserved = reservedOf(store);
     await reserved.set("key", "reserved");
     await inNamespace("a").set("key", "record");

@@ -36,13 +36,13 @@ export async function scanAll(
 export function describeScan(test: StoreTest, options: StoreContractOptions): void {
   const namespaces = ["", "a", "a*", "a::b", "\u00e9", "e\u0301"].filter((each) => !isRefused(each, options));
 
-  test("finds no record in an empty store", async ({ store }) => {
+  test("a scan finds no record in an empty store", async ({ store }) => {
     assert.deepEqual(await scanAll(asScannable(store)), []);
   });
 
   for (const limit of [undefined, 1, 7, 10_000]) {
     test(
-      `finds every record and its value in every namespace: ${limit === undefined ? "the default limit" : `a limit of ${limit}`}`,
+      `a scan finds every record and its value in every namespace, with ${limit === undefined ? "the default limit" : `a limit of ${limit}`}`,
       async (opened) => {
         const expected = new Map<string, StoredValue>();
         for (const namespace of namespaces) {
@@ -60,7 +60,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     );
   }
 
-  test("finds the records of all namespaces even if the store has a namespace", async ({ inNamespace }) => {
+  test("a scan finds the records of all namespaces even if the store has a namespace", async ({ inNamespace }) => {
     await inNamespace("a").set("key", "value");
     await inNamespace("b").set("key", "value");
     const found = await scanAll(asScannable(inNamespace("b")));
@@ -70,14 +70,14 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     ]);
   });
 
-  test("returns pages with about as many records as the limit", async ({ store }) => {
+  test("a scan returns pages with about as many records as the limit", async ({ store }) => {
     await store.setMany(numbered("key-", 500).map((key) => ({ key, value: "value" })));
     const page = await asScannable(store).scan({ limit: 10 });
     assert.ok(page.entries.length <= 100, `${page.entries.length} records in a page of about 10`);
     assert.ok(page.cursor !== undefined, "500 records were returned as one page of about 10");
   });
 
-  test("does not find expired records", async ({ store }) => {
+  test("a scan does not find expired records", async ({ store }) => {
     await store.set("gone", "value", Date.now() - 1);
     await store.set("there", "value", Date.now() + 3_600_000);
     assert.deepEqual(
@@ -86,7 +86,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     );
   });
 
-  test("continues from the same cursor several times, also in another store over the same backend", async ({
+  test("a scan continues from the same cursor several times, also in another store over the same backend", async ({
     store,
     again,
   }) => {
@@ -101,7 +101,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     }
   });
 
-  test("finds every record that is not deleted during the scan, even if other records change", async ({
+  test("a scan finds every record that is not deleted during the scan, even if other records change", async ({
     store,
     inNamespace,
   }) => {
@@ -114,7 +114,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     const found = await scanAll(asScannable(store), {
       limit: 20,
       async between() {
-        // Stops after 30 steps: a scan need not end while records are added faster than it reads them.
+        // Stops after 30 steps, because a scan may never end while records are added faster than the scan reads them.
         if (step >= 30) return;
         const from = step++ * 10;
         await busy.deleteMany(leaving.slice(from, from + 10));
@@ -126,7 +126,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     for (const key of staying) assert.ok(keys.has(key), "a record that stayed was not found");
   });
 
-  test("continues from a cursor after the records before the cursor were deleted", async ({ store }) => {
+  test("a scan continues from a cursor after the records before the cursor were deleted", async ({ store }) => {
     const keys = numbered("key-", 100);
     await store.setMany(keys.map((key) => ({ key, value: "value" })));
     const first = await asScannable(store).scan({ limit: 10 });

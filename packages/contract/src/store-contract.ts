@@ -80,7 +80,10 @@ function describeViews(test: StoreTest): void {
     assert.fail("the store has no namespaced()");
   }
 
-  test("returns views in other namespaces, and keeps its own namespace", async ({ store, inNamespace }) => {
+  test("namespaced() returns a view in another namespace, and the store keeps its own namespace", async ({
+    store,
+    inNamespace,
+  }) => {
     const [a, b] = [view(store, "a"), view(store, "b")];
     assert.equal(a.namespace, "a");
     assert.equal(b.namespace, "b");
@@ -97,7 +100,10 @@ function describeViews(test: StoreTest): void {
     assert.equal(await store.has("key"), true);
   });
 
-  test("still reads, writes and returns further views after a view is disconnected", async ({ store, inNamespace }) => {
+  test("a store still reads, writes and returns further views after a view is disconnected", async ({
+    store,
+    inNamespace,
+  }) => {
     const [a, b] = [view(store, "a"), view(store, "b")];
     const [none, inner] = [view(store, ""), view(a, "inner")];
     await b.set("key", "in b");

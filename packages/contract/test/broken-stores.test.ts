@@ -137,9 +137,9 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      "namespaces > still reads and writes in other namespaces after a store in one namespace is disconnected",
-      "views > still reads, writes and returns further views after a view is disconnected",
-      "reserved space > still reads and writes after its reserved space or a view is disconnected",
+      "namespaces > stores in other namespaces still read and write after a store in one namespace is disconnected",
+      "views > a store still reads, writes and returns further views after a view is disconnected",
+      "reserved space > a store still reads and writes after its reserved space or a view is disconnected",
     ],
   },
   {
@@ -154,7 +154,7 @@ const broken: readonly {
           return space;
         }
       })(origin),
-    failing: ["reserved space > still reads and writes after its reserved space or a view is disconnected"],
+    failing: ["reserved space > a store still reads and writes after its reserved space or a view is disconnected"],
   },
   {
     name: "replace ignores the expected value",
@@ -165,9 +165,9 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      "atomic replacement > does not overwrite a value that is newer than the expected value",
-      "atomic replacement > does not restore a deleted record",
-      "atomic replacement > lets exactly one of two concurrent replacements succeed, in each of 50 rounds",
+      "atomic replacement > replace() does not overwrite a value that is newer than the expected value",
+      "atomic replacement > replace() does not restore a deleted record",
+      "atomic replacement > replace() succeeds for exactly one of two concurrent replacements, in each of 50 rounds",
     ],
   },
   {
@@ -179,9 +179,9 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      "atomic replacement > lets exactly one of two concurrent replacements succeed, in each of 50 rounds",
-      "atomic replacement > loses no increment of a counter that several writers increment",
-      "atomic replacement > keeps the expiry of the record that it replaces",
+      "atomic replacement > replace() succeeds for exactly one of two concurrent replacements, in each of 50 rounds",
+      "atomic replacement > replace() loses no increment of a counter that several writers increment",
+      "atomic replacement > replace() keeps the expiry of the record if it is called without an expiry",
     ],
   },
   {
@@ -194,7 +194,7 @@ const broken: readonly {
           return super.replace(key, alike ? stored : expected, next);
         }
       })(origin),
-    failing: ["atomic replacement > does not replace a value that is only similar to the expected value"],
+    failing: ["atomic replacement > replace() does not replace a value that is only similar to the expected value"],
   },
   {
     name: "replaceMany stops at the first refusal",
@@ -211,9 +211,7 @@ const broken: readonly {
           return super.replaceMany([{ key, expected, next }]).then(([replaced = false]) => replaced);
         }
       })(origin),
-    failing: [
-      "atomic replacement > applies the replacements of replaceMany() in order, even if some of them do not match",
-    ],
+    failing: ["atomic replacement > replaceMany() does its replacements in order, even if some of them do not match"],
   },
   {
     name: "setMany writes nothing",
@@ -224,8 +222,8 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      "values > returns the results of a batch in the order of its keys, also for duplicate and missing keys",
-      "values > stores, lists, deletes and clears the records of a Keyv",
+      "values > a batch returns its results in the order of its keys, also for duplicate and missing keys",
+      "values > a Keyv over the store stores, lists, deletes and clears its records",
     ],
   },
   {
@@ -236,7 +234,7 @@ const broken: readonly {
           return (await super.getMany(keys)).filter((value) => value !== undefined);
         }
       })(origin),
-    failing: ["values > returns the results of a batch in the order of its keys, also for duplicate and missing keys"],
+    failing: ["values > a batch returns its results in the order of its keys, also for duplicate and missing keys"],
   },
   {
     name: "set ignores the expiry",
@@ -246,7 +244,7 @@ const broken: readonly {
           return super.set(key, value);
         }
       })(origin),
-    failing: ["expiry > treats a record as missing if it is written with a past expiry"],
+    failing: ["expiry > a record is missing if it is written with a past expiry"],
   },
   {
     name: "get and set normalise keys",
@@ -259,7 +257,7 @@ const broken: readonly {
           return super.set(key.normalize("NFC"), value, expires);
         }
       })(origin),
-    failing: ["keys > keeps records under unusual keys separate"],
+    failing: ["keys > a store keeps records under unusual keys separate"],
   },
   {
     name: "clear uses the namespace as a prefix",
@@ -273,8 +271,8 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      'namespaces > clears only the records of the namespace "a"',
-      "namespaces > clears only the records without a namespace if the store has no namespace",
+      'namespaces > clear() removes only the records of the namespace "a"',
+      "namespaces > clear() of a store without a namespace removes only the records without a namespace",
     ],
   },
   {
@@ -286,7 +284,7 @@ const broken: readonly {
           return { ...page, entries: page.entries.filter(({ namespace }) => namespace === (this.namespace ?? "")) };
         }
       })(origin),
-    failing: ["scan > finds the records of all namespaces even if the store has a namespace"],
+    failing: ["scan > a scan finds the records of all namespaces even if the store has a namespace"],
   },
   {
     name: "a cursor counts records, so that deletions shift it",
@@ -299,7 +297,7 @@ const broken: readonly {
           return { entries: entries.slice(start, end), ...(end < entries.length ? { cursor: String(end) } : {}) };
         }
       })(origin),
-    failing: ["scan > finds every record that is not deleted during the scan, even if other records change"],
+    failing: ["scan > a scan finds every record that is not deleted during the scan, even if other records change"],
   },
   {
     name: "the reserved space is a namespace",
@@ -310,7 +308,7 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      "reserved space > lists no reserved record in the store, and only reserved records in the reserved space",
+      "reserved space > the store lists no reserved record, and the reserved space lists only reserved records",
     ],
   },
 ];
@@ -333,8 +331,8 @@ const brokenRanges: readonly (typeof broken)[number][] = [
         }
       })(origin),
     failing: [
-      "ranges > keeps a record in the same range when the record is written again",
-      "ranges > keeps each record in exactly one range while other records are written and deleted",
+      "ranges > a record stays in its range when the record is written again",
+      "ranges > each record stays in exactly one range while other records are written and deleted",
     ],
   },
   {
@@ -347,7 +345,9 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return (record) => has(record) || (record.key === "key-7" && next(record));
         }
       })(origin),
-    failing: ["ranges > puts every record of every namespace into exactly one range, for any number of ranges"],
+    failing: [
+      "ranges > ranges() puts every record of every namespace into exactly one range, for any number of ranges",
+    ],
   },
   {
     name: "ranges contain only one namespace",
@@ -358,7 +358,9 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return (record) => record.namespace === (this.namespace ?? "") && has(record);
         }
       })(origin),
-    failing: ["ranges > puts every record of every namespace into exactly one range, for any number of ranges"],
+    failing: [
+      "ranges > ranges() puts every record of every namespace into exactly one range, for any number of ranges",
+    ],
   },
   {
     name: "one range contains nearly all records",
@@ -368,7 +370,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return record.key.startsWith("key-1") ? 0 : parts - 1;
         }
       })(origin),
-    failing: ["ranges > returns ranges with about equal numbers of records"],
+    failing: ["ranges > ranges() returns ranges with about equal numbers of records"],
   },
   {
     name: "a cursor forgets its range",
@@ -378,7 +380,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return super.scan(range === undefined || options.cursor !== undefined ? options : { ...options, range });
         }
       })(origin),
-    failing: ["ranges > continues a scan of a range from a cursor, also from another store over the same backend"],
+    failing: ["ranges > a scan of a range continues from its cursor, also in another store over the same backend"],
   },
   {
     name: "only the store that returned a range knows it",
@@ -395,7 +397,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return super.rangeOf(range);
         }
       })(origin),
-    failing: ["ranges > finds the same records in each range as another store over the same backend"],
+    failing: ["ranges > two stores over the same backend find the same records in each range"],
   },
   {
     name: "any text is accepted as a range",
@@ -405,7 +407,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return range.includes("/") ? super.rangeOf(range) : () => false;
         }
       })(origin),
-    failing: ["ranges > rejects an invalid range, an invalid cursor and an invalid number of ranges"],
+    failing: ["ranges > an invalid range, an invalid cursor and an invalid number of ranges are rejected"],
   },
   {
     name: "any number is accepted as a count",
@@ -415,7 +417,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return super.ranges(Math.max(1, Math.ceil(count) || 1));
         }
       })(origin),
-    failing: ["ranges > rejects an invalid range, an invalid cursor and an invalid number of ranges"],
+    failing: ["ranges > an invalid range, an invalid cursor and an invalid number of ranges are rejected"],
   },
   {
     name: "a range contains reserved records",
@@ -428,7 +430,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return { entries: [...page.entries, ...reserved.entries.filter(this.rangeOf(options.range))] };
         }
       })(origin),
-    failing: ["ranges > finds no reserved record in a range"],
+    failing: ["ranges > a scan of a range finds no record of the reserved space"],
   },
 ];
 
@@ -463,17 +465,17 @@ describe.concurrent("storeContract", () => {
     });
   }
 
-  it("fails a store that accepts namespaces that it should refuse", async () => {
+  it("fails a store that accepts a namespace that the options require it to refuse", async () => {
     const failures = await failuresOfStore((origin) => new MemoryStore(origin), { refusesNamespacesWith: "::" });
     assert.deepEqual(
       failures,
       ["::", "a::b", "a::", "::b"].map(
-        (namespace) => `namespaces > rejects every call in the namespace "${namespace}"`,
+        (namespace) => `namespaces > every call rejects in the namespace "${namespace}"`,
       ),
     );
   });
 
-  it("fails a store that has a capability which the options do not expect", async () => {
+  it("fails a store that has a capability that is false in the option expect", async () => {
     for (const capability of ["atomic", "scannable", "bytes", "reserved", "namespaced"]) {
       const failures = await failuresOf({
         name: "memory",
@@ -487,7 +489,7 @@ describe.concurrent("storeContract", () => {
     }
   });
 
-  it("fails a store if the options list a known exception that the store does not need", async () => {
+  it("fails a store that passes the test of an exception that the options list", async () => {
     const failures = await failuresOf({
       name: "memory",
       expect: allCapabilities,

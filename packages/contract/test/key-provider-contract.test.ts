@@ -84,8 +84,8 @@ describe("keyProviderContract", () => {
       }
     }
     assert.deepEqual(await failuresOf({ ...options, open: opening(() => new Overwriting()) }), [
-      "does not overwrite a keyring that another save wrote after the load",
-      "lets exactly one of several concurrent saves succeed",
+      "save() does not overwrite a keyring that another save wrote after the load",
+      "save() succeeds for exactly one of several concurrent calls",
     ]);
   });
 
@@ -109,7 +109,7 @@ describe("keyProviderContract", () => {
       }
     }
     assert.deepEqual(await failuresOf({ ...options, open: opening(() => new Clinging()) }), [
-      "calls each subscriber after a change until it unsubscribes",
+      "a subscriber is called after each change until the subscriber unsubscribes",
     ]);
   });
 
@@ -124,7 +124,7 @@ describe("keyProviderContract", () => {
     assert.ok(failures.includes("returns equal keyrings to concurrent loads"));
   });
 
-  it("fails a provider whose error contains key material, and does not print the material itself", async () => {
+  it("fails a provider whose error contains key material, and the failure does not print the key material", async () => {
     const talkative = opening(() => new TalkativeProvider());
     assert.deepEqual(
       await failuresOf({
@@ -135,7 +135,7 @@ describe("keyProviderContract", () => {
     );
   });
 
-  it("fails a provider that has more methods than expected", async () => {
+  it("fails a provider that has a method that is false in the option expect", async () => {
     assert.deepEqual(await failuresOf({ ...options, expect: { save: false, subscribe: false } }), [
       "has exactly the expected methods",
     ]);

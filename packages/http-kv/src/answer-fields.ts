@@ -1,7 +1,10 @@
 import { KeywardError, type StoredValue } from "@keyward/core";
 import { decodeValue, field } from "./protocol.ts";
 
-/** Reads the fields of a server's answers, and checks them, because an attacker may have sent an answer. */
+/**
+ * Reads the fields of the JSON answers of an HTTP KV server. Checks the type of each field, because an attacker may have
+ * sent the answer.
+ */
 export class AnswerFields {
   readonly #url: string;
 
@@ -11,7 +14,7 @@ export class AnswerFields {
   }
 
   /**
-   * Returns the list in the field `name` of an answer, with the result of `read` for each element.
+   * Calls `read` with each element of the list in the field `name` of an answer, and returns the results.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` if this field is not a list; an error that `read` throws.
    */
@@ -58,7 +61,7 @@ export class AnswerFields {
   malformed(): KeywardError {
     return new KeywardError(
       "STORE_UNAVAILABLE",
-      `${this.#url} sent an answer that does not follow the HTTP KV protocol`,
+      `The HTTP KV server ${this.#url} sent an answer that does not follow the HTTP KV protocol`,
       {
         hint: "Check that the option `url` is the address of a keyward-kv server, and that the server has the same version of @keyward/http-kv as this client.",
       },

@@ -37,7 +37,8 @@ export class AnswerReader {
   /**
    * Reads the next bytes of the answer.
    *
-   * @throws JsonRefusal if the answer has more bytes, parts or levels than the {@link JsonBounds} of the reader allow.
+   * @throws JsonRefusal if the length, the nesting depth or the number of elements exceeds the {@link JsonBounds} of the
+   * reader.
    */
   write(piece: Uint8Array): void {
     if (this.#short === undefined) {

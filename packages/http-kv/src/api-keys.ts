@@ -153,6 +153,6 @@ function hashOf(apiKey: string): Buffer {
 
 function invalidEntry(name: string): KeywardError {
   return new KeywardError("VALUE_INVALID", `The field "${name}" in the entry of an API key is missing or invalid`, {
-    hint: 'If an option of `createApiKey()` has the name of this field, pass a valid value: "tenant" and "namespace" have up to 64 letters, digits, "-" and "_". Otherwise, make the entry with `createApiKey()`.',
+    hint: 'If you passed this field to `createApiKey()`, pass a valid value: "tenant" and "namespace" have up to 64 letters, digits, "-" and "_". If you wrote the entry yourself, make it with `createApiKey()` instead.',
   });
 }

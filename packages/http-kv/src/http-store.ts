@@ -145,7 +145,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     return found;
   }
 
-  /** Returns, for each key in the same order, whether it has a record. */
+  /** Returns for each key whether the key has a record, in the order of `keys`. */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     return await this.#callMany("has", "keys", keys.map(requireKey), "found", this.#fields.boolean);
   }
@@ -230,7 +230,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
       if (replaced !== null) return this.#fields.boolean(replaced);
       throw new KeywardError(
         "STORE_UNAVAILABLE",
-        `It is unknown whether ${this.#transport.url} replaced the record, since an earlier attempt failed or its answer was lost`,
+        `It is unknown whether the HTTP KV server ${this.#transport.url} replaced the record, because an earlier attempt failed or its answer was lost`,
         { hint: "Read the record to see whether it was replaced." },
       );
     };

@@ -33,7 +33,10 @@ const longStringBytes = 256;
 /** Length of the longest escape, `\uXXXX`. */
 const escapeBytes = 6;
 const controlCharacter = /[^\x20-\uffff]/;
-/** How many bytes of a string are checked one by one before a native search, which takes longer for a short string. */
+/**
+ * Number of bytes at the start of a string that are checked one by one. The rest is searched natively, which is faster
+ * for long strings.
+ */
 const steppedBytes = 64;
 /** About how many bytes V8 needs for one value, in addition to its content. */
 const bytesPerPart = 32;
@@ -59,7 +62,7 @@ export class JsonReader {
   #open: Uint8Array<ArrayBufferLike> = new Uint8Array();
   #inString = false;
   #escaped = false;
-  /** Position of the last escape in the undecoded bytes of the current string, or -1 if these have no escape. */
+  /** Position of the last escape in the undecoded bytes of the current string, or -1 if these bytes have no escape. */
   #escapeAt = -1;
   #depth = 0;
   #parts = 0;
@@ -118,7 +121,7 @@ export class JsonReader {
     let from = 0;
     let stringFrom = 0;
     let openBytes = this.#open.length;
-    // Where the bytewise check of the string began, and the positions that a native search found ahead of it.
+    // The position at which the bytewise check of the string began, and the positions that a native search found ahead.
     let steppedFrom = 0;
     let [quoteAt, backslashAt] = [-1, -1];
     for (let at = 0; at < piece.length; at++) {
@@ -197,8 +200,8 @@ export class JsonReader {
   }
 
   /**
-   * Decodes bytes of a long string. Unless these are the last ones, keeps a character or escape that is cut off at the
-   * end.
+   * Decodes bytes of a long string. If more bytes follow, a character or escape that is cut off at the end is kept for
+   * the next call.
    */
   #decode(bytes: Uint8Array, last = true): void {
     const whole = this.#escapeAt >= 0 && bytes.length - this.#escapeAt < escapeBytes ? this.#escapeAt : bytes.length;

@@ -8,7 +8,9 @@ import { readValue } from "./request-body.ts";
 import type { StoredRecord } from "./stored-record.ts";
 import { tagInTurns, valuePieces } from "./values.ts";
 
-/** How often a conditional write is tried if other requests change the record between its read and its write. */
+/**
+ * Maximum number of attempts of a conditional write if other requests change the record between its read and its write.
+ */
 const maxAttempts = 16;
 
 /**
@@ -76,7 +78,7 @@ async function answerPrefix(
       else await records.deleteAll((key) => key.startsWith(prefix));
       return okay({});
     default:
-      throw invalid("The path contains no key of a record");
+      throw invalid("The path does not contain the key of a record");
   }
 }
 
@@ -100,7 +102,10 @@ async function read(
   return { status: 200, headers: answered, body: bytes <= pieceBytes ? value : valuePieces(value) };
 }
 
-/** Returns headers with the time of a record's last write and the seconds until it expires: the meta of unstorage. */
+/**
+ * Returns headers with the time of a record's last write and the seconds until the record expires. unstorage reads them
+ * as meta.
+ */
 function timesOf({ modified, expires }: StoredRecord): Record<string, string> {
   const written = { "last-modified": new Date(modified).toUTCString() };
   if (expires === undefined) return written;
@@ -148,10 +153,11 @@ async function prepareWrite(
       if (!holds && mayHaveBeenDone) {
         throw new Refusal(
           "UNAVAILABLE",
-          "The condition is not met now, but an earlier attempt of this write may have been done",
+          "The stored record does not meet the condition of the write, but an earlier attempt may have done the write",
         );
       }
-      if (!holds) throw new Refusal("PRECONDITION_FAILED", "The stored record does not meet the condition");
+      if (!holds)
+        throw new Refusal("PRECONDITION_FAILED", "The stored record does not meet the condition of the write");
       const [replaced] = await records.replaceMany([
         { key, expected: current, next: records.successorOf(current, value) },
       ]);

@@ -4,7 +4,7 @@ import { type KvHandlerOptions, KvServer, kvHandlerOptionNames } from "./kv-serv
 import { defaultLimits, leastBytesInMemory } from "./limits.ts";
 import { listen } from "./node-server.ts";
 
-/** Options of {@link startKvServer}: those of `createKvHandler`, and those of a server that listens on a port. */
+/** Options of {@link startKvServer}: all options of `createKvHandler`, the port, and the time limits of connections. */
 export interface KvServerOptions extends KvHandlerOptions {
   /** The address to listen on, with plain HTTP. For TLS, put a proxy in front of the server. Default: "127.0.0.1". */
   readonly host?: string;

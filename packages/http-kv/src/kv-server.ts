@@ -85,7 +85,7 @@ export const kvHandlerOptionNames = {
   log: true,
 } as const satisfies OptionNames<KvHandlerOptions>;
 
-/** How long the result of a check of the store answers further health requests, in milliseconds. */
+/** Time for which the result of a check of the store is used to answer further health requests, in milliseconds. */
 const healthKeptMs = 1_000;
 
 /** The facts about a request that are known so far. */
@@ -115,6 +115,8 @@ export class KvServer {
   #madeId: string | undefined;
 
   /**
+   * Makes the server from its options, without calling the store.
+   *
    * @throws KeywardError `STORE_INVALID` for a store that is not a Keyv 6 storage adapter; `VALUE_INVALID` for an
    * unknown option, and for an invalid limit, entry or base path.
    */
@@ -224,7 +226,8 @@ export class KvServer {
     };
     if (method === "POST") {
       const operation = operations.find((known) => path === `/${known}`);
-      if (operation === undefined) throw new Refusal("NOT_FOUND", "There is no such operation");
+      if (operation === undefined)
+        throw new Refusal("NOT_FOUND", `The path does not name an operation: ${operations.join(", ")}`);
       progress.target = operation;
       if (query !== "") throw invalid("An operation takes its arguments from the body, not from the query");
       requireScopes(entry, neededScopes[operation]);
@@ -279,8 +282,11 @@ export class KvServer {
   }
 
   /**
-   * Returns whether an earlier attempt of a write may have been done. Another process may have done the attempt. Or this
-   * process did, and the attempt then failed, or was forgotten after the client got its token.
+   * Returns whether an earlier attempt may already have done a write. There are three cases:
+   *
+   * - Another process did the write.
+   * - This process did the write, and the attempt then failed.
+   * - This process did the write, and has forgotten the write since the client got its token.
    */
   #mayHaveBeenDone(incoming: Incoming, tenantNamespace: TenantNamespace, failedBefore: boolean): boolean {
     if (incoming.header(headers.repeated) === null) return false;
@@ -289,7 +295,9 @@ export class KvServer {
     return token === null || !this.#recent.knowsSince(storagePrefix(tenantNamespace, "records"), timeOf(token));
   }
 
-  /** Answers whether the store can be reached. Checks the store at most once a second. */
+  /**
+   * Returns the answer to a health request: whether the store can be reached. Checks the store at most once a second.
+   */
   async #answerHealth(): Promise<Answer> {
     const now = performance.now();
     if (this.#health === undefined || now - this.#health.atMs >= healthKeptMs) {
@@ -304,7 +312,8 @@ export class KvServer {
   /** Returns the path below the base path and the query, both undecoded. */
   #locate(url: string): { readonly path: string; readonly query: string } {
     const [, whole = "", query = ""] = /^(?:[^:/?#]+:\/\/[^/?#]*)?([^?#]*)(?:\?([^#]*))?/.exec(url) ?? [];
-    if (!whole.startsWith(`${this.#basePath}/`)) throw new Refusal("NOT_FOUND", "The server has nothing at this path");
+    if (!whole.startsWith(`${this.#basePath}/`))
+      throw new Refusal("NOT_FOUND", "The path is not below the path at which the server is mounted");
     return { path: whole.slice(this.#basePath.length), query };
   }
 }
@@ -335,11 +344,11 @@ function requireScopes({ scopes }: ApiKeyEntry, needed: readonly Scope[]): void 
 function refusalFor(error: unknown): Refusal {
   switch (error instanceof KeywardError ? error.code : undefined) {
     case "VALUE_INVALID":
-      return invalid("The server's store refuses the record's key or its value");
+      return invalid("The server's store refuses the key or the value of the record");
     case "STORE_UNAVAILABLE":
       return new Refusal("UNAVAILABLE", "The server's store failed or cannot be reached", 1);
     default:
-      return new Refusal("INTERNAL", "The server failed");
+      return new Refusal("INTERNAL", "The server failed with an unexpected error");
   }
 }
 

@@ -6,7 +6,7 @@ import type { NamespaceRecords } from "./namespace-records.ts";
 /** The context of a request that lists keys. */
 interface ListingContext {
   readonly limits: KvLimits;
-  /** The memory of the request. */
+  /** The memory that the request has reserved. */
   readonly memory: RequestMemory;
   /** Called with an error that happens after the answer has begun. */
   readonly failed: (error: unknown) => void;

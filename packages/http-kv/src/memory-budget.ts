@@ -2,7 +2,7 @@ import { Refusal } from "./protocol.ts";
 
 /** The memory that a request has reserved in a {@link MemoryBudget}. */
 export interface RequestMemory {
-  /** How many bytes the request has reserved. */
+  /** Number of bytes that the request has reserved. */
   readonly bytes: number;
   /** Reserves more bytes if enough memory is free. Returns whether the bytes were reserved. */
   tryReserve(bytes: number): boolean;

@@ -11,23 +11,31 @@ import { cursorKeyBytes, ScanCursors } from "./scan-cursors.ts";
 import { unpackRecord } from "./stored-record.ts";
 import { storagePrefix, type TenantNamespace } from "./tenant-namespace.ts";
 
-/** Prefix of the server's own records. It contains no slash, so it is not the storage prefix of any tenant namespace. */
+/**
+ * Prefix of the server's own records. The prefix contains no slash, unlike the storage prefix of every tenant
+ * namespace.
+ */
 const serverNamespace = "keyward-kv";
 /** How long one request may scan, in milliseconds. */
 const longestScanMs = 100;
 
-/** Divides the server's store among tenant namespaces. An API key gives access to one tenant namespace. */
+/**
+ * Divides the server's store among tenant namespaces. A tenant namespace is one namespace of one tenant. An API key gives
+ * access to one tenant namespace.
+ */
 export class MultiTenantStore {
   readonly #store: KeyvStorageAdapter;
   #cursors: Promise<ScanCursors> | undefined;
 
   /**
+   * Checks the server's store, without calling the store.
+   *
    * @throws KeywardError `STORE_INVALID` if the property `capabilities.expires` of the store is not true. In a Keyv 6
    * storage adapter, this property is true.
    */
   constructor(store: KeyvStorageAdapter) {
     if (store.capabilities?.expires !== true) {
-      throw new KeywardError("STORE_INVALID", "The store of the server is not a Keyv 6 storage adapter", {
+      throw new KeywardError("STORE_INVALID", "The store of the HTTP KV server is not a Keyv 6 storage adapter", {
         hint: "If the store is a Map, wrap it in KeyvMemoryAdapter. If it is an adapter for Keyv 5, wrap it in KeyvBridgeAdapter. Both are exports of keyv.",
       });
     }
@@ -39,7 +47,7 @@ export class MultiTenantStore {
     await this.#recordsUnder(serverNamespace).hasMany(["health"]);
   }
 
-  /** Returns the records of one namespace within a tenant namespace. A client chose the name `namespace`. */
+  /** Returns the records of one namespace within a tenant namespace. `namespace` is the name that a client chose. */
   records(tenantNamespace: TenantNamespace, space: Space, namespace: string): NamespaceRecords {
     return this.#recordsUnder(`${storagePrefix(tenantNamespace, space)}${namespace}`);
   }
@@ -159,7 +167,7 @@ export class MultiTenantStore {
     if (kept instanceof Uint8Array && kept.length === cursorKeyBytes) return kept;
     throw new KeywardError(
       "STORE_INVALID",
-      "The store of the server lost or changed the encryption key for scan cursors",
+      "The store of the HTTP KV server lost or changed the encryption key for scan cursors",
       {
         hint: "Check that the store keeps bytes unchanged, and that no other program writes to the store.",
       },

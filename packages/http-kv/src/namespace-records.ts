@@ -147,7 +147,7 @@ export class NamespaceRecords {
    * of `record`.
    */
   successorOf(record: StoredRecord | undefined, value: StoredValue, expires?: number | null): StoredRecord {
-    // A packed record has 0 if it never expires. So an early time becomes another time in the past.
+    // In a packed record, the expiry 0 means never. So a time near 0 is replaced by another time in the past.
     const set = typeof expires === "number" ? Math.max(expires, earliestTime) : undefined;
     const next = { value, modified: Date.now(), expires: expires === undefined ? record?.expires : set };
     return { ...next, stored: packRecord(this.#store, next) };

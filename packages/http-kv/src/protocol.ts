@@ -1,6 +1,6 @@
 /**
  * The HTTP KV protocol: the names, encodings and errors that client and server share. `docs/http-kv.md` specifies the
- * same in prose.
+ * protocol in prose.
  */
 import { createHash } from "node:crypto";
 import type { StoredValue } from "@keyward/core";
@@ -8,21 +8,22 @@ import type { StoredValue } from "@keyward/core";
 /** The names, in lower case, of the protocol's headers that HTTP itself does not define. */
 export const headers = {
   /**
-   * In a PUT, how long the record is stored, in seconds. In an answer, how long the record is still stored, in seconds.
+   * Header with the time until the record expires, in seconds: in a PUT, the time from the write; in an answer, the time
+   * from the answer.
    */
   ttl: "x-ttl",
-  /** In a PUT, the time at which the record expires, in milliseconds since the epoch. */
+  /** Header of a PUT with the time at which the record expires, in milliseconds since the epoch. */
   expires: "x-expires",
   /**
-   * A random key that is the same in all attempts of a write. If several attempts with this key reach a server process,
+   * Header with a random key that is the same in all attempts of a write. If several attempts with this key reach a server process,
    * the process does the write only once.
    */
   idempotencyKey: "idempotency-key",
-  /** In an attempt of a write, "1" if an earlier attempt may already have done the write. */
+  /** Header of a write that is sent again: "1" if an earlier attempt may already have done the write. */
   repeated: "x-repeated",
   /**
-   * In an answer, a token of the server process that sent the answer. In a request that writes, the token of the only
-   * server process that may do the write.
+   * Header with the token of a server process: in an answer, of the process that sent the answer; in a write, of the only
+   * process that may do the write.
    */
   server: "x-server",
 } as const;

@@ -14,7 +14,7 @@ export interface BodyLimits {
   readonly maxBytes: number;
   /** How long the body may take to arrive, in milliseconds. */
   readonly timeoutMs: number;
-  /** The memory of the request. Reading the body reserves memory here. */
+  /** The memory that the request has reserved. Reading the body reserves more. */
   readonly memory: RequestMemory;
   /** The hash of the request, to which the body is added. `undefined` if no hash is needed. */
   readonly digest: Hash | undefined;

@@ -74,7 +74,11 @@ export function unpackRecord(store: KeyvStorageAdapter, stored: unknown): Stored
 }
 
 function unreadable(): KeywardError {
-  return new KeywardError("STORE_INVALID", "The store of the server contains a value that the server did not write", {
-    hint: "Run the server with a store, or a namespace of a store, to which no other program writes.",
-  });
+  return new KeywardError(
+    "STORE_INVALID",
+    "The store of the HTTP KV server contains a value that the server did not write",
+    {
+      hint: "Run the server with a store, or a namespace of a store, to which no other program writes.",
+    },
+  );
 }

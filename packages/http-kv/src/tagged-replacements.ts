@@ -18,7 +18,7 @@ export interface TaggedReplacement {
   readonly expires: number | null | undefined;
 }
 
-/** How often a replacement is tried if other requests change the record between its read and its write. */
+/** Maximum number of attempts of a replacement if other requests change the record between its read and its write. */
 const maxAttempts = 16;
 
 /**
@@ -89,7 +89,7 @@ async function replaceBatch(
   return done;
 }
 
-/** Tries the changes at the `open` positions once. Returns the positions that the store refused. */
+/** Tries the changes at the positions in `open` once. Returns the positions of the changes that the store refused. */
 async function replaceOnce(
   records: NamespaceRecords,
   changes: readonly TaggedReplacement[],

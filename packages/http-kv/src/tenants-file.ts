@@ -30,9 +30,9 @@ export interface TenantsFile extends TenantSource {
 }
 
 /**
- * Returns the JSON file of `keyward-kv tenants`. At each request, the server asks this source, which checks whether the
- * file has changed. If so, the source reads the file again, so a revocation takes effect at once. While the file is
- * missing or invalid, every API key is refused.
+ * Returns the file of API keys that `keyward-kv tenants` writes (JSON), as a source for the server. At each request, the
+ * source checks whether the file has changed, and then reads the file again. So a revocation takes effect at once. While
+ * the file is missing or invalid, every API key is refused.
  *
  * @example
  * const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants("tenants.json") });
@@ -111,7 +111,7 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
   } catch {
     // The error is dropped: the parser's message quotes the file.
   }
-  throw new KeywardError("STORE_INVALID", `${path} is not a file of API keys, so every API key is refused`, {
+  throw new KeywardError("STORE_INVALID", `The file ${path} is not a file of API keys, so every API key is refused`, {
     hint: "Check the path. If it is correct, restore the file from a backup. If there is no backup, pass the path of a new file, and make new API keys in it with `keyward-kv tenants add`.",
   });
 }

@@ -43,7 +43,10 @@ const optionNames = {
 /** The first pause between two attempts, in milliseconds. Each further pause is twice as long as the pause before it. */
 const firstPauseMs = 50;
 const longestPauseMs = 5_000;
-/** How often a write may reach the wrong server process before it is sent without the token of a process. */
+/**
+ * How often a write may reach the wrong server process before the client sends the write without the token of a
+ * process.
+ */
 const maxMisdirected = 2;
 /** If `Retry-After` asks for a longer pause, the call fails. */
 const longestRetryAfterMs = 30_000;
@@ -55,7 +58,7 @@ const notSentIfConnecting = ["EHOSTUNREACH", "ENETUNREACH"];
 /** Longest duration of an answer in total, as a multiple of `timeoutMs`. */
 const timeoutsPerAnswer = 10;
 const retriedStatuses = [408, 429, 502, 503, 504];
-/** Statuses with which the server did nothing. */
+/** HTTP statuses of answers to requests that the server did not do. */
 const undoneStatuses = [408, 429];
 
 /** The reason why an attempt failed, and what it means for the next one. */
@@ -86,6 +89,8 @@ export class Transport {
   #server = "";
 
   /**
+   * Checks the options, without connecting to the server.
+   *
    * @throws KeywardError `STORE_INVALID` for an invalid URL or API key, and for plain `http:` to another machine
    * without `allowPlainHttp`; `VALUE_INVALID` for an unknown option, or an invalid `timeoutMs` or `retries`.
    */
@@ -144,7 +149,8 @@ export class Transport {
       if (elsewhere && server !== "") {
         // It is unknown whether an earlier attempt was done. Doing the write again could undo a later one.
         if (mayHaveBeenDone) throw error;
-        // A load balancer may send each attempt to another process. Then the write names no process.
+        // A load balancer may send each attempt to another process. So after a few attempts, the write names no
+        // process.
         server = ++misdirected > maxMisdirected ? "" : this.#server;
         attempt--;
         continue;
@@ -207,9 +213,13 @@ export class Transport {
   }
 
   #tooLong(): KeywardError {
-    return new KeywardError("STORE_UNAVAILABLE", `A write to ${this.url} took more than ${this.longestWriteMs} ms`, {
-      hint: "Read the records to see which writes were done. If the call had many records, write fewer records in one call. Otherwise, raise `timeoutMs`, because a write may take ten times `timeoutMs`.",
-    });
+    return new KeywardError(
+      "STORE_UNAVAILABLE",
+      `A write to the HTTP KV server ${this.url} took more than ${this.longestWriteMs} ms`,
+      {
+        hint: "Read the records to see which writes were done. If the call had many records, write fewer records in one call. Otherwise, raise `timeoutMs`, because a write may take ten times `timeoutMs`.",
+      },
+    );
   }
 
   #refused(status: number, retryAfter: string | undefined, refusal: RefusalBody | undefined): Failure {
@@ -220,7 +230,7 @@ export class Transport {
       pauseMs: readRetryAfter(retryAfter),
     };
     const id = refusal?.id === undefined ? "" : this.#quote(" (id ", refusal.id, ")");
-    const message = `${this.url} answered ${status}${this.#quote(": ", refusal?.message ?? "", "")}${id}`;
+    const message = `The HTTP KV server ${this.url} answered ${status}${this.#quote(": ", refusal?.message ?? "", "")}${id}`;
     const as = (
       code: "VALUE_INVALID" | "STORE_NOT_ATOMIC" | "STORE_NOT_SCANNABLE" | "STORE_UNAVAILABLE",
       hint: string,
@@ -316,7 +326,7 @@ export class Transport {
       retry: !refused,
       uncertain: !unsent,
       elsewhere: false,
-      error: new KeywardError("STORE_UNAVAILABLE", `${this.url} ${what}`, {
+      error: new KeywardError("STORE_UNAVAILABLE", `The HTTP KV server ${this.url} ${what}`, {
         hint: unsent
           ? "Check that the option `url` is correct and that the server is running. No request was sent, so nothing was written."
           : "Check the server and the network. If the call was a write, read the record to see whether the write was done.",

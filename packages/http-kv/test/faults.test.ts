@@ -84,7 +84,7 @@ it("HttpStore.replace returns whether the replacement was done, even if connecti
 
 describe("a server process that does not remember an earlier request", () => {
   it.each(["a client that has used another process", "a new client"])(
-    "does not tell %s that a replacement was refused if another process did the replacement",
+    "makes replace() of %s reject, and not return false, if another process has done the replacement",
     async (kind) => {
       const { apiKey, entry } = createApiKey({ tenant: "acme" });
       const store = new MemoryStore();
@@ -105,7 +105,7 @@ describe("a server process that does not remember an earlier request", () => {
     },
   );
 
-  it("that refuses a replacement as invalid leaves the outcome unknown if the earlier process may have done the replacement", async () => {
+  it("makes a repeated replacement reject with an unknown outcome if the process refuses the replacement as invalid", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     const first = createKvHandler({ store, tenants: [entry] });
@@ -147,7 +147,7 @@ describe("a server process that does not remember an earlier request", () => {
     expect(await client.get("key")).toBe("4");
   });
 
-  it("does not report a replacement as refused if it may have done and forgotten the replacement", async () => {
+  it("makes a repeated replacement reject if it may have done and forgotten the replacement", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const server = createKvHandler({
       store: new MemoryStore(),
@@ -611,7 +611,10 @@ describe("an answer of a hostile server", () => {
       const fetch = async () => Response.json(body, { status: 500 });
       const store = new HttpStore({ url: "http://localhost", apiKey, retries: 0, fetch });
       const error = await store.get("key").catch((thrown: unknown) => thrown);
-      expect(error).toMatchObject({ code: "STORE_UNAVAILABLE", message: "http://localhost answered 500" });
+      expect(error).toMatchObject({
+        code: "STORE_UNAVAILABLE",
+        message: "The HTTP KV server http://localhost answered 500",
+      });
       expect(inspect(error, { depth: 10 })).not.toContain(apiKey.slice(-20));
     }
   });
@@ -621,7 +624,7 @@ it.each([
   ["connect", false],
   ["read", true],
 ])(
-  "the next attempt of a write after EHOSTUNREACH in the system call %s has X-Repeated: %s",
+  "HttpStore repeats a write after EHOSTUNREACH in the system call %s, and X-Repeated of the next attempt is: %s",
   async (syscall, repeated) => {
     const sent: boolean[] = [];
     const client = new HttpStore({

@@ -303,7 +303,7 @@ describe("a replacement over the protocol", () => {
   const replace = async (ask: ReturnType<typeof ready>, changes: readonly object[]) =>
     await (await ask("POST", "/replace", { body: JSON.stringify({ changes }) })).json();
 
-  it("is compared with the value that an earlier replacement of the same batch wrote", async () => {
+  it("compares with the value that an earlier replacement of the same batch wrote", async () => {
     const ask = ready();
     const [one, two] = ["1".repeat(300_000), "2".repeat(300_000)];
     for (let round = 0; round < 5; round++) {
@@ -477,7 +477,7 @@ describe("the expiry of a replacement over the protocol", () => {
     return { store, bodies };
   }
 
-  it("is never lost on an older server: HttpStore rejects, and names the server as the cause", async () => {
+  it("makes the replacement reject with the hint to update the server if the server is too old to know the expiry", async () => {
     const { store } = olderServer();
     await store.set("key", "old");
     for (const expires of [Date.now() + 60_000, null]) {
@@ -776,7 +776,11 @@ describe("a handler of createKvHandler", () => {
     const answer = await ask("GET", "/session-secret");
     expect(answer.status).toBe(500);
     const body: unknown = await answer.json();
-    expect(body).toEqual({ code: "INTERNAL", message: "The server failed", id: expect.any(String) });
+    expect(body).toEqual({
+      code: "INTERNAL",
+      message: "The server failed with an unexpected error",
+      id: expect.any(String),
+    });
     expect(log).toMatchObject([{ status: 500, error: expect.stringContaining("Error EODD") }]);
     expect(JSON.stringify([log, body])).not.toContain("session-secret");
     expect(JSON.stringify(log)).not.toContain("at value");

@@ -228,7 +228,7 @@ describe.each(Object.entries(stores))("tenant namespaces in %s", (name, openStor
   });
 });
 
-it("the cursor of a scan shows no record of another tenant, and is accepted only from its own tenant", async () => {
+it("the cursor of a scan contains no readable part of another tenant's record, and is accepted only from its own tenant", async () => {
   const [mine, theirs] = [createApiKey({ tenant: "a" }), createApiKey({ tenant: "b" })];
   const store = new SqliteStore(":memory:");
   const handler = createKvHandler({ store, tenants: [mine.entry, theirs.entry] });
@@ -431,7 +431,7 @@ describe("an API key", () => {
     expect((await ask(handler, all.apiKey, "POST", "/delete", body)).body).toBe('{"deleted":[false,false]}');
   });
 
-  it("has 256 random bits, and its entry contains only a hash of the API key", () => {
+  it("has 256 random bits, and its entry contains a hash instead of the API key", () => {
     const { apiKey, entry } = createApiKey({ tenant: "a" });
     expect(JSON.stringify(entry)).not.toContain(apiKey.slice(16));
     expect(Buffer.from(apiKey.split("_").slice(2).join("_"), "base64url")).toHaveLength(32);
@@ -453,7 +453,7 @@ describe("a file of API keys", () => {
   const empty = JSON.stringify({ "keyward-kv": 1, keys: [] });
   const add = (path: string, entry: ApiKeyEntry) => changeTenants(path, (entries) => [...entries, entry]);
 
-  it("never repeats the text that names an API key to revoke, which may be the whole API key", async () => {
+  it("makes revoke() reject without repeating the passed id, because this text may be a whole API key", async () => {
     const tenants = fileTenants(file());
     const { apiKey } = await tenants.add({ tenant: "a" });
     for (const text of [apiKey, apiKey.slice(3), ` ${apiKey}`]) {

@@ -103,8 +103,8 @@ export async function callAws<Output>(
 }
 
 /**
- * Returns the name of the AWS error, such as `AccessDeniedException`, because of which {@link callAws} threw `error`.
- * Returns `undefined` if `error` has another cause.
+ * Returns the name of the AWS error that made {@link callAws} throw `error`, such as `AccessDeniedException`. Returns
+ * `undefined` if `error` has another cause.
  */
 export function awsNameOf(error: unknown): string | undefined {
   return error instanceof KeywardError && error.cause instanceof AwsCause ? error.cause.name : undefined;

@@ -5,8 +5,8 @@ import { looksLikeKey } from "./aws-resource.ts";
 export type SecretValue = { readonly text: string } | { readonly bytes: Uint8Array };
 
 /**
- * What {@link keysIn} finds in a secret: a keyring document, a single key, or a JSON object without the field for the
- * keyring.
+ * The content that {@link keysIn} finds in a secret: a keyring document, a single key, or a JSON object without the field
+ * for the keyring.
  */
 export type SecretKeys =
   /** A keyring document. `replacedBy` returns the value of the secret with another keyring in its place. */
@@ -146,7 +146,7 @@ function fieldIn(text: string, subject: string, name: string): Field {
     });
   }
   const put = (start: number, end: number, inserted: string) => text.slice(0, start) + inserted + text.slice(end);
-  // If a name is there twice, JSON.parse and other readers use the last one.
+  // If the object has a name twice, JSON.parse and other readers use the last member with this name.
   const member = members.findLast((each) => each.name === name);
   if (member === undefined) {
     const start = text.indexOf("{") + 1;
@@ -207,7 +207,7 @@ function isObject(text: string): boolean {
   }
 }
 
-/** The name of a field, unless it may be a key that was passed by mistake. */
+/** Returns the name of a field for an error. Hides a name that may be a key that was passed by mistake. */
 function shown(field: string): string {
   return looksLikeKey(field) ? "(name not shown, because it looks like a key)" : JSON.stringify(field);
 }

@@ -34,8 +34,8 @@ export interface SecretOptions extends AwsClientOptions {
 }
 
 /**
- * A secret in AWS Secrets Manager. Its value is replaced only if the current version is still the version that was
- * read.
+ * A secret in AWS Secrets Manager. The value of the secret is replaced only if the current version is still the version
+ * that was read.
  */
 export class Secret {
   readonly #id: string;
@@ -187,7 +187,7 @@ export class Secret {
       if (awsNameOf(failure) === "AccessDeniedException") throw failure;
       throw new KeywardError(
         "PROVIDER_UNAVAILABLE",
-        `${this.subject} may or may not have been replaced: the connection to AWS failed during the write`,
+        `${this.subject} may hold the old or the new keyring, because the connection to AWS failed during the write`,
         {
           hint: "Load the keyring again. If the loaded keyring contains your change, the save has succeeded. Otherwise repeat your change in the loaded keyring, and save the result.",
           cause: failure,

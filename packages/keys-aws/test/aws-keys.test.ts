@@ -44,7 +44,7 @@ describeWithMoto(servers, "awsKeys", () => {
     return { secretId, ring, proxy, open, stored };
   }
 
-  describe("save", () => {
+  describe("save() of awsKeys", () => {
     it("succeeds for exactly one of several concurrent providers, and leaves no label keyward-pending", async () => {
       const { secretId, ring, open, stored } = await openSecret();
       let previous = ring;
@@ -122,7 +122,7 @@ describeWithMoto(servers, "awsKeys", () => {
       };
       const next = ring.add({ id: "second" });
       const error = await refusal(open().save(next, ring), "PROVIDER_UNAVAILABLE", next);
-      expect(error.message).toContain("may or may not have been replaced");
+      expect(error.message).toContain("may hold the old or the new keyring");
       expect(exportKeyring(await stored())).toBe(exportKeyring(ring));
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["keyward-pending"]]);
       proxy.fault = () => undefined;
@@ -161,7 +161,7 @@ describeWithMoto(servers, "awsKeys", () => {
     });
   });
 
-  describe("create", () => {
+  describe("create() of awsKeys", () => {
     /** Creates four keyrings at the same time; exactly one of them must be written. */
     async function createFourAtOnce(secretId: string) {
       const rings = Array.from({ length: 4 }, () => Keyring.generate());
@@ -205,7 +205,7 @@ describeWithMoto(servers, "awsKeys", () => {
     });
   });
 
-  describe("load", () => {
+  describe("load() of awsKeys", () => {
     it.each<[string, Fault]>([
       ["throttled", { kind: "error", status: 400, name: "ThrottlingException" }],
       ["answered with a server error", { kind: "error", status: 500, name: "InternalServiceError" }],
@@ -395,7 +395,7 @@ describeWithMoto(servers, "awsKeys", () => {
     });
   });
 
-  describe("the SDK client", () => {
+  describe("the SDK client of awsKeys", () => {
     it("is used and never destroyed if the caller passes it", async () => {
       const { secretId, ring, proxy } = await openSecret();
       const client = new SecretsManagerClient({ endpoint: proxy.endpoint });

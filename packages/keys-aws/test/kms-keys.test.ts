@@ -65,7 +65,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     return { ring, keyId, place, proxy, open };
   }
 
-  it("a provider wraps a keyring that is longer than 4 KiB, the maximum that KMS can encrypt", async () => {
+  it("a provider of kmsKeys wraps a keyring that is longer than 4 KiB, the maximum that KMS can encrypt", async () => {
     let ring = Keyring.generate();
     for (let count = 0; count < 60; count++) ring = ring.add();
     const { place, open } = await openRing(ring);
@@ -75,7 +75,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
   });
 
-  it("a provider calls KMS once for a keyring, however often the keyring is loaded, and never for a record", async () => {
+  it("a provider of kmsKeys calls KMS once for a keyring, however often the keyring is loaded, and never for a record", async () => {
     const { proxy, open } = await openRing();
     const keys = open();
     await Promise.all(Array.from({ length: 50 }, () => keys.load()));
@@ -86,7 +86,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(proxy.calls).toEqual(["Decrypt"]);
   });
 
-  it("a provider refuses a wrapped keyring that was altered, cut, or combined with parts of another wrapped keyring", async () => {
+  it("a provider of kmsKeys refuses a wrapped keyring that was altered, cut, or combined with parts of another wrapped keyring", async () => {
     const { ring, place, open } = await openRing();
     const text = place.text ?? "";
     const [head = "", wrappedKey = "", body = ""] = text.split(".");
@@ -121,7 +121,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
   });
 
-  it("a provider writes the format in the README, with a data key that KMS decrypts only with the right encryption context", async () => {
+  it("a provider of kmsKeys writes the format in the README, with a data key that KMS decrypts only with the right encryption context", async () => {
     const { ring, keyId, place } = await openRing(Keyring.generate().rename("production"));
     const [, wrappedKey = "", body = ""] = place.text?.split(".") ?? [];
     const CiphertextBlob = Buffer.from(wrappedKey, "base64url");
@@ -139,7 +139,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(document).toBe(exportKeyring(ring));
   });
 
-  it("a provider refuses a keyring whose name differs from the value or the default of the option 'name'", async () => {
+  it("a provider of kmsKeys refuses a keyring whose name differs from the value or the default of the option 'name'", async () => {
     const { ring, open } = await openRing(Keyring.generate().rename("production"));
     await refusal(open({ name: "staging" }).load(), "KEYRING_INVALID", ring);
     expect((await open({ name: "production" }).load()).name).toBe("production");
@@ -148,7 +148,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect((await refusal(unnamed.create(ring), "KEYRING_INVALID", ring)).message).toContain('"keyring"');
   });
 
-  it("rewrap wraps the data key again, also under another KMS key, and does not decrypt the keyring", async () => {
+  it("rewrap() of kmsKeys wraps the data key again, also under another KMS key, and does not decrypt the keyring", async () => {
     const { ring, keyId, place, proxy, open } = await openRing();
     const before = place.text?.split(".") ?? [];
     expect(await open().rewrap()).toBe(true);
@@ -167,7 +167,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     await expect(open().load()).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("a provider decrypts only with the configured KMS key, even if the wrapped keyring names another KMS key", async () => {
+  it("a provider of kmsKeys decrypts only with the configured KMS key, even if the wrapped keyring names another KMS key", async () => {
     const { ring, place, open } = await openRing();
     // An attacker who can write to the location has another KMS key, which this process may use too.
     const theirs = await openRing(ring);
@@ -189,7 +189,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(proxy.calls).toHaveLength(1);
   });
 
-  it("an error does not show an encryption key that was passed as the id of a KMS key, even if KMS repeats this id", async () => {
+  it("an error of kmsKeys does not show an encryption key that was passed as the id of a KMS key, even if KMS repeats this id", async () => {
     const { ring, proxy, open } = await openRing();
     for (const given of secretsOf(ring).slice(0, 3)) {
       const message = `User: app is not authorized to perform this on resource: ${given}`;
@@ -234,7 +234,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     await expect.poll(() => store.set("key", "value").catch(String)).toBe(true);
   });
 
-  it("load and rewrap reject within timeoutMs if KMS does not answer", async () => {
+  it("load() and rewrap() of kmsKeys reject within timeoutMs if KMS does not answer", async () => {
     const { ring, proxy, open } = await openRing();
     proxy.fault = () => ({ kind: "silence" });
     const begun = performance.now();
@@ -244,7 +244,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(performance.now() - begun).toBeLessThan(3_000);
   });
 
-  it("a provider uses the SDK client that the caller passes, and never destroys this client", async () => {
+  it("a provider of kmsKeys uses the SDK client that the caller passes, and never destroys this client", async () => {
     const { ring, proxy, open } = await openRing();
     const client = new KMSClient({ endpoint: proxy.endpoint });
     onTestFinished(() => client.destroy());

@@ -40,7 +40,7 @@ describeWithMoto(servers, "the value of a secret", () => {
     return { secretId, proxy, open, text };
   }
 
-  describe("with several fields", () => {
+  describe("a secret with several fields", () => {
     // Parsing and writing this text would change the number, drop a duplicate name, and lose the white space.
     const before = `{ "user" : "app",\n  "limit": 12345678901234567890, "nested": {"ring":"decoy",\t"list":[1.50, "}"]},\n  "a\\"b": "x", "user": "last", "__proto__": {"x": 1}, `;
     const after = ` , "password":"p\\\\\\"w"\n}\n`;
@@ -156,7 +156,7 @@ describeWithMoto(servers, "the value of a secret", () => {
     });
   });
 
-  describe("as bytes", () => {
+  describe("a secret with bytes", () => {
     it("stays bytes when a keyring document in it is saved, and other fields are kept", async () => {
       const ring = Keyring.generate();
       const next = ring.add();
@@ -173,7 +173,7 @@ describeWithMoto(servers, "the value of a secret", () => {
     });
   });
 
-  describe("with a single key", () => {
+  describe("a secret with a single key", () => {
     const material = randomBytes(32);
     const base64 = material.toString("base64");
     const forms: readonly [string, Value, Partial<AwsKeysOptions>][] = [

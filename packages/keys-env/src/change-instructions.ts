@@ -1,15 +1,15 @@
 import { resolve } from "node:path";
 import { type ChangeInstruction, type KeyringChange, KeywardError } from "@keyward/core";
 
-// These texts are read by operators in the middle of a rotation. They contain ids, paths and names of variables, and
-// never key material: each command makes a new key where the key is stored.
+// These texts are read by operators in the middle of a rotation. They contain ids, paths and names of environment
+// variables, and never key material: each command makes a new key where the key is stored.
 
 /** The file in a directory of keys that holds the id of the primary key. */
 export const primaryFile = "primary";
 
 const restart =
   "Make the change for every process that uses these keys and for the process that runs the rotation, and restart the processes, one after another.";
-const keepACopy = "Before, copy the key to a safe place if backups have records under this key.";
+const keepACopy = "If backups have records under this key, first copy the key to a safe place.";
 
 /** The environment variable that holds keys beside a mounted file or directory. */
 export interface OtherKeys {
@@ -30,9 +30,10 @@ interface KeysOnDisk {
 }
 
 /**
- * Describes how to change a directory of keys. The file of the primary gives its owner and mode to each new file.
+ * Describes how to change a directory of keys. Each new file gets the owner and the mode of the file of the primary key.
  *
- * @throws KeywardError `KEY_INVALID` for a new key that would have the name of the file with the id of the primary.
+ * @throws KeywardError `KEY_INVALID` if the id of the new key is `primary`, because the file with this name holds the id
+ * of the primary key.
  */
 export function changeDirectory(change: KeyringChange, { path, primary, others }: KeysOnDisk): ChangeInstruction {
   const { keyId } = change;
@@ -94,7 +95,7 @@ function directoryCommands(change: KeyringChange, path: string, primary: string)
     case "replace": {
       const encoded = Buffer.from(keyId).toString("base64");
       return [
-        `Write "${keyId}" into the file "${primaryFile}" in the directory ${path}, and remove the file "${change.former}", both at once. ${keepACopy}`,
+        `Write "${keyId}" into the file "${primaryFile}" in the directory ${path}, and remove the file "${change.former}" at the same time. ${keepACopy}`,
         `${replacePrimary(path, keyId)} && rm ${inFolder(path, change.former)}`,
         `${patch} json --patch '[{"op":"replace","path":"/data/${primaryFile}","value":"${encoded}"},{"op":"remove","path":"/data/${change.former}"}]'`,
       ];
@@ -107,7 +108,9 @@ function replacePrimary(path: string, keyId: string): string {
   return `${copyTo(madeNew, primary)} && printf %s '${keyId}' > ${madeNew} && mv ${madeNew} ${primary}`;
 }
 
-/** Returns a command that makes a file with the owner and the mode of another one, which its owner can write. */
+/**
+ * Returns a command that makes a file that has the owner and the mode of another file, and that its owner can write.
+ */
 function copyTo(madeNew: string, from: string): string {
   return `rm -f ${madeNew} && cp -p ${from} ${madeNew} && chmod u+w ${madeNew}`;
 }
@@ -119,7 +122,7 @@ function inFolder(folder: string, file: string): string {
 
 /** Describes how to change a keyring document. `place` names the file or environment variable that holds it. */
 export function changeDocument(change: KeyringChange, place: string, needsRestart: boolean): ChangeInstruction {
-  const text = `Replace the keyring document in ${place} by the document that this expression returns, where \`document\` is the present document. Make it once, and copy it to every machine: exportKeyring(Keyring.parse(document)${changedDocument(change)})`;
+  const text = `Replace the keyring document in ${place} by the document that this expression returns, where \`document\` is the present document. Make the new document once, and copy it to every machine: exportKeyring(Keyring.parse(document)${changedDocument(change)})`;
   return { text: needsRestart ? `${text}\n${restart}` : text, needsRestart };
 }
 
@@ -148,7 +151,7 @@ function variablesToSet(change: KeyringChange, name: string, others: string): st
     case "add":
       return `${newKeyIn(others, keyId)} Keep ${name} as it is.`;
     case "promote":
-      return `Exchange two keys: set ${name} to the text "${keyId}=…" from ${others}, with the id, and put the former value of ${name} (key "${change.former}") into ${others} in place of that text.`;
+      return `Exchange two keys: set ${name} to the text "${keyId}=…" from ${others}, with the id, and put the former value of ${name} (key "${change.former}") into ${others} instead of that text.`;
     case "remove":
       return removedFrom(others, keyId);
     case "replace":
@@ -161,7 +164,7 @@ function newKeyIn(others: string, keyId: string): string {
 }
 
 function removedFrom(others: string, keyId: string): string {
-  return `Remove key "${keyId}" from ${others}. If its text there has no id, it is the key that was the primary before. Unset ${others} if no key is left in it. ${keepACopy}`;
+  return `Remove key "${keyId}" from ${others}. A key without an id in ${others} is the key that was the primary before. Unset ${others} if no key is left in it. ${keepACopy}`;
 }
 
 /**

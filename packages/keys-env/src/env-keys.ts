@@ -67,7 +67,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
   if (typeof name !== "string" || !/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
     // The message does not repeat the name: the most common mistake is envKeys(process.env.NAME), which passes the key.
     throw new KeywardError("KEY_INVALID", "The first argument of envKeys is not the name of an environment variable", {
-      hint: 'Pass the name of the variable instead of its value, such as `envKeys("APP_ENCRYPTION_KEY")`.',
+      hint: 'Pass the name of the environment variable instead of its value, such as `envKeys("APP_ENCRYPTION_KEY")`.',
     });
   }
   const { env = process.env } = options;
@@ -118,7 +118,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
       );
     const found = await readMount(mountAt(path), fileName, options, () => {});
     if (found !== undefined) return found;
-    // The message does not repeat the path, which may be a key that was pasted into the wrong variable.
+    // The message does not repeat the path, which may be a key that was pasted into the wrong environment variable.
     throw new KeywardError("PROVIDER_UNAVAILABLE", `${fileName} does not exist, or is the path of an empty directory`, {
       hint: `If the path is correct, mount the secret at this path. Otherwise correct the path. ${fileVariable} must hold a path, not a key.`,
     });

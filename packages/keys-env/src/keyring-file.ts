@@ -59,9 +59,13 @@ async function readText(path: string, location: KeyringLocation, name: string): 
     throw readOnly(`${name} is a directory of keys, but a keyring can be saved only to a file with a keyring document`);
   const text = await location.read();
   if (text === undefined) {
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `${name} cannot be saved to, because no file exists there`, {
-      hint: "If the file held a keyring before, restore the file, because a new keyring cannot decrypt existing records. If no keyring has existed yet, call `create()`.",
-    });
+    throw new KeywardError(
+      "PROVIDER_UNAVAILABLE",
+      `${name} does not lead to an existing file, so the changed keyring cannot be saved`,
+      {
+        hint: "If the file held a keyring before, restore the file, because a new keyring cannot decrypt existing records. If no keyring has existed yet, call `create()`.",
+      },
+    );
   }
   const trimmed = trim(text);
   if (trimmed === "") {

@@ -50,7 +50,11 @@ export class MissingKeys {
   #everFound = false;
   #fallback: Keyring | undefined;
 
-  /** @throws KeywardError `VALUE_INVALID` if the option `whenMissing` has an unknown value. */
+  /**
+   * Checks the option `whenMissing`.
+   *
+   * @throws KeywardError `VALUE_INVALID` if the option has an unknown value.
+   */
   constructor(options: MissingKeysOptions) {
     const { whenMissing = "error" } = options;
     if (!modes.includes(whenMissing)) {

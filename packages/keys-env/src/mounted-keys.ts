@@ -79,7 +79,7 @@ export function ringFrom(found: FoundKeys, name: string): Keyring {
 export interface ChangedMount {
   readonly mount: Mount;
   readonly path: string;
-  /** The environment variable that holds keys beside the mount. `undefined` if there can be none. */
+  /** The environment variable that holds keys beside the mount. `undefined` if the provider reads only the mount. */
   readonly others: OtherKeys | undefined;
 }
 

@@ -48,7 +48,7 @@ const base64Characters = 43;
 const hexDigits = 64;
 const expected = `${keyBytes} bytes in base64 are expected (${base64Characters} characters, or ${base64Characters + 1} with the final "=")`;
 
-// Far longer than any key with its id. The content of a longer text is not examined for advice.
+// The maximum length of a text that is examined for advice. Every key with its id is far shorter.
 const maxKeyCharacters = 4_096;
 const space = "\t\n\v\f\r ";
 // A padded base64 key has "=" only as its last character, so an id and a key cannot be confused.
@@ -140,7 +140,7 @@ function readMaterial(text: string, source: string, options: PassphraseOptions):
     throw invalidKey(
       source,
       `a keyring document of ${text.length} characters found, but a single key is expected`,
-      "To use the keyring document, first check that the document holds every key that records need. Then set the document in place of the primary key, and remove all single keys.",
+      "To use the keyring document, first check that the document holds every key that records need. Then set the document instead of the primary key, and remove all single keys.",
     );
   }
   if (text.startsWith(byteOrderMark) && /^.\s*(?:\{|hex:|passphrase:)/s.test(text)) {

@@ -130,8 +130,8 @@ describe("the instruction to change a directory of keys", () => {
   });
 });
 
-describe("the instruction to change", () => {
-  it("environment variables names the variables, and needs a restart", async () => {
+describe("the instruction for a change of keys", () => {
+  it("names the environment variables to change, and asks for a restart", async () => {
     const [old, next] = [newKey(), newKey()];
     let env: Record<string, string> = { APP_KEY: `2026-11=${old}` };
     const keys = envKeys("APP_KEY", { env: new Proxy({}, { get: (_, name) => env[String(name)] }) });
@@ -152,19 +152,19 @@ describe("the instruction to change", () => {
     expect((await instructionOf(keys, replace)).text).toContain("in neither of the variables");
   });
 
-  it("a passphrase with a comma is refused, because the other variable separates its keys by commas", async () => {
+  it("is refused for a passphrase with a comma, because <NAME>_OTHERS separates its keys by commas", async () => {
     const passphrase = "first half of a long passphrase, second half of a long passphrase";
     const keys = envKeys("APP_KEY", { env: { APP_KEY: passphrase }, passphrase: true });
     await expect(instructionOf(keys, add)).rejects.toMatchObject({ code: "KEY_INVALID" });
   });
 
-  it("a directory that NAME_FILE names is the same as the instruction of fileKeys", async () => {
+  it("is the same for a directory in <NAME>_FILE as for a directory that is passed to fileKeys", async () => {
     const directory = await newDirectory("app-keys");
     const keys = envKeys("APP_KEY", { env: { APP_KEY_FILE: directory } });
     expect(await instructionOf(keys, add)).toEqual(await instructionOf(fileKeys(directory), add));
   });
 
-  it("a file with a single key says to replace the file by a directory, and the key is kept", async () => {
+  it("asks to replace a file with a single key by a directory that keeps the key", async () => {
     const folder = await newFolder("keys");
     const path = join(folder, "key");
     const old = newKey();
@@ -183,7 +183,7 @@ describe("the instruction to change", () => {
     expect(shown(await keys.load())).toBe(`2026-12 ${primary}, primary ${primary}`);
   });
 
-  it("a file with a single key beside NAME_OTHERS keeps both keys loadable in each state", async () => {
+  it("keeps both keys loadable after each step if a file holds one key and <NAME>_OTHERS holds the other key", async () => {
     const folder = await newFolder("keys");
     const path = join(folder, "key");
     const [old, next] = [newKey(), newKey()];
@@ -206,7 +206,7 @@ describe("the instruction to change", () => {
     expect(shown(await keys.load())).toBe("2026-12, primary 2026-12");
   });
 
-  it("a keyring document contains a JavaScript expression that makes the change", async () => {
+  it("contains a JavaScript expression that changes a keyring document", async () => {
     const ring = Keyring.generate("2026-11");
     const folder = await newFolder("keys");
     const path = join(folder, "keyring");

@@ -21,7 +21,7 @@ it("envKeys refuses an undefined, null or empty name, which untyped code may pas
   }
 });
 
-describe("the variable of the additional keys (<NAME>_OTHERS)", () => {
+describe("<NAME>_OTHERS, the environment variable of the additional keys,", () => {
   it("provides additional keys that are enabled and not primary", async () => {
     const [primary, earlier, next] = [key(), key(), key()];
     const env = { APP_KEY: primary, APP_KEY_OTHERS: ` ${earlier} ,\n2027-01=${next}\n` };
@@ -71,7 +71,7 @@ describe("the variable of the additional keys (<NAME>_OTHERS)", () => {
   });
 });
 
-describe("the variable with a path (<NAME>_FILE)", () => {
+describe("<NAME>_FILE, the environment variable with a path,", () => {
   let directory: string;
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), "keyward-env-"));
@@ -123,7 +123,7 @@ describe("the variable with a path (<NAME>_FILE)", () => {
   );
 });
 
-describe("whenMissing", () => {
+describe("the option whenMissing of envKeys", () => {
   it("makes load reject by default with an error that names the environment variables and the command to make a key", async () => {
     expect(await rejection(envKeys("APP_KEY", { env: {} }).load())).toMatchObject({
       code: "PROVIDER_UNAVAILABLE",

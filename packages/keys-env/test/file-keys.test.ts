@@ -131,7 +131,7 @@ it.each([undefined, null, 5, "", new URL("file:///keys")])("fileKeys refuses %j 
   );
 });
 
-describe("a file", () => {
+describe("a file that fileKeys reads", () => {
   it("may hold a key or a keyring document", async () => {
     const path = join(root, "key");
     const value = key();
@@ -228,7 +228,7 @@ describe("a file", () => {
   });
 });
 
-describe("a directory", () => {
+describe("a directory that fileKeys reads", () => {
   it("provides one key from each file, and the primary key is the key that the file 'primary' names", async () => {
     const [a, b] = [key(), key()];
     await writeFile(join(root, "a"), a);
@@ -320,7 +320,7 @@ describe("a directory", () => {
     await until(() => expect(following.ring).toBe(ringOf({ k: c })));
   });
 
-  it("never gives a keyring with files of two different updates", async () => {
+  it("never provides a keyring with files of two different updates", async () => {
     const mount = join(root, "mount");
     const states = new Set<string>();
     const newState = () => {
@@ -350,7 +350,7 @@ describe("a directory", () => {
   });
 });
 
-describe("a mount that disappears", () => {
+describe("a mounted file or directory that disappears", () => {
   it.each([
     ["a poll every 25 ms", 25],
     ["the default poll interval", 2_000],
@@ -393,7 +393,7 @@ describe("a mount that disappears", () => {
   );
 });
 
-describe("whenMissing", () => {
+describe("the option whenMissing of fileKeys", () => {
   it("applies to a path that does not exist, and to an empty directory", async () => {
     for (const path of [join(root, "nothing", "here"), root]) {
       expect(await rejection(fileKeys(path).load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
@@ -430,7 +430,7 @@ describe("whenMissing", () => {
   });
 });
 
-describe("create", () => {
+describe("create() of fileKeys", () => {
   it("writes the first keyring into a file that only its owner can read, and does not write a second keyring", async () => {
     const path = join(root, "first.keyring");
     const ring = Keyring.generate();
@@ -454,7 +454,7 @@ describe("create", () => {
   });
 });
 
-describe("save", () => {
+describe("save() of fileKeys", () => {
   async function openDocument() {
     const path = join(root, "ring.json");
     await writeFile(path, exportKeyring(Keyring.generate("a")), { mode: 0o640 });
@@ -538,7 +538,7 @@ describe("save", () => {
     expect((await stat(path)).mode & 0o777).toBe(0o640);
   });
 
-  it("rejects with the code of the reason if the keyring cannot be saved at all, or not to this path", async () => {
+  it("rejects with KEYRING_INVALID, PROVIDER_UNAVAILABLE or PROVIDER_READ_ONLY, depending on why the keyring cannot be saved", async () => {
     const { path, provider, ring } = await openDocument();
     expect(await rejection(save(provider, ring.scope("x"), ring))).toMatchObject({ code: "KEYRING_INVALID" });
     expect(await rejection(save(provider, Keyring.dangerouslyPlaintext(), ring))).toMatchObject({
@@ -559,7 +559,7 @@ describe("save", () => {
   });
 });
 
-describe("a path that cannot be saved to", () => {
+describe("a path to which no keyring can be saved", () => {
   /** A directory of keys, as Kubernetes mounts it. */
   async function directory() {
     const path = join(root, "keys");
@@ -618,7 +618,7 @@ describe("a path that cannot be saved to", () => {
     },
   );
 
-  it("is not confused with a file that holds a keyring document, to which retireKey saves", async () => {
+  it("is distinguished from a file with a keyring document, to which retireKey saves", async () => {
     const path = join(root, "ring.json");
     await writeFile(path, exportKeyring(Keyring.generate("a").add({ id: "b" }).promote("b")));
     const keys = fileKeys(path);

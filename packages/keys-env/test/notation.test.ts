@@ -24,7 +24,7 @@ function load(value: string, options: EnvKeysOptions = {}): Promise<Keyring> {
   return envKeys("APP_KEY", { ...options, env: { APP_KEY: value } }).load();
 }
 
-describe("a key", () => {
+describe("the text of a key", () => {
   it.each([
     ["base64", base64],
     ["base64 without padding", base64.slice(0, 43)],
@@ -34,7 +34,7 @@ describe("a key", () => {
     ["hex in capitals", `hex:${hex.toUpperCase()}`],
     ["a key and a newline", `${base64}\n`],
     ["a key and white space around it", ` \t${base64}\r\n`],
-  ])("is read: %s", async (_name, value) => {
+  ])("is read in the notation: %s", async (_name, value) => {
     expect(exportKeyring(await load(value))).toBe(sameRing);
   });
 
@@ -42,7 +42,7 @@ describe("a key", () => {
     ["base64", `2026-11=${base64}`],
     ["base64url", `2026-11=${base64url}`],
     ["hex", `2026-11=hex:${hex}`],
-  ])("has the id that is written before it: %s", async (_name, value) => {
+  ])("gives the key the id that is written before the equals sign: %s", async (_name, value) => {
     expect(exportKeyring(await load(value))).toBe(exportKeyring(Keyring.fromKeys([{ id: "2026-11", material }])));
   });
 
@@ -166,7 +166,7 @@ describe("a key", () => {
     }
   });
 
-  it("is refused or gives another key if one character is altered", async () => {
+  it("is refused, or gives another key, if one character is altered", async () => {
     const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const index = fc.integer({ min: 0, max: 42 });
     await fc.assert(
@@ -179,7 +179,7 @@ describe("a key", () => {
     );
   });
 
-  it("is never shown by an error, however it is damaged", async () => {
+  it("is never shown by an error, no matter how the key is damaged", async () => {
     const spoiled = fc.record({
       bytes: fc.uint8Array({ minLength: 24, maxLength: 40 }).filter((bytes) => new Set(bytes).size > 12),
       encoding: fc.constantFrom("base64" as const, "base64url" as const, "hex" as const),

@@ -21,7 +21,7 @@ export interface KeysFromOptions {
   readonly store?: ReservedSpace;
   /**
    * Environment variables with the keys of an `env:` source, or with the `VAULT_…` settings of a Vault source. An
-   * `env:` source reads its variables at each load. The AWS SDK always reads `process.env`. Default: `process.env`.
+   * `env:` source reads them at each load. The AWS SDK always reads `process.env`. Default: `process.env`.
    */
   readonly env?: Readonly<Record<string, string | undefined>>;
   /** The folder that a relative path in the source starts from. Default: the working directory of the process. */

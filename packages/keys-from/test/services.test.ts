@@ -44,16 +44,16 @@ describeWithVault(vault, "keysFrom with Vault", () => {
 
   const env = () => ({ VAULT_ADDR: server.address, VAULT_TOKEN: server.rootToken });
 
-  it("a provider reads the keyring in the field that the source names, in an engine whose mount contains a slash", async () => {
+  it("a provider for a vault: source reads the keyring in the field that the source names, in an engine whose mount contains a slash", async () => {
     await expectSource(() => keysFrom("vault://kv%2Fteam/app/keyring?field=ring&refreshMs=60000", { env: env() }));
   });
 
-  it("a provider logs in with the user name in the source and the password in VAULT_PASSWORD", async () => {
+  it("a provider for a vault: source logs in with the user name in the source and the password in VAULT_PASSWORD", async () => {
     const source = `vault://kv%2Fteam/operators/keyring?address=${server.address}&auth=userpass&username=operator&authMount=people`;
     await expectSource(() => keysFrom(source, { env: { VAULT_PASSWORD: "test password" } }));
   });
 
-  it("a provider reads a keyring that is wrapped by Transit from a store and from a file", async () => {
+  it("a provider for a vault-transit: source reads a wrapped keyring from a store and from a file", async () => {
     const store = new MemoryStore();
     await expectSource(() => keysFrom("vault-transit://transit/keyward?place=store", { env: env(), store }));
     const path = join(folder, "transit.keyring");
@@ -89,13 +89,13 @@ describeWithMoto(aws, "keysFrom with AWS", () => {
   });
   afterAll(() => vi.unstubAllEnvs());
 
-  it("a provider reads a secret through the endpoint that the source names", async () => {
+  it("a provider for an aws-sm: source calls the endpoint that the source names", async () => {
     await expectSource(() =>
       keysFrom(`aws-sm://eu-central-1/production/keyring?endpoint=${server.endpoint}&name=keyring`),
     );
   });
 
-  it("a provider reads and writes the field of a secret that the source names", async () => {
+  it("a provider for an aws-sm: source reads and writes the field of the secret that the source names", async () => {
     await expectSource(() => keysFrom(`aws-sm://eu-central-1/production/app?endpoint=${server.endpoint}&field=ring`));
     const error = await keysFrom(`aws-sm://eu-central-1/production/app?endpoint=${server.endpoint}&field=other`).then(
       (keys) => keys.load().then(String, (thrown: unknown) => thrown),
@@ -112,7 +112,7 @@ describeWithMoto(aws, "keysFrom with AWS", () => {
     });
   });
 
-  it("a provider reads a keyring that is wrapped by KMS from a store and from a file", async () => {
+  it("a provider for an aws-kms: source reads a wrapped keyring from a store and from a file", async () => {
     const store = new MemoryStore();
     const source = `aws-kms://eu-central-1/${keyId}?endpoint=${server.endpoint}&minGeneration=1`;
     await expectSource(() => keysFrom(`${source}&place=store`, { store }));
@@ -120,7 +120,7 @@ describeWithMoto(aws, "keysFrom with AWS", () => {
     await expectSource(() => keysFrom(`${source}&place=file:${path}`));
   });
 
-  it("a provider reads a keyring that is still wrapped under a KMS key in formerKeyIds", async () => {
+  it("a provider for an aws-kms: source reads a keyring that is still wrapped under a KMS key in formerKeyIds", async () => {
     const store = new MemoryStore();
     const source = (id: string) => `aws-kms://eu-central-1/${id}?endpoint=${server.endpoint}&place=store`;
     const ring = Keyring.generate();

@@ -91,6 +91,8 @@ export class VaultConnection {
   readonly #auth: VaultAuth;
 
   /**
+   * Checks the options, without connecting to Vault.
+   *
    * @throws KeywardError `VALUE_INVALID` for an invalid address, for an `http:` address of another machine without
    * `dangerouslyAllowHttp`, and for an option out of range.
    */

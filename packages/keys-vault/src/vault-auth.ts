@@ -99,7 +99,7 @@ export function requireAuth(auth: VaultAuth): void {
       requireText("username", auth.username);
       return;
     default:
-      throw new KeywardError("VALUE_INVALID", 'The option "auth" has an unknown method', {
+      throw new KeywardError("VALUE_INVALID", 'The option "auth" for Vault has an unknown method', {
         hint: 'Set `method` in `auth` to "token", "approle", "kubernetes" or "userpass".',
       });
   }
@@ -107,9 +107,13 @@ export function requireAuth(auth: VaultAuth): void {
 
 function requireText(name: string, value: unknown): void {
   if (typeof value === "string" && value !== "") return;
-  throw new KeywardError("VALUE_INVALID", `The setting "${name}" in the option "auth" must be a non-empty string`, {
-    hint: `Set \`${name}\` in \`auth\`. If its value comes from an environment variable, check that the environment variable is set.`,
-  });
+  throw new KeywardError(
+    "VALUE_INVALID",
+    `The setting "${name}" in the option "auth" for Vault must be a non-empty string`,
+    {
+      hint: `Set \`${name}\` in \`auth\`. If its value comes from an environment variable, check that the environment variable is set.`,
+    },
+  );
 }
 
 const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token";

@@ -10,9 +10,9 @@ interface Session {
   readonly loggedIn: boolean;
   readonly renewable: boolean;
   readonly leaseMs: number;
-  /** When the token expires; infinite if it does not expire, or the time is unknown. */
+  /** Time at which the token expires. Infinity if the token does not expire, or if the time is unknown. */
   readonly expiresAtMs: number;
-  /** When the token should be renewed or replaced. */
+  /** Time at which the token should be renewed or replaced. */
   readonly actAtMs: number;
 }
 

@@ -62,7 +62,7 @@ describeWithVault(servers, "transitKeys", () => {
     });
   });
 
-  it("a wrapped keyring is loaded with only the documented policy, and without a call to Vault while it is unchanged", async () => {
+  it("a wrapped keyring is loaded with only the documented policy, and is reloaded without a call to Vault while it is unchanged", async () => {
     const at = await options();
     await transitKeys(at).create(Keyring.generate());
     const policy = await writePolicy(server, `path "${mount}/decrypt/${at.key}" { capabilities = ["update"] }`);

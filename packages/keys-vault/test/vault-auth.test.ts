@@ -77,7 +77,7 @@ describeWithVault(servers, "authentication", () => {
     return { ...named, secretId: String(secret?.["secret_id"]) };
   }
 
-  it("a process logs in once by AppRole for many loads", async () => {
+  it("a process logs in to Vault once by AppRole for many loads", async () => {
     const keys = keysFor({ method: "approle", ...(await appRole()) });
     const made = await madeBy(async () => {
       await Promise.all([keys.load(), keys.load()]);
@@ -86,7 +86,7 @@ describeWithVault(servers, "authentication", () => {
     expect(made).toHaveLength(1);
   });
 
-  it("a process logs in once by AppRole for a load and a save that starts during the login", async () => {
+  it("a process logs in to Vault once by AppRole for a load and a save that starts during the login", async () => {
     const ring = await keysFor({ method: "token", token: server.rootToken }).load();
     const keys = keysFor({ method: "approle", ...(await appRole()) });
     const made = await madeBy(async () => {
@@ -97,12 +97,12 @@ describeWithVault(servers, "authentication", () => {
     expect(made).toHaveLength(1);
   });
 
-  it("a process logs in by AppRole without a secret id if the role does not require a secret id", async () => {
+  it("a process logs in to Vault by AppRole without a secret id if the role does not require a secret id", async () => {
     const { mount: at, roleId } = await appRole({ bind_secret_id: false, token_bound_cidrs: ["127.0.0.1/32"] });
     expect((await keysFor({ method: "approle", mount: at, roleId }).load()).primary).toBe("2026-11");
   });
 
-  it("a process logs in by user name and password", async () => {
+  it("a process logs in to Vault by user name and password", async () => {
     const at = await mountMethod(server, "userpass");
     await server.request("POST", `auth/${at}/users/app`, { password: "correct horse", token_policies: [policy] });
     const auth = { method: "userpass", mount: at, username: "app" } as const;
@@ -113,7 +113,7 @@ describeWithVault(servers, "authentication", () => {
     });
   });
 
-  it("a process logs in by the service account of its pod, and reads the token of the service account at each login", async () => {
+  it("a process logs in to Vault by the service account of its pod, and reads the token of the service account at each login", async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-kubernetes-"));
     onTestFinished(() => rm(directory, { recursive: true }));
     const cluster = await startTokenReview(directory);
@@ -151,7 +151,9 @@ describeWithVault(servers, "authentication", () => {
   });
 
   // These tests wait at the same time for leases to end. A busy machine may be late by a third of each lease.
-  it.concurrent("a process renews a token before it expires, even if no load happens", async ({ expect }) => {
+  it.concurrent("a process renews its Vault token before the token expires, even if no load happens", async ({
+    expect,
+  }) => {
     const token = await makeToken(server, { policies: [policy, "default"], period: "9s" });
     const keys = keysFor({ method: "token", token });
     const ring = await keys.load();
@@ -161,7 +163,7 @@ describeWithVault(servers, "authentication", () => {
     expect(await keys.load()).toMatchObject({ primary: ring.primary });
   });
 
-  it.concurrent("a process renews the token of a login until its maximum lifetime, and then logs in again", async ({
+  it.concurrent("a process renews the Vault token of a login until the maximum lifetime of the token, and then logs in again", async ({
     expect,
   }) => {
     const role = await appRole({ token_ttl: "6s", token_max_ttl: "8s" });
@@ -182,7 +184,9 @@ describeWithVault(servers, "authentication", () => {
     expect((await keys.load()).primary).toBe("2026-11");
   });
 
-  it.concurrent("a process keeps using its token until the token expires if a new login fails", async ({ expect }) => {
+  it.concurrent("a process keeps using its Vault token until the token expires if a new login fails", async ({
+    expect,
+  }) => {
     // The lease of 9 s, minus up to 1 s, because the server counts in whole seconds.
     const leaseMs = 8_000;
     const settings = { secret_id_num_uses: 1, token_ttl: "9s", token_type: "batch" };
@@ -225,7 +229,7 @@ describeWithVault(servers, "authentication", () => {
     await expect.poll(outcome, { timeout: 10_000 }).toBe("2026-11");
   });
 
-  it("a process replaces a token that was revoked", async () => {
+  it("a process replaces its Vault token if the token was revoked", async () => {
     const keys = keysFor({ method: "approle", ...(await appRole()) });
     const [accessor = ""] = await madeBy(() => keys.load());
     await server.request("POST", "auth/token/revoke-accessor", { accessor });
@@ -236,7 +240,7 @@ describeWithVault(servers, "authentication", () => {
     expect(await lookUp(made[0] ?? "")).toMatchObject({ policies: expect.arrayContaining([policy]) });
   });
 
-  it("a process logs in only one more time if Vault denies access to every token", async () => {
+  it("a process logs in to Vault only one more time if Vault denies access to every token", async () => {
     const role = await appRole({ token_policies: ["default"] });
     const keys = keysFor({ method: "approle", ...role });
     const made = await madeBy(async () => {
@@ -256,7 +260,7 @@ describeWithVault(servers, "authentication", () => {
     expect((await keys.load()).primary).toBe("2026-11");
   });
 
-  it("a process that cannot log in gets an error that names the login method and shows no credential", async () => {
+  it("a process that cannot log in to Vault gets an error that names the login method and shows no credential", async () => {
     const role = await appRole();
     const password = randomUUID();
     const userpass = await mountMethod(server, "userpass");

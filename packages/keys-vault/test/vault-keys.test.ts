@@ -71,7 +71,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect((await secretAt(at.path)).data["other"]).toBe("new");
   });
 
-  it("a keyring is not loaded if its secret is deleted, destroyed or missing, or has no engine, and the error names this reason", async () => {
+  it("a keyring is not loaded if its secret is deleted, destroyed or missing, or if no engine is mounted, and the error names this reason", async () => {
     const at = options();
     const keys = vaultKeys(at);
     await keys.create(Keyring.generate());
@@ -91,7 +91,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect(kinds.get("deleted")?.hint).toContain("undelete -versions=1");
   });
 
-  it("a keyring is neither written to nor read from an engine of version 1, which has no check-and-set", async () => {
+  it("a keyring is neither written to nor read from a KV engine of version 1, which has no check-and-set", async () => {
     const mount = `kv1-${randomUUID()}`;
     await server.request("POST", `sys/mounts/${mount}`, { type: "kv", options: { version: "1" } });
     await server.request("POST", `${mount}/app`, { keyring: exportKeyring(Keyring.generate()) });
@@ -109,7 +109,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect((await server.request("GET", `${mount}/data/taken`)).data).toEqual({ other: "value" });
   });
 
-  it("an engine of version 1 is refused even if Vault does not reveal the version", async () => {
+  it("a KV engine of version 1 is refused even if Vault does not reveal the version", async () => {
     // This gateway in front of the server blocks the request for the version, as a gateway with an allowlist of paths does.
     const mount = `kv1-${randomUUID()}`;
     await server.request("POST", `sys/mounts/${mount}`, { type: "kv", options: { version: "1" } });
@@ -187,7 +187,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect(await refusal(quoted.load())).toMatchObject({ message: expect.stringContaining("quotes") });
   });
 
-  it("a keyring cannot be saved or loaded without the policy, and the hint of the error shows this policy", async () => {
+  it("a keyring cannot be saved or loaded without the right policy in Vault, and the hint of the error shows this policy", async () => {
     const at = options();
     await vaultKeys(at).create(Keyring.generate());
     const policy = await writePolicy(server, `path "${kv}/data/*" { capabilities = ["read"] }`);
@@ -316,7 +316,7 @@ describeWithVault(servers, "vaultKeys", () => {
     await closed.promise;
   });
 
-  it("load and create reject within timeoutMs if the server does not answer", async () => {
+  it("load() and create() of vaultKeys reject within timeoutMs if the server does not answer", async () => {
     const silent = await startVault(servers);
     onTestFinished(() => silent.stop());
     const keys = vaultKeys(options({ address: silent.address, timeoutMs: 400, requestTimeoutMs: 200 }));

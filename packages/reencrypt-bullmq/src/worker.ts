@@ -112,7 +112,7 @@ class RangeWorker implements ReencryptionWorker {
   readonly #worker: Worker<RangeJob, Counts, string>;
   readonly #closing = new AbortController();
   readonly #repetitions = new Repetitions();
-  /** The id of the job whose range is being re-encrypted. */
+  /** The id of the job whose range this worker re-encrypts now. */
   #inProgress: string | undefined;
 
   constructor(options: ReencryptionWorkerOptions) {

@@ -32,7 +32,7 @@ describeWithRedis(servers, "a re-encryption whose queue and records are in one C
     return store;
   }
 
-  it("continues after the kill -9 of a worker process, and finishes only when a census finds no record under the old key", async () => {
+  it("a run on a Cluster continues after the kill -9 of a worker process, and finishes only when a census finds no record under the old key", async () => {
     const inner = open();
     const former = createKeyv({ store: inner, keys: before, namespace: "flows" }).encryptedStore;
     const keys = Array.from({ length: 900 }, (_, index) => `key ${index}`);
@@ -88,7 +88,7 @@ describeWithRedis(servers, "a re-encryption whose queue and records are in one C
     ]);
   });
 
-  it("refuses a queue prefix without a hash tag, which would distribute the queue's keys over several slots", async () => {
+  it("startReencryption and reencryptionWorker refuse a queue prefix without a hash tag on a Cluster, where the queue's keys would be in several slots", async () => {
     const store = new EncryptedStore(open(), { keys: promoted });
     const refused = expect.objectContaining({ code: "VALUE_INVALID" });
     await expect(startReencryption({ connection: connect(), queue: "spread", store })).rejects.toEqual(refused);

@@ -80,7 +80,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     return queue;
   }
 
-  it("re-encrypts every record, and finishes when a census finds every record under the new key", async () => {
+  it("a run re-encrypts every record, and finishes when a census finds every record under the new key", async () => {
     const { name, store, expectMoved } = await rotated(500);
     const run = await start(name, { store, ranges: 5 });
     expect(await run.progress()).toMatchObject({ round: 1, jobs: 5, completed: 0, scanned: 0 });
@@ -93,7 +93,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("refuses an invalid amount as an option of a worker or of finished()", async () => {
+  it("reencryptionWorker and finished() refuse an option with an invalid number", async () => {
     const { name, store } = await rotated(1);
     for (const amount of [Number.NaN, Number.POSITIVE_INFINITY, 0, -1, 0.5]) {
       for (const option of ["lockMs", "batchSize", "concurrency", "maxPerSecond"]) {
@@ -106,7 +106,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     for (const wait of [Number.NaN, 2 ** 31]) await expectRefusal(run.finished({ pollMs: wait }), "VALUE_INVALID");
   });
 
-  it("continues after the kill -9 of a worker process, and repeats at most one page of that worker", async () => {
+  it("a run continues after the kill -9 of a worker process, and repeats at most one page of that worker", async () => {
     const { name, expectMoved, store } = await rotated(3_000);
     const batchSize = 40;
     const assignment: Assignment = {
@@ -141,7 +141,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("is joined by a second call of startReencryption, even if that call has another number of ranges", async () => {
+  it("a run is joined by a second call of startReencryption, even if that call has another number of ranges", async () => {
     const { name, store, expectMoved } = await rotated(200);
     const [first, ...others] = await Promise.all([
       start(name, { store, ranges: 4 }),
@@ -159,7 +159,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("stores no value, no record's key and no key material in the queue, even if an attempt fails", async () => {
+  it("a run stores no value, no record's key and no key material in the queue, even if an attempt fails", async () => {
     const { name, inner, store } = await rotated(100);
     const run = await start(name, { store, ranges: 2 });
     const broken = vi.spyOn(inner, "scan").mockRejectedValueOnce(new Error(`${marker} secret key 1`));
@@ -193,7 +193,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     for (const secret of secrets) expect(text).not.toContain(secret);
   });
 
-  it("stops after pause(), and continues after resume() where it stopped, even in another worker", async () => {
+  it("a run stops after pause(), and continues after resume() where it stopped, even in another worker", async () => {
     const { name, store, expectMoved } = await rotated(1_000);
     const run = await start(name, { store, ranges: 2 });
     const { worker } = work(name, { store, batchSize: 20, maxPerSecond: 400 });
@@ -215,7 +215,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("ends in every process after abort(), and can be started again", async () => {
+  it("a run ends in every process after abort(), and can be started again", async () => {
     const { name, store, expectMoved } = await rotated(1_000);
     const run = await start(name, { store, ranges: 4 });
     const other = await start(name, { store, ranges: 4 });
@@ -235,7 +235,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(errors).toEqual([]);
   });
 
-  it("reports no error if the lock of a range is renewed just after the worker has given the range back", async () => {
+  it("a worker reports no error if the lock of a range is renewed just after the worker has given the range back", async () => {
     const { name, store } = await rotated(1_000);
     const queueServer = new Redis(queues.url);
     onTestFinished(() => queueServer.disconnect());
@@ -260,7 +260,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(errors).toEqual([]);
   });
 
-  it("adds no pass after abort(), even if another process is taking a census when abort() is called", async () => {
+  it("a run adds no pass after abort(), even if another process is taking a census when abort() is called", async () => {
     const { name, store } = await rotated(20);
     const run = await start(name, { store, ranges: 2 });
     work(name, { store });
@@ -283,7 +283,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(await rawQueue(name).getJobCountByTypes()).toBe(0);
   });
 
-  it("continues after finished() has rejected because the signal of finished() was aborted", async () => {
+  it("a run continues after finished() has rejected because the signal of finished() was aborted", async () => {
     const { name, store, expectMoved } = await rotated(50);
     const run = await start(name, { store });
     const stop = new AbortController();
@@ -295,7 +295,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("makes another pass if a process with an older keyring wrote a record before the census", async () => {
+  it("a run makes another pass if a process with an older keyring wrote a record before the census", async () => {
     const { name, inner, store } = await rotated(50);
     const writer = createKeyv({ store: inner, keys: staged, namespace: "flows" }).encryptedStore;
     const run = await start(name, { store, ranges: 1 });
@@ -308,7 +308,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(await run.progress()).toMatchObject({ scanned: 51 });
   });
 
-  it("makes finished() reject with the number of remaining records if records cannot be decrypted", async () => {
+  it("a run makes finished() reject with the number of remaining records if records cannot be decrypted", async () => {
     const { name, inner, store } = await rotated(20);
     const flows = inner.namespaced("flows");
     const stored = await flows.get("secret key 1");
@@ -326,7 +326,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     );
   });
 
-  it("lets no worker with an outdated keyring re-encrypt a record", async () => {
+  it("a run lets no worker with an outdated keyring re-encrypt a record", async () => {
     const { name, inner, store, expectMoved } = await rotated(50);
     const run = await start(name, { store, ranges: 1 });
     const behind = work(name, { store: new EncryptedStore(inner, { keys: before.add({ id: "third" }) }) });
@@ -338,7 +338,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("retries its failed jobs when startReencryption is called again", async () => {
+  it("a run retries its failed jobs when startReencryption is called again", async () => {
     const { name, inner, store, expectMoved } = await rotated(50);
     const failing = vi.spyOn(inner, "scan").mockRejectedValue(new Error("down"));
     work(name, { store });
@@ -350,7 +350,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("continues without another call after an outage of the server that stores the records", async () => {
+  it("a run continues without another call after an outage of the server that stores the records", async () => {
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
     const inner = new RedisStore(node.url, { timeoutMs: 500 });
@@ -373,7 +373,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     for (const error of errors) expect(error).toMatchObject({ code: "STORE_UNAVAILABLE" });
   });
 
-  it("continues without another call after an outage of the server that stores the queue", async () => {
+  it("a run continues without another call after an outage of the server that stores the queue", async () => {
     const { name, store, expectMoved } = await rotated(600);
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
@@ -396,7 +396,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("accepts a connected client of ioredis as the connection, and does not close the client", async () => {
+  it("a run accepts a connected client of ioredis as the connection, and does not close the client", async () => {
     const { name, store, expectMoved } = await rotated(20);
     const connection = new Redis(queues.url, { maxRetriesPerRequest: null });
     onTestFinished(() => {
@@ -411,7 +411,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("has a single job if the store cannot be divided into ranges", async () => {
+  it("a run has a single job if the store cannot be divided into ranges", async () => {
     const inner = new MemoryStore();
     const writer = new EncryptedStore(inner, { keys: before });
     await writer.setMany(Array.from({ length: 30 }, (_, index) => ({ key: `secret key ${index}`, value: marker })));
@@ -423,11 +423,14 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(await run.progress()).toMatchObject({ jobs: 1, completed: 1, reencrypted: 30 });
   });
 
-  it.each([0, -1, 1.5, Number.NaN])("refuses %d as the number of ranges, and adds no job", async (ranges) => {
-    const { name, store } = await rotated(1);
-    await expect(start(name, { store, ranges })).rejects.toMatchObject({ code: "VALUE_INVALID" });
-    expect(await rawQueue(name).getJobCountByTypes()).toBe(0);
-  });
+  it.each([0, -1, 1.5, Number.NaN])(
+    "startReencryption refuses %d as the number of ranges, and adds no job",
+    async (ranges) => {
+      const { name, store } = await rotated(1);
+      await expect(start(name, { store, ranges })).rejects.toMatchObject({ code: "VALUE_INVALID" });
+      expect(await rawQueue(name).getJobCountByTypes()).toBe(0);
+    },
+  );
 });
 
 describeWithRedis(servers, "an error of BullMQ or ioredis", () => {
@@ -441,7 +444,7 @@ describeWithRedis(servers, "an error of BullMQ or ioredis", () => {
   afterAll(() => node.stop());
   const store = new EncryptedStore(new MemoryStore(), { keys: Keyring.generate("key") });
 
-  it("contains no password if the server refused a login", async () => {
+  it("an error contains no password if the queue's Redis refused a login", async () => {
     const connection = { host: node.host, port: node.port, username: "someone", password };
     const connections = async () => {
       const stats = String(await node.command("INFO", "stats"));
@@ -465,7 +468,7 @@ describeWithRedis(servers, "an error of BullMQ or ioredis", () => {
     expect(new Set(first).size).toBe(first.length);
   });
 
-  it("becomes a KeywardError without the arguments of the command if the queue's Redis user lacks a permission", async () => {
+  it("an error is a KeywardError without the arguments of the command if the queue's Redis user lacks a permission", async () => {
     const connection = `redis://reader:${encodeURIComponent(password)}@${node.host}:${node.port}`;
     const queue = `queue ${secret}`;
     await expectRefusal(startReencryption({ connection, store, queue }), "STORE_UNAVAILABLE");
@@ -475,7 +478,7 @@ describeWithRedis(servers, "an error of BullMQ or ioredis", () => {
     `redis://:${password}@127.0.0.1:6379`,
     `redis://:12/${secret}@127.0.0.1:6379`,
     `redis://user:12#${secret}@127.0.0.1:6379`,
-  ])("contains no part of a URL whose password is not percent-encoded: %s", async (url) => {
+  ])("an error contains no part of a URL whose password is not percent-encoded: %s", async (url) => {
     for (const connection of [url, { url }]) {
       await expectRefusal(startReencryption({ connection, store }), "VALUE_INVALID");
       await expectRefusal(() => reencryptionWorker({ connection, store }), "VALUE_INVALID");

@@ -18,7 +18,7 @@ import { notInitialized, Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import { Changes } from "./audit/changes.ts";
 import { fieldRules, invalidField, requireField } from "./field-checks.ts";
-import { idField, kindField, ownerField, secretNameField, slugField } from "./fields.ts";
+import { idField, kindField, ownerField, secretNameField, slugField, timeField } from "./fields.ts";
 import type {
   CallerInfo,
   ChangeCondition,
@@ -33,7 +33,6 @@ import type {
   SecretChange,
   SecretInfo,
   ServerInfo,
-  ServerKind,
   TokenInfo,
   WorkspaceInfo,
 } from "./model.ts";
@@ -41,10 +40,11 @@ import { installation, serviceKey } from "./records/record-keys.ts";
 import { serviceRecord } from "./records/service-record.ts";
 import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
+import { requireSecretValue } from "./servers/secret-value.ts";
 import type { ServerAddress } from "./servers/server-changes.ts";
 import { ServerSecrets } from "./servers/server-secrets.ts";
 import { requireServerUrl } from "./servers/server-url.ts";
-import { type ServerChange, Servers } from "./servers/servers.ts";
+import { type NewServer, type ServerChange, Servers } from "./servers/servers.ts";
 import type { ServiceContext } from "./store/service-context.ts";
 import { ServiceStore } from "./store/service-store.ts";
 import { Sweep, type SweepOptions, type SweepReport } from "./sweep.ts";
@@ -98,6 +98,15 @@ const longestOverlapMs = 30 * 24 * 3_600_000;
  * All methods throw `SecretsError` with the code `NOT_ALLOWED` for a caller without the right, `FIELD_INVALID` for a
  * field out of bounds, and `AUDIT_UNAVAILABLE` if a change cannot be recorded; `KeywardError` if the store or the keys
  * fail.
+ *
+ * @example
+ * const { operator, admin: first } = await admin.initialize();
+ * const caller = await admin.authenticate(first.token);
+ * await admin.createServer(caller, { slug: "github", url: "https://mcp.example.com/mcp" });
+ * const secret = { name: "GITHUB_TOKEN", value: "test-0123456789abcdef", rule: { kind: "bearer" } } as const;
+ * await admin.setSecret(caller, "github", secret);
+ * console.log((await admin.listSecrets(caller, "github")).secrets.map(({ name }) => name)); // [ "GITHUB_TOKEN" ]
+ * console.log(operator.info.role); // operator
  */
 export class SecretsAdmin {
   readonly #keys: Keyring | KeyProvider;
@@ -292,14 +301,7 @@ export class SecretsAdmin {
    *
    * @throws SecretsError `SERVER_EXISTS`.
    */
-  async createServer(
-    caller: Caller,
-    {
-      slug,
-      url,
-      kind = "mcp",
-    }: { readonly slug: string; readonly url: string; readonly kind?: ServerKind | undefined },
-  ): Promise<ServerInfo> {
+  async createServer(caller: Caller, { slug, url, kind = "mcp" }: NewServer): Promise<ServerInfo> {
     const { change, address } = this.#serverChange(caller, "servers.change", slug);
     const checked = {
       slug: address.slug,
@@ -388,7 +390,8 @@ export class SecretsAdmin {
     const name = requireField("name", secretNameField, secret.name, fieldRules.secretName);
     const checked = {
       name,
-      value: secret.value,
+      // Checked before the name is recorded, because people swap name and value.
+      value: requireSecretValue(secret.value),
       rule: secret.rule === undefined ? undefined : requireRule(secret.rule),
       expires: requireExpires(secret.expires),
       redacted: secret.redacted ?? true,
@@ -566,6 +569,31 @@ export class SecretsAdmin {
         result: await this.#tokens.create(id ?? installation, { owner: name, role }, "local"),
       }),
     );
+  }
+
+  /**
+   * Revokes every token that was created before a time, in all workspaces and of operators, also the last admins. For a
+   * store that was restored from a backup, which has tokens that were revoked after the backup. Returns the number of
+   * tokens that were revoked.
+   *
+   * @param caller what {@link SecretsAdmin.localOperator} returned.
+   * @param time in milliseconds since the epoch.
+   * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
+   */
+  async revokeTokensBefore(caller: Caller, time: number): Promise<number> {
+    requireRight(caller, "workspaces.change");
+    if (caller.tokenId !== "local") throw notAllowed();
+    const before = requireField("time", timeField, time, fieldRules.time);
+    const detail = `created before ${new Date(before).toISOString()}`;
+    const workspaces: (string | undefined)[] = [undefined];
+    let revoked = 0;
+    for await (const page of this.#workspaces.list().pages()) workspaces.push(...page.map(({ entry }) => entry.id));
+    for (const workspace of workspaces) {
+      revoked += await this.#changes.record({ action: "token.revoke", workspace, caller, detail }, async () => ({
+        result: await this.#tokens.revokeCreatedBefore(workspace ?? installation, before),
+      }));
+    }
+    return revoked;
   }
 
   // The audit

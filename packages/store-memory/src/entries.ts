@@ -20,7 +20,7 @@ export interface Entry {
  */
 const inspectedPerWrite = 4;
 
-/** Number of removed records from which on {@link Entries} compacts its list. */
+/** {@link Entries} compacts its list only if the list contains at least this number of removed records. */
 const leastToCompact = 64;
 
 /**
@@ -38,7 +38,7 @@ export class Entries {
   #nextSequence = 1;
   #inspected = 0;
 
-  /** Number of records in memory, including expired records that no write has reclaimed yet. */
+  /** Number of records in memory, including expired records that no write has removed yet. */
   get size(): number {
     return this.#ordered.length - this.#removed;
   }
@@ -96,7 +96,10 @@ export class Entries {
     return this.#nextSequence;
   }
 
-  /** Returns up to `limit` records of all namespaces whose sequence number is above `sequence` and below `end`. */
+  /**
+   * Returns up to `limit` records, of any namespace, that have a sequence number above `sequence` and below `end`.
+   * Default of `end`: the sequence number of the next new record.
+   */
   after(sequence: number, limit: number, end: number = this.#nextSequence): Entry[] {
     const now = Date.now();
     const page: Entry[] = [];

@@ -46,7 +46,7 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   }
 
   /**
-   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and takes `expires` as a time.
+   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and `expires` is an absolute time.
    */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
@@ -188,7 +188,7 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
    * least 1.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
-    // A scan leaves out records that were added after it began. Otherwise fast writers could keep it running forever.
+    // A scan leaves out records that were added after the scan began. Otherwise fast writers could keep it running forever.
     const { cursor = `0.${this.#entries.nextSequence}` } = options;
     const limit = requireLimit(options.limit);
     const [, sequence, end] = /^(\d{1,15})\.(\d{1,15})$/.exec(cursor) ?? [];
@@ -266,7 +266,7 @@ export class MemoryStore extends MemorySpace implements ReservedSpace, Namespace
   }
 }
 
-/** Copies bytes on the way in and out, so that no caller can change a stored value. */
+/** Copies bytes when they are stored and when they are returned, so that no caller can change a stored value. */
 function copy(value: StoredValue): StoredValue {
   return typeof value === "string" ? value : new Uint8Array(value);
 }

@@ -3,7 +3,7 @@ import { describe, expect, it, vi } from "vitest";
 import { Entries } from "../src/entries.ts";
 
 describe("expired records", () => {
-  it("stay in memory after reads and are reclaimed by later writes", async () => {
+  it("stay in memory after reads, and are removed by later writes", async () => {
     const entries = new Entries();
     const expires = Date.now() + 50;
     for (let index = 0; index < 100; index++) entries.put("", `key-${index}`, "value", expires);
@@ -14,7 +14,7 @@ describe("expired records", () => {
     expect(entries.size).toBe(1);
   });
 
-  it("do not accumulate if all records expire at the same time", async () => {
+  it("do not accumulate in memory if all records expire at the same time", async () => {
     const store = new Entries();
     for (let index = 0; index < 10_000; index++) store.put("", `key-${index}`, "value", Date.now() + 1);
     await vi.waitFor(() => expect([...store.list("")]).toEqual([]), 20_000);
@@ -24,7 +24,7 @@ describe("expired records", () => {
 });
 
 describe("a scan", () => {
-  it("continues from each cursor after the records of all earlier pages were removed", async () => {
+  it("continues from each of its cursors, even if the records of all earlier pages were removed", async () => {
     const store = new MemoryStore();
     const keys = Array.from({ length: 2000 }, (_, index) => `key-${index}`);
     await store.setMany(keys.map((key) => ({ key, value: "value" })));
@@ -65,7 +65,7 @@ describe("an iteration", () => {
 });
 
 describe("invalid arguments", () => {
-  it("are refused before anything is stored", async () => {
+  it("make a call of MemoryStore reject before anything is stored", async () => {
     const store = new MemoryStore();
     const invalid = { code: "VALUE_INVALID" };
     await expect(store.get("\ud800")).rejects.toMatchObject(invalid);

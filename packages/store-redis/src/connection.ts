@@ -63,7 +63,8 @@ const leaveEveryMs = 250;
 /** How long the store waits for outstanding replies before it reconnects because of the wrong node. */
 const drainMs = 100;
 
-// ioredis returns a status, such as OK, as bytes, so that the store cannot tell it from the value "OK". A script
+// ioredis returns a status, such as OK, as bytes, so that the store cannot distinguish the status from the value "OK".
+// A script
 // returns the value inside an array, which is never a status.
 const statuses: ReadonlySet<string> = new Set(["OK", "PONG", "QUEUED"]);
 const longestStatus = 6;
@@ -124,7 +125,8 @@ export abstract class Connection {
   protected abstract end(): Promise<void>;
 
   /**
-   * Sends all commands, as one write to each server, and returns their replies in the order of `requests`. If the
+   * Sends all commands, with one write to the connection of each server, and returns their replies in the order of
+   * `requests`. If the
    * server permanently refuses one of the commands, none of them is repeated.
    */
   async send(requests: readonly Request[]): Promise<unknown[]> {
@@ -306,8 +308,8 @@ function looksLikeStatus({ answer }: Request, reply: unknown): boolean {
 
 function unexpectedReply({ name }: Request): KeywardError {
   return unavailable(
-    `Redis replied to ${name} with an unexpected type`,
-    "Give the store a separate client, because the application may have opened a MULTI on this client. If the call writes, " +
+    `Redis replied to the command ${name} with an unexpected type`,
+    "Give the store a separate client, because the application may have opened a MULTI transaction on this client. If the call writes, " +
       "read the record before you repeat the write, because the server may have carried it out.",
     undefined,
   );
@@ -339,7 +341,7 @@ function errorOf({ name }: Request, error: unknown): KeywardError {
       const problem = error instanceof NotSent ? problemOf(error) : undefined;
       if (problem !== undefined) return unavailable(problem.message, problem.hint, error);
       return unavailable(
-        `The connection to Redis was lost during ${name}`,
+        `The connection to Redis was lost during the command ${name}`,
         "Repeat the call, because the store reconnects by itself. If the call writes, first read the record, because the " +
           "server may have carried out the write.",
         error,
@@ -358,15 +360,15 @@ function errorOf({ name }: Request, error: unknown): KeywardError {
       );
     case "NOPERM":
       return unavailable(
-        `Redis does not allow ${name} for this user`,
+        `Redis does not allow the command ${name} for this user`,
         "Add the command and the keys of the store to the user's ACL. The keys of a RedisStore match `~prefix:*`, by " +
           "default `~keyward:*`.",
         error,
       );
     default: {
       const problem = problemOf(error) ?? {
-        message: `Redis refused ${name}`,
-        hint: "Check the server's version and configuration. The property `cause` has the error that the server replied.",
+        message: `Redis refused the command ${name}`,
+        hint: "Check the server's version and configuration. The property `cause` contains the error that the server replied.",
       };
       return unavailable(problem.message, problem.hint, error);
     }

@@ -323,7 +323,7 @@ function connect(source: string | URL | RedisOptions | ClusterSource, timeoutMs:
     if (error instanceof KeywardError) throw error;
     // Errors of ioredis may quote an option, and the error of an invalid URL has the whole URL.
     const name = error instanceof Error ? error.name : typeof error;
-    throw new KeywardError("VALUE_INVALID", `ioredis refused the options of the connection (${name})`, {
+    throw new KeywardError("VALUE_INVALID", `ioredis refused the options of the connection to Redis (${name})`, {
       hint:
         "To find the invalid option, compare the options, and the nodes of a Cluster, with the TypeScript types " +
         "`RedisOptions` and `ClusterOptions` of ioredis.",

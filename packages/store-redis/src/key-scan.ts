@@ -18,7 +18,7 @@ interface Run {
   cursor: string;
   /** The slots that the run scans: those that the server has served at every page of the run. */
   readonly slots: Slots;
-  /** The slots of the run whose keys were moving to another server at some page. */
+  /** The slots of the run whose keys were moving to another server while some page was read. */
   readonly unsteady: Slots;
 }
 
@@ -46,8 +46,9 @@ interface Survey {
 
 // A server does no other work during one SCAN.
 const mostScanned = 5_000;
-// If a step found no keys, most keys may belong to other applications, so the next step scans more. It grows by degrees:
-// a large step after a small one that found nothing by chance would return many times as many keys as the caller wants.
+// If a step found no keys, most keys may belong to other applications, so the next step scans more. The steps grow
+// gradually: a small step may find nothing by chance, and a large step after it would return far more keys than the
+// caller wants.
 const growth = 4;
 const mostScannedAgain = 500;
 
@@ -271,8 +272,8 @@ function textOf(reply: unknown): string {
 
 function unreachable(error: unknown): KeywardError {
   return unavailable(
-    "No server serves some of the slots of the Cluster",
-    "Wait for the failover, or restart the missing nodes if there is none. Then continue the scan from the same cursor.",
+    "Some slots of the Redis Cluster are served by no server",
+    "Wait for the failover. If there is no failover, restart the missing nodes. Then continue the scan from the same cursor.",
     error,
   );
 }

@@ -13,7 +13,7 @@ const trust =
   "Pass the certificate of the authority that signed the server's certificate as `tls.ca` or in `NODE_EXTRA_CA_CERTS`. Do " +
   "not switch off the verification, because an attacker could then pretend to be the server.";
 const noTls =
-  "Connect to the port at which the server speaks TLS. If the server has no such port, use a URL with `redis:`, without TLS.";
+  "Connect to the port at which the server accepts TLS. If the server has no such port, use a URL with `redis:`, without TLS.";
 
 /** Known problems by a word of the error: a code of the system or of TLS, or the first word of the server's reply. */
 const problems: Readonly<Record<string, readonly [does: string, hint: string]>> = {
@@ -27,7 +27,7 @@ const problems: Readonly<Record<string, readonly [does: string, hint: string]>> 
   ENETUNREACH: ["cannot be reached over the network", network],
   ETIMEDOUT: [
     "does not complete a connection in time",
-    `${network} If the store uses TLS (a URL with \`rediss:\`), check that the server speaks TLS at this port.`,
+    `${network} If the store uses TLS (a URL with \`rediss:\`), check that the server accepts TLS at this port.`,
   ],
   ECONNRESET: [
     "closes connections before they are ready",
@@ -38,8 +38,8 @@ const problems: Readonly<Record<string, readonly [does: string, hint: string]>> 
     "has a socket that this process is not allowed to open",
     "Give the user of this process access to the socket.",
   ],
-  ERR_SSL_WRONG_VERSION_NUMBER: ["does not speak TLS at this port", noTls],
-  ERR_SSL_PACKET_LENGTH_TOO_LONG: ["does not speak TLS at this port", noTls],
+  ERR_SSL_WRONG_VERSION_NUMBER: ["does not use TLS at this port", noTls],
+  ERR_SSL_PACKET_LENGTH_TOO_LONG: ["does not use TLS at this port", noTls],
   CERT_HAS_EXPIRED: ["has an expired certificate", "Renew the certificate of the server."],
   ERR_TLS_CERT_ALTNAME_INVALID: [
     "has a certificate for another host name",
@@ -87,7 +87,7 @@ const problems: Readonly<Record<string, readonly [does: string, hint: string]>> 
 };
 
 const notRedis: Problem = {
-  message: "The server does not speak the protocol of Redis",
+  message: "The server does not use the protocol of Redis",
   hint: "Check the host and the port. If the server requires TLS at this port, use a URL with `rediss:` or the option `tls`.",
 };
 

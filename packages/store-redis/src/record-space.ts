@@ -154,7 +154,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and takes `expires` as a time.
+   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and `expires` is an absolute time.
    */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
@@ -444,14 +444,14 @@ interface BytesReplacement {
   readonly expiry: Expiry;
 }
 
-/** The last words of a SET, which decide when the record expires. */
+/** The last arguments of a SET, which decide when the record expires. */
 type Expiry = readonly string[];
 
 const keepsExpiry: Expiry = ["KEEPTTL"];
 const neverExpires: Expiry = [];
 
 /**
- * Returns the words with which a record expires at this time. If the server's clock has reached the time, SET removes
+ * Returns the arguments of SET with which a record expires at this time. If the server's clock has reached the time, SET removes
  * the record and replies OK.
  */
 function expiresAt(until: number): Expiry {
@@ -461,8 +461,8 @@ function expiresAt(until: number): Expiry {
 }
 
 /**
- * Divides the replacements of a wave into groups, each of which is sent as one script, and returns their positions. A
- * replacement that expects no record is a group by itself.
+ * Divides the replacements of a wave (replacements that are sent together) into groups, and returns their positions. Each
+ * group is sent as one script. A replacement that expects no record is a group by itself.
  */
 function groupsOf(wave: readonly number[], replacements: readonly BytesReplacement[]): number[][] {
   const groups: number[][] = [];

@@ -69,7 +69,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     return found;
   }
 
-  it("computes the slot of a key as the servers compute it", async () => {
+  it("a RedisStore on a Cluster computes the slot of a key as the servers compute it", async () => {
     const [node] = cluster.nodes;
     const keys = ["", "{}", "{}a}", "{a}b", "a{b}c{d}", "{a", "a}b{", "é😀", "{é}"];
     const key = fc.oneof(
@@ -84,14 +84,14 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     );
   });
 
-  it("stores and finds a record whose key has an empty hash tag", async () => {
+  it("a RedisStore on a Cluster stores and finds a record whose key has an empty hash tag", async () => {
     const keys = ["{}", "{}a}", "a{}b}{c}", "{user}1", "{user}2"];
     await store.setMany(keys.map((key) => ({ key, value: key })));
     expect(await store.getMany(keys)).toEqual(keys);
     expect(new Set((await scanOn(store)).map(({ key }) => key))).toEqual(new Set(keys));
   });
 
-  it("finds every record exactly once in a scan if no slot moves", async () => {
+  it("a RedisStore on a Cluster finds every record exactly once in a scan if no slot moves", async () => {
     const keys = numbered(3_000);
     await store.setMany(keys.map((key) => ({ key, value: key })));
     const found = (await scanOn(store, { limit: 200 })).map(({ key }) => key);
@@ -99,7 +99,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(new Set(found)).toEqual(new Set(keys));
   });
 
-  it("finds every record in a scan even if slots move between servers after each page", async () => {
+  it("a RedisStore on a Cluster finds every record in a scan even if slots move between servers after each page", async () => {
     // Many records in few slots, so that each move matters.
     const tags = Array.from({ length: 12 }, (_, index) => `{tag ${index}}`);
     const keys = tags.flatMap((tag) => Array.from({ length: 100 }, (_, index) => `${tag}${index}`));
@@ -123,7 +123,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     }
   });
 
-  it("finds every record in a scan while only some keys of a slot have moved to another server", async () => {
+  it("a RedisStore on a Cluster finds every record in a scan while only some keys of a slot have moved to another server", async () => {
     const keys = Array.from({ length: 200 }, (_, index) => `{moving}${index}`);
     await store.setMany([...keys, ...numbered(300)].map((key) => ({ key, value: key })));
     const slot = slotIn("{moving}");
@@ -144,7 +144,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(scans).toBeGreaterThan(3);
   });
 
-  it("finds every record in a scan if the keys of a slot move to another server, some of them after each page", async () => {
+  it("a RedisStore on a Cluster finds every record in a scan if the keys of a slot move to another server, some of them after each page", async () => {
     const keys = Array.from({ length: 400 }, (_, index) => `{moving}${index}`);
     await store.setMany([...keys, ...numbered(300)].map((key) => ({ key, value: key })));
     const slot = slotIn("{moving}");
@@ -165,7 +165,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(found).toEqual(new Set([...keys, ...numbered(300)]));
   });
 
-  it("continues a scan from the cursor of another store after one primary has failed over and another has restarted", async () => {
+  it("a RedisStore on a Cluster continues a scan from the cursor of another store after one primary has failed over and another has restarted", async () => {
     const keys = numbered(1_000);
     await store.setMany(keys.map((key) => ({ key, value: key })));
     const first = await store.scan({ limit: 100 });
@@ -181,7 +181,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     for (const key of keys) expect(found).toContain(key);
   });
 
-  it("completes every call while slots move", async () => {
+  it("a RedisStore on a Cluster completes every call while slots move", async () => {
     const keys = numbered(200);
     await store.setMany(keys.map((key) => ({ key, value: "0" })));
     let stopped = false;
@@ -210,7 +210,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(steps).toBeGreaterThan(10);
   });
 
-  it("makes calls wait during a failover, and completes the waiting calls afterwards", async () => {
+  it("a RedisStore on a Cluster makes calls wait during a failover, and completes the waiting calls afterwards", async () => {
     const keys = numbered(60);
     await store.setMany(keys.map((key) => ({ key, value: "before" })));
     const [victim] = await cluster.primaries();
@@ -244,7 +244,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(new Set(await store.getMany(keys))).toEqual(new Set(["again"]));
   });
 
-  it("prevents its client from sending a write later if the write timed out before the client had connected to the node", async () => {
+  it("a RedisStore on a Cluster never sends a write that timed out before the client had connected to the node", async () => {
     const client = new Cluster([...cluster.startupNodes]);
     onTestFinished(() => client.disconnect());
     await expect.poll(() => client.status).toBe("ready");
@@ -263,7 +263,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(await patient.get(key)).toBe("value");
   });
 
-  it("does not close a client that was passed to it, and prevents that client from repeating an unanswered write", async () => {
+  it("a RedisStore does not close an existing client of a Cluster, and prevents that client from repeating an unanswered write", async () => {
     const client = new Cluster([...cluster.startupNodes]);
     onTestFinished(() => client.disconnect());
     const existing = new RedisStore(client, { timeoutMs });
@@ -280,7 +280,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(await other.get("key")).toBe("value");
   });
 
-  it("re-encrypts some records after reads, and all others in bulk while slots move and a primary fails over", async () => {
+  it("a RedisStore on a Cluster re-encrypts some records after reads, and all others in bulk while slots move and a primary fails over", async () => {
     const first = Keyring.generate("first");
     const flows = createKeyv({ store, namespace: "flows", keys: first });
     const keys = numbered(1_200);

@@ -76,7 +76,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
       return store;
     }
 
-    it("makes all concurrent calls reconnect to the new primary after the former primary was demoted", async () => {
+    it("reconnects to the new primary for all concurrent calls after the former primary was demoted", async () => {
       await follow(second, first);
       const store = await connected();
       await expect.poll(async () => String(await second.command("DBSIZE"))).toBe("1");
@@ -95,7 +95,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
       expect(String(await second.command("DBSIZE"))).toBe("100");
     });
 
-    it("makes calls reconnect to the new primary if the node is a replica that has lost its primary", async () => {
+    it("reconnects to the new primary if the node is a Redis replica that has lost its primary", async () => {
       const store = await connected();
       await second.command("CONFIG", "SET", "replica-serve-stale-data", "no");
       await first.command("CONFIG", "SET", "replica-serve-stale-data", "no");
@@ -106,7 +106,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
       expect(await store.set("key", "after")).toBe(true);
     });
 
-    it("makes calls reconnect to the new primary if the node refuses writes because it has no replicas", async () => {
+    it("reconnects to the new primary if the node refuses writes because it has no Redis replicas", async () => {
       const store = await connected();
       await first.command("CONFIG", "SET", "min-replicas-to-write", 1);
       endpoint.leadTo(second.port);
@@ -114,7 +114,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
       expect(await store.get("key")).toBe("after");
     });
 
-    it("makes calls reject with the reason that the node is a replica if no other node can be reached", async () => {
+    it("makes calls reject with the reason that the node is a Redis replica if no other node can be reached", async () => {
       await follow(first, second);
       const store = open(url, impatientMs);
       opened.push(store);
@@ -130,7 +130,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
 });
 
 describeWithRedis(servers, "a Sentinel group that demotes its primary", () => {
-  it("makes RedisStore, and keyvRedis over @keyv/valkey, reconnect to the new primary", async () => {
+  it("RedisStore, and keyvRedis over @keyv/valkey, reconnect to the new primary after a Sentinel group has demoted its primary", async () => {
     const group = await startSentinelGroup(servers, { onDemand: true });
     onTestFinished(() => group.stop());
     const sentinels = group.sentinels.map(({ host, port }) => ({ host, port }));

@@ -73,7 +73,7 @@ describeWithRedis(servers, "a server that cannot be used", () => {
       url: () => `redis://127.0.0.1:${secured.port}`,
       message: "Redis closes connections before they are ready",
     },
-    "does not speak TLS": {
+    "does not use TLS": {
       url: () => `rediss://127.0.0.1:${plain.port}`,
       message: "Redis does not complete a connection in time",
       stores: { RedisStore: (url) => new RedisStore(url, { timeoutMs }) },
@@ -84,7 +84,7 @@ describeWithRedis(servers, "a server that cannot be used", () => {
     },
     "is not a Redis server": {
       url: () => `redis://127.0.0.1:${webPort}`,
-      message: "The server does not speak the protocol of Redis",
+      message: "The server does not use the protocol of Redis",
     },
     "has no database with that number": {
       url: () => `${plain.url}/99`,
@@ -92,7 +92,7 @@ describeWithRedis(servers, "a server that cannot be used", () => {
     },
   };
 
-  it("makes a call reject with the reason why the server cannot be used, with every client library", async () => {
+  it("a call to a server that cannot be used rejects with the reason, with every client library", async () => {
     // All at once, because each call waits for its timeout.
     const reported = Object.entries(failures).flatMap(([name, { url, message, stores: tested = stores }]) =>
       Object.entries(tested).map(async ([client, open]) => {
@@ -108,7 +108,7 @@ describeWithRedis(servers, "a server that cannot be used", () => {
     await Promise.all(reported);
   });
 
-  it("causes no exception if a socket emits a second error, even a socket of a later attempt to connect", async () => {
+  it("a store throws no uncaught exception if a socket emits a second error, even a socket of a later attempt to connect", async () => {
     const client = new Redis(secured.url, { retryStrategy: () => 1, lazyConnect: true });
     client.on("error", () => undefined);
     onTestFinished(() => client.disconnect());
@@ -120,7 +120,7 @@ describeWithRedis(servers, "a server that cannot be used", () => {
     for (const socket of sockets) expect(() => socket.emit("error", new Error("the second error"))).not.toThrow();
   });
 
-  it("causes no uncaught exception if a store disconnects during a TLS handshake", async () => {
+  it("a store throws no uncaught exception if it disconnects during a TLS handshake", async () => {
     const uncaught: unknown[] = [];
     const others = process.listeners("uncaughtException");
     const note = (error: unknown) => uncaught.push(error);
@@ -140,7 +140,7 @@ describeWithRedis(servers, "a server that cannot be used", () => {
     expect(uncaught).toEqual([]);
   });
 
-  it("receives no write in database 0 from a store whose selected database does not exist", async () => {
+  it("a store whose selected database does not exist writes nothing into database 0", async () => {
     await plain.command("FLUSHALL");
     for (const open of Object.values(overIoredis)) {
       const store = open(`${plain.url}/99`);
@@ -175,7 +175,7 @@ describe("a URL whose password is not percent-encoded", () => {
 });
 
 describe("a password in options that ioredis refuses", () => {
-  it("does not appear in the error", async () => {
+  it("does not appear in the error that the constructor of RedisStore throws", async () => {
     await expectRefusal(() => new RedisStore({ password: marker, name: marker, sentinels: [] }), "VALUE_INVALID");
   });
 });
@@ -198,7 +198,7 @@ describeWithRedis(servers, "a password", () => {
     return `redis://someone:${encodeURIComponent(password)}@127.0.0.1:${port}`;
   }
 
-  it("may have any characters if it is percent-encoded, whether the URL is a string or a URL object", async () => {
+  it("a password may have any characters if it is percent-encoded, whether the URL is a string or a URL object", async () => {
     for (const source of [urlOf(node.port), new URL(urlOf(node.port))]) {
       const store = new RedisStore(source);
       onTestFinished(() => store.disconnect());
@@ -206,7 +206,7 @@ describeWithRedis(servers, "a password", () => {
     }
   });
 
-  it("does not appear when a store is inspected, no matter how the store received the password", async () => {
+  it("a password does not appear when a store is inspected, no matter how the store received the password", async () => {
     const sources: RedisSource[] = [
       urlOf(node.port),
       new URL(urlOf(node.port)),
@@ -225,7 +225,7 @@ describeWithRedis(servers, "a password", () => {
     }
   });
 
-  it("is not printed by ioredis if DEBUG is set, and neither are keys and values of records", async () => {
+  it("a password is not printed by ioredis if DEBUG is set, and neither are keys and values of records", async () => {
     const directory = mkdtempSync(join(import.meta.dirname, "debug-"));
     onTestFinished(() => rmSync(directory, { recursive: true }));
     const program = join(directory, "program.ts");

@@ -175,7 +175,7 @@ describeWithRedis(servers, "keyvRedis", () => {
     });
   });
 
-  it("scans and replaces records on a Cluster over adapters of @keyv/redis", async () => {
+  it("keyvRedis scans and replaces records on a Cluster over adapters of @keyv/redis", async () => {
     const cluster = await startCluster(servers);
     onTestFinished(() => cluster.stop());
     const rootNodes = cluster.nodes.slice(0, 3).map(({ url }) => ({ url }));
@@ -194,13 +194,13 @@ describeWithRedis(servers, "keyvRedis", () => {
     }
   });
 
-  it("refuses an adapter of @keyv/valkey that was created without the option useRedisSets: false", async () => {
+  it("keyvRedis refuses an adapter of @keyv/valkey that was created without the option useRedisSets: false", async () => {
     const adapter = KeyvValkey(node.url);
     onTestFinished(() => adapter.disconnect());
     expect(() => keyvRedis(adapter)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 
-  it("refuses a write to a namespace that ends with a part of the adapter's separator", async () => {
+  it("a store of keyvRedis refuses a write to a namespace that ends with a part of the adapter's separator", async () => {
     const store = keyvRedis(new KeyvRedis6(node.url));
     onTestFinished(() => store.disconnect());
     store.namespace = "a:";
@@ -208,7 +208,7 @@ describeWithRedis(servers, "keyvRedis", () => {
     expect(await node.command("DBSIZE")).toBe(0);
   });
 
-  it("refuses an adapter that is connected to a Sentinel group, and recommends RedisStore", async () => {
+  it("keyvRedis refuses an adapter that is connected to a Sentinel group, and recommends RedisStore", async () => {
     const group = await startSentinelGroup(servers);
     onTestFinished(() => group.stop());
     const connection = {
@@ -240,7 +240,7 @@ describeWithRedis(servers, "keyvRedis", () => {
     expect(() => Reflect.get(adapter, "emit").call(adapter, "error", new Error("late"))).not.toThrow();
   });
 
-  it("adds one listener per event to an adapter of @keyv/valkey and to its client, even for many stores", async () => {
+  it("keyvRedis adds one listener per event to an adapter of @keyv/valkey and to its client, even for many stores", async () => {
     const adapter = KeyvValkey(node.url, { useRedisSets: false });
     onTestFinished(() => adapter.disconnect());
     const listeners = () =>
@@ -263,7 +263,7 @@ describeWithRedis(servers, "keyvRedis", () => {
   });
 
   it.each(Object.entries(adapters))(
-    "disconnects an adapter of %s within the timeout if the server hangs",
+    "a store of keyvRedis disconnects an adapter of %s within the timeout if the server hangs",
     async (_, adapter) => {
       const server = await startRedis(servers);
       onTestFinished(() => server.stop());
@@ -277,14 +277,17 @@ describeWithRedis(servers, "keyvRedis", () => {
     },
   );
 
-  it.each(Object.entries(redisAdapters))("switches on throwOnErrors of an adapter of %s", async (_, adapter) => {
-    const bare = adapter(node.url);
-    bare.throwOnErrors = false;
-    const store = keyvRedis(bare);
-    onTestFinished(() => store.disconnect());
-    expect(bare.throwOnErrors).toBe(true);
-    await node.command("LPUSH", "list", "item");
-    if (!("get" in bare && typeof bare.get === "function")) throw new Error("The adapter has no get");
-    await expect(bare.get("list")).rejects.toThrow("WRONGTYPE");
-  });
+  it.each(Object.entries(redisAdapters))(
+    "keyvRedis switches on throwOnErrors of an adapter of %s",
+    async (_, adapter) => {
+      const bare = adapter(node.url);
+      bare.throwOnErrors = false;
+      const store = keyvRedis(bare);
+      onTestFinished(() => store.disconnect());
+      expect(bare.throwOnErrors).toBe(true);
+      await node.command("LPUSH", "list", "item");
+      if (!("get" in bare && typeof bare.get === "function")) throw new Error("The adapter has no get");
+      await expect(bare.get("list")).rejects.toThrow("WRONGTYPE");
+    },
+  );
 });

@@ -46,7 +46,7 @@ for (const [name, found] of Object.entries(servers)) {
       return sent;
     }
 
-    it("sets, removes or keeps the expiry of one record to the millisecond", async () => {
+    it("a replacement sets, removes or keeps the expiry of one record to the millisecond", async () => {
       const [old, far] = [Date.now() + hourMs, Date.now() + 2 * hourMs];
       await store.set("key", "0", old);
       expect(await store.replace("key", "0", "1")).toBe(true);
@@ -69,7 +69,7 @@ for (const [name, found] of Object.entries(servers)) {
     });
 
     it.each([Number.NEGATIVE_INFINITY, -1, 0, 1, 2, Date.now() - 60_000])(
-      "removes the record if the expiry is %d",
+      "a replacement removes the record if the new expiry is %d",
       async (expires) => {
         const errors = async () => /errorstat_ERR:count=(\d+)/.exec(await client.info("errorstats"))?.[1];
         await store.set("key", "old", Date.now() + hourMs);
@@ -86,12 +86,12 @@ for (const [name, found] of Object.entries(servers)) {
         // The removed record leaves no expiry behind.
         expect(await store.replace("key", undefined, "newer")).toBe(true);
         expect(await expiryOf("key")).toBe(never);
-        // The server refuses the time 0, and the store would then take a newer server for an older one.
+        // The server refuses the time 0, and the store would then treat a newer server like an older one.
         expect(await errors()).toBe(before);
       },
     );
 
-    it("sets, removes and keeps expiries in one batch with few scripts", async () => {
+    it("a batch of replacements sets, removes and keeps expiries with few scripts", async () => {
       const [old, far] = [Date.now() + hourMs, Date.now() + 2 * hourMs];
       const kinds = [
         { expires: undefined, expiry: old - 1 },
@@ -119,7 +119,7 @@ for (const [name, found] of Object.entries(servers)) {
       }
     });
 
-    it("adds no argument to a script if no replacement of the script has an expiry", async () => {
+    it("a script that replaces records gets no further argument if none of its replacements has an expiry", async () => {
       const keys = Array.from({ length: 64 }, (_, index) => `key ${index}`);
       await store.setMany(keys.map((key) => ({ key, value: "old" })));
       const changes = keys.map((key) => ({ key, expected: "old", next: "old" }));
@@ -142,7 +142,7 @@ for (const [name, found] of Object.entries(servers)) {
       expect(sent).toHaveLength(3);
     });
 
-    it("applies several replacements of one record in their order", async () => {
+    it("several replacements of one record are applied in their order", async () => {
       const far = Date.now() + hourMs;
       await store.set("key", "0", far);
       const replaced = await store.replaceMany([
@@ -159,7 +159,7 @@ for (const [name, found] of Object.entries(servers)) {
     });
 
     it.each([2 * hourMs, -2 * hourMs])(
-      "expires by the server's clock, even if the clock of the process is %d ms ahead",
+      "a replaced record expires by the server's clock, even if the clock of the process is %d ms ahead",
       async (aheadMs) => {
         const now = Date.now;
         const clock = vi.spyOn(Date, "now").mockImplementation(() => now() + aheadMs);
@@ -180,7 +180,7 @@ for (const [name, found] of Object.entries(servers)) {
       },
     );
 
-    it("writes no record of a batch if one expiry is invalid", async () => {
+    it("a batch of replacements writes no record if one expiry is invalid", async () => {
       await store.setMany(["first", "second"].map((key) => ({ key, value: "old" })));
       const changes = [Date.now() + hourMs, Number.NaN].map((expires, index) => {
         return { key: ["first", "second"][index] ?? "", expected: "old", next: "new", expires };
@@ -189,7 +189,7 @@ for (const [name, found] of Object.entries(servers)) {
       expect(await store.getMany(["first", "second"])).toEqual(["old", "old"]);
     });
 
-    it("removes a record by an expiry in the past, and the record stays removed when the server restarts", async () => {
+    it("a replacement with an expiry in the past removes the record, and the record stays removed when the server restarts", async () => {
       await store.setMany(["alone", "first", "second"].map((key) => ({ key, value: "old" })));
       expect(await store.replace("alone", "old", "new", 1)).toBe(true);
       const changes = ["first", "second"].map((key) => ({ key, expected: "old", next: "new", expires: 1 }));
@@ -200,7 +200,7 @@ for (const [name, found] of Object.entries(servers)) {
       expect((await store.scan()).entries).toEqual([]);
     });
 
-    it("gives no old expiry to a new encrypted record if the old record has expired only by the clock of the process", async () => {
+    it("a new encrypted record does not get the expiry of an old record that has expired only by the clock of the process", async () => {
       const encrypted = new EncryptedStore(store, { keys: Keyring.generate(), reencrypt: "off" });
       const expires = Date.now() + 3_000;
       await encrypted.set("key", "old", expires);

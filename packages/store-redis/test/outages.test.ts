@@ -54,7 +54,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     iterator: (each) => each.iterator().next(),
   };
 
-  it("rejects every call within the timeout, reconnects by itself, and does not carry out failed writes later", async () => {
+  it("a RedisStore rejects every call within the timeout, reconnects by itself, and does not carry out failed writes later", async () => {
     await store.set("key", "value");
     await node.kill();
     await Promise.all(Object.values(calls).map((call) => expectUnavailableInTime(() => call(store))));
@@ -63,7 +63,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     expect(await store.get("key")).toBe("value");
   });
 
-  it("rejects every call within the timeout while the server hangs, and completes calls when the server continues", async () => {
+  it("a RedisStore rejects every call within the timeout while the server hangs, and completes calls when the server continues", async () => {
     await store.set("key", "value");
     node.pause();
     const writes = /^(?:set|delete|clear|replace)/;
@@ -76,7 +76,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     expect([undefined, "perhaps"]).toContain(await store.get("other"));
   });
 
-  it("rejects calls with the latest connection error as the cause, and emits connection errors", async () => {
+  it("a RedisStore rejects calls with the latest connection error as the cause, and emits connection errors", async () => {
     await node.kill();
     const background: unknown[] = [];
     store.on("connection:error", (error) => background.push(error));
@@ -85,7 +85,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     expect(background).not.toEqual([]);
   });
 
-  it("emits a recurring connection error once, and once more if it recurs after the store has reconnected", async () => {
+  it("a RedisStore emits a recurring connection error once, and once more if it recurs after the store has reconnected", async () => {
     const emitted: { readonly code: unknown; readonly times: number }[] = [];
     store.on("connection:error", (error, { times }) => emitted.push({ code: Reflect.get(error, "code"), times }));
     const refused = () => emitted.filter(({ code }) => code === "ECONNREFUSED");
@@ -100,7 +100,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     }
   });
 
-  it("loses no acknowledged write when the server is killed, and settles each write within the timeout", async () => {
+  it("a RedisStore loses no acknowledged write when the server is killed, and settles each write within the timeout", async () => {
     const [acknowledged, tried] = [new Map<string, number>(), new Map<string, number>()];
     let stopped = false;
     const writers = Array.from({ length: 8 }, async (_, writer) => {
@@ -134,7 +134,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     }
   });
 
-  it("completes every read although connections are cut again and again, and sends no write twice", async () => {
+  it("a RedisStore completes every read although connections are cut again and again, and sends no write twice", async () => {
     await store.set("key", "value");
     let stopped = false;
     const readers = Array.from({ length: 4 }, async () => {
@@ -167,12 +167,12 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     expect(found).toBeLessThanOrEqual(counted + failed);
   });
 
-  it("rejects a call within the timeout if the server has never been running", async () => {
+  it("a RedisStore rejects a call within the timeout if the server has never been running", async () => {
     await node.stop();
     await expectUnavailableInTime(() => new RedisStore(node.url, { timeoutMs }).get("key"));
   });
 
-  it("rejects every call after disconnect, including calls of its views and its reserved space", async () => {
+  it("a RedisStore rejects every call after disconnect, including calls of its views and its reserved space", async () => {
     await store.set("key", "value");
     await store.disconnect();
     await expect(store.get("key")).rejects.toMatchObject(unavailable);
@@ -180,7 +180,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     await expect(store.reserved().get("key")).rejects.toMatchObject(unavailable);
   });
 
-  describe("over an existing client with the defaults of ioredis", () => {
+  describe("a RedisStore over an existing client with the defaults of ioredis", () => {
     let client: Redis;
     beforeEach(() => {
       client = new Redis(node.url);
@@ -269,7 +269,7 @@ describeWithRedis(servers, "an error of a store", () => {
   };
 
   it.each(Object.entries(failures))(
-    "contains neither the key nor the value of the record if the reason is %s",
+    "an error of a RedisStore contains neither the key nor the value of the record if the reason is %s",
     async (_, fail) => {
       const opened = await open();
       await fail(opened);
@@ -291,7 +291,7 @@ describeWithRedis(servers, "an error of a store", () => {
     },
   );
 
-  it("differs from an error of ioredis itself, which contains the key and the value", async () => {
+  it("an error of ioredis itself contains the key and the value of the record, unlike an error of a RedisStore", async () => {
     const { node } = await open();
     const client = new Redis(node.url);
     onTestFinished(() => client.disconnect());

@@ -49,13 +49,13 @@ describeWithRedis(plain, "ranges of a RedisStore on one server", () => {
     return store;
   }
 
-  it("have at least one slot each, so a store returns at most as many ranges as there are slots", async () => {
+  it("ranges have at least one slot each, so a store returns at most as many ranges as there are slots", async () => {
     const ranges = await (await open()).ranges(1_000_000);
     expect(ranges).toHaveLength(16_384);
     expect(ranges.at(-1)).toBe("16383");
   });
 
-  it("put all records in one range if the prefix of the store is a hash tag", async () => {
+  it("one range contains all records if the prefix of the store is a hash tag", async () => {
     const store = await open(`{${crypto.randomUUID()}}`);
     const names = await filled(store, 10);
     const shares = await Promise.all(
@@ -64,7 +64,7 @@ describeWithRedis(plain, "ranges of a RedisStore on one server", () => {
     expect(shares.filter((share) => share > 0)).toEqual([names.size]);
   });
 
-  it("are refused by a scan if they are not slots in Redis' notation", async () => {
+  it("a scan refuses a range that does not consist of slots in Redis' notation", async () => {
     const store = await open();
     for (const range of ["0-16384", "5-4", "0-5,"]) {
       await expect(store.scan({ range })).rejects.toMatchObject({ code: "VALUE_INVALID" });
@@ -73,7 +73,7 @@ describeWithRedis(plain, "ranges of a RedisStore on one server", () => {
 });
 
 describeWithRedis(servers, "ranges of a RedisStore on a Cluster", () => {
-  it("contain each record exactly once while slots move, and can be re-encrypted in parallel", async () => {
+  it("ranges contain each record exactly once while slots move, and can be re-encrypted in parallel", async () => {
     const cluster = await startCluster(servers);
     const store = new RedisStore({ nodes: cluster.startupNodes }, { timeoutMs: 8_000 });
     onTestFinished(async () => {

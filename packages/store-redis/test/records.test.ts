@@ -57,7 +57,8 @@ describe("values", () => {
       fc.property(bytes, (stored) => {
         const value = readValue(stored);
         if (typeof value === "string") expect(Buffer.from(value).equals(stored) || stored[0] === 0xff).toBe(true);
-        // Only a value with an unnecessary mark is written differently. It is neither Keyward's nor an envelope.
+        // Only a value with an unnecessary mark is written differently. Such a value is neither Keyward's nor an
+        // envelope.
         if (!writeValue("", value).equals(stored))
           expect(stored.equals(Buffer.from(value)) && stored[0] === 0xff).toBe(true);
       }),
@@ -154,13 +155,13 @@ describeWithRedis(servers, "RedisStore", () => {
     await client.flushall();
   });
 
-  it("stores an encrypted record so that GETRANGE shows the id of the encryption key", async () => {
+  it("a RedisStore stores an encrypted record so that GETRANGE shows the id of the encryption key", async () => {
     await store.namespaced("flows").set("session:42", envelope);
     expect(await client.getrange("keyward:flows:session:42", 0, 9)).toBe("kw1:first:");
   });
 
   it.each(["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*"])(
-    "clears only the namespace %j, even if another namespace would match this name as a pattern",
+    "a RedisStore clears only the namespace %j, even if another namespace would match this name as a pattern",
     async (namespace) => {
       const others = ["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*", "a", "ab"].filter(
         (other) => other !== namespace,
@@ -172,7 +173,7 @@ describeWithRedis(servers, "RedisStore", () => {
     },
   );
 
-  it("clears thousands of records, and keeps the keys of other applications", async () => {
+  it("a RedisStore clears thousands of records, and keeps the keys of other applications", async () => {
     const keys = Array.from({ length: 5_000 }, (_, index) => `key ${index}`);
     await client.mset(...keys.flatMap((key) => [key, "of others"]));
     await store.setMany(keys.map((key) => ({ key, value: "value" })));
@@ -180,7 +181,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(await client.dbsize()).toBe(keys.length);
   });
 
-  it("reads a few records at a time in an iteration if the records are large", async () => {
+  it("a RedisStore reads a few records at a time in an iteration if the records are large", async () => {
     const large = "x".repeat(2 ** 20);
     await store.setMany(Array.from({ length: 20 }, (_, index) => ({ key: `${index}`, value: large })));
     let count = 0;
@@ -189,7 +190,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(count).toBeLessThanOrEqual(4);
   });
 
-  it("never blocks the server with KEYS or DEL", async () => {
+  it("a RedisStore never blocks the server with KEYS or DEL", async () => {
     await client.config("RESETSTAT");
     await store.setMany(Array.from({ length: 100 }, (_, index) => ({ key: `key ${index}`, value: "value" })));
     for await (const _ of store.iterator());
@@ -201,7 +202,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(statistics).not.toMatch(/cmdstat_(?:keys|del|flushdb|flushall):/);
   });
 
-  it("keeps the expiry of a record, exact to the millisecond, when it replaces the value", async () => {
+  it("a RedisStore keeps the expiry of a record, exact to the millisecond, when it replaces the value", async () => {
     const expires = Date.now() + 3_600_000;
     await store.set("key", "old", expires);
     const before = await client.pexpiretime("keyward::key");
@@ -211,7 +212,7 @@ describeWithRedis(servers, "RedisStore", () => {
   });
 
   it.each([60_000, -60_000])(
-    "gives no expiry to a new record that replaces an expired record, even if the process's clock is %d ms ahead",
+    "a RedisStore gives no expiry to a new record that replaces an expired record, even if the process's clock is %d ms ahead",
     async (aheadMs) => {
       const now = Date.now;
       const clock = vi.spyOn(Date, "now").mockImplementation(() => now() + aheadMs);
@@ -235,7 +236,7 @@ describeWithRedis(servers, "RedisStore", () => {
     },
   );
 
-  it("still replaces records after the server has forgotten the scripts of the store", async () => {
+  it("a RedisStore still replaces records after the server has forgotten the scripts of the store", async () => {
     await store.setMany(Array.from({ length: 200 }, (_, index) => ({ key: `key ${index}`, value: "old" })));
     const changes = Array.from({ length: 200 }, (_, index) => ({ key: `key ${index}`, expected: "old", next: "new" }));
     for (const next of ["new", "old", "new"]) {
@@ -249,7 +250,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(await store.get("key 199")).toBe("new");
   });
 
-  it("replaces records with a script if the server does not support SET IFEQ, and tries SET IFEQ only once", async () => {
+  it("a RedisStore replaces records with a script if the server does not support SET IFEQ, and tries SET IFEQ only once", async () => {
     const fresh = new RedisStore(node.url);
     onTestFinished(() => fresh.disconnect());
     await fresh.set("key", "0");
@@ -265,7 +266,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(after.scripts >= 6 * refused && after.scripts <= 7 * refused).toBe(true);
   });
 
-  it("replaces many records with a few scripts of limited size, and only records that still have the expected value", async () => {
+  it("a RedisStore replaces many records with a few scripts of limited size, and only records that still have the expected value", async () => {
     await store.setMany(["one", "other"].map((key) => ({ key, value: "0" })));
     const known = ["one", "other"].map((key) => ({ key, expected: "0", next: "1" }));
     expect(await store.replaceMany(known)).toEqual([true, true]);
@@ -299,7 +300,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect([0, 4]).toContain((await replacements(client)).scripts);
   });
 
-  it("refuses a client or options of ioredis that have a keyPrefix", async () => {
+  it("a RedisStore refuses a client or options of ioredis that have a keyPrefix", async () => {
     const prefixed = new Redis(node.url, { keyPrefix: "app:", lazyConnect: true });
     expect(() => new RedisStore(prefixed)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
     expect(() => new RedisStore({ port: node.port, keyPrefix: "app:" })).toThrow(
@@ -308,7 +309,7 @@ describeWithRedis(servers, "RedisStore", () => {
     prefixed.disconnect();
   });
 
-  it.each([0, -1, Number.NaN, Number.POSITIVE_INFINITY])("refuses a timeoutMs of %d", (timeoutMs) => {
+  it.each([0, -1, Number.NaN, Number.POSITIVE_INFINITY])("a RedisStore refuses a timeoutMs of %d", (timeoutMs) => {
     expect(() => new RedisStore(node.url, { timeoutMs })).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 
@@ -320,11 +321,11 @@ describeWithRedis(servers, "RedisStore", () => {
     "0",
     '{"done":"1-","following":[],"runs":[]}',
     '{"done":"","following":[],"runs":[["a"]]}',
-  ])("refuses a scan from the invalid cursor %j", async (cursor) => {
+  ])("a RedisStore refuses a scan from the invalid cursor %j", async (cursor) => {
     await expect(store.scan({ cursor })).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
-  it("makes get and scan reject with STORE_INVALID if the key of a record in Redis contains a list", async () => {
+  it("a RedisStore makes get and scan reject with STORE_INVALID if the key of a record in Redis contains a list", async () => {
     await client.lpush("keyward::key", "item");
     await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_INVALID" });
     await expect(store.scan()).rejects.toMatchObject({ code: "STORE_INVALID" });
@@ -332,7 +333,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(await client.dbsize()).toBe(0);
   });
 
-  it("leaves keys out of a scan if they begin with the store's prefix but are not keys of records", async () => {
+  it("a RedisStore leaves keys out of a scan if they begin with the store's prefix but are not keys of records", async () => {
     await client.mset("keyward:no end", "1", "keyward:%zz:key", "2", "keyward:%41:key", "3");
     await client.set(Buffer.from([...Buffer.from("keyward::"), 0xff]), "4");
     await store.set("key", "value");
@@ -341,7 +342,7 @@ describeWithRedis(servers, "RedisStore", () => {
 });
 
 describeWithRedis(await findValkeyServers(), "RedisStore on a server with SET IFEQ", () => {
-  it("replaces a record without a script, keeps the expiry, and rejects if the key in Redis contains a list", async () => {
+  it("a RedisStore on a server with SET IFEQ replaces a record without a script, keeps the expiry, and rejects if the key contains a list", async () => {
     const node = await startRedis(await findValkeyServers());
     const client = new Redis(node.url);
     const store = new RedisStore(node.url);

@@ -88,7 +88,7 @@ describeWithRedis(plain, "one server", () => {
 });
 
 describeWithRedis(servers, "a server that replies late", () => {
-  it("receives all commands of a batch before it sends the first reply", async () => {
+  it("a server that replies late receives all commands of a batch before it sends the first reply", async () => {
     const node = await startRedis(servers);
     const client = new Redis(node.url);
     onTestFinished(async () => {
@@ -122,7 +122,7 @@ describeWithRedis(servers, "a server that requires TLS and a password", () => {
     return store;
   }
 
-  it("stores large values and large batches, replaces large values, and can be scanned", async () => {
+  it("a RedisStore over TLS stores large values and large batches, replaces large values, and can be scanned", async () => {
     const store = open(node.options);
     const large = randomBytes(2 ** 20);
     await store.set("large", large);
@@ -140,7 +140,7 @@ describeWithRedis(servers, "a server that requires TLS and a password", () => {
     expect(found).toEqual(new Set(["large", ...keys]));
   });
 
-  it("makes a call reject within the timeout if TLS, the certificate or the right password is missing", async () => {
+  it("a call rejects within the timeout if TLS, the certificate or the right password is missing", async () => {
     const { password = "", tls = {} } = node.options;
     const lacking: Record<string, [options: RedisOptions, reason: RegExp | undefined]> = {
       // The server closes the connection without an error.
@@ -166,7 +166,7 @@ describeWithRedis(servers, "a server that requires TLS and a password", () => {
     expect(performance.now() - startedAtMs).toBeLessThan(3_500);
   });
 
-  it("makes a call reject with a hint that names the keys to allow if the user's ACL does not allow the store's keys", async () => {
+  it("a call rejects with a hint that names the keys to allow if the user's ACL does not allow the store's keys", async () => {
     const administrator = new Redis({ host: node.host, port: node.port, ...node.options, replyMapping: "legacy" });
     onTestFinished(() => administrator.disconnect());
     await administrator.call("ACL", "SETUSER", "elsewhere", "on", ">another", "+@all", "~elsewhere:*");
@@ -187,7 +187,7 @@ describeWithRedis(servers, "a Cluster", () => {
   afterAll(() => cluster.stop());
   contract("RedisStore on a Cluster", () => ({ nodes: cluster.startupNodes }));
 
-  it("receives all commands of a batch before a primary node sends the first reply", async () => {
+  it("a Cluster receives all commands of a batch before a primary node sends the first reply", async () => {
     const client = new Cluster([...cluster.startupNodes], { redisOptions: { replyMapping: "legacy" } });
     onTestFinished(() => client.disconnect());
     await expectPipelined(client, cluster.nodes, () => client.nodes("master"), { replaceMany: 100 });

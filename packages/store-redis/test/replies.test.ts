@@ -22,7 +22,7 @@ describeWithRedis(servers, "a RedisStore", () => {
     return client;
   }
 
-  it("stops retrying the commands of a batch after the server has permanently refused one command", async () => {
+  it("a RedisStore stops retrying the commands of a batch after the server has permanently refused one command", async () => {
     await node.command("ACL", "SETUSER", "narrow", "on", ">password", "~keyward::a*", "+@all");
     const store = new RedisStore(`redis://narrow:password@${node.host}:${node.port}`);
     onTestFinished(() => store.disconnect());
@@ -44,7 +44,7 @@ describeWithRedis(servers, "a RedisStore", () => {
     }
   });
 
-  it("retries a write while the primary has fewer replicas than min-replicas-to-write requires", async () => {
+  it("a RedisStore retries a write while the primary has fewer replicas than min-replicas-to-write requires", async () => {
     const store = new RedisStore(node.url, { timeoutMs: 600 });
     onTestFinished(() => store.disconnect());
     await store.set("key", "old");
@@ -65,7 +65,7 @@ describeWithRedis(servers, "a RedisStore", () => {
     expect(await replaced).toBe(true);
   });
 
-  it("leaves no transaction open on a shared client, no matter when a scan times out", async () => {
+  it("a RedisStore leaves no transaction open on a shared client, no matter when a scan times out", async () => {
     const client = await connected();
     const store = new RedisStore(client);
     await store.set("key", "first");
@@ -81,7 +81,7 @@ describeWithRedis(servers, "a RedisStore", () => {
     }
   });
 
-  it("rejects every call while its client has an open transaction", async () => {
+  it("a RedisStore rejects every call while its client has an open transaction", async () => {
     const client = await connected();
     const store = new RedisStore(client);
     await store.set("key", "value");
@@ -103,7 +103,7 @@ describeWithRedis(servers, "a RedisStore", () => {
   });
 
   it.each(["OK", "PONG", "QUEUED", "", "ERR"])(
-    "returns the stored value %j even if the value looks like a status reply of Redis",
+    "a RedisStore returns the stored value %j even if the value looks like a status reply of Redis",
     async (value) => {
       const store = new RedisStore(await connected());
       await store.set("key", value);

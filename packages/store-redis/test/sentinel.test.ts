@@ -50,7 +50,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     return Array.from({ length: count }, (_, index) => `key ${index}`);
   }
 
-  it("writes, replaces and scans records before and after a failover, and loses no replicated record", async () => {
+  it("a RedisStore on a Sentinel group writes, replaces and scans records before and after a failover, and loses no replicated record", async () => {
     const store = open();
     const keys = numbered(300);
     const expires = Date.now() + 3_600_000;
@@ -85,7 +85,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     expect(await primary.command("GET", "keyward::key 2")).toBe("new");
   });
 
-  it("settles each write within the timeout during a failover, and keeps writes that the new primary acknowledged", async () => {
+  it("a RedisStore on a Sentinel group settles each write within the timeout during a failover, and keeps writes that the new primary acknowledged", async () => {
     const store = open();
     await store.set("any", "value");
     const last = new Map<string, { step: number; acknowledged: boolean }>();
@@ -120,7 +120,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     }
   });
 
-  it("reconnects to the new primary if the primary hangs, and loses no write when the former primary continues", async () => {
+  it("a RedisStore on a Sentinel group reconnects to the new primary if the primary hangs, and loses no write when the former primary continues", async () => {
     const store = open(impatientMs);
     await store.set("key", "value");
     await group.replicated();
@@ -136,14 +136,14 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     expect([await store.get("key"), await primary.command("GET", "keyward::key")]).toEqual(["newer", "newer"]);
   });
 
-  it("finds the primary if the first sentinel hangs and the second sentinel is down", async () => {
+  it("a RedisStore on a Sentinel group finds the primary if the first sentinel hangs and the second sentinel is down", async () => {
     const [first, second] = group.sentinels;
     first?.pause();
     await second?.kill();
     expect(await open(impatientMs).set("key", "value")).toBe(true);
   });
 
-  it("rejects a call within the timeout while no sentinel is running, and reconnects when a sentinel starts", async () => {
+  it("a RedisStore on a Sentinel group rejects a call within the timeout while no sentinel is running, and reconnects when a sentinel starts", async () => {
     for (const sentinel of group.sentinels) await sentinel.kill();
     const store = open(impatientMs);
     const startedAtMs = performance.now();
@@ -153,7 +153,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     await expect.poll(() => store.has("key").catch(() => "not yet"), { timeout: 10_000 }).toBe(false);
   });
 
-  it("completes a bulk re-encryption despite a failover", async () => {
+  it("a RedisStore on a Sentinel group completes a bulk re-encryption despite a failover", async () => {
     const store = open();
     const first = Keyring.generate("first");
     const keys = numbered(600);

@@ -7,7 +7,7 @@ const servers = await findRedisServers();
 describeWithRedis(servers, "a few records among many keys of another application", () => {
   const foreign = 200_000;
 
-  it("are found by scan, yielded by iterator and removed by clear, even if one call has no time to read all keys", async () => {
+  it("a few records among many keys of another application are found by scan, yielded by iterator and removed by clear, even if one call has no time to read all keys", async () => {
     const node = await startRedis(servers);
     const store = new RedisStore(node.url, { timeoutMs: 200 });
     onTestFinished(async () => {
@@ -43,7 +43,7 @@ describeWithRedis(servers, "a few records among many keys of another application
     expect(await node.command("DBSIZE")).toBe(foreign);
   });
 
-  it("are returned in pages of about the limit, even after a step of a scan that found none of them", async () => {
+  it("a few records among many keys of another application are returned in pages of about the limit, even after a step of a scan that found none of them", async () => {
     const node = await startRedis(servers);
     const store = new RedisStore(node.url);
     onTestFinished(async () => {

@@ -16,7 +16,7 @@ export interface ConnectionOptions {
 export type Prepare = (sql: string) => StatementSync;
 
 /**
- * Bounds of the pause between two attempts to get a lock, in ms. The pause is random, so that waiting processes do not
+ * Bounds of the pause between two attempts to lock the file, in ms. The pause is random, so that waiting processes do not
  * all try again at the same moment.
  */
 const leastPauseMs = 2;
@@ -47,7 +47,7 @@ export class Connection {
   readonly #options: ConnectionOptions;
   readonly #statements = new Map<string, StatementSync>();
   #database: DatabaseSync | undefined;
-  /** SQLite's `schema_version` when the schema was last checked. Another number means: check the schema again. */
+  /** SQLite's `schema_version` at the last check of the schema. If the number has changed, the schema is checked again. */
   #schemaVersion: number | undefined;
   #closed = false;
   #sweepTimer: NodeJS.Timeout | undefined;
@@ -209,7 +209,7 @@ export class Connection {
       case primaryCodes.busy:
       case primaryCodes.locked:
         return unavailable(
-          `Another process kept ${path} locked for ${busyTimeoutMs} ms`,
+          `Another process kept the SQLite file ${path} locked for ${busyTimeoutMs} ms`,
           "Find the process that holds a long transaction on the file, and end that transaction. If such transactions are " +
             "expected, raise the option `busyTimeoutMs`. Do not remove the files `-wal` and `-shm` beside the file, because " +
             "they hold the last writes.",
@@ -224,7 +224,7 @@ export class Connection {
       case "ENOSPC":
       case "EDQUOT":
         return unavailable(
-          `There is no space left for ${path}`,
+          `There is no space left for the SQLite file ${path}`,
           "Free space on the disk of the file, or raise the quota if the file's user has one. Then repeat the call. Do not " +
             "remove the files `-wal` and `-shm` beside the file, because they hold the last writes.",
           error,
@@ -237,7 +237,7 @@ export class Connection {
         return this.#accessError(path, error);
       case primaryCodes.ioError:
         return unavailable(
-          `The disk failed while reading or writing ${path}`,
+          `The disk failed while SQLite read or wrote ${path}`,
           "Copy the file together with its `-wal` to another disk, before this disk fails completely. Then look for errors of " +
             "this disk in the system's log.",
           error,
@@ -245,7 +245,7 @@ export class Connection {
       default:
         return unavailable(
           `SQLite could not read or write ${path}`,
-          "Check the disk, and the permissions of the file and of its folder. The property `cause` has SQLite's message.",
+          "Check the disk, and the permissions of the file and of its folder. The property `cause` contains SQLite's message.",
           error,
         );
     }
@@ -257,14 +257,14 @@ export class Connection {
     const user = "the user of this process";
     if (existsSync(path) && !allows(path, constants.R_OK)) {
       return unavailable(
-        `${path} is not readable for ${user}`,
+        `The SQLite file ${path} is not readable for ${user}`,
         `Give ${user} permission to read and write the file.`,
         error,
       );
     }
     if (existsSync(path) && !allows(path, constants.W_OK)) {
       return unavailable(
-        `${path} is read-only for ${user}`,
+        `The SQLite file ${path} is read-only for ${user}`,
         "If the file system of the file is mounted read-only, mount it for writing. Otherwise give " +
           `${user} permission to write to the file.`,
         error,
@@ -272,13 +272,13 @@ export class Connection {
     }
     if (!allows(folder, constants.W_OK)) {
       return unavailable(
-        `The folder of ${path} is read-only for ${user}`,
+        `The folder of the SQLite file ${path} is read-only for ${user}`,
         `Give ${user} permission to write to the folder, because SQLite creates the files \`-wal\` and \`-shm\` there.`,
         error,
       );
     }
     return unavailable(
-      `${path} cannot be opened for writing`,
+      `The SQLite file ${path} cannot be opened for writing`,
       `Give ${user} permission to read and write the file, its \`-wal\` and its \`-shm\`.`,
       error,
     );

@@ -35,8 +35,8 @@ const keywardObjects = new Map([
 ]);
 
 /**
- * The tables that `ANALYZE` creates. Their SQL is compared too: a planted index could have an internal name of SQLite,
- * and its expressions would run with every write.
+ * The tables that `ANALYZE` creates, with their SQL. The SQL is compared too, because an index that an attacker added
+ * could have an internal name of SQLite, and the expressions of such an index would run with every write.
  */
 const analyzeTables = new Map([
   ["sqlite_stat1", withoutSpace("CREATE TABLE sqlite_stat1(tbl,idx,stat)")],
@@ -58,15 +58,15 @@ interface Header {
  */
 export function openDatabase(path: string, synchronous: Synchronous): DatabaseSync {
   const location = path === inMemory ? path : prepareFile(resolve(path));
-  // A foreign key of a planted table could change its rows together with Keyward's.
+  // A foreign key in a table that an attacker added could change that table together with Keyward's table.
   const database = new DatabaseSync(location, { timeout: blockMs, enableForeignKeyConstraints: false });
   try {
-    // The schema may have been planted, so it may not call functions. Deleted content is overwritten with zeros.
+    // An attacker may have changed the schema, so the schema may not call functions. Deleted content is overwritten with zeros.
     database.exec("PRAGMA trusted_schema = OFF; PRAGMA secure_delete = ON; PRAGMA cell_size_check = ON");
     setUp(location, database);
     database.exec("PRAGMA journal_mode = WAL");
     database.exec(`PRAGMA synchronous = ${synchronous === "full" ? "FULL" : "NORMAL"}`);
-    // Checked again, because SQLite has now opened or created the files beside the database.
+    // The files beside the database are checked again, because SQLite has now opened or created them.
     if (location !== inMemory) requireOwnCompanions(location);
     return database;
   } catch (error) {
@@ -103,7 +103,7 @@ export function requireKeywardSchema(location: string, database: DatabaseSync): 
     if (analyzeTables.get(String(name)) === text) continue;
     throw new KeywardError(
       "STORE_INVALID",
-      `${location} contains ${type === "index" ? "an" : "a"} ${type} that Keyward did not create: ${JSON.stringify(name)}`,
+      `The file of the SqliteStore, ${location}, contains ${type === "index" ? "an" : "a"} ${type} that Keyward did not create: ${JSON.stringify(name)}`,
       {
         hint:
           `Find out which program created this ${type}, and stop that program. Copy the file, then drop the ${type}. If ` +
@@ -123,11 +123,15 @@ function prepareFile(path: string): string {
   const status = statSync(path, { throwIfNoEntry: false });
   if (status === undefined) {
     if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true) {
-      throw new KeywardError("STORE_INVALID", `${path} is a symbolic link to a file that does not exist`, {
-        hint:
-          "If the target of the link is on a file system that is not mounted, mount that file system. Otherwise pass the " +
-          "path of the file instead of the link.",
-      });
+      throw new KeywardError(
+        "STORE_INVALID",
+        `The path of the SqliteStore, ${path}, is a symbolic link to a file that does not exist`,
+        {
+          hint:
+            "If the target of the link is on a file system that is not mounted, mount that file system. Otherwise pass the " +
+            "path of the file instead of the link.",
+        },
+      );
     }
     createPrivate(path);
     // Another process may have created the file first, so the file and its companions are still checked.
@@ -136,16 +140,22 @@ function prepareFile(path: string): string {
   const location = realpathSync(path);
   if (!status.isFile()) {
     const kind = status.isDirectory() ? "a directory" : "not a regular file";
-    throw new KeywardError("STORE_UNAVAILABLE", `${path} is ${kind}`, { hint: "Pass the path of a regular file." });
+    throw new KeywardError("STORE_UNAVAILABLE", `The path of the SqliteStore, ${path}, is ${kind}`, {
+      hint: "Pass the path of a regular file.",
+    });
   }
   requireOwnCompanions(location);
   if (status.size > 0) requireKeywardFormat(location, readHeader(location));
   else if (!isOwnedBy(status, statSync(dirname(location)).uid)) {
-    throw new KeywardError("STORE_INVALID", `${location} is an empty file that belongs to another user`, {
-      hint:
-        "Pass a path in a folder that only the user of this process can write to, because the owner of this file could " +
-        "read and change the records in it.",
-    });
+    throw new KeywardError(
+      "STORE_INVALID",
+      `The file of the SqliteStore, ${location}, is empty and belongs to another user`,
+      {
+        hint:
+          "Pass a path in a folder that only the user of this process can write to, because the owner of this file could " +
+          "read and change the records in it.",
+      },
+    );
   }
   return location;
 }
@@ -161,20 +171,28 @@ function requireOwnCompanions(location: string): void {
     // If several users may write to the database, each of them may have created these files.
     const shared = (mode & 0o022) !== 0;
     if (!status.isFile()) {
-      throw new KeywardError("STORE_INVALID", `${location}${suffix} is not a regular file`, {
-        hint:
-          "SQLite creates only regular files at this path, so find out which program created something else there. Stop " +
-          "every process that uses the database, then move the link, pipe or directory at this path away.",
-      });
+      throw new KeywardError(
+        "STORE_INVALID",
+        `${location}${suffix}, which SQLite uses beside the database, is not a regular file`,
+        {
+          hint:
+            "SQLite creates only regular files at this path, so find out which program created something else there. Stop " +
+            "every process that uses the database, then move the link, pipe or directory at this path away.",
+        },
+      );
     }
     if (shared || isOwnedBy(status, uid)) continue;
-    throw new KeywardError("STORE_INVALID", `${location}${suffix} belongs to another user`, {
-      hint:
-        "Find out which program created this file. If that program uses the database, keep the file, because it may " +
-        "hold the last writes. Change the owner of the file to the owner of the database with `chown`, and run the program " +
-        "as the owner of the database. If no program uses the file, stop every process that uses the database, then " +
-        "move the file away.",
-    });
+    throw new KeywardError(
+      "STORE_INVALID",
+      `${location}${suffix}, which SQLite uses beside the database, belongs to another user`,
+      {
+        hint:
+          "Find out which program created this file. If that program uses the database, keep the file, because it may " +
+          "hold the last writes. Change the owner of the file to the owner of the database with `chown`, and run the program " +
+          "as the owner of the database. If no program uses the file, stop every process that uses the database, then " +
+          "move the file away.",
+      },
+    );
   }
 }
 
@@ -224,7 +242,7 @@ function readHeader(location: string): Header {
   return { applicationId: header.readUInt32BE(68), version: header.readUInt32BE(60) };
 }
 
-// A planted view could replace the functions pragma_…, so the PRAGMA statements are used.
+// A view that an attacker added could replace the functions pragma_…, so the PRAGMA statements are used.
 function headerOf(database: DatabaseSync): Header {
   return {
     applicationId: Number(database.prepare("PRAGMA application_id").get()?.["application_id"]),
@@ -237,7 +255,7 @@ function requireKeywardFormat(location: string, header: Header): void {
   if (header.version > formatVersion) {
     throw new KeywardError(
       "STORE_INVALID",
-      `${location} has format ${header.version}, but this release reads formats up to ${formatVersion}`,
+      `The file of the SqliteStore, ${location}, has format ${header.version}, but this release reads formats up to ${formatVersion}`,
       {
         hint: "Use the release of @keyward/store-sqlite that wrote the file, or a later release. The file was not changed.",
       },
@@ -247,7 +265,7 @@ function requireKeywardFormat(location: string, header: Header): void {
 
 /** Returns the error for a file that is not a usable store. */
 export function invalidFile(location: string, problem: string, cause?: unknown): KeywardError {
-  return new KeywardError("STORE_INVALID", `${location} ${problem}`, {
+  return new KeywardError("STORE_INVALID", `The file of the SqliteStore, ${location}, ${problem}`, {
     hint:
       "If the path is wrong, pass the path of your store. Otherwise stop every process that uses the file. Move the file away " +
       "together with its `-wal` and `-shm`, then restore a backup to this path. Keyward has not changed the file.",
@@ -262,11 +280,15 @@ function createPrivate(location: string): void {
   } catch (error) {
     if (systemCode(error) === "EEXIST") return;
     if (systemCode(error) !== "ENOENT") throw error;
-    throw new KeywardError("STORE_UNAVAILABLE", `${location} cannot be created: its folder does not exist`, {
-      hint:
-        "If the folder is on a volume that is not mounted, mount the volume. Otherwise create the folder with " +
-        `\`mkdir -p ${dirname(location)}\``,
-      cause: error,
-    });
+    throw new KeywardError(
+      "STORE_UNAVAILABLE",
+      `The file of the SqliteStore, ${location}, cannot be created, because its folder does not exist`,
+      {
+        hint:
+          "If the folder is on a volume that is not mounted, mount the volume. Otherwise create the folder with " +
+          `\`mkdir -p ${dirname(location)}\``,
+        cause: error,
+      },
+    );
   }
 }

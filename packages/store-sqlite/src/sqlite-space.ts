@@ -109,7 +109,7 @@ export class SqliteSpace
   }
 
   /**
-   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and takes `expires` as a time.
+   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and `expires` is an absolute time.
    */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
@@ -288,8 +288,8 @@ export class SqliteSpace
     return new Map(rows.map((row) => [row["position"], row]));
   }
 
-  // Each of the following methods checks its arguments at once, and returns a function for a transaction. The
-  // connection may run that function repeatedly.
+  // Each of the following methods checks its arguments at once, and returns a function to run in a transaction. If the
+  // file is locked, the connection runs that function again.
 
   #write(entry: KeyvStorageEntry<unknown>): (prepare: Prepare) => void {
     const { key } = entry;
@@ -331,7 +331,7 @@ export class SqliteSpace
   }
 }
 
-/** Returns rows, at least the first one, until their values together have {@link mostBytesAtOnce} bytes. */
+/** Returns the first rows whose values together have {@link mostBytesAtOnce} bytes, and at least one row. */
 function takeByBytes(rows: Iterable<NonNullable<Row>>, sizeOf: (row: NonNullable<Row>) => number): NonNullable<Row>[] {
   const taken: NonNullable<Row>[] = [];
   let bytes = 0;

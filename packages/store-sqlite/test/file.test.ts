@@ -186,14 +186,14 @@ describe("a store file", () => {
     database.close();
   });
 
-  it("cannot be created in a directory that does not exist", () => {
+  it("is refused, with the command to make its folder, if the folder does not exist", () => {
     const path = join(dirname(temporaryFile()), "missing", "records.db");
     expect(() => new SqliteStore(path)).toThrow(
       expect.objectContaining({ code: "STORE_UNAVAILABLE", hint: expect.stringContaining("mkdir -p") }),
     );
   });
 
-  it("cannot be a directory", () => {
+  it("is refused if its path is a directory", () => {
     const path = temporaryFile();
     mkdirSync(path);
     expect(() => new SqliteStore(path)).toThrow(expect.objectContaining({ code: "STORE_UNAVAILABLE" }));
@@ -227,7 +227,7 @@ describe("disconnect", () => {
   });
 });
 
-describe("a batch that fails in the middle", () => {
+describe("a batch of records that fails in the middle", () => {
   it("stores nothing and leaves the store usable", async () => {
     const path = temporaryFile();
     await writeRecords(path);
@@ -253,7 +253,7 @@ describe("a database in memory", () => {
 });
 
 describe("invalid arguments", () => {
-  it("are refused before anything is written", async () => {
+  it("make a call of SqliteStore reject before anything is written", async () => {
     const store = new SqliteStore(":memory:");
     const invalid = { code: "VALUE_INVALID" };
     await expect(store.get("\ud800")).rejects.toMatchObject(invalid);

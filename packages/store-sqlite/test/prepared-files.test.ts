@@ -88,7 +88,7 @@ const planted = [
 ];
 
 describe("a store file whose schema another program changed", () => {
-  it.each(planted)("is not opened if its schema has $name", async ({ plant, remove }) => {
+  it.each(planted)("is refused when it is opened if its schema has $name", async ({ plant, remove }) => {
     const path = temporaryFile();
     await closedStore(path);
     alter(path, plant);
@@ -106,34 +106,37 @@ describe("a store file whose schema another program changed", () => {
     await store.disconnect();
   });
 
-  it.each(planted)("makes every call reject if $name was added while the store is open", async ({ plant, remove }) => {
-    const path = temporaryFile();
-    const store = new SqliteStore(path);
-    await store.setMany([{ key: "key", value: "value" }]);
-    await store.getMany(["key"]);
-    alter(path, plant);
-    const calls = [
-      () => store.set("key", "next"),
-      () => store.setMany([{ key: "key", value: "next" }]),
-      () => store.replace("key", "value", "next"),
-      () => store.delete("key"),
-      () => store.clear(),
-      () => store.get("key"),
-      () => store.getMany(["key"]),
-      () => store.iterator().next(),
-      () => store.scan(),
-      () => store.sweep(),
-      () => store.reserved().get("key"),
-    ];
-    for (const call of calls) await expect(call()).rejects.toMatchObject({ code: "STORE_INVALID" });
-    if (remove !== undefined) {
-      alter(path, remove);
-      expect(await store.get("key")).toBe("value");
-      expect(await store.set("key", "next")).toBe(true);
-      expect(await store.get("key")).toBe("next");
-    }
-    await store.disconnect();
-  });
+  it.each(planted)(
+    "makes every call reject if another program adds $name while the store is open",
+    async ({ plant, remove }) => {
+      const path = temporaryFile();
+      const store = new SqliteStore(path);
+      await store.setMany([{ key: "key", value: "value" }]);
+      await store.getMany(["key"]);
+      alter(path, plant);
+      const calls = [
+        () => store.set("key", "next"),
+        () => store.setMany([{ key: "key", value: "next" }]),
+        () => store.replace("key", "value", "next"),
+        () => store.delete("key"),
+        () => store.clear(),
+        () => store.get("key"),
+        () => store.getMany(["key"]),
+        () => store.iterator().next(),
+        () => store.scan(),
+        () => store.sweep(),
+        () => store.reserved().get("key"),
+      ];
+      for (const call of calls) await expect(call()).rejects.toMatchObject({ code: "STORE_INVALID" });
+      if (remove !== undefined) {
+        alter(path, remove);
+        expect(await store.get("key")).toBe("value");
+        expect(await store.set("key", "next")).toBe(true);
+        expect(await store.get("key")).toBe("next");
+      }
+      await store.disconnect();
+    },
+  );
 
   it("stays usable if the other program ran only ANALYZE and VACUUM", async () => {
     const path = temporaryFile();
@@ -189,7 +192,7 @@ describe.skipIf(process.platform === "win32")("a path that exists before the sto
     expect(() => new SqliteStore(path)).toThrow(
       expect.objectContaining({
         code: "STORE_INVALID",
-        message: `${path} is a symbolic link to a file that does not exist`,
+        message: `The path of the SqliteStore, ${path}, is a symbolic link to a file that does not exist`,
       }),
     );
     expect(readdirSync(dirname(path))).toEqual(["records.db"]);
@@ -230,7 +233,7 @@ describe.skipIf(process.platform === "win32")("a path that exists before the sto
     expect(() => new SqliteStore(path)).toThrow(
       expect.objectContaining({
         code: "STORE_INVALID",
-        message: `${path} is an empty file that belongs to another user`,
+        message: `The file of the SqliteStore, ${path}, is empty and belongs to another user`,
       }),
     );
     expect(statSync(path).size).toBe(0);
@@ -243,7 +246,10 @@ describe.skipIf(process.platform === "win32")("a path that exists before the sto
     for (const suffix of ["-wal", "-shm", "-journal"]) {
       symlinkSync(victim, path + suffix);
       expect(() => new SqliteStore(path)).toThrow(
-        expect.objectContaining({ code: "STORE_INVALID", message: `${path}${suffix} is not a regular file` }),
+        expect.objectContaining({
+          code: "STORE_INVALID",
+          message: `${path}${suffix}, which SQLite uses beside the database, is not a regular file`,
+        }),
       );
       expect(lstatSync(victim, { throwIfNoEntry: false })).toBeUndefined();
       rmSync(path + suffix);
@@ -258,7 +264,10 @@ describe.skipIf(process.platform === "win32")("a path that exists before the sto
       // For a new file, and for an existing one.
       for (const _ of ["new", "existing"]) {
         expect(() => new SqliteStore(path)).toThrow(
-          expect.objectContaining({ code: "STORE_INVALID", message: `${path}${suffix} belongs to another user` }),
+          expect.objectContaining({
+            code: "STORE_INVALID",
+            message: `${path}${suffix}, which SQLite uses beside the database, belongs to another user`,
+          }),
         );
       }
       rmSync(path + suffix);
@@ -306,7 +315,7 @@ describe.skipIf(process.platform !== "linux")("a store whose file cannot be writ
     };
     await expect(open()).rejects.toMatchObject({
       code: "STORE_UNAVAILABLE",
-      message: `${path} is read-only for the user of this process`,
+      message: `The SQLite file ${path} is read-only for the user of this process`,
       hint: expect.stringContaining("mount it for writing"),
     });
   });
@@ -324,7 +333,7 @@ describe.skipIf(process.platform !== "linux")("a store whose file cannot be writ
       for (const call of [() => store.setMany(batch), () => store.set("key", "next".repeat(20_000))]) {
         await expect(call()).rejects.toMatchObject({
           code: "STORE_UNAVAILABLE",
-          message: `There is no space left for ${path}`,
+          message: `There is no space left for the SQLite file ${path}`,
           hint: expect.stringContaining("Do not remove the files `-wal` and `-shm`"),
         });
       }
@@ -346,7 +355,7 @@ describe.skipIf(process.platform !== "linux")("a store whose file cannot be writ
     rmSync(dirname(path), { recursive: true });
     await expect(store.get("key")).rejects.toMatchObject({
       code: "STORE_UNAVAILABLE",
-      message: `${path} cannot be created: its folder does not exist`,
+      message: `The file of the SqliteStore, ${path}, cannot be created, because its folder does not exist`,
       hint: expect.stringMatching(/mount the volume.*mkdir -p/),
     });
     await store.disconnect();

@@ -58,7 +58,7 @@ describe("several processes on one file", () => {
     }
   });
 
-  it("lose no step if they all increment one counter with replace", async () => {
+  it("lose no increment if all of them increment one counter with replace", async () => {
     const path = temporaryFile();
     await finish(await Promise.all(["a", "b", "c"].map((name) => start("increment", path, name))));
     const store = new SqliteStore(path);
@@ -67,16 +67,19 @@ describe("several processes on one file", () => {
   });
 
   // POSIX drops all locks of a process on a file when the process closes any descriptor of that file.
-  it.runIf(existsSync("/proc/locks"))("still see the locks of a process that has opened the file twice", async () => {
-    const path = temporaryFile();
-    const store = new SqliteStore(path);
-    await store.set("key", "value");
-    const again = new SqliteStore(path);
-    const held = readFileSync("/proc/locks", "utf8").split("\n");
-    const ours = held.filter((lock) => lock.includes(` ${process.pid} `) && lock.includes(`:${statSync(path).ino} `));
-    expect(ours).not.toEqual([]);
-    await Promise.all([store.disconnect(), again.disconnect()]);
-  });
+  it.runIf(existsSync("/proc/locks"))(
+    "keep their locks on the file when they open the file a second time",
+    async () => {
+      const path = temporaryFile();
+      const store = new SqliteStore(path);
+      await store.set("key", "value");
+      const again = new SqliteStore(path);
+      const held = readFileSync("/proc/locks", "utf8").split("\n");
+      const ours = held.filter((lock) => lock.includes(` ${process.pid} `) && lock.includes(`:${statSync(path).ino} `));
+      expect(ours).not.toEqual([]);
+      await Promise.all([store.disconnect(), again.disconnect()]);
+    },
+  );
 
   it("treat a relative path as a path, although SQLite would read it as a URI", async () => {
     const directory = dirname(temporaryFile());

@@ -73,7 +73,7 @@ describe("a locked file", () => {
     await rejected;
   });
 
-  it("becomes a store when it is unlocked, if it is empty and a write is waiting", async () => {
+  it("becomes a store, with the record of the waiting write, if it is empty when it is unlocked", async () => {
     const path = temporaryFile();
     const unlock = lock(path);
     const store = new SqliteStore(path);

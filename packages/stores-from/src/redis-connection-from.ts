@@ -38,7 +38,8 @@ export function redisConnectionFrom(
     );
   }
   if (group !== undefined) {
-    if (mode !== undefined) throw invalidSource("names both a Sentinel group and a Cluster", "Remove one of the two.");
+    if (mode !== undefined)
+      throw invalidSource("names both a Sentinel group and a Cluster", "Remove the parameter `sentinel` or `mode`.");
     return { origin: sentinelOrigin(url, group, nodes, env), ...settings };
   }
   if (mode === "cluster") return { origin: clusterOrigin(url, nodes), ...settings };
@@ -71,7 +72,10 @@ function sentinelOrigin(
 
 function clusterOrigin(url: URL, nodes: string | undefined): RedisSource {
   if (databaseOf(url) !== 0) {
-    throw invalidSource("has the number of a database, and a Cluster has only database 0", "Remove the number.");
+    throw invalidSource(
+      "has the number of a database, but a Cluster has only database 0",
+      "Remove the number from the path.",
+    );
   }
   const redisOptions = { ...credentialsOf(url), ...(isEncrypted(url) ? { tls: {} } : {}) };
   return { nodes: nodesOf(url, nodes, defaultPort), options: { redisOptions } };

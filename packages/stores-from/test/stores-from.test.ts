@@ -97,14 +97,14 @@ describeWithRedis(servers, "storeFrom with Redis", () => {
   });
   afterAll(() => redis.stop());
 
-  it("returns a store in the database and with the prefix that the source names", async () => {
+  it("storeFrom returns a store in the database and with the prefix that the source names", async () => {
     await redis.command("FLUSHALL");
     await expectWorking(await storeFrom(`${redis.url.replace(/\/\d*$/, "")}/3?prefix=app&timeoutMs=2000`));
     // The record and the check record.
     expect(String(await redis.command("INFO", "keyspace"))).toMatch(/^db3:keys=2,/m);
   });
 
-  it("returns a store over TLS for rediss:, with a password that is percent-encoded in the source", async () => {
+  it("storeFrom returns a store over TLS for rediss:, with a password that is percent-encoded in the source", async () => {
     const node = await startTlsRedis(servers);
     onTestFinished(() => node.stop());
     const { password = "", tls } = node.options;
@@ -124,7 +124,7 @@ describeWithRedis(servers, "storeFrom with Redis", () => {
     expect((await run(process.execPath, parameters, { env, cwd })).stdout.trim()).toBe("value");
   });
 
-  it("returns a store on a Cluster for mode=cluster, also if the first node does not answer", async () => {
+  it("storeFrom returns a store on a Cluster for mode=cluster, also if the first node does not answer", async () => {
     const cluster = await startCluster(servers);
     onTestFinished(() => cluster.stop());
     const [{ port: first } = { port: 0 }, { port: second } = { port: 0 }] = cluster.startupNodes;
@@ -132,7 +132,7 @@ describeWithRedis(servers, "storeFrom with Redis", () => {
     await expectReads(await storeFrom(`redis://127.0.0.1:1?mode=cluster&nodes=127.0.0.1:${first},127.0.0.1:${second}`));
   });
 
-  it("returns a store on the primary of a Sentinel group, also if the first Sentinel does not answer", async () => {
+  it("storeFrom returns a store on the primary of a Sentinel group, also if the first Sentinel does not answer", async () => {
     const group = await startSentinelGroup(servers, { onDemand: true });
     onTestFinished(() => group.stop());
     const [first, second] = group.sentinels.map(({ port }) => `127.0.0.1:${port}`);
@@ -186,13 +186,13 @@ describe("an invalid source", () => {
   it.each([
     ["credentials", `https://app:${secret}@kv.example.com`],
     ["plain HTTP to another machine", "http://kv.example.com"],
-  ])("is refused by the HTTP KV client: %s", async (_, source) => {
+  ])("is refused by HttpStore: %s", async (_, source) => {
     const error = await refusal(source, { env: { KEYWARD_KV_API_KEY: createApiKey({ tenant: "acme" }).apiKey } });
     expect(error.code).toBe("STORE_INVALID");
     expect(inspect(error, { depth: null, showHidden: true })).not.toContain(secret);
   });
 
-  it("is refused if an option is unknown", async () => {
+  it("storeFrom refuses an unknown option, even if the source is valid", async () => {
     expect((await refusal("memory:", Object.assign({ env: {} }, { keys: "x" }))).code).toBe("VALUE_INVALID");
   });
 });

@@ -9,11 +9,11 @@ const maxRemembered = 10_000;
 
 /** Records when tokens and servers were last used, at most once a minute for each. */
 export class LastUses {
-  readonly #context: ServiceContext;
+  readonly #context: Pick<ServiceContext, "store" | "onProblem">;
   readonly #written = new Map<string, number>();
   readonly #writes = new Set<Promise<void>>();
 
-  constructor(context: ServiceContext) {
+  constructor(context: Pick<ServiceContext, "store" | "onProblem">) {
     this.#context = context;
   }
 

@@ -5,6 +5,7 @@ export type Right =
   | "whoami"
   | "workspaces.read"
   | "workspaces.change"
+  | "servers.call"
   | "servers.read"
   | "servers.change"
   | "secrets.read"
@@ -19,6 +20,7 @@ export const rolesWithRight: Readonly<Record<Right, readonly Role[]>> = {
   whoami: ["member", "auditor", "admin", "operator"],
   "workspaces.read": ["operator"],
   "workspaces.change": ["operator"],
+  "servers.call": ["member"],
   "servers.read": ["admin"],
   "servers.change": ["admin"],
   "secrets.read": ["admin"],

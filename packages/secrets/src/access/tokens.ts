@@ -10,6 +10,7 @@ import { workspaceRecord } from "../records/workspace-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
+import { requireOpenWorkspace, workspaceNotFound } from "../workspaces/open-workspace.ts";
 import { isEnded } from "./authentication.ts";
 import { LastUses } from "./last-uses.ts";
 import { hashOfToken, newTokenText } from "./token-text.ts";
@@ -55,7 +56,7 @@ export class Tokens {
     const token = newTokenText({ workspace, id });
     const now = Date.now();
     const list = this.listOf(workspace);
-    await this.#requireOpen(workspace);
+    await requireOpenWorkspace(store, workspace);
     const page = await list.append({ id, owner: given.owner, at: now });
     const record: TokenRecord = {
       v: 1,
@@ -73,7 +74,7 @@ export class Tokens {
       // Counted last: an admin that a killed process has left in the list could hide that nobody can manage the workspace.
       if (isKeeper(record)) await this.#changeKeepers(workspace, (keepers) => withKeeper(keepers, record, now));
       // The deletion of a workspace may have passed the list before this token was in the list.
-      await this.#requireOpen(workspace);
+      await requireOpenWorkspace(store, workspace);
     } catch (error) {
       await this.#discard(workspace, record).catch((problem: unknown) => this.#context.onProblem(problem));
       throw error;
@@ -131,6 +132,33 @@ export class Tokens {
     }
   }
 
+  /**
+   * Revokes every token of a workspace that was created before a time, also the last admin. Returns the number of tokens
+   * that were revoked.
+   */
+  async revokeCreatedBefore(workspace: string, time: number): Promise<number> {
+    const { store } = this.#context;
+    const revoked: string[] = [];
+    for await (const page of this.listOf(workspace).pages()) {
+      const early = page.filter(({ entry }) => entry.at < time).map(({ entry }) => entry.id);
+      for (const id of early) {
+        const isRevoked = await store.change(
+          tokenRecord,
+          tokenKey(workspace, id),
+          (current): Decision<TokenRecord, boolean> => {
+            if (current === undefined || current.revoked !== undefined) return { result: false };
+            return { next: { ...current, revoked: Date.now(), revision: current.revision + 1 }, result: true };
+          },
+        );
+        if (isRevoked) revoked.push(id);
+      }
+    }
+    if (revoked.length > 0) {
+      await this.#changeKeepers(workspace, (keepers) => keepers.filter(({ id }) => !revoked.includes(id)));
+    }
+    return revoked.length;
+  }
+
   /** Returns a token; `undefined` if there is none. */
   async find(workspace: string, id: string): Promise<TokenRecord | undefined> {
     return (await this.#context.store.read(tokenRecord, tokenKey(workspace, id)))?.value;
@@ -177,12 +205,6 @@ export class Tokens {
     await this.listOf(workspace).changePage(token.page, (entry) => (entry.id === token.id ? undefined : entry));
   }
 
-  async #requireOpen(workspace: string): Promise<void> {
-    if (workspace === installation) return;
-    const record = await this.#context.store.read(workspaceRecord, workspaceKey(workspace));
-    if (record === undefined || record.value.deleting) throw workspaceNotFound();
-  }
-
   /** Changes the list of admins of a workspace, or the list of operators. */
   async #changeKeepers(workspace: string, change: (keepers: readonly Keeper[]) => readonly Keeper[]): Promise<void> {
     const { store } = this.#context;
@@ -212,13 +234,6 @@ export function tokenInfo(token: TokenRecord, lastUsed: number | undefined): Tok
 export function notInitialized(): SecretsError {
   return new SecretsError("NOT_INITIALIZED", "The store has no secrets service", {
     hint: "Run `keyward gateway init` once. If the service was initialized before, check that the store is the right one.",
-  });
-}
-
-/** Returns the error for a workspace that does not exist or is being deleted. */
-export function workspaceNotFound(): SecretsError {
-  return new SecretsError("WORKSPACE_NOT_FOUND", "There is no such workspace", {
-    hint: "List the workspaces with `keyward workspaces list`, and correct the name.",
   });
 }
 

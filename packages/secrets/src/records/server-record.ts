@@ -49,7 +49,7 @@ const schema = z.strictObject({
   values: z.int().min(0),
   secrets: z.array(secret).max(maxSecretsOfServer),
   /** Values that are being set: their records may be stored, and no secret points to them yet. */
-  pending: z.array(z.strictObject({ value: valueNumber, since: timeField })).max(200),
+  pending: z.array(z.strictObject({ value: valueNumber, since: timeField, id: idField })).max(200),
   /**
    * Values to delete. One with `until` stays in the list until that time, because a process that is halted may still
    * store its record.

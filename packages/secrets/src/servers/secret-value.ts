@@ -6,9 +6,9 @@ import type { InjectionRule } from "../model.ts";
  * Checks the value of a secret, and returns the value. No error repeats the value.
  *
  * @throws SecretsError `FIELD_INVALID` for a value of fewer than 8 or more than 8,192 bytes, with a control character, or
- * with white space at either end, which HTTP would remove; also for a value that does not fit the rule `basic`.
+ * with white space at either end, which HTTP would remove.
  */
-export function requireSecretValue(given: unknown, rule: InjectionRule): string {
+export function requireSecretValue(given: unknown): string {
   const { least, most } = valueBytes;
   if (typeof given !== "string" || !given.isWellFormed()) throw invalidField("value", "a text");
   const bytes = given.length > most ? most + 1 : Buffer.byteLength(given);
@@ -17,7 +17,6 @@ export function requireSecretValue(given: unknown, rule: InjectionRule): string 
     throw invalidField("value", "a text without control characters, such as the end of a line");
   }
   if (given !== given.trim()) throw invalidField("value", "a text without white space at either end");
-  requirePair(isPair(given), rule);
   return given;
 }
 

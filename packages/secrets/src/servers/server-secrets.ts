@@ -1,22 +1,24 @@
 import { LastUses } from "../access/last-uses.ts";
 import { maxSecretsOfServer, weakBelowBytes } from "../fields.ts";
 import type { ChangeCondition, InjectionRule, SecretChange, SecretInfo, ServerInfo } from "../model.ts";
+import { newId } from "../records/ids.ts";
 import { serverKey, usedKey, valueKey } from "../records/record-keys.ts";
 import { type SecretRecord, type ServerRecord, serverRecord } from "../records/server-record.ts";
-import { type ValueRecord, valueRecord } from "../records/value-record.ts";
+import type { ValueRecord } from "../records/value-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
 import { headerOf, warningsOf } from "./injection-rule.ts";
-import { isPair, requirePair, requireSecretValue } from "./secret-value.ts";
+import { isPair, requirePair } from "./secret-value.ts";
 import { changeServer, removeGarbage, requireServer, type ServerAddress } from "./server-changes.ts";
 import { originOf } from "./server-url.ts";
 import { serverInfo } from "./servers.ts";
 
-/** A new value of a secret whose name, rule and expiry were checked. */
+/** A new value of a secret whose fields were checked. */
 export interface CheckedSecret {
   readonly name: string;
-  readonly value: unknown;
+  /** A value that `requireSecretValue` returned. */
+  readonly value: string;
   /** `undefined` to keep the rule of the secret. */
   readonly rule: InjectionRule | undefined;
   readonly expires: number | undefined;
@@ -27,6 +29,8 @@ export interface CheckedSecret {
 // A value is taken from a process that seems halted. A process that lives tries again with a new number.
 const maxAttempts = 4;
 const maxPending = 100;
+/** More former values than this are left only if the store refuses to delete them. */
+const maxGarbage = 500;
 
 /** The secrets of servers: what is known about them in the record of their server, and each value in its own record. */
 export class ServerSecrets {
@@ -132,18 +136,21 @@ export class ServerSecrets {
 
   /** Reserves a number for a new value, after checking that the secret can be set. */
   async #handOutNumber(address: ServerAddress, secret: CheckedSecret, condition: ChangeCondition): Promise<BegunValue> {
+    // Without the id, two processes could write the same text, and both believe that the number is theirs.
+    const id = newId();
     return await changeServer(this.#context, address, condition, (server): Decision<ServerRecord, BegunValue> => {
       const rule = ruleFor(server, secret);
-      requireSecretValue(secret.value, rule);
+      requirePair(isPair(secret.value), rule);
       requireFreeHeader(server, secret.name, rule);
       const isNew = server.secrets.every(({ name }) => name !== secret.name);
       if (isNew && server.secrets.length >= maxSecretsOfServer) throw tooMany();
       if (server.pending.length >= maxPending) throw busy(`${maxPending} values of this server are being set`);
+      if (server.garbage.length >= maxGarbage) throw busy("The store still has former values that it could not delete");
       const value = server.values + 1;
       const next: ServerRecord = {
         ...server,
         values: value,
-        pending: [...server.pending, { value, since: Date.now() }],
+        pending: [...server.pending, { value, since: Date.now(), id }],
       };
       return { next, result: { value, server: server.id, origin: originOf(server.url) } };
     });
@@ -158,15 +165,14 @@ export class ServerSecrets {
   ): Promise<(SecretChange & { readonly revision: number }) | undefined> {
     const key = valueKey(address.workspace, begun.server, begun.value);
     try {
-      const text = requireSecretValue(secret.value, secret.rule ?? { kind: "bearer" });
-      const record: ValueRecord = { v: 1, name: secret.name, origin: begun.origin, value: text };
-      if (!(await this.#context.store.create(valueRecord, key, record, secret.expires))) {
+      const record: ValueRecord = { v: 1, name: secret.name, origin: begun.origin, value: secret.value };
+      if (!(await this.#context.store.create({}, key, record, secret.expires))) {
         // A store that was restored from a backup in parts may have a record under this number.
         await this.#giveUp(address, begun);
         return undefined;
       }
       const pointed = await changeServer(this.#context, address, condition, (server) =>
-        this.#pointed(server, secret, text, begun),
+        this.#pointed(server, secret, begun),
       );
       // Garbage of another process, which may have been deleted before this process stored the record.
       if (pointed === undefined) await this.#context.store.remove([key]);
@@ -180,7 +186,6 @@ export class ServerSecrets {
   #pointed(
     server: ServerRecord,
     secret: CheckedSecret,
-    text: string,
     begun: BegunValue,
   ): Decision<ServerRecord, (SecretChange & { readonly revision: number }) | undefined> {
     const former = server.secrets.find(({ name }) => name === secret.name);
@@ -199,7 +204,7 @@ export class ServerSecrets {
     const isOurs = server.id === begun.server && server.pending.some(({ value }) => value === begun.value);
     if (!isOurs) return { result: undefined };
     const rule = ruleFor(server, secret);
-    requirePair(isPair(text), rule);
+    requirePair(isPair(secret.value), rule);
     requireFreeHeader(server, secret.name, rule);
     if (former === undefined && server.secrets.length >= maxSecretsOfServer) throw tooMany();
     const revision = server.revision + 1;
@@ -212,8 +217,8 @@ export class ServerSecrets {
       setAt: Date.now(),
       setBy: secret.setBy,
       ...(secret.expires === undefined ? {} : { expires: secret.expires }),
-      weak: Buffer.byteLength(text) < weakBelowBytes,
-      pair: isPair(text),
+      weak: Buffer.byteLength(secret.value) < weakBelowBytes,
+      pair: isPair(secret.value),
       redacted: secret.redacted,
     };
     const next: ServerRecord = {

@@ -8,6 +8,7 @@ import { type ServerRecord, serverRecord } from "../records/server-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
+import { requireOpenWorkspace } from "../workspaces/open-workspace.ts";
 import { changeServer, requireServer, type ServerAddress } from "./server-changes.ts";
 
 const entrySchema = z.strictObject({
@@ -23,10 +24,23 @@ export type ServerEntry = z.infer<typeof entrySchema>;
 
 const valuesAtOnce = 500;
 
+/** A server to add to a workspace. */
+export interface NewServer {
+  /** 1 to 32 lower-case letters and digits, with single hyphens inside. */
+  readonly slug: string;
+  /** An absolute URL without a user, a password, a query and a fragment. */
+  readonly url: string;
+  /** Default: `mcp`. */
+  readonly kind?: ServerKind | undefined;
+}
+
 /** What can be changed about a server. */
 export interface ServerChange {
+  /** Default: the URL stays. */
   readonly url?: string | undefined;
+  /** Default: the kind stays. */
   readonly kind?: ServerKind | undefined;
+  /** True to refuse calls. Default: as it is. */
   readonly disabled?: boolean | undefined;
 }
 
@@ -46,7 +60,7 @@ export class Servers {
   /**
    * Creates a server. The list names the server before its record exists.
    *
-   * @throws SecretsError `SERVER_EXISTS`.
+   * @throws SecretsError `SERVER_EXISTS`; `WORKSPACE_NOT_FOUND` if the workspace is being deleted.
    */
   async create(
     workspace: string,
@@ -55,6 +69,7 @@ export class Servers {
   ): Promise<ServerInfo> {
     const { store } = this.#context;
     const key = serverKey(workspace, slug);
+    await requireOpenWorkspace(store, workspace);
     const existing = await store.read(serverRecord, key);
     // A deletion that was not finished is finished first.
     if (existing?.value.deleting === true) await this.#finishDeletion(workspace, existing.value);
@@ -80,7 +95,15 @@ export class Servers {
       pending: [],
       garbage: [],
     };
-    if (await store.create(serverRecord, key, server)) return serverInfo(server);
+    if (await store.create(serverRecord, key, server)) {
+      try {
+        await requireOpenWorkspace(store, workspace);
+        return serverInfo(server);
+      } catch (error) {
+        await this.removeForGood({ workspace, slug }, { id, slug, at: now });
+        throw error;
+      }
+    }
     await list.changePage(page, (entry) => (entry.id === id ? undefined : entry));
     throw serverExists(slug);
   }

@@ -82,7 +82,12 @@ export class ServiceStore {
    *
    * @param expires when the record expires, in milliseconds since the epoch. Default: never.
    */
-  async create<Value>(kind: RecordKind<Value>, key: string, value: Value, expires?: number): Promise<boolean> {
+  async create<Value>(
+    kind: Pick<RecordKind<Value>, "revisionOf">,
+    key: string,
+    value: Value,
+    expires?: number,
+  ): Promise<boolean> {
     const text = textOf(value);
     const isCreated = await this.#replace(key, undefined, text, expires ?? null);
     // A store that repeats a call after a lost answer reports the second attempt, which finds the record of the first.
@@ -100,7 +105,8 @@ export class ServiceStore {
 
   /**
    * Reads a record and decides what becomes of it, again and again until no other process has changed the record in
-   * between. Returns the result of the decision that holds.
+   * between. Returns the result of the decision that holds. If two processes write the same text, both count as done: a
+   * decision that hands something out must write something unique.
    *
    * @throws SecretsError `SERVICE_BUSY` if other processes changed the record 64 times in the meantime; the errors of
    * `decide` and of {@link ReadBatch.record}.
@@ -174,7 +180,7 @@ export class ServiceStore {
     return { key, text: found, value };
   }
 
-  #note<Value>(kind: RecordKind<Value>, value: Value): void {
+  #note<Value>(kind: Pick<RecordKind<Value>, "revisionOf">, value: Value): void {
     const revision = kind.revisionOf?.(value);
     if (revision !== undefined) this.#seen.note(revision.identity, revision.revision);
   }

@@ -1,0 +1,80 @@
+import { parentPort, workerData } from "node:worker_threads";
+import { AuditConnection } from "./audit-connection.ts";
+import type { AuditFileOptions } from "./audit-file.ts";
+import type { AuditAnswer, AuditRequest } from "./audit-rows.ts";
+import { chainEntries, chains, changes, integrity, places, removable, remove } from "./entry-queries.ts";
+import { describeProblem, MissingNames } from "./file-problem.ts";
+import { append, read, replace, scan } from "./record-rows.ts";
+import {
+  reservedClear,
+  reservedDelete,
+  reservedRead,
+  reservedReplace,
+  reservedScan,
+  reservedWrite,
+} from "./reserved-rows.ts";
+
+// The worker thread of an audit file: the only code that reads and writes the file. It imports only modules of Node, so
+// that it starts quickly.
+
+const options: AuditFileOptions = workerData;
+const connection = new AuditConnection(options);
+const port = parentPort;
+
+port?.on("message", ({ id, request }: { readonly id: number; readonly request: AuditRequest }) => {
+  port.postMessage(answer(id, request));
+  if (request.method === "close") port.close();
+});
+
+function answer(id: number, request: AuditRequest): AuditAnswer {
+  try {
+    return { id, result: run(request) };
+  } catch (error) {
+    if (error instanceof MissingNames) return { id, result: error.tags };
+    const { kind, message, hint, cause } = describeProblem(options.path, error);
+    return { id, problem: { kind, message, hint }, cause: cause instanceof Error ? cause.message : undefined };
+  }
+}
+
+function run(request: AuditRequest): unknown {
+  switch (request.method) {
+    case "check":
+      return connection.write(() => undefined);
+    case "append":
+      return connection.write((transaction) => append(transaction, request.batch));
+    case "read":
+      return connection.read((transaction) => read(transaction, request.keys));
+    case "replace":
+      return connection.write((transaction) => replace(transaction, request.changes));
+    case "scan":
+      return connection.read((transaction) => scan(transaction, request.cursor, request.limit));
+    case "changes":
+      return connection.read((transaction) => changes(transaction, request.query));
+    case "places":
+      return connection.read((transaction) => places(transaction, request.workspace, request.after, request.limit));
+    case "chains":
+      return connection.read((transaction) => chains(transaction, request.after, request.limit));
+    case "chainEntries":
+      return connection.read((transaction) => chainEntries(transaction, request.chain, request.after, request.limit));
+    case "integrity":
+      return connection.read((transaction) => integrity(transaction));
+    case "removable":
+      return connection.read((transaction) => removable(transaction, request.workspace, request.before, request.limit));
+    case "remove":
+      return connection.write((transaction) => remove(transaction, request.removal));
+    case "reservedRead":
+      return connection.read((transaction) => reservedRead(transaction, request.keys));
+    case "reservedWrite":
+      return connection.write((transaction) => reservedWrite(transaction, request.records));
+    case "reservedDelete":
+      return connection.write((transaction) => reservedDelete(transaction, request.keys));
+    case "reservedClear":
+      return connection.write((transaction) => reservedClear(transaction));
+    case "reservedReplace":
+      return connection.write((transaction) => reservedReplace(transaction, request.changes));
+    case "reservedScan":
+      return connection.read((transaction) => reservedScan(transaction, request.after, request.limit));
+    case "close":
+      return connection.close();
+  }
+}

@@ -1,0 +1,154 @@
+import { KeywardError } from "@keyward/core";
+import { SecretsError } from "../secrets-error.ts";
+import { columnsOf, firstHash, hashAfter, namesOf, parseEntry } from "./audit-entry.ts";
+import { tagsUnder } from "./audit-names.ts";
+import type { EntryTags, StoredChainRow, StoredEntryRow } from "./audit-rows.ts";
+import type { AnchoredHead, ChainProof } from "./chain-proof.ts";
+
+/** What is wrong with one chain, and at which entry. */
+export interface ChainProblem {
+  readonly sequence: number | undefined;
+  readonly problem: string;
+}
+
+const mostListed = 1_000;
+
+/** Follows one chain from its first entry in the file to its last. */
+export class ChainWalk {
+  readonly workspace: string;
+  readonly chain: string;
+  /** The last entry that was read, or the last one that retention removed. */
+  last: { readonly sequence: number; readonly hash: Uint8Array } = { sequence: 0, hash: firstHash };
+  isClosed = false;
+  /** The number of entries that were read. */
+  entries = 0;
+  /** What is wrong with the chain. */
+  readonly problems: ChainProblem[] = [];
+  problemCount = 0;
+  readonly #anchor: AnchoredHead | undefined;
+  #lastRow = 0;
+  #removedUpTo = 0;
+  #metAnchor = false;
+
+  constructor(workspace: string, chain: string, anchor: AnchoredHead | undefined) {
+    this.workspace = workspace;
+    this.chain = chain;
+    this.#anchor = anchor;
+  }
+
+  /** Begins after the entries that retention removed. */
+  begin(removed: ChainProof | undefined, row: StoredChainRow): void {
+    if (row.hasRemoved && removed === undefined) {
+      this.#note(undefined, "the record of the removed entries cannot be read");
+    }
+    if (removed !== undefined) {
+      this.last = { sequence: removed.sequence, hash: Buffer.from(removed.hash, "hex") };
+      this.#removedUpTo = removed.sequence;
+    }
+    if (row.first !== this.#removedUpTo + 1) this.#note(undefined, "the number of the first entry was changed");
+    this.#compareWithAnchor();
+  }
+
+  /** Checks the next row of the chain against its decrypted entry. */
+  step(row: StoredEntryRow, decrypted: unknown, lookup: Uint8Array | undefined): void {
+    this.entries++;
+    const { sequence } = row;
+    if (sequence !== this.last.sequence + 1) {
+      this.#note(this.last.sequence + 1, `entries are missing before the entry ${sequence}`);
+    }
+    if (row.id <= this.#lastRow) this.#note(sequence, "the rows of the chain are in another order than its entries");
+    this.#lastRow = Math.max(this.#lastRow, row.id);
+    const isNext = sequence === this.last.sequence + 1;
+    const former = this.last.hash;
+    // After a problem the walk continues with the hash in the row, so that one edit is one problem.
+    this.last = { sequence, hash: row.hash };
+    if (typeof decrypted !== "string") {
+      const reason = decrypted instanceof KeywardError ? decrypted.message : "there is no text";
+      this.#note(sequence, `the entry cannot be read: ${reason}`);
+      return;
+    }
+    if (isNext && Buffer.compare(hashAfter(former, decrypted), row.hash) !== 0) {
+      this.#note(sequence, "the hash does not follow from the entry and the hash before it");
+    }
+    this.#compareColumns(row, decrypted, lookup);
+    this.#compareWithAnchor();
+  }
+
+  #compareColumns(row: StoredEntryRow, decrypted: string, lookup: Uint8Array | undefined): void {
+    const { sequence } = row;
+    let entry: ReturnType<typeof parseEntry>;
+    try {
+      entry = parseEntry(decrypted);
+    } catch (error) {
+      if (!(error instanceof SecretsError)) throw error;
+      this.#note(sequence, "the entry is not in a form that this release reads");
+      return;
+    }
+    const isPlace = entry.workspace === this.workspace && entry.chain === this.chain && entry.sequence === sequence;
+    if (!isPlace || !row.sameWorkspace) this.#note(sequence, "the entry belongs to another place");
+    if ((entry.kind === "chain-opened") !== (sequence === 1))
+      this.#note(sequence, "the opening entry is not the first");
+    if (this.isClosed) this.#note(sequence, "the entry is after the closing entry");
+    if (entry.kind === "chain-closed") this.isClosed = true;
+    const columns = columnsOf(entry);
+    const isSame =
+      row.time === columns.time &&
+      row.kind === columns.kind &&
+      row.status === columns.status &&
+      row.durationMs === columns.durationMs &&
+      row.bytes === columns.bytes &&
+      row.change === columns.change;
+    if (!isSame) this.#note(sequence, "a column differs from the entry");
+    if (row.missingName) this.#note(sequence, "a name of the entry is not in the dictionary");
+    else if (lookup !== undefined && !sameTags(row, tagsUnder(lookup, namesOf(entry)))) {
+      this.#note(sequence, "a name in the columns differs from the entry");
+    }
+  }
+
+  /** Returns whether the chain ends at its head. */
+  endsAt(head: ChainProof | undefined): boolean {
+    return head?.sequence === this.last.sequence && head.hash === Buffer.from(this.last.hash).toString("hex");
+  }
+
+  /** Notes why the chain does not end at its head. */
+  reportEnd(head: ChainProof | undefined): void {
+    if (head === undefined) this.#note(undefined, "the head of the chain cannot be read");
+    else if (head.sequence > this.last.sequence) {
+      this.#note(this.last.sequence + 1, `entries are missing at the end, up to the entry ${head.sequence}`);
+    } else this.#note(head.sequence, "the head of the chain is older than its last entry, or differs from it");
+  }
+
+  /** True if the chain has entries in the file, and none of them is a closing entry. */
+  get isOpen(): boolean {
+    return this.entries > 0 && !this.isClosed;
+  }
+
+  /** Notes if the chain does not reach the anchor. */
+  finish(): void {
+    if (this.#anchor !== undefined && !this.#metAnchor) {
+      this.#note(this.#anchor.sequence, "the entry of the anchor is missing: the file was put back to an older state");
+    }
+  }
+
+  #note(sequence: number | undefined, problem: string): void {
+    this.problemCount++;
+    if (this.problems.length < mostListed) this.problems.push({ sequence, problem });
+  }
+
+  #compareWithAnchor(): void {
+    const anchor = this.#anchor;
+    if (anchor === undefined || this.#metAnchor) return;
+    if (anchor.sequence < this.#removedUpTo) this.#metAnchor = true;
+    if (anchor.sequence !== this.last.sequence) return;
+    this.#metAnchor = true;
+    if (anchor.hash !== Buffer.from(this.last.hash).toString("hex")) {
+      this.#note(anchor.sequence, "the entry differs from the anchor");
+    }
+  }
+}
+
+function sameTags(row: EntryTags, tags: EntryTags): boolean {
+  return (
+    row.server === tags.server && row.token === tags.token && row.owner === tags.owner && row.action === tags.action
+  );
+}

@@ -1,0 +1,287 @@
+import { randomInt } from "node:crypto";
+import { hostname } from "node:os";
+import { performance } from "node:perf_hooks";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type EncryptedStore, KeywardError } from "@keyward/core";
+import { type AuditEntry, columnsOf, type EntryDraft, firstHash, hashAfter, namesOf, newNonce } from "./audit-entry.ts";
+import { auditClosed, cannotWrite } from "./audit-errors.ts";
+import type { AuditNames, DictionaryName } from "./audit-names.ts";
+import type { EntryTags, NewEntryRow } from "./audit-rows.ts";
+import type { AuditTable } from "./audit-table.ts";
+import { formatProof } from "./chain-proof.ts";
+import { formatRecordKey } from "./record-key.ts";
+
+/** The place of an entry that is durable. */
+export interface WrittenEntry {
+  readonly chain: string;
+  readonly sequence: number;
+}
+
+/** The parts and bounds of a {@link ChainWriter}. */
+export interface ChainWriterOptions {
+  readonly path: string;
+  readonly table: AuditTable;
+  readonly encrypted: EncryptedStore;
+  readonly names: AuditNames;
+  /** How long an entry waits to be written before its caller is refused, in milliseconds. */
+  readonly longestWaitMs: number;
+  /** How many entries may wait. */
+  readonly maxWaiting: number;
+}
+
+interface WaitingEntry {
+  readonly workspace: string;
+  readonly draft: EntryDraft;
+  readonly deadlineMs: number;
+  /** True if the caller does nothing when the entry is refused, so that the entry may be left out. */
+  readonly withdrawable: boolean;
+  settled: boolean;
+  readonly resolve: (written: WrittenEntry) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+interface BuiltEntry {
+  readonly entry: AuditEntry;
+  readonly text: string;
+  readonly hash: Uint8Array;
+  readonly waiting: WaitingEntry | undefined;
+}
+
+interface Chain {
+  readonly id: string;
+  sequence: number;
+  hash: Uint8Array;
+}
+
+const mostInBatch = 256;
+const longestPauseMs = 1_000;
+
+/**
+ * Writes the entries of this process: one chain for each workspace. While one batch is committed, the next one collects,
+ * so that many callers share one write to the disk. A batch that fails is repeated until it is written.
+ */
+export class ChainWriter {
+  readonly #options: ChainWriterOptions;
+  readonly #chains = new Map<string, Chain>();
+  #queue: WaitingEntry[] = [];
+  #batch: readonly BuiltEntry[] = [];
+  #running: Promise<void> | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #closing = false;
+  #stopped = false;
+  /** The error of the last attempt, and when the first of the failed attempts began. */
+  #failure: { readonly error: unknown; readonly sinceMs: number } | undefined;
+
+  constructor(options: ChainWriterOptions) {
+    this.#options = options;
+  }
+
+  /** The error of the last attempt to write; `undefined` if that attempt succeeded. */
+  get failure(): unknown {
+    return this.#failure?.error;
+  }
+
+  /**
+   * Appends an entry to the chain of a workspace. Resolves when the entry is durable.
+   *
+   * @param withdrawable whether the entry is left out when this method rejects. Otherwise it is written as soon as the
+   * file can be written again.
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if the entry cannot be written in time, or too many entries wait.
+   */
+  write(workspace: string, draft: EntryDraft, withdrawable: boolean): Promise<WrittenEntry> {
+    const { path, longestWaitMs, maxWaiting } = this.#options;
+    if (this.#closing) return Promise.reject(auditClosed(path));
+    const nowMs = performance.now();
+    if (withdrawable && this.#isBlocked(nowMs, maxWaiting)) {
+      return Promise.reject(cannotWrite(path, this.#failure?.error));
+    }
+    return this.#add(workspace, draft, withdrawable, nowMs + longestWaitMs);
+  }
+
+  /**
+   * Writes the closing entry of each chain. Afterwards no entry can be written.
+   *
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if they cannot be written in time. The chains then have no closing entry.
+   */
+  async close(): Promise<void> {
+    if (this.#closing) return;
+    this.#closing = true;
+    const { path, longestWaitMs } = this.#options;
+    const deadlineMs = performance.now() + longestWaitMs;
+    await this.#drainUntil(deadlineMs);
+    const closed = [...this.#chains.keys()].map((workspace) =>
+      this.#add(workspace, { kind: "chain-closed", at: Date.now() }, false, deadlineMs),
+    );
+    const outcomes = await Promise.allSettled(closed);
+    this.#stopped = true;
+    clearTimeout(this.#timer);
+    const failed = outcomes.find((outcome) => outcome.status === "rejected");
+    if (failed !== undefined) throw cannotWrite(path, failed.reason);
+  }
+
+  #add(workspace: string, draft: EntryDraft, withdrawable: boolean, deadlineMs: number): Promise<WrittenEntry> {
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ workspace, draft, withdrawable, deadlineMs, settled: false, resolve, reject });
+      this.#watch();
+      this.#running ??= this.#run().finally(() => {
+        this.#running = undefined;
+      });
+    });
+  }
+
+  #isBlocked(nowMs: number, maxWaiting: number): boolean {
+    if (this.#queue.length + this.#batch.length >= maxWaiting) return true;
+    const failure = this.#failure;
+    if (failure === undefined) return false;
+    return isLasting(failure.error) || nowMs - failure.sinceMs >= this.#options.longestWaitMs;
+  }
+
+  async #run(): Promise<void> {
+    for (let attempt = 0; (this.#queue.length > 0 || this.#batch.length > 0) && !this.#stopped; ) {
+      if (this.#batch.length === 0) this.#batch = this.#build();
+      const startedMs = performance.now();
+      try {
+        await this.#store(this.#batch);
+      } catch (error) {
+        this.#failure = { error, sinceMs: this.#failure?.sinceMs ?? startedMs };
+        if (isLasting(error)) this.#refuse(() => true);
+        await sleep(Math.min(longestPauseMs, 10 * 2 ** attempt++));
+        continue;
+      }
+      attempt = 0;
+      this.#failure = undefined;
+      const written = this.#batch;
+      this.#batch = [];
+      for (const { entry, waiting } of written) {
+        if (waiting === undefined || waiting.settled) continue;
+        waiting.settled = true;
+        waiting.resolve({ chain: entry.chain, sequence: entry.sequence });
+      }
+    }
+  }
+
+  /** Gives the entries that wait their places in the chains. */
+  #build(): BuiltEntry[] {
+    const taken = this.#queue.splice(0, mostInBatch);
+    const built: BuiltEntry[] = [];
+    for (const waiting of taken) {
+      const { workspace, draft } = waiting;
+      let chain = this.#chains.get(workspace);
+      if (chain === undefined) {
+        chain = { id: newChainId(), sequence: 0, hash: firstHash };
+        this.#chains.set(workspace, chain);
+        const process_ = { pid: process.pid, host: hostname().slice(0, 256) };
+        built.push(link(workspace, chain, { kind: "chain-opened", at: draft.at, process: process_ }, undefined));
+      }
+      built.push(link(workspace, chain, draft, waiting));
+    }
+    return built;
+  }
+
+  async #store(batch: readonly BuiltEntry[]): Promise<void> {
+    const { names } = this.#options;
+    // Names may have been removed, or the file replaced, since this process last wrote them.
+    if (await this.#tryToStore(batch)) return;
+    names.forget();
+    if (await this.#tryToStore(batch)) return;
+    throw new KeywardError("STORE_UNAVAILABLE", "Another process removed names that the entries of a batch need", {
+      hint: "The batch is written again. If this error returns, find out which program writes to the audit file.",
+    });
+  }
+
+  async #tryToStore(batch: readonly BuiltEntry[]): Promise<boolean> {
+    const { table, encrypted, names } = this.#options;
+    const lacking = new Map<string, DictionaryName>();
+    const rows = new Map<string, Omit<NewEntryRow, "entry">>();
+    const heads = new Map<string, DictionaryName>();
+    const tagged: { readonly built: BuiltEntry; readonly tags: EntryTags }[] = [];
+    for (const built of batch) {
+      const { entry, hash } = built;
+      const { workspace, chain, sequence } = entry;
+      await names.prepare(workspace);
+      const tags = await names.tagsOf(workspace, namesOf(entry), lacking);
+      tagged.push({ built, tags });
+      rows.set(keyOf(entry), { ...columnsOf(entry), ...tags, workspace, chain, sequence, hash });
+      const head = formatRecordKey({ kind: "head", workspace, chain });
+      heads.set(head, { key: head, value: formatProof({ sequence, hash }) });
+    }
+    const records = [
+      ...lacking.values(),
+      ...heads.values(),
+      ...batch.map(({ entry, text }) => ({ key: keyOf(entry), value: text })),
+    ];
+    const keys = records.map(({ key }) => key);
+    const written = await table.whilePlanned(keys, { kind: "append", entries: rows }, () => encrypted.setMany(records));
+    if (!written.every(Boolean)) return false;
+    for (const { built, tags } of tagged) names.remember(built.entry.workspace, namesOf(built.entry), tags);
+    return true;
+  }
+
+  /** Sets the timer that refuses entries that wait too long. */
+  #watch(): void {
+    if (this.#timer !== undefined) return;
+    const oldest = this.#waiting().find(({ settled, deadlineMs }) => !settled && Number.isFinite(deadlineMs));
+    if (oldest === undefined) return;
+    this.#timer = setTimeout(
+      () => {
+        this.#timer = undefined;
+        const nowMs = performance.now();
+        this.#refuse(({ deadlineMs }) => deadlineMs <= nowMs);
+        this.#watch();
+      },
+      Math.max(1, oldest.deadlineMs - performance.now()),
+    ).unref();
+  }
+
+  #waiting(): WaitingEntry[] {
+    return [...this.#batch.flatMap(({ waiting }) => (waiting === undefined ? [] : [waiting])), ...this.#queue];
+  }
+
+  /** Refuses entries that wait. Those that may be left out, and have no place in a chain yet, are left out. */
+  #refuse(isRefused: (waiting: WaitingEntry) => boolean): void {
+    const refused = new Set(this.#waiting().filter((waiting) => !waiting.settled && isRefused(waiting)));
+    if (refused.size === 0) return;
+    const error = cannotWrite(this.#options.path, this.#failure?.error);
+    this.#queue = this.#queue.filter((waiting) => !(refused.has(waiting) && waiting.withdrawable));
+    for (const { entry, waiting } of this.#batch) {
+      if (entry.kind !== "change" || waiting === undefined || !refused.has(waiting)) continue;
+      // The entry will be written, but its change is not made.
+      const draft = { kind: "outcome", at: Date.now(), change: entry.sequence, outcome: "refused" } as const;
+      this.#add(entry.workspace, draft, false, Number.POSITIVE_INFINITY).catch(() => undefined);
+    }
+    for (const waiting of refused) {
+      waiting.settled = true;
+      waiting.reject(error);
+    }
+  }
+
+  async #drainUntil(deadlineMs: number): Promise<void> {
+    while (this.#running !== undefined && performance.now() < deadlineMs) {
+      await Promise.race([
+        this.#running,
+        sleep(Math.max(1, deadlineMs - performance.now()), undefined, { ref: false }),
+      ]);
+    }
+  }
+}
+
+function link(workspace: string, chain: Chain, draft: EntryDraft, waiting: WaitingEntry | undefined): BuiltEntry {
+  chain.sequence++;
+  const entry: AuditEntry = { ...draft, workspace, chain: chain.id, sequence: chain.sequence, nonce: newNonce() };
+  const text = JSON.stringify(entry);
+  chain.hash = hashAfter(chain.hash, text);
+  return { entry, text, hash: chain.hash, waiting };
+}
+
+function keyOf({ workspace, chain, sequence }: AuditEntry): string {
+  return formatRecordKey({ kind: "entry", workspace, chain, sequence });
+}
+
+function newChainId(): string {
+  return Array.from({ length: 12 }, () => randomInt(36).toString(36)).join("");
+}
+
+/** Returns whether an error stays until somebody mends the file or the keys, so that waiting does not help. */
+function isLasting(error: unknown): boolean {
+  return !(error instanceof KeywardError && ["STORE_UNAVAILABLE", "PROVIDER_UNAVAILABLE"].includes(error.code));
+}

@@ -1,0 +1,228 @@
+import { bytesOf, numberOf, optionalNumberOf, type Row, type Transaction, textOf } from "./audit-connection.ts";
+import type {
+  ChainRemoval,
+  ChangeRow,
+  ChangesQuery,
+  EntryPlace,
+  RemovablePart,
+  StoredChainRow,
+  StoredEntryRow,
+} from "./audit-rows.ts";
+
+const workspaceId = "(SELECT id FROM workspaces WHERE workspace = ?)";
+const nameId = `(SELECT id FROM names WHERE workspace = ${workspaceId} AND tag = unhex(?))`;
+/** The columns that refer to names. */
+const nameColumns = ["server", "token", "owner", "action"] as const;
+
+/** Returns the changes of one workspace that a query selects, newest first. */
+export function changes(transaction: Transaction, query: ChangesQuery): ChangeRow[] {
+  const conditions = [`entries.workspace = ${workspaceId}`, "kind = ?"];
+  const values: (string | number)[] = [query.workspace, query.kind];
+  for (const column of ["owner", "server", "action"] as const) {
+    const tag = query[column];
+    if (tag === undefined) continue;
+    conditions.push(`${column} = ${nameId}`);
+    values.push(query.workspace, tag);
+  }
+  if (query.from !== undefined) {
+    conditions.push("time >= ?");
+    values.push(query.from);
+  }
+  if (query.until !== undefined) {
+    conditions.push("time < ?");
+    values.push(query.until);
+  }
+  if (query.before !== undefined) {
+    // The first condition lets SQLite begin at the right place of the index.
+    conditions.push("time <= ? AND (time < ? OR entries.id < ?)");
+    values.push(query.before.time, query.before.time, query.before.id);
+  }
+  const rows = transaction.all(
+    `SELECT entries.id AS id, entries.time AS time, chains.chain AS chain, sequence,
+      (SELECT outcome.sequence FROM entries AS outcome
+        WHERE outcome.chain = entries.chain AND outcome.change = entries.sequence) AS outcome
+      FROM entries JOIN chains ON chains.id = entries.chain
+      WHERE ${conditions.join(" AND ")} ORDER BY entries.time DESC, entries.id DESC LIMIT ?`,
+    ...values,
+    query.limit,
+  );
+  return rows.map((row) => ({
+    id: numberOf(row, "id"),
+    time: numberOf(row, "time"),
+    chain: textOf(row, "chain"),
+    sequence: numberOf(row, "sequence"),
+    outcome: optionalNumberOf(row, "outcome"),
+  }));
+}
+
+/** Returns the places of entries of one workspace, or of all, in the order in which they were written. */
+export function places(
+  transaction: Transaction,
+  workspace: string | undefined,
+  after: number,
+  limit: number,
+): EntryPlace[] {
+  const select = `SELECT entries.id AS id, workspaces.workspace AS workspace, chains.chain AS chain, sequence FROM entries
+    JOIN chains ON chains.id = entries.chain JOIN workspaces ON workspaces.id = chains.workspace WHERE entries.id > ?`;
+  const order = "ORDER BY entries.id LIMIT ?";
+  const rows =
+    workspace === undefined
+      ? transaction.all(`${select} ${order}`, after, limit)
+      : transaction.all(`${select} AND +entries.workspace = ${workspaceId} ${order}`, after, workspace, limit);
+  return rows.map((row) => ({
+    id: numberOf(row, "id"),
+    workspace: textOf(row, "workspace"),
+    chain: textOf(row, "chain"),
+    sequence: numberOf(row, "sequence"),
+  }));
+}
+
+/** Returns chains in the order in which they began. */
+export function chains(transaction: Transaction, after: number, limit: number): StoredChainRow[] {
+  const rows = transaction.all(
+    `SELECT chains.id AS id, workspaces.workspace AS workspace, chain, first, removed IS NOT NULL AS hasRemoved FROM chains
+      LEFT JOIN workspaces ON workspaces.id = chains.workspace WHERE chains.id > ? ORDER BY chains.id LIMIT ?`,
+    after,
+    limit,
+  );
+  return rows.map((row) => ({
+    id: numberOf(row, "id"),
+    workspace: row["workspace"] === null ? undefined : textOf(row, "workspace"),
+    chain: textOf(row, "chain"),
+    first: numberOf(row, "first"),
+    hasRemoved: row["hasRemoved"] === 1,
+  }));
+}
+
+/** Returns the rows of one chain in the order of their sequence numbers. */
+export function chainEntries(transaction: Transaction, chain: number, after: number, limit: number): StoredEntryRow[] {
+  const tags = nameColumns.map((column) => `lower(hex(${column}_name.tag)) AS ${column}_tag`).join(", ");
+  const joins = nameColumns
+    .map((column) => `LEFT JOIN names AS ${column}_name ON ${column}_name.id = entries.${column}`)
+    .join(" ");
+  const missing = nameColumns
+    .map((column) => `(entries.${column} IS NOT NULL AND ${column}_name.id IS NULL)`)
+    .join(" OR ");
+  const same = nameColumns
+    .map((column) => `(${column}_name.workspace IS NULL OR ${column}_name.workspace = entries.workspace)`)
+    .join(" AND ");
+  const rows = transaction.all(
+    `SELECT entries.*, ${tags}, ${missing} AS missing, (${same} AND entries.workspace = chains.workspace) AS same
+      FROM entries JOIN chains ON chains.id = entries.chain ${joins}
+      WHERE entries.chain = ? AND sequence > ? ORDER BY sequence LIMIT ?`,
+    chain,
+    after,
+    limit,
+  );
+  return rows.map((row) => ({
+    id: numberOf(row, "id"),
+    time: numberOf(row, "time"),
+    kind: numberOf(row, "kind"),
+    status: optionalNumberOf(row, "status"),
+    durationMs: optionalNumberOf(row, "duration"),
+    bytes: optionalNumberOf(row, "bytes"),
+    change: optionalNumberOf(row, "change"),
+    sequence: numberOf(row, "sequence"),
+    hash: bytesOf(row, "hash"),
+    server: tagOf(row, "server_tag"),
+    token: tagOf(row, "token_tag"),
+    owner: tagOf(row, "owner_tag"),
+    action: tagOf(row, "action_tag"),
+    sameWorkspace: row["same"] === 1,
+    missingName: row["missing"] === 1,
+  }));
+}
+
+/** Returns what is wrong with the file as a whole, as sentences: damaged pages, and rows that belong to nothing. */
+export function integrity(transaction: Transaction): string[] {
+  const problems = transaction
+    .all("PRAGMA integrity_check(20)")
+    .map((row) => textOf(row, "integrity_check"))
+    .filter((text) => text !== "ok")
+    .map((text) => `SQLite reports: ${text}`);
+  const orphans = {
+    entries: "SELECT count(*) AS count FROM entries WHERE chain NOT IN (SELECT id FROM chains)",
+    chains: "SELECT count(*) AS count FROM chains WHERE workspace NOT IN (SELECT id FROM workspaces)",
+    names: "SELECT count(*) AS count FROM names WHERE workspace NOT IN (SELECT id FROM workspaces)",
+  };
+  for (const [what, sql] of Object.entries(orphans)) {
+    const count = numberOf(transaction.get(sql) ?? {}, "count");
+    if (count > 0) problems.push(`${count} rows of the table ${what} belong to nothing in the file`);
+  }
+  const numbers = transaction.get("SELECT count(*) AS count, coalesce(max(id), 0) AS last FROM chains") ?? {};
+  if (numberOf(numbers, "count") !== numberOf(numbers, "last")) problems.push("A chain was removed from the file");
+  return problems;
+}
+
+/**
+ * Returns entries at the beginning of one chain of a workspace that are older than `before`, at most `limit`; `undefined`
+ * if there are none.
+ */
+export function removable(
+  transaction: Transaction,
+  workspace: string,
+  before: number,
+  limit: number,
+): RemovablePart | undefined {
+  const chain = transaction.get(
+    `SELECT chains.id AS id, chain, first FROM chains WHERE workspace = ${workspaceId} AND EXISTS
+      (SELECT 1 FROM entries WHERE entries.chain = chains.id AND sequence = first AND time < ?) ORDER BY chains.id LIMIT 1`,
+    workspace,
+    before,
+  );
+  if (chain === undefined) return undefined;
+  const first = numberOf(chain, "first");
+  const rows = transaction.all(
+    "SELECT sequence, time, hash FROM entries WHERE chain = ? AND sequence >= ? ORDER BY sequence LIMIT ?",
+    numberOf(chain, "id"),
+    first,
+    limit,
+  );
+  let last: Row | undefined;
+  for (const row of rows) {
+    // Only the beginning of a chain is removed, so that the rest can be verified.
+    if (numberOf(row, "time") >= before) break;
+    last = row;
+  }
+  if (last === undefined) return undefined;
+  return { chain: textOf(chain, "chain"), first, last: numberOf(last, "sequence"), hash: bytesOf(last, "hash") };
+}
+
+/**
+ * Removes the beginning of a chain, and the names that no entry refers to any more. Returns the number of removed
+ * entries; 0 if another process has removed entries of the chain in the meantime.
+ */
+export function remove(transaction: Transaction, removal: ChainRemoval): number {
+  const row = transaction.get(
+    `SELECT id, first FROM chains WHERE chain = ? AND workspace = ${workspaceId}`,
+    removal.chain,
+    removal.workspace,
+  );
+  if (row === undefined || numberOf(row, "first") !== removal.first) return 0;
+  const chain = numberOf(row, "id");
+  const part = "chain = ? AND sequence BETWEEN ? AND ?";
+  const used = nameColumns.map((column) => ({
+    column,
+    ids: transaction
+      .all(
+        `SELECT DISTINCT ${column} AS name FROM entries WHERE ${part} AND ${column} IS NOT NULL`,
+        chain,
+        removal.first,
+        removal.last,
+      )
+      .map((each) => numberOf(each, "name")),
+  }));
+  const removed = transaction.run(`DELETE FROM entries WHERE ${part}`, chain, removal.first, removal.last);
+  transaction.run("UPDATE chains SET first = ?, removed = ? WHERE id = ?", removal.last + 1, removal.removed, chain);
+  for (const { column, ids } of used) {
+    // A name has one kind, so only entries with this column can refer to the name.
+    const sql = `DELETE FROM names WHERE id = ? AND NOT EXISTS (SELECT 1 FROM entries WHERE ${column} = ?)`;
+    for (const id of ids) transaction.run(sql, id, id);
+  }
+  return removed;
+}
+
+function tagOf(row: Row, column: string): string | undefined {
+  const tag = textOf(row, column);
+  return tag === "" ? undefined : tag;
+}

@@ -1,0 +1,171 @@
+import { KeywardError } from "@keyward/core";
+import { revisionField } from "../fields.ts";
+import type { Change, ChangeFilter, ChangeOutcome, Page, PageRequest, RecordedChange } from "../model.ts";
+import { SecretsError } from "../secrets-error.ts";
+import { requireChangeFields } from "./audit-entry.ts";
+import { auditClosed, cannotWrite } from "./audit-errors.ts";
+import type { AuditLog, BegunChange } from "./audit-log.ts";
+import { AuditNames } from "./audit-names.ts";
+import type { RemovablePart } from "./audit-rows.ts";
+import { formatProof } from "./chain-proof.ts";
+import { ChainWriter, type WrittenEntry } from "./chain-writer.ts";
+import { changeId, readChanges } from "./changes-page.ts";
+import { type AuditFile, type OpenAudit, openAudit } from "./open-audit-file.ts";
+import { formatRecordKey, isWorkspace, serviceWorkspace } from "./record-key.ts";
+
+/** The options of {@link openAuditLog}. */
+export interface AuditLogOptions extends AuditFile {
+  /** Registers this process as a replica of the audit file, as the option of `EncryptedStore`. Default: false. */
+  readonly replica?: boolean | undefined;
+  /** How long an entry waits to be written before its change is refused, in milliseconds. Default: 10,000. */
+  readonly longestWaitMs?: number | undefined;
+  /** How many entries may wait to be written. Further changes are refused. Default: 10,000. */
+  readonly maxWaiting?: number | undefined;
+  /** How long one attempt to write waits for a lock of another process, in milliseconds. Default: 5,000. */
+  readonly busyTimeoutMs?: number | undefined;
+}
+
+/** One transaction of retention removes at most this many entries, so that writers wait only a few milliseconds. */
+const removedAtOnce = 500;
+
+/**
+ * Opens the audit in a SQLite file, which several processes may use at once. A missing file is created, with a mode that
+ * gives access to its owner only. The file is written by a thread of its own. Call `close()` when the process stops.
+ *
+ * @example
+ * const audit = openAuditLog({ path: "audit.db", keys });
+ * const caller = { tokenId: "local", owner: "ana", role: "operator", address: undefined } as const;
+ * const change = await audit.begin({ action: "service.initialize", workspace: undefined, caller });
+ * await change.end("done");
+ * console.log((await audit.changes(undefined, {}, {})).items[0]?.outcome); // done
+ * await audit.close();
+ */
+export function openAuditLog(options: AuditLogOptions): AuditLog {
+  return new FileAuditLog(options);
+}
+
+class FileAuditLog implements AuditLog {
+  readonly #path: string;
+  readonly #audit: OpenAudit;
+  readonly #names: AuditNames;
+  readonly #writer: ChainWriter;
+  #closing: Promise<void> | undefined;
+
+  constructor(options: AuditLogOptions) {
+    const { path, longestWaitMs = 10_000, maxWaiting = 10_000 } = options;
+    this.#path = path;
+    this.#audit = openAudit({ ...options, create: true });
+    const { table, encrypted } = this.#audit;
+    this.#names = new AuditNames(encrypted);
+    this.#writer = new ChainWriter({ path, table, encrypted, names: this.#names, longestWaitMs, maxWaiting });
+  }
+
+  async begin(change: Change): Promise<BegunChange> {
+    const workspace = requireWorkspace(change.workspace);
+    const draft = { kind: "change", at: Date.now(), ...requireChangeFields(change) } as const;
+    const written = await this.#writer.write(workspace, draft, true);
+    let ending: Promise<void> | undefined;
+    return {
+      id: changeId(written),
+      end: (outcome, revision) => {
+        ending ??= this.#end(workspace, written, outcome, revision);
+        return ending;
+      },
+    };
+  }
+
+  async changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<Page<RecordedChange>> {
+    this.#requireOpen();
+    const { thread, encrypted } = this.#audit;
+    const source = { thread, encrypted, names: this.#names };
+    return await this.#reading(readChanges(source, requireWorkspace(workspace), filter, page));
+  }
+
+  async removeBefore(workspace: string | undefined, time: number): Promise<number> {
+    this.#requireOpen();
+    const id = requireWorkspace(workspace);
+    let total = 0;
+    for (;;) {
+      const removed = await this.#reading(this.#removeSome(id, time));
+      if (removed === 0) return total;
+      total += removed;
+    }
+  }
+
+  async ready(): Promise<void> {
+    this.#requireOpen();
+    const failure = this.#writer.failure;
+    if (failure !== undefined) throw cannotWrite(this.#path, failure);
+    try {
+      await this.#audit.encrypted.ready();
+      await this.#audit.thread.request<void>({ method: "check" });
+    } catch (error) {
+      throw cannotWrite(this.#path, error);
+    }
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #end(
+    workspace: string,
+    { chain, sequence }: WrittenEntry,
+    outcome: Exclude<ChangeOutcome, "unknown">,
+    revision: number | undefined,
+  ): Promise<void> {
+    const recorded = revision === undefined ? {} : { revision: revisionField.parse(revision) };
+    const draft = { kind: "outcome", at: Date.now(), change: sequence, outcome, ...recorded } as const;
+    const written = await this.#writer.write(workspace, draft, false);
+    if (written.chain !== chain) throw new RangeError("The outcome of a change is in another chain than the change");
+  }
+
+  async #removeSome(workspace: string, time: number): Promise<number> {
+    const { thread, table, encrypted } = this.#audit;
+    const part = await thread.request<RemovablePart | undefined>({
+      method: "removable",
+      workspace,
+      before: time,
+      limit: removedAtOnce,
+    });
+    if (part === undefined) return 0;
+    const key = formatRecordKey({ kind: "removed", workspace, chain: part.chain });
+    const text = formatProof({ sequence: part.last, hash: part.hash });
+    const planned = { kind: "remove", removal: { ...part, workspace } } as const;
+    const isRemoved = await table.whilePlanned([key], planned, () => encrypted.set(key, text));
+    // If another process has removed entries of the chain in the meantime, the next step sees what is left.
+    return isRemoved ? part.last - part.first + 1 : await this.#removeSome(workspace, time);
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.#writer.close();
+    } finally {
+      await this.#audit.encrypted.disconnect();
+    }
+  }
+
+  #requireOpen(): void {
+    if (this.#closing !== undefined) throw auditClosed(this.#path);
+  }
+
+  async #reading<Result>(result: Promise<Result>): Promise<Result> {
+    try {
+      return await result;
+    } catch (error) {
+      if (!(error instanceof KeywardError)) throw error;
+      const { message, hint } = error;
+      const code = error.code === "STORE_UNAVAILABLE" ? "AUDIT_UNAVAILABLE" : "AUDIT_INVALID";
+      throw new SecretsError(code, `The audit file ${this.#path} cannot be used: ${message}`, { hint, cause: error });
+    }
+  }
+}
+
+function requireWorkspace(workspace: string | undefined): string {
+  if (workspace === undefined) return serviceWorkspace;
+  if (isWorkspace(workspace) && workspace !== serviceWorkspace) return workspace;
+  throw new SecretsError("FIELD_INVALID", "The id of a workspace must have 1 to 32 lower-case letters and digits", {
+    hint: "Pass the id of the workspace, and not its name.",
+  });
+}

@@ -1,0 +1,76 @@
+import { EncryptedStore, type KeyProvider, type Keyring } from "@keyward/core";
+import { AuditTable } from "./audit-table.ts";
+import { AuditThread } from "./audit-thread.ts";
+import { auditScope } from "./record-key.ts";
+
+/** How long a call waits for a lock of another process, in milliseconds. */
+const defaultBusyTimeoutMs = 5_000;
+
+/** Where the audit is stored, and its keys. */
+export interface AuditFile {
+  /** The path of the SQLite file of the audit. */
+  readonly path: string;
+  readonly keys: Keyring | KeyProvider;
+}
+
+/** An open audit file: its thread, its table, and the store that encrypts the table. */
+export interface OpenAudit {
+  readonly thread: AuditThread;
+  readonly table: AuditTable;
+  readonly encrypted: EncryptedStore;
+}
+
+/** How {@link openAudit} opens a file. */
+export interface OpenAuditOptions extends AuditFile {
+  readonly create: boolean;
+  readonly replica?: boolean | undefined;
+  readonly reencrypt?: "on-read" | "off" | undefined;
+  readonly busyTimeoutMs?: number | undefined;
+}
+
+/**
+ * Opens an audit file as a store of encrypted records, for rotation, re-encryption, census and retirement. Use it with
+ * the option `scope: auditScope`. A missing file is created.
+ *
+ * @param path the path of the SQLite file.
+ * @example
+ * const audit = new EncryptedStore(auditStore("audit.db"), { keys, scope: auditScope });
+ * console.log((await reencrypt(audit)).reencrypted); // 0
+ * await audit.disconnect();
+ */
+export function auditStore(path: string): AuditTable {
+  return tableOf({ path, create: true, busyTimeoutMs: defaultBusyTimeoutMs }).table;
+}
+
+/** Opens an audit file with its keys. The file itself is opened with the first call. */
+export function openAudit({ path, keys, create, replica, reencrypt, busyTimeoutMs }: OpenAuditOptions): OpenAudit {
+  const { thread, table } = tableOf({ path, create, busyTimeoutMs: busyTimeoutMs ?? defaultBusyTimeoutMs });
+  const encrypted = new EncryptedStore(table, {
+    keys,
+    scope: auditScope,
+    ...(replica === undefined ? {} : { replica }),
+    ...(reencrypt === undefined ? {} : { reencrypt }),
+  });
+  return { thread, table, encrypted };
+}
+
+/** Opens an existing audit file, runs `work`, and closes the file. */
+export async function whileAuditIsOpen<Result>(
+  file: AuditFile,
+  work: (audit: OpenAudit) => Promise<Result>,
+): Promise<Result> {
+  const audit = openAudit({ ...file, create: false, reencrypt: "off" });
+  try {
+    return await work(audit);
+  } finally {
+    await audit.encrypted.disconnect();
+  }
+}
+
+function tableOf(options: { readonly path: string; readonly create: boolean; readonly busyTimeoutMs: number }): {
+  readonly thread: AuditThread;
+  readonly table: AuditTable;
+} {
+  const thread = new AuditThread(options);
+  return { thread, table: new AuditTable(thread, options.busyTimeoutMs) };
+}

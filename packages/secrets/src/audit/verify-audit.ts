@@ -1,0 +1,262 @@
+import { type EncryptedStore, KeywardError } from "@keyward/core";
+import { SecretsError } from "../secrets-error.ts";
+import { parseJson } from "./audit-entry.ts";
+import { type NameKind, readLookup, tagOf } from "./audit-names.ts";
+import type { StoredChainRow, StoredEntryRow } from "./audit-rows.ts";
+import type { AuditTable } from "./audit-table.ts";
+import type { AuditThread } from "./audit-thread.ts";
+import { type AnchoredHead, type ChainProof, parseProof, requireAnchor } from "./chain-proof.ts";
+import { ChainWalk } from "./chain-walk.ts";
+import { type AuditFile, whileAuditIsOpen } from "./open-audit-file.ts";
+import { type AuditRecordKey, formatRecordKey, parseRecordKey } from "./record-key.ts";
+
+/** What is wrong at one place of an audit file. */
+export interface AuditProblem {
+  /** The id of the workspace; `undefined` if the problem concerns the whole file. */
+  readonly workspace: string | undefined;
+  /** The id of the chain; `undefined` if the problem concerns no chain. */
+  readonly chain: string | undefined;
+  /** The sequence number of the entry in its chain; `undefined` if the problem concerns no entry. */
+  readonly sequence: number | undefined;
+  /** What is wrong, as a sentence without names. */
+  readonly problem: string;
+}
+
+/** A chain without a closing entry: its process is running, or was killed. */
+export interface OpenChain {
+  readonly workspace: string;
+  readonly chain: string;
+  /** The sequence number of its last entry. */
+  readonly last: number;
+  readonly note: "ended without closing; up to one batch may be missing";
+}
+
+/** The result of {@link verifyAudit}. */
+export interface AuditVerification {
+  /** True if no problem was found. Chains without a closing entry are no problem. */
+  readonly ok: boolean;
+  /** The number of entries that were checked. */
+  readonly entries: number;
+  /** The number of chains that were checked. */
+  readonly chains: number;
+  /** The problems, at most 1,000. */
+  readonly problems: readonly AuditProblem[];
+  /** The number of all problems. */
+  readonly problemCount: number;
+  /** Chains without a closing entry, at most 1,000. */
+  readonly openChains: readonly OpenChain[];
+}
+
+/** The options of {@link verifyAudit}. */
+export interface VerifyAuditOptions extends AuditFile {
+  /** The parsed JSON of an anchor that {@link auditAnchor} returned. Default: the file is verified by itself. */
+  readonly anchor?: unknown;
+  /** Stops the verification, which then rejects with the reason of the signal. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+const mostListed = 1_000;
+const pageSize = 500;
+/** How often the walk along a chain begins again because retention removed entries meanwhile. */
+const mostAttempts = 5;
+const unclosed = "ended without closing; up to one batch may be missing";
+
+/**
+ * Verifies an audit file: the chains have no gap and their hashes are right, the columns equal the encrypted entries, and
+ * all names can be read. Finds edits, removed or added entries, and entries in another order. That the whole file was put
+ * back to an older state shows only against an anchor that was kept elsewhere. Processes may write the file meanwhile.
+ *
+ * @throws SecretsError `AUDIT_INVALID` for an anchor of another form; KeywardError `STORE_UNAVAILABLE` or
+ * `STORE_INVALID` if the file cannot be opened, and the errors of the keys.
+ * @example
+ * await openAuditLog({ path: "audit.db", keys }).ready();
+ * const { ok, problems } = await verifyAudit({ path: "audit.db", keys });
+ * console.log(ok, problems); // true []
+ */
+export async function verifyAudit({ anchor, signal, ...file }: VerifyAuditOptions): Promise<AuditVerification> {
+  const heads = anchor === undefined ? [] : requireAnchor(anchor).heads;
+  return await whileAuditIsOpen(file, async ({ thread, table, encrypted }) => {
+    await encrypted.ready();
+    return await new Verification(thread, table, encrypted, heads, signal).run();
+  });
+}
+
+class Verification {
+  readonly #thread: AuditThread;
+  readonly #table: AuditTable;
+  readonly #encrypted: EncryptedStore;
+  readonly #anchored: Map<string, AnchoredHead>;
+  readonly #signal: AbortSignal | undefined;
+  readonly #problems: AuditProblem[] = [];
+  readonly #openChains: OpenChain[] = [];
+  readonly #lookups = new Map<string, Uint8Array | undefined>();
+  #problemCount = 0;
+  #entries = 0;
+  #chains = 0;
+
+  constructor(
+    thread: AuditThread,
+    table: AuditTable,
+    encrypted: EncryptedStore,
+    anchored: readonly AnchoredHead[],
+    signal: AbortSignal | undefined,
+  ) {
+    this.#thread = thread;
+    this.#table = table;
+    this.#encrypted = encrypted;
+    this.#anchored = new Map(anchored.map((head) => [head.chain, head]));
+    this.#signal = signal;
+  }
+
+  async run(): Promise<AuditVerification> {
+    for (const problem of await this.#thread.request<string[]>({ method: "integrity" })) this.#note({}, problem);
+    for (let after = 0; ; ) {
+      const rows = await this.#thread.request<StoredChainRow[]>({ method: "chains", after, limit: pageSize });
+      for (const row of rows) await this.#verifyChain(row);
+      const last = rows.at(-1);
+      if (last === undefined) break;
+      after = last.id;
+    }
+    await this.#verifyNames();
+    for (const { workspace, chain } of this.#anchored.values()) {
+      this.#note({ workspace, chain }, "the anchor has this chain, but the file does not have it");
+    }
+    return {
+      ok: this.#problemCount === 0,
+      entries: this.#entries,
+      chains: this.#chains,
+      problems: this.#problems,
+      problemCount: this.#problemCount,
+      openChains: this.#openChains,
+    };
+  }
+
+  async #verifyChain({ id }: StoredChainRow): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      const row = await this.#chainAt(id);
+      if (row === undefined) return this.#note({}, "a chain was removed from the file during the verification");
+      const walk = await this.#walk(row);
+      // Retention may have removed entries during the walk.
+      if ((await this.#chainAt(id))?.first !== row.first && attempt < mostAttempts) continue;
+      this.#anchored.delete(row.chain);
+      this.#chains++;
+      if (walk === undefined) return this.#note({ chain: row.chain }, "the chain belongs to no workspace of the file");
+      this.#add(walk);
+      return;
+    }
+  }
+
+  async #walk(row: StoredChainRow): Promise<ChainWalk | undefined> {
+    const { workspace, chain } = row;
+    if (workspace === undefined) return undefined;
+    const walk = new ChainWalk(workspace, chain, this.#anchored.get(chain));
+    walk.begin(row.hasRemoved ? await this.#proof({ kind: "removed", workspace, chain }) : undefined, row);
+    await this.#walkToEnd(row.id, walk);
+    for (;;) {
+      // The head is read after the entries, so it is never behind them unless it was put back.
+      const head = await this.#proof({ kind: "head", workspace, chain });
+      const before = walk.last.sequence;
+      if (!walk.endsAt(head)) {
+        await this.#walkToEnd(row.id, walk);
+        if (walk.last.sequence > before) continue;
+        walk.reportEnd(head);
+      }
+      walk.finish();
+      return walk;
+    }
+  }
+
+  async #chainAt(id: number): Promise<StoredChainRow | undefined> {
+    const rows = await this.#thread.request<StoredChainRow[]>({ method: "chains", after: id - 1, limit: 1 });
+    return rows[0]?.id === id ? rows[0] : undefined;
+  }
+
+  #add(walk: ChainWalk): void {
+    const { workspace, chain } = walk;
+    this.#entries += walk.entries;
+    for (const { sequence, problem } of walk.problems) this.#note({ workspace, chain, sequence }, problem);
+    this.#problemCount += walk.problemCount - walk.problems.length;
+    if (walk.isOpen && this.#openChains.length < mostListed) {
+      this.#openChains.push({ workspace, chain, last: walk.last.sequence, note: unclosed });
+    }
+  }
+
+  async #walkToEnd(chainRow: number, walk: ChainWalk): Promise<void> {
+    const { workspace, chain } = walk;
+    for (;;) {
+      this.#signal?.throwIfAborted();
+      const after = walk.last.sequence;
+      const rows = await this.#thread.request<StoredEntryRow[]>({
+        method: "chainEntries",
+        chain: chainRow,
+        after,
+        limit: pageSize,
+      });
+      const keys = rows.map(({ sequence }) => formatRecordKey({ kind: "entry", workspace, chain, sequence }));
+      const texts = rows.length === 0 ? [] : await this.#encrypted.getManyOrErrors(keys);
+      const lookup = await this.#lookupOf(workspace);
+      for (const [index, row] of rows.entries()) walk.step(row, texts[index], lookup);
+      if (rows.length < pageSize) return;
+    }
+  }
+
+  /** Checks that each name can be decrypted and has the right tag. */
+  async #verifyNames(): Promise<void> {
+    let cursor: string | undefined;
+    do {
+      this.#signal?.throwIfAborted();
+      const page = await this.#table.scan({ limit: pageSize, ...(cursor === undefined ? {} : { cursor }) });
+      const keys = page.entries.map(({ key }) => key).filter((key) => parseRecordKey(key)?.kind === "name");
+      const texts = keys.length === 0 ? [] : await this.#encrypted.getManyOrErrors(keys);
+      for (const [index, key] of keys.entries()) {
+        const parsed = parseRecordKey(key);
+        if (parsed?.kind !== "name") continue;
+        const name = readName(texts[index]);
+        const lookup = await this.#lookupOf(parsed.workspace);
+        // Retention may have removed the name since the page was read.
+        if (texts[index] === undefined) continue;
+        if (name === undefined || lookup === undefined || tagOf(lookup, name.kind, name.name) !== parsed.tag) {
+          this.#note({ workspace: parsed.workspace }, "a name in the dictionary cannot be read, or was changed");
+        }
+      }
+      // The names come before the entries in a scan.
+      const isPastNames = page.entries.some(({ key }) => parseRecordKey(key)?.kind === "entry");
+      cursor = isPastNames ? undefined : page.cursor;
+    } while (cursor !== undefined);
+  }
+
+  async #lookupOf(workspace: string): Promise<Uint8Array | undefined> {
+    if (this.#lookups.has(workspace)) return this.#lookups.get(workspace);
+    let lookup: Uint8Array | undefined;
+    try {
+      lookup = await readLookup(this.#encrypted, workspace);
+      if (lookup === undefined) this.#note({ workspace }, "the key of the names of the workspace is missing");
+    } catch (error) {
+      if (!(error instanceof KeywardError || error instanceof SecretsError)) throw error;
+      if (error.code === "STORE_UNAVAILABLE") throw error;
+      this.#note({ workspace }, `the key of the names of the workspace cannot be read: ${error.message}`);
+    }
+    this.#lookups.set(workspace, lookup);
+    return lookup;
+  }
+
+  async #proof(key: AuditRecordKey): Promise<ChainProof | undefined> {
+    const [value] = await this.#encrypted.getManyOrErrors([formatRecordKey(key)]);
+    return parseProof(value);
+  }
+
+  #note(where: { workspace?: string; chain?: string; sequence?: number | undefined }, problem: string): void {
+    this.#problemCount++;
+    if (this.#problems.length >= mostListed) return;
+    const { workspace, chain, sequence } = where;
+    this.#problems.push({ workspace, chain, sequence, problem });
+  }
+}
+
+function readName(text: unknown): { readonly kind: NameKind; readonly name: string } | undefined {
+  const parsed = typeof text === "string" ? parseJson(text) : undefined;
+  if (typeof parsed !== "object" || parsed === null || !("kind" in parsed) || !("name" in parsed)) return undefined;
+  const { kind, name } = parsed;
+  const isKind = kind === "server" || kind === "token" || kind === "owner" || kind === "action";
+  return isKind && typeof name === "string" ? { kind, name } : undefined;
+}

@@ -1,0 +1,205 @@
+import type { KeyProvider, Keyring, WrappableStore } from "@keyward/core";
+import { type PresentedToken, presentedToken, requireCaller } from "../access/authentication.ts";
+import type { Caller } from "../access/caller.ts";
+import { LastUses } from "../access/last-uses.ts";
+import { notAllowed } from "../access/require-right.ts";
+import { hasRight } from "../access/rights.ts";
+import type { InjectionRule, ServerKind } from "../model.ts";
+import { serverKey, valueKey } from "../records/record-keys.ts";
+import { type ServerRecord, serverRecord } from "../records/server-record.ts";
+import type { TokenRecord } from "../records/token-record.ts";
+import { SecretsError } from "../secrets-error.ts";
+import { originOf } from "../servers/server-url.ts";
+import { type ReadBatch, ServiceStore } from "../store/service-store.ts";
+import { SecretValue } from "./secret-value.ts";
+import { valueRecord } from "./value-reading.ts";
+
+/** The options of {@link SecretsReader}. */
+export interface SecretsReaderOptions {
+  /** The store of the service. Whoever opened the store closes it. */
+  readonly store: WrappableStore;
+  /** The encryption keys: a keyring, or a key provider that loads a keyring. */
+  readonly keys: Keyring | KeyProvider;
+  /** Registers this process as a replica of the store, as the option of `EncryptedStore`. Default: `false`. */
+  readonly replica?: boolean | undefined;
+  /** Called with a problem that does not fail a call. Default: nothing. */
+  readonly onProblem?: ((problem: unknown) => void) | undefined;
+}
+
+/** A secret that a call uses. */
+export interface CallSecret {
+  readonly name: string;
+  /** The revision of the server at which the value was set. */
+  readonly revision: number;
+  readonly rule: InjectionRule;
+  readonly value: SecretValue;
+  /** Whether answers are searched for the value. */
+  readonly redacted: boolean;
+}
+
+/** What one call needs: who calls, where the call goes, and with which values. */
+export interface CallGrant {
+  readonly caller: Caller;
+  /** The tools that the caller may call; `undefined` for all. */
+  readonly tools: readonly string[] | undefined;
+  /** The HTTP methods that the caller may use; `undefined` for all. */
+  readonly methods: readonly string[] | undefined;
+  readonly server: {
+    readonly id: string;
+    readonly slug: string;
+    readonly url: string;
+    readonly kind: ServerKind;
+    readonly revision: number;
+  };
+  readonly secrets: readonly CallSecret[];
+}
+
+/** What a server's record said when it was last read: the values that the next call will probably need. */
+interface KnownValues {
+  readonly server: string;
+  readonly values: readonly number[];
+}
+
+const maxKnownServers = 10_000;
+// A value that is missing was replaced or deleted after the server's record was read.
+const maxAttempts = 3;
+
+/**
+ * Reads what a call needs. Only the relay of the gateway uses it: `SecretsAdmin` cannot return a value.
+ *
+ * Nothing is cached: token, server and values are read from the store for each call. So a revocation, a new value or a
+ * changed rule holds for every call that begins after it was acknowledged, on every process.
+ *
+ * @example
+ * const grant = await reader.forCall(token, "github");
+ * for (const { name, rule } of grant.secrets) console.log(name, rule.kind);
+ */
+export class SecretsReader {
+  readonly #store: ServiceStore;
+  readonly #lastUses: LastUses;
+  readonly #known = new Map<string, KnownValues>();
+
+  /**
+   * Opens the service in a store.
+   *
+   * @throws KeywardError as `new SecretsAdmin`.
+   */
+  constructor({ store, keys, replica, onProblem = () => {} }: SecretsReaderOptions) {
+    this.#store = new ServiceStore({ store, keys, replica });
+    this.#lastUses = new LastUses({ store: this.#store, onProblem });
+  }
+
+  /**
+   * Returns what a call to a server needs.
+   *
+   * @param slug the slug of the server, in the workspace of the token.
+   * @param options.address the network address of the caller.
+   * @throws SecretsError `TOKEN_REFUSED`; `NOT_ALLOWED` for a role that does not call; `SERVER_NOT_FOUND` also for a server
+   * that the token may not call or that is disabled; `SECRET_UNUSABLE` if a value has expired, was set for another origin,
+   * or is missing; `KeywardError` if the store or the keys fail.
+   */
+  async forCall(
+    token: string,
+    slug: string,
+    { address }: { readonly address?: string | undefined } = {},
+  ): Promise<CallGrant> {
+    const presented = presentedToken(token);
+    const { workspace } = presented;
+    for (let attempt = 1; ; attempt++) {
+      const known = this.#known.get(serverKey(workspace, slug));
+      const batch = await this.#read(presented, slug, known);
+      const { caller, token: record } = requireCaller(presented, batch, address);
+      const server = requireCallable(
+        caller,
+        record,
+        batch.record(serverRecord, serverKey(workspace, slug))?.value,
+        slug,
+      );
+      const secrets = await this.#secretsOf(workspace, server, known, batch);
+      this.#remember(serverKey(workspace, slug), server);
+      if (secrets !== undefined) {
+        this.#lastUses.note(workspace, record.id);
+        this.#lastUses.note(workspace, server.id);
+        const { id, url, kind, revision } = server;
+        return {
+          caller,
+          tools: record.tools,
+          methods: record.methods,
+          server: { id, slug, url, kind, revision },
+          secrets,
+        };
+      }
+      if (attempt >= maxAttempts) throw unusable(slug);
+    }
+  }
+
+  /** Waits for writes in the background, and ends the heartbeat of this process. The store stays open. */
+  async close(): Promise<void> {
+    await this.#lastUses.settled();
+    await this.#store.disconnect();
+  }
+
+  async #read(presented: PresentedToken, slug: string, known: KnownValues | undefined): Promise<ReadBatch> {
+    const { workspace, keys } = presented;
+    const values = (known?.values ?? []).map((value) => valueKey(workspace, known?.server ?? "", value));
+    return await this.#store.readBatch([...keys, serverKey(workspace, slug), ...values]);
+  }
+
+  /** Returns the secrets of a server; `undefined` if a value is missing. */
+  async #secretsOf(
+    workspace: string,
+    server: ServerRecord,
+    known: KnownValues | undefined,
+    batch: ReadBatch,
+  ): Promise<readonly CallSecret[] | undefined> {
+    const { id, secrets, slug } = server;
+    const now = Date.now();
+    const origin = originOf(server.url);
+    for (const secret of secrets) {
+      if (secret.origin !== origin || (secret.expires !== undefined && secret.expires <= now)) throw unusable(slug);
+    }
+    const isRead = (value: number) => known?.server === id && known.values.includes(value);
+    const missing = secrets.filter(({ value }) => !isRead(value)).map(({ value }) => valueKey(workspace, id, value));
+    const further = await this.#store.readBatch(missing);
+    const found = secrets.map(({ name, revision, rule, redacted, value }): CallSecret | undefined => {
+      const record = (isRead(value) ? batch : further).record(valueRecord, valueKey(workspace, id, value))?.value;
+      if (record === undefined) return undefined;
+      // The record of the server could have been put back to an earlier origin.
+      if (record.origin !== origin || record.name !== name) throw unusable(slug);
+      return { name, revision, rule, redacted, value: new SecretValue(record.value) };
+    });
+    const complete = found.filter((secret) => secret !== undefined);
+    return complete.length === found.length ? complete : undefined;
+  }
+
+  #remember(key: string, { id, secrets }: ServerRecord): void {
+    this.#known.delete(key);
+    this.#known.set(key, { server: id, values: secrets.map(({ value }) => value) });
+    if (this.#known.size <= maxKnownServers) return;
+    const [oldest] = this.#known.keys();
+    if (oldest !== undefined) this.#known.delete(oldest);
+  }
+}
+
+/** Returns the record of a server that a token may call. */
+function requireCallable(
+  caller: Caller,
+  token: TokenRecord,
+  server: ServerRecord | undefined,
+  slug: string,
+): ServerRecord {
+  if (!hasRight(caller.role, "servers.call")) throw notAllowed();
+  const isInScope = token.servers === undefined || token.servers.includes(slug);
+  if (isInScope && server !== undefined && !server.deleting && !server.disabled) return server;
+  // The same error for all reasons, so that a caller learns nothing about servers outside the scope of the token.
+  throw new SecretsError("SERVER_NOT_FOUND", "The token can call no such server", {
+    hint: "Check the slug of the server. If the slug is right, ask an admin of the workspace.",
+  });
+}
+
+/** Returns the error for a value that a call cannot use. A member must not learn the name of the secret. */
+function unusable(slug: string): SecretsError {
+  return new SecretsError("SECRET_UNUSABLE", `A secret of the server ${slug} cannot be used`, {
+    hint: `An admin sees the reason with \`keyward secrets list ${slug}\`, and sets the secret again.`,
+  });
+}

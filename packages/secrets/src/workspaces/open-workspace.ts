@@ -1,0 +1,24 @@
+import { installation, workspaceKey } from "../records/record-keys.ts";
+import { workspaceRecord } from "../records/workspace-record.ts";
+import { SecretsError } from "../secrets-error.ts";
+import type { ServiceStore } from "../store/service-store.ts";
+
+/**
+ * Checks that a workspace exists and is not being deleted. Whoever creates a record in a workspace checks before and
+ * after: either the deletion finds the new record in its list, or the second check finds that the workspace is being
+ * deleted.
+ *
+ * @throws SecretsError `WORKSPACE_NOT_FOUND`.
+ */
+export async function requireOpenWorkspace(store: ServiceStore, workspace: string): Promise<void> {
+  if (workspace === installation) return;
+  const record = await store.read(workspaceRecord, workspaceKey(workspace));
+  if (record === undefined || record.value.deleting) throw workspaceNotFound();
+}
+
+/** Returns the error for a workspace that does not exist or is being deleted. */
+export function workspaceNotFound(): SecretsError {
+  return new SecretsError("WORKSPACE_NOT_FOUND", "There is no such workspace", {
+    hint: "List the workspaces with `keyward workspaces list`, and correct the name.",
+  });
+}

@@ -1,0 +1,209 @@
+import { createHash } from "node:crypto";
+import { SecretsError } from "@keyward/secrets";
+import { describe, expect, it } from "vitest";
+import { keysIn, startService } from "./service.ts";
+
+const refused = { code: "TOKEN_REFUSED" };
+
+describe("a token", () => {
+  it("has the form that scanners for leaked tokens can find, and is stored as a hash only", async () => {
+    const service = await startService();
+    const { token, info } = await service.admin.createToken(service.as.admin, { owner: "ci", role: "member" });
+    expect(token).toMatch(/^kwt_[a-z0-9]{12}_[a-z0-9]{12}_[0-9A-Za-z]{49}$/);
+    expect(token).toContain(`_${info.id}_`);
+    expect(service.tokens.operator).toMatch(/^kwt_service_[a-z0-9]{12}_[0-9A-Za-z]{49}$/);
+    const { EncryptedStore } = await import("@keyward/core");
+    const { scopeOfServiceRecord } = await import("@keyward/secrets");
+    const view = service.store.namespaced("keyward-service");
+    const opened = new EncryptedStore(view, { keys: service.keys, scope: scopeOfServiceRecord });
+    const texts = await Promise.all((await keysIn(service, "")).map((key) => opened.get(key)));
+    const everything = texts.join("\n");
+    expect(everything).toContain(createHash("sha256").update(token).digest("base64url"));
+    expect(everything).not.toContain(token.slice(-49, -6));
+  });
+
+  it("is refused if one character is changed, left out or added", async () => {
+    const { admin, tokens } = await startService();
+    const { member } = tokens;
+    const changed = Array.from({ length: member.length }, (_, at) => {
+      const other = member[at] === "a" ? "b" : "a";
+      return member.slice(0, at) + other + member.slice(at + 1);
+    });
+    const wrong = [
+      ...changed,
+      member.slice(1),
+      member.slice(0, -1),
+      `${member}a`,
+      ` ${member}`,
+      "",
+      "kwt_",
+      "x".repeat(1e6),
+    ];
+    for (const token of wrong) await expect(admin.authenticate(token)).rejects.toMatchObject(refused);
+  });
+
+  it("is refused with the same error whether it is unknown, revoked, expired or altered", async () => {
+    const { admin, as, tokens } = await startService();
+    const short = await admin.createToken(as.admin, { owner: "short", role: "member", expires: Date.now() + 200 });
+    const revoked = await admin.createToken(as.admin, { owner: "revoked", role: "member" });
+    await admin.revokeToken(as.admin, revoked.info.id);
+    const messageOf = async (token: string) => {
+      const error: unknown = await admin.authenticate(token).then(
+        () => undefined,
+        (thrown: unknown) => thrown,
+      );
+      return error instanceof SecretsError ? `${error.code} ${error.message} ${error.hint}` : undefined;
+    };
+    await expect.poll(() => messageOf(short.token), { timeout: 20_000 }).toBeDefined();
+    const messages = new Set<string | undefined>();
+    for (const token of [short.token, revoked.token, `${tokens.member}x`, "kwt"]) messages.add(await messageOf(token));
+    expect([...messages]).toEqual([expect.stringMatching(/^TOKEN_REFUSED/)]);
+  });
+
+  it("shows when it was last used", async () => {
+    const { admin, as, tokens } = await startService();
+    const lastUsed = async () =>
+      (await admin.listTokens(as.admin)).items.find(({ owner }) => owner === "member")?.lastUsed;
+    await admin.authenticate(tokens.member);
+    await expect.poll(lastUsed, { timeout: 20_000 }).toBeGreaterThan(0);
+  });
+
+  it("gives a member access to the servers in its scope only", async () => {
+    const { admin, as, reader } = await startService();
+    for (const slug of ["github", "jira"]) await admin.createServer(as.admin, { slug, url: "https://example.com" });
+    const { token } = await admin.createToken(as.admin, {
+      owner: "ci",
+      role: "member",
+      servers: ["github"],
+      tools: ["search"],
+      methods: ["GET"],
+    });
+    expect(await reader.forCall(token, "github")).toMatchObject({ tools: ["search"], methods: ["GET"] });
+    const hidden = { code: "SERVER_NOT_FOUND" };
+    await expect(reader.forCall(token, "jira")).rejects.toMatchObject(hidden);
+    await expect(reader.forCall(token, "unknown")).rejects.toMatchObject(hidden);
+    const unknown = { owner: "ci", role: "member", servers: ["unknown"] } as const;
+    await expect(admin.createToken(as.admin, unknown)).rejects.toMatchObject(hidden);
+  });
+
+  it("stops working for calls that begin after its revocation, on every process", async () => {
+    const service = await startService();
+    const { admin, as, reader } = service;
+    await admin.createServer(as.admin, { slug: "github", url: "https://example.com" });
+    const { token, info } = await admin.createToken(as.admin, { owner: "ci", role: "member" });
+    await reader.forCall(token, "github");
+    const revoked = await service.open().revokeToken(as.admin, info.id);
+    expect(revoked.revoked).toBeGreaterThan(0);
+    await expect(reader.forCall(token, "github")).rejects.toMatchObject(refused);
+    await expect(admin.authenticate(token)).rejects.toMatchObject(refused);
+    expect((await admin.revokeToken(as.admin, info.id)).revoked).toBe(revoked.revoked);
+  });
+
+  it("is replaced by a token with the same scopes, and can be used until the overlap ends", async () => {
+    const { admin, as } = await startService();
+    const scopes = { owner: "ci", role: "member", tools: ["search"] } as const;
+    const former = await admin.createToken(as.admin, scopes);
+    const next = await admin.rotateToken(as.admin, former.info.id, { overlapMs: 3_600_000 });
+    expect(next.info).toMatchObject(scopes);
+    await admin.authenticate(former.token);
+    await admin.authenticate(next.token);
+    await admin.rotateToken(as.admin, next.info.id, { overlapMs: 0 });
+    await expect(admin.authenticate(next.token)).rejects.toMatchObject(refused);
+    await expect(admin.rotateToken(as.admin, next.info.id, { overlapMs: 0 })).rejects.toMatchObject({
+      code: "TOKEN_NOT_FOUND",
+    });
+  });
+
+  it("is revoked with all tokens of its owner", async () => {
+    const { admin, as } = await startService();
+    const own = [];
+    for (let count = 0; count < 3; count++)
+      own.push(await admin.createToken(as.admin, { owner: "ci", role: "member" }));
+    const other = await admin.createToken(as.admin, { owner: "other", role: "member" });
+    const revoked = await admin.revokeTokensOf(as.admin, "ci");
+    expect([...revoked].sort()).toEqual(own.map(({ info }) => info.id).sort());
+    for (const { token } of own) await expect(admin.authenticate(token)).rejects.toMatchObject(refused);
+    await admin.authenticate(other.token);
+  });
+});
+
+describe("the last admin of a workspace", () => {
+  it("cannot be revoked, and can be rotated", async () => {
+    const { admin, as, tokens } = await startService();
+    const last = { code: "LAST_ADMIN" };
+    await expect(admin.revokeToken(as.admin, as.admin.tokenId)).rejects.toMatchObject(last);
+    await expect(admin.revokeTokensOf(as.admin, "first admin")).rejects.toMatchObject(last);
+    await admin.authenticate(tokens.admin);
+    const next = await admin.rotateToken(as.admin, as.admin.tokenId, { overlapMs: 0 });
+    await expect(admin.authenticate(tokens.admin)).rejects.toMatchObject(refused);
+    await admin.authenticate(next.token);
+  });
+
+  it("cannot be left by two admins who revoke each other at once", async () => {
+    for (let round = 0; round < 20; round++) {
+      const service = await startService();
+      const { admin, as } = service;
+      const second = await admin.createToken(as.admin, { owner: "second", role: "admin" });
+      const other = await admin.authenticate(second.token);
+      const results = await Promise.allSettled([
+        admin.revokeToken(as.admin, second.info.id),
+        service.open().revokeToken(other, as.admin.tokenId),
+      ]);
+      expect(results.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+    }
+  });
+
+  it("is not replaced by an admin whose token expires earlier", async () => {
+    const { admin, as } = await startService();
+    await admin.createToken(as.admin, { owner: "guest", role: "admin", expires: Date.now() + 60_000 });
+    await expect(admin.rotateToken(as.admin, as.admin.tokenId, { overlapMs: 0 })).resolves.toBeDefined();
+    const { items } = await admin.listTokens(as.admin);
+    const next = items.find(({ owner, expires }) => owner === "first admin" && expires === undefined);
+    await expect(admin.revokeToken(as.admin, next?.id ?? "")).resolves.toBeDefined();
+  });
+});
+
+describe("an operator", () => {
+  it("has a first token for 24 hours, and creates others", async () => {
+    const { admin, as } = await startService();
+    expect((as.operator.expires ?? 0) - Date.now()).toBeGreaterThan(23 * 3_600_000);
+    expect((as.operator.expires ?? 0) - Date.now()).toBeLessThanOrEqual(24 * 3_600_000);
+    const { token } = await admin.createToken(as.operator, { owner: "ops", role: "operator" });
+    expect((await admin.authenticate(token)).workspace).toBeUndefined();
+    const owners = (await admin.listTokens(as.operator)).items.map(({ owner }) => owner);
+    expect(owners.sort()).toEqual(["first operator", "ops"]);
+  });
+
+  it("gives and takes tokens of operators only, and an admin those of the own workspace only", async () => {
+    const { admin, as } = await startService();
+    const notAllowed = { code: "NOT_ALLOWED" };
+    await expect(admin.createToken(as.operator, { owner: "x", role: "admin" })).rejects.toMatchObject(notAllowed);
+    await expect(admin.createToken(as.admin, { owner: "x", role: "operator" })).rejects.toMatchObject(notAllowed);
+    const other = await admin.createWorkspace(as.operator, { name: "other", adminOwner: "other" });
+    const missing = { code: "TOKEN_NOT_FOUND" };
+    await expect(admin.revokeToken(as.admin, other.admin.info.id)).rejects.toMatchObject(missing);
+    await expect(admin.revokeToken(as.operator, other.admin.info.id)).rejects.toMatchObject(missing);
+    await expect(admin.revokeToken(as.admin, as.operator.tokenId)).rejects.toMatchObject(missing);
+  });
+
+  it("gets a new token on the machine, and the admin of a workspace too", async () => {
+    const { admin, as } = await startService();
+    const local = admin.localOperator();
+    const operator = await admin.recoverToken(local, { owner: "recovered" });
+    expect((await admin.authenticate(operator.token)).role).toBe("operator");
+    const adminToken = await admin.recoverToken(local, { owner: "recovered", workspace: "main" });
+    expect(await admin.authenticate(adminToken.token)).toMatchObject({ role: "admin", workspace: as.admin.workspace });
+    await expect(admin.recoverToken(as.operator, { owner: "x" })).rejects.toMatchObject({ code: "NOT_ALLOWED" });
+  });
+
+  it("revokes every token from before a restore, the last admins included", async () => {
+    const { admin, as, tokens } = await startService();
+    const time = Date.now() + 1;
+    await expect.poll(() => Date.now(), { timeout: 5_000 }).toBeGreaterThan(time);
+    const fresh = await admin.createToken(as.operator, { owner: "after", role: "operator" });
+    await expect(admin.revokeTokensBefore(as.operator, time)).rejects.toMatchObject({ code: "NOT_ALLOWED" });
+    expect(await admin.revokeTokensBefore(admin.localOperator(), time)).toBe(4);
+    for (const token of Object.values(tokens)) await expect(admin.authenticate(token)).rejects.toMatchObject(refused);
+    await admin.authenticate(fresh.token);
+  });
+});
