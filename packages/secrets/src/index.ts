@@ -16,7 +16,10 @@ export {
   type VerifyAuditOptions,
   verifyAudit,
 } from "./audit/verify-audit.ts";
+<<<<<<< HEAD
 export * as fields from "./fields.ts";
+=======
+>>>>>>> admin-api
 export type {
   CallerInfo,
   Change,

@@ -46,11 +46,17 @@ describe("SecretsAdmin", () => {
       "Caller",
       "SecretsAdmin",
       "SecretsError",
-      "fields",
+      "auditAnchor",
+      "auditNamespace",
+      "auditScope",
+      "auditStore",
+      "exportAudit",
       "hasRight",
+      "openAuditLog",
       "rolesWithRight",
       "scopeOfServiceRecord",
       "serviceNamespace",
+      "verifyAudit",
     ]);
     expectTypeOf<AuditLog>().not.toHaveProperty("value");
   });

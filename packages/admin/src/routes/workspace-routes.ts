@@ -1,4 +1,4 @@
-import { fields } from "@keyward/secrets";
+import * as fields from "@keyward/secrets/fields";
 import { z } from "zod";
 import { pageQuery } from "../schemas/paging.ts";
 import { createdWorkspace, newWorkspace, workspace, workspacePage } from "../schemas/workspace-schemas.ts";

@@ -1,4 +1,4 @@
-import { fields } from "@keyward/secrets";
+import * as fields from "@keyward/secrets/fields";
 import { z } from "zod";
 import { pageOf } from "./paging.ts";
 import { answerTime } from "./times.ts";
