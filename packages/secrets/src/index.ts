@@ -16,10 +16,6 @@ export {
   type VerifyAuditOptions,
   verifyAudit,
 } from "./audit/verify-audit.ts";
-<<<<<<< HEAD
-export * as fields from "./fields.ts";
-=======
->>>>>>> admin-api
 export type {
   CallerInfo,
   Change,
