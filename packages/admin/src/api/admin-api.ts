@@ -2,7 +2,6 @@ import { randomUUID } from "node:crypto";
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { type OptionNames, requireOptions } from "@keyward/core";
 import type { Hono } from "hono";
-import { bodyLimit } from "hono/body-limit";
 import { apiPath } from "../routes/admin-route.ts";
 import { allRoutes } from "../routes/all-routes.ts";
 import { type OperationId, routeRights } from "../routes/route-rights.ts";
@@ -10,8 +9,9 @@ import { conditionalReads } from "./answer-headers.ts";
 import type { ApiContext, ApiEnvironment } from "./api-environment.ts";
 import { type ApiLimits, checkedLimits } from "./api-limits.ts";
 import { Authorization } from "./authorization.ts";
+import { limitedBody } from "./body-limit.ts";
 import { ClientAddresses } from "./client-address.ts";
-import { bodyTooLarge, problemOf } from "./error-problems.ts";
+import { problemOf } from "./error-problems.ts";
 import { refusedFields } from "./field-rules.ts";
 import { handleReads, handleSecrets, handleServers, handleTokens, handleWorkspaces } from "./handlers.ts";
 import { documentRoute, openApiText } from "./openapi-document.ts";
@@ -110,12 +110,7 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
       method.toUpperCase(),
       getRoutingPath(),
       authorization.requires(routeRights[id], addressOf),
-      bodyLimit({
-        maxSize: limits.maxBodyBytes,
-        onError: () => {
-          throw bodyTooLarge();
-        },
-      }),
+      limitedBody(limits.maxBodyBytes),
     );
   }
   handleReads(api, admin);
