@@ -97,7 +97,7 @@ export function serviceCases(
       await desk.failure("WORKSPACE_EXISTS", "payments", "--owner", "Ada");
     },
     "workspaces-list": async (desk) => {
-      desk.env = {};
+      desk.env = { XDG_CONFIG_HOME: desk.folder };
       await desk.failure("USAGE");
       await logIn(desk, "operator");
       expect(await desk.result()).toMatchObject({ workspaces: [{ name: "main" }], complete: true });
