@@ -201,7 +201,7 @@ describe("the value of a secret", () => {
     const ended = await keyward(folder, env, "secrets", "import", "github", "values.env");
     expect(ended.exitCode).toBe(1);
     expect(ended.stdout).toMatch(
-      /^FIRST_KEY {3}set\nSECOND_KEY {2}set\nTHIRD_KEY {3}set\nSHORT {7}NOT SET: .*\nLINES {7}NOT SET: /,
+      /^FIRST_KEY {3}set\nLINES {7}NOT SET: .*\nSECOND_KEY {2}set\nSHORT {7}NOT SET: .*\nTHIRD_KEY {3}set\n/,
     );
     for (const part of ["first-value", "second value", "third value", "lines of a value"]) {
       expect(ended.stdout + ended.stderr).not.toContain(part);
