@@ -241,7 +241,7 @@ export function serviceCases(
         { action: "server.create", owner: "first admin", role: "admin", address: "127.0.0.1" },
       ]);
       expect(await desk.result("--action", "secret.set", "--from", "2020-01-01")).toMatchObject({ changes: [{}] });
-      await desk.failure("FIELD_INVALID", "--action", "secret.read");
+      await desk.failure("USAGE", "--action", "secret.read");
     },
     "audit-verify": async (desk) => {
       desk.env = {};

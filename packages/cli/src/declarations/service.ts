@@ -1,11 +1,28 @@
+import type { ChangeAction } from "@keyward/admin/client";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { OpenContext } from "../context.ts";
 import { hidingArguments } from "../new-program.ts";
 import { readDuration } from "../terminal/durations.ts";
 import { amountBetween, readFutureTime, readList, readTime } from "./arguments.ts";
 
+const actions = [
+  "service.initialize",
+  "workspace.create",
+  "workspace.delete",
+  "server.create",
+  "server.update",
+  "server.delete",
+  "secret.set",
+  "secret.delete",
+  "secret.inject",
+  "token.create",
+  "token.revoke",
+  "token.rotate",
+  "token.recover",
+] as const satisfies readonly ChangeAction[];
 const methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] as const;
 const largestRevision = 2 ** 40;
+const longestOverlapMs = 30 * 24 * 3_600_000;
 /** The most items that a list command prints. */
 const mostListed = 100_000;
 
@@ -21,7 +38,7 @@ export function declareService(program: Command, context: OpenContext): void {
   limited(program.command("changes").description("List who changed what, newest first. Never a value."))
     .option("--owner <owner>", "only the changes of this owner")
     .option("--server <slug>", "only the changes of this server")
-    .option("--action <action>", "only the changes of this kind, such as secret.set")
+    .addOption(new Option("--action <action>", "only the changes of this kind").choices(actions))
     .option("--from <time>", "only the changes at or after a time, such as 2030-01-31", readTime)
     .option("--until <time>", "only the changes before a time", readTime)
     .action(
@@ -152,7 +169,7 @@ function declareTokens(tokens: Command, context: OpenContext): void {
     .description("Replace a token by one of the same owner, role and scopes, and print the new one once.")
     .addOption(
       new Option("--overlap <duration>", "how long the former token stays valid, at most 30d")
-        .argParser(readDuration)
+        .argParser(readOverlap)
         .default(3_600_000, "1h"),
     )
     .action(async (id: string, options) => await (await load()).rotateToken(await context(), id, options));
@@ -214,6 +231,12 @@ function ruled(command: Command): Command {
       "--template <text>",
       'a header with a text around the value, such as "token {value}"; with --header, another header than Authorization',
     );
+}
+
+function readOverlap(text: string): number {
+  const overlapMs = readDuration(text);
+  if (overlapMs <= longestOverlapMs) return overlapMs;
+  throw new InvalidArgumentError("The longest overlap is 30d.");
 }
 
 function readMethods(text: string): readonly string[] {

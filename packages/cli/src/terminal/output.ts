@@ -5,6 +5,7 @@ import type { SecretsError } from "@keyward/secrets";
 import { CommandError } from "../exit-codes.ts";
 import { inCommandTerms } from "./command-terms.ts";
 import type { Results } from "./results.ts";
+import { inServiceTerms } from "./service-terms.ts";
 
 /** Where a command writes, as `process` has it. */
 export interface Streams {
@@ -149,7 +150,8 @@ export function errorResult(error: unknown): ErrorResult {
     return { code: "UNEXPECTED", message: faultOf(error), hint: reportFault, ...withoutDetails };
   }
   const { code } = error;
-  const texts = { message: inCommandTerms(error.message), hint: inCommandTerms(error.hint) };
+  const shown = (text: string) => inCommandTerms(inServiceTerms(text));
+  const texts = { message: shown(error.message), hint: shown(error.hint) };
   if (isAdminApiError(error)) {
     const { requestId = null, retryAfterSeconds } = error;
     const retryAfterMs = retryAfterSeconds === undefined ? null : retryAfterSeconds * 1_000;

@@ -8,6 +8,7 @@ import {
   systemCode,
   type WrappableStore,
 } from "@keyward/core";
+import { slugField } from "@keyward/secrets/fields";
 import type { Config } from "../../configuration/config.ts";
 import { configFileNames, findConfig } from "../../configuration/config-file.ts";
 import { closeStore } from "../../configuration/sources.ts";
@@ -40,6 +41,11 @@ const configuration = `export default {
  * what exists as it is, so that a stopped command can be run again, and of two commands at once one gets the tokens.
  */
 export async function initGateway(context: Context, { workspace, printTokens }: GatewayInitOptions): Promise<void> {
+  if (!slugField.safeParse(workspace).success) {
+    throw new CommandError("USAGE", "This cannot be the name of a workspace, so nothing was set up", {
+      hint: "A name has 1 to 32 lower-case letters and digits, with single hyphens inside.",
+    });
+  }
   const file = await writeConfiguration(process.cwd());
   const config = await gatewayConfig(context);
   const folder = dirname(auditPath(config));
