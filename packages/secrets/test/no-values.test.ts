@@ -46,11 +46,18 @@ describe("SecretsAdmin", () => {
       "Caller",
       "SecretsAdmin",
       "SecretsError",
+      "auditAnchor",
+      "auditNamespace",
+      "auditScope",
+      "auditStore",
+      "exportAudit",
       "fields",
       "hasRight",
+      "openAuditLog",
       "rolesWithRight",
       "scopeOfServiceRecord",
       "serviceNamespace",
+      "verifyAudit",
     ]);
     expectTypeOf<AuditLog>().not.toHaveProperty("value");
   });
