@@ -116,10 +116,13 @@ export class ChainWriter {
     const closed = [...this.#chains.keys()].map((workspace) =>
       this.#add(workspace, { kind: "chain-closed", at: Date.now() }, false, deadlineMs),
     );
-    const outcomes = await Promise.allSettled(closed);
+    // Without this, a rejection while the queue drains would count as unhandled.
+    const outcomes = Promise.allSettled(closed);
+    await this.#drainUntil(deadlineMs);
     this.#stopped = true;
     clearTimeout(this.#timer);
-    const failed = outcomes.find((outcome) => outcome.status === "rejected");
+    this.#refuse(() => true);
+    const failed = (await outcomes).find((outcome) => outcome.status === "rejected");
     if (failed !== undefined) throw cannotWrite(path, failed.reason);
   }
 
@@ -265,12 +268,12 @@ export class ChainWriter {
     }
   }
 
+  /** Waits until no entry waits, or the file has failed for so long that waiting does not help. */
   async #drainUntil(deadlineMs: number): Promise<void> {
-    while (this.#running !== undefined && performance.now() < deadlineMs) {
-      await Promise.race([
-        this.#running,
-        sleep(Math.max(1, deadlineMs - performance.now()), undefined, { ref: false }),
-      ]);
+    for (;;) {
+      const nowMs = performance.now();
+      if (this.#running === undefined || nowMs >= deadlineMs || this.#isBlocked(nowMs)) return;
+      await Promise.race([this.#running, sleep(Math.min(100, deadlineMs - nowMs), undefined, { ref: false })]);
     }
   }
 }
