@@ -5,15 +5,15 @@ import { withProject } from "./compiler.ts";
 import { readPages } from "./markdown.ts";
 import { repository } from "./workspace.ts";
 
-/** The union members of KeywardErrorCode, read by the compiler. */
-function errorCodes(): string[] {
-  const core = join(repository, "packages", "core");
-  return withProject(core, ({ checker, program }) => {
-    const errors = program.getSourceFile(join(core, "src", "errors", "errors.ts"));
+/** The union members of the type of the codes that a package throws, read by the compiler. */
+function codesOf(folder: string, file: string, type: string): string[] {
+  const root = join(repository, "packages", folder);
+  return withProject(root, ({ checker, program }) => {
+    const errors = program.getSourceFile(join(root, "src", file));
     const module = errors === undefined ? undefined : checker.getSymbolAtLocation(errors);
-    const code = module === undefined ? undefined : checker.getMemberInModuleExports(module, "KeywardErrorCode");
-    const type = code === undefined ? undefined : checker.getDeclaredTypeOfSymbol(code);
-    const members = type?.isUnionType() ? (type.getTypes() ?? []) : [];
+    const code = module === undefined ? undefined : checker.getMemberInModuleExports(module, type);
+    const union = code === undefined ? undefined : checker.getDeclaredTypeOfSymbol(code);
+    const members = union?.isUnionType() ? (union.getTypes() ?? []) : [];
     return members.flatMap((member) => (member.isStringLiteralType() ? [member.value] : []));
   });
 }
@@ -33,10 +33,13 @@ function sectionsOf(prose: readonly string[]): Map<string, string> {
 describe("docs/errors.md", () => {
   const page = readPages(repository).find(({ file }) => file === "docs/errors.md");
   const sections = sectionsOf(page?.prose ?? []);
-  const codes = errorCodes();
+  const codes = [
+    ...codesOf("core", join("errors", "errors.ts"), "KeywardErrorCode"),
+    ...codesOf("secrets", "secrets-error.ts", "SecretsErrorCode"),
+  ];
 
   it("has a section for each error code, and no section for another word", () => {
-    expect(codes).toContain("RECORD_TAMPERED");
+    expect(codes).toEqual(expect.arrayContaining(["RECORD_TAMPERED", "SECRET_UNUSABLE"]));
     expect([...sections.keys()].sort()).toEqual([...codes].sort());
   });
 

@@ -10,7 +10,8 @@ import { type LazyFigures, lazyName, measureLazyReads } from "./lazy-reads.ts";
 import { findRedisServer } from "./redis-server.ts";
 import { bulkTable, bytesTable, lazyTable, type Measured, scopesTable, startsTable, timesTable } from "./report.ts";
 import { type Effort, measure } from "./rounds.ts";
-import { measureScopes, recordsPerScope, type ScopeFigures, scopesName } from "./scopes.ts";
+import { fiveInEach, measureScopes, type ScopeFigures, scopesName, servers } from "./scopes.ts";
+import { serviceTasks } from "./service-tasks.ts";
 import { measureStarts, type StartFigures, startName } from "./start-times.ts";
 import { swapTasks } from "./swap-tasks.ts";
 
@@ -18,7 +19,7 @@ const usage = `npm run bench -- [--only PATTERN] [--records COUNT] [--quick] [--
 
   --only PATTERN   measure only the tasks whose name contains PATTERN, such as "encrypt text" or "Redis"
   --records COUNT  re-encrypt COUNT records in bulk, then a tenth, and so on down to 10,000; rotate COUNT records in
-                   many scopes. Default: 10,000
+                   many scopes; compare COUNT servers of the secrets service with ten. Default: 10,000
   --quick          measure one size of each task in a few short rounds, which show that everything works and not how fast
   --json FILE      write the figures to FILE`;
 
@@ -53,6 +54,7 @@ const tasks = [
   ...keyvTasks(sizesBytes, redis),
   ...swapTasks(redis),
   ...httpTasks(),
+  ...serviceTasks(redis, options.quick === true ? 100 : mostRecords),
 ].filter(
   ({ name }, index, all) =>
     isWanted(name) && (options.quick !== true || all.findIndex((task) => task.name === name) === index),
@@ -98,7 +100,10 @@ if (redis !== undefined && isWanted(lazyName)) {
 const scopes: ScopeFigures[] = [];
 if (isWanted(scopesName)) {
   const quick = options.quick === true;
-  scopes.push(await measureScopes(quick ? 100 : Math.ceil(mostRecords / recordsPerScope), quick ? 1 : 5));
+  for (const layout of [fiveInEach, servers]) {
+    const count = quick ? 100 : Math.ceil(mostRecords / layout.recordsPerScope);
+    scopes.push(await measureScopes(layout, count, quick ? 1 : 5));
+  }
   console.log(scopesTable(scopes));
 }
 

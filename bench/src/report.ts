@@ -83,7 +83,8 @@ export function lazyTable(figures: readonly LazyFigures[]): string {
 
 /** Returns a Markdown table of rotations with many scopes and with one scope. */
 export function scopesTable(figures: readonly ScopeFigures[]): string {
-  const rows = figures.map(({ scopes, records, oneScopeUs, ratio }) => [
+  const rows = figures.map(({ layout, scopes, records, oneScopeUs, ratio }) => [
+    layout,
     scopes.toLocaleString("en"),
     records.toLocaleString("en"),
     `${oneScopeUs.elapsed.toFixed(1)} µs`,
@@ -91,7 +92,15 @@ export function scopesTable(figures: readonly ScopeFigures[]): string {
     `${oneScopeUs.cpu.toFixed(1)} µs`,
     short(ratio.cpu),
   ]);
-  const header = ["scopes", "records", "per record, one scope", "many scopes", "CPU, one scope", "CPU, many scopes"];
+  const header = [
+    "records",
+    "scopes",
+    "count",
+    "per record, one scope",
+    "many scopes",
+    "CPU, one scope",
+    "CPU, many scopes",
+  ];
   return `\n${scopesName}\n\n${table(header, rows)}`;
 }
 

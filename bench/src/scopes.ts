@@ -2,12 +2,47 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { EncryptedStore, type KeyProvider, Keyring, type RecordAddress, rotateKey } from "@keyward/core";
+import { scopeOfServiceRecord, serviceNamespace } from "@keyward/secrets";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { quantile } from "./rounds.ts";
 import { sampleRecords } from "./sample-records.ts";
 
+/** How the records of a backend with many scopes are named, and in which scope each record is. */
+export interface Layout {
+  readonly name: string;
+  /** The average number of records in each scope. */
+  readonly recordsPerScope: number;
+  readonly recordBytes: number;
+  keyOf(number: number): string;
+  scope(address: RecordAddress): string | undefined;
+}
+
+/** Five records of 1 KiB in each scope. */
+export const fiveInEach: Layout = {
+  name: "5 of 1 KiB in each scope",
+  recordsPerScope: 5,
+  recordBytes: 1_024,
+  keyOf: (number) => `scope-${Math.floor(number / 5)}/${number}`,
+  scope: ({ key }) => key.slice(0, key.indexOf("/")),
+};
+
+const workspace = "a".repeat(12);
+
+/** The servers of a workspace of the secrets service: the record of each, and one value, which has a scope of its own. */
+export const servers: Layout = {
+  name: "servers of the secrets service",
+  recordsPerScope: 2,
+  recordBytes: 400,
+  keyOf: (number) => {
+    const server = String(Math.floor(number / 2)).padStart(12, "0");
+    return number % 2 === 0 ? `server/${workspace}/${server}` : `value/${workspace}/${server}/1`;
+  },
+  scope: ({ key }) => scopeOfServiceRecord({ namespace: serviceNamespace, key }),
+};
+
 /** Measurements of whole rotations: a backend with many scopes, compared to the same records in one scope. */
 export interface ScopeFigures {
+  readonly layout: string;
   readonly scopes: number;
   readonly records: number;
   /** Duration and CPU time of a rotation of one scope, per record, in microseconds. */
@@ -18,16 +53,14 @@ export interface ScopeFigures {
 
 export const scopesName = "rotation of many scopes, SQLite";
 
-export const recordsPerScope = 5;
 const fillBatch = 500;
-const recordBytes = 1024;
 
 /** Rotates the key of a file with many scopes and of a file with one scope, in turns. */
-export async function measureScopes(scopes: number, rounds: number): Promise<ScopeFigures> {
+export async function measureScopes(layout: Layout, scopes: number, rounds: number): Promise<ScopeFigures> {
   const folder = mkdtempSync(join(tmpdir(), "keyward-bench-scopes-"));
-  const records = scopes * recordsPerScope;
-  const many = new Backend(join(folder, "many.db"), ({ key }) => key.slice(0, key.indexOf("/")));
-  const one = new Backend(join(folder, "one.db"), "one");
+  const records = scopes * layout.recordsPerScope;
+  const many = new Backend(join(folder, "many.db"), layout, layout.scope);
+  const one = new Backend(join(folder, "one.db"), layout, "one");
   try {
     for (const backend of [many, one]) await backend.fill(records);
     const taken: { readonly one: Duration; readonly many: Duration }[] = [];
@@ -40,6 +73,7 @@ export async function measureScopes(scopes: number, rounds: number): Promise<Sco
     }
     const median = (value: (round: (typeof taken)[number]) => number) => quantile(taken.map(value), 0.5);
     return {
+      layout: layout.name,
       scopes,
       records,
       oneScopeUs: {
@@ -67,9 +101,11 @@ class Backend {
   readonly #inner: SqliteStore;
   readonly #store: EncryptedStore;
   readonly #keys: KeyProvider;
+  readonly #layout: Layout;
   #rotations = 0;
 
-  constructor(path: string, scope: string | ((address: RecordAddress) => string)) {
+  constructor(path: string, layout: Layout, scope: string | Layout["scope"]) {
+    this.#layout = layout;
     let keyring = Keyring.generate("first");
     this.#keys = {
       load: async () => keyring,
@@ -82,12 +118,11 @@ class Backend {
   }
 
   async fill(records: number): Promise<void> {
-    const texts = sampleRecords(recordBytes, { count: fillBatch }).map(({ text }) => text);
+    const texts = sampleRecords(this.#layout.recordBytes, { count: fillBatch }).map(({ text }) => text);
     for (let first = 0; first < records; first += fillBatch) {
-      const entries = texts.slice(0, records - first).map((value, index) => {
-        const number = first + index;
-        return { key: `scope-${Math.floor(number / recordsPerScope)}/${number}`, value };
-      });
+      const entries = texts
+        .slice(0, records - first)
+        .map((value, index) => ({ key: this.#layout.keyOf(first + index), value }));
       await this.#store.setMany(entries);
     }
   }

@@ -16,9 +16,31 @@ export {
   type VerifyAuditOptions,
   verifyAudit,
 } from "./audit/verify-audit.ts";
-export * as fields from "./fields.ts";
-export type * from "./model.ts";
+export type {
+  CallerInfo,
+  Change,
+  ChangeAction,
+  ChangeCaller,
+  ChangeCondition,
+  ChangeFilter,
+  ChangeOutcome,
+  InjectionRule,
+  IssuedToken,
+  NewSecret,
+  NewToken,
+  Page,
+  PageRequest,
+  RecordedChange,
+  Role,
+  SecretChange,
+  SecretInfo,
+  ServerInfo,
+  ServerKind,
+  TokenInfo,
+  WorkspaceInfo,
+} from "./model.ts";
 export { scopeOfServiceRecord, serviceNamespace } from "./records/record-keys.ts";
 export { type Initialization, type KeyCensus, SecretsAdmin, type SecretsAdminOptions } from "./secrets-admin.ts";
 export { SecretsError, type SecretsErrorCode, type SecretsErrorDetails } from "./secrets-error.ts";
+export type { NewServer, ServerChange } from "./servers/servers.ts";
 export type { ExpiringSecret, SweepOptions, SweepReport } from "./sweep.ts";

@@ -20,7 +20,12 @@ export type ServerKind = "mcp" | "http";
  * - `template`: the header `header` with the text `template`, in which `{value}` is replaced by the value.
  */
 export type InjectionRule =
-  | { readonly kind: "header"; readonly header: string }
+  | {
+      /** The kind of the rule. */
+      readonly kind: "header";
+      /** The name of the header. */
+      readonly header: string;
+    }
   | { readonly kind: "bearer" }
   | { readonly kind: "basic" }
   | { readonly kind: "template"; readonly header: string; readonly template: string };
@@ -35,6 +40,7 @@ export interface PageRequest {
 
 /** A page of a list, newest items first. */
 export interface Page<Item> {
+  /** The items of this page. */
   readonly items: readonly Item[];
   /** The cursor of the next page. `undefined` on the last page. */
   readonly next: string | undefined;
@@ -48,7 +54,9 @@ export interface ChangeCondition {
 
 /** A workspace, as operators see it. */
 export interface WorkspaceInfo {
+  /** The id of the workspace, which is a part of its tokens. */
   readonly id: string;
+  /** The name of the workspace, which no other workspace has. */
   readonly name: string;
   /** A number that grows with each change of the workspace. */
   readonly revision: number;
@@ -62,8 +70,11 @@ export interface WorkspaceInfo {
 
 /** A server, without its secrets. */
 export interface ServerInfo {
+  /** The name of the server, which is unique in its workspace. */
   readonly slug: string;
+  /** The URL of the server. */
   readonly url: string;
+  /** Whether the server is an MCP server or another HTTP API. */
   readonly kind: ServerKind;
   /** True if calls to the server are refused. */
   readonly disabled: boolean;
@@ -79,7 +90,9 @@ export interface ServerInfo {
 
 /** What is known about a secret. Never its value. */
 export interface SecretInfo {
+  /** The name of the secret. */
   readonly name: string;
+  /** How the value enters the request. */
   readonly rule: InjectionRule;
   /** The revision of the server at which the value was set. */
   readonly revision: number;
@@ -102,8 +115,9 @@ export interface SecretInfo {
   readonly unusable: "origin-changed" | "expired" | undefined;
 }
 
-/** A new value of a secret, as {@link SecretsAdmin.setSecret} stores it. */
+/** A new value of a secret, as `SecretsAdmin.setSecret` stores it. */
 export interface NewSecret {
+  /** 1 to 128 letters, digits, `_`, `-` and `.`, beginning with a letter or `_`. */
   readonly name: string;
   /** 8 bytes to 8 KiB of UTF-8, without CR, LF and NUL. */
   readonly value: string;
@@ -115,8 +129,9 @@ export interface NewSecret {
   readonly redacted?: boolean | undefined;
 }
 
-/** The outcome of {@link SecretsAdmin.setSecret}. */
+/** The outcome of `SecretsAdmin.setSecret`. */
 export interface SecretChange {
+  /** The secret after the change. */
   readonly secret: SecretInfo;
   /** False if the secret had a value before. */
   readonly created: boolean;
@@ -126,8 +141,11 @@ export interface SecretChange {
 
 /** A token, without its text. */
 export interface TokenInfo {
+  /** The id of the token, which is a part of its text and not secret. */
   readonly id: string;
+  /** The label of the token. */
   readonly owner: string;
+  /** What the holder of the token may do. */
   readonly role: Role;
   /** The slugs of the servers that the token may call. `undefined` for all servers of the workspace. */
   readonly servers: readonly string[] | undefined;
@@ -135,6 +153,7 @@ export interface TokenInfo {
   readonly tools: readonly string[] | undefined;
   /** The HTTP methods that the token may use. `undefined` for all. */
   readonly methods: readonly string[] | undefined;
+  /** When the token was created, in milliseconds since the epoch. */
   readonly created: number;
   /** The owner of the token with which this token was created. */
   readonly createdBy: string;
@@ -146,9 +165,11 @@ export interface TokenInfo {
   readonly lastUsed: number | undefined;
 }
 
-/** What {@link SecretsAdmin.createToken} needs. */
+/** What `SecretsAdmin.createToken` needs. */
 export interface NewToken {
+  /** A label for the audit, such as the name of a person or a program: 1 to 100 printable characters. */
   readonly owner: string;
+  /** What the holder of the token may do. */
   readonly role: Role;
   /** The slugs of the servers that a member may call, at most 100. Default: all servers of the workspace. */
   readonly servers?: readonly string[] | undefined;
@@ -164,16 +185,21 @@ export interface NewToken {
 export interface IssuedToken {
   /** The text of the token, which its holder keeps secret. */
   readonly token: string;
+  /** The token without its text. */
   readonly info: TokenInfo;
 }
 
 /** Who a caller is, as `whoami` shows it. */
 export interface CallerInfo {
+  /** The id of the caller's token. `local` for the holder of the keyring on the machine. */
   readonly tokenId: string;
+  /** The label of the caller's token. */
   readonly owner: string;
+  /** What the caller may do. */
   readonly role: Role;
   /** The id of the caller's workspace. `undefined` for an operator. */
   readonly workspace: string | undefined;
+  /** When the caller's token expires, in milliseconds since the epoch. `undefined` for never. */
   readonly expires: number | undefined;
 }
 
@@ -197,7 +223,9 @@ export type ChangeAction =
 export interface ChangeCaller {
   /** The id of the caller's token. `local` for the holder of the keyring on the machine. */
   readonly tokenId: string;
+  /** The label of the caller's token. */
   readonly owner: string;
+  /** The role of the caller. */
   readonly role: Role;
   /** The network address of the caller. `undefined` on the machine itself. */
   readonly address: string | undefined;
@@ -205,6 +233,7 @@ export interface ChangeCaller {
 
 /** A change that the audit records. Contains names, and never a value or the text of a token. */
 export interface Change {
+  /** The kind of the change. */
   readonly action: ChangeAction;
   /** The id of the workspace. `undefined` for a change of the installation. */
   readonly workspace: string | undefined;
@@ -230,6 +259,7 @@ export interface RecordedChange extends Change {
   readonly id: string;
   /** When the change began, in milliseconds since the epoch. */
   readonly at: number;
+  /** How the change ended. */
   readonly outcome: ChangeOutcome;
   /** The revision of the server or workspace after the change, if the change has one. */
   readonly revision: number | undefined;
@@ -237,8 +267,11 @@ export interface RecordedChange extends Change {
 
 /** Which changes to list. */
 export interface ChangeFilter {
+  /** Only changes by callers with this owner. */
   readonly owner?: string | undefined;
+  /** Only changes of the server with this slug. */
   readonly server?: string | undefined;
+  /** Only changes of this kind. */
   readonly action?: ChangeAction | undefined;
   /** Only changes at or after this time, in milliseconds since the epoch. */
   readonly from?: number | undefined;

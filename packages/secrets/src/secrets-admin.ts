@@ -33,7 +33,6 @@ import type {
   SecretChange,
   SecretInfo,
   ServerInfo,
-  ServerKind,
   TokenInfo,
   WorkspaceInfo,
 } from "./model.ts";
@@ -45,7 +44,7 @@ import { requireSecretValue } from "./servers/secret-value.ts";
 import type { ServerAddress } from "./servers/server-changes.ts";
 import { ServerSecrets } from "./servers/server-secrets.ts";
 import { requireServerUrl } from "./servers/server-url.ts";
-import { type ServerChange, Servers } from "./servers/servers.ts";
+import { type NewServer, type ServerChange, Servers } from "./servers/servers.ts";
 import type { ServiceContext } from "./store/service-context.ts";
 import { ServiceStore } from "./store/service-store.ts";
 import { Sweep, type SweepOptions, type SweepReport } from "./sweep.ts";
@@ -99,6 +98,15 @@ const longestOverlapMs = 30 * 24 * 3_600_000;
  * All methods throw `SecretsError` with the code `NOT_ALLOWED` for a caller without the right, `FIELD_INVALID` for a
  * field out of bounds, and `AUDIT_UNAVAILABLE` if a change cannot be recorded; `KeywardError` if the store or the keys
  * fail.
+ *
+ * @example
+ * const { operator, admin: first } = await admin.initialize();
+ * const caller = await admin.authenticate(first.token);
+ * await admin.createServer(caller, { slug: "github", url: "https://mcp.example.com/mcp" });
+ * const secret = { name: "GITHUB_TOKEN", value: "test-0123456789abcdef", rule: { kind: "bearer" } } as const;
+ * await admin.setSecret(caller, "github", secret);
+ * console.log((await admin.listSecrets(caller, "github")).secrets.map(({ name }) => name)); // [ "GITHUB_TOKEN" ]
+ * console.log(operator.info.role); // operator
  */
 export class SecretsAdmin {
   readonly #keys: Keyring | KeyProvider;
@@ -293,14 +301,7 @@ export class SecretsAdmin {
    *
    * @throws SecretsError `SERVER_EXISTS`.
    */
-  async createServer(
-    caller: Caller,
-    {
-      slug,
-      url,
-      kind = "mcp",
-    }: { readonly slug: string; readonly url: string; readonly kind?: ServerKind | undefined },
-  ): Promise<ServerInfo> {
+  async createServer(caller: Caller, { slug, url, kind = "mcp" }: NewServer): Promise<ServerInfo> {
     const { change, address } = this.#serverChange(caller, "servers.change", slug);
     const checked = {
       slug: address.slug,

@@ -7,7 +7,7 @@ import { removeGarbage, withoutAbandoned } from "./servers/server-changes.ts";
 import type { ServerEntry, Servers } from "./servers/servers.ts";
 import type { ServiceContext } from "./store/service-context.ts";
 import type { Decision } from "./store/service-store.ts";
-import type { Workspaces } from "./workspaces/workspaces.ts";
+import { defaultRetentionDays, type WorkspaceEntry, type Workspaces } from "./workspaces/workspaces.ts";
 
 const dayMs = 24 * 3_600_000;
 /** How long the record of a token that has ended is kept. */
@@ -19,7 +19,9 @@ const warnedBeforeMs = 7 * dayMs;
 export interface ExpiringSecret {
   /** The id of the workspace. */
   readonly workspace: string;
+  /** The slug of the server. */
   readonly server: string;
+  /** The name of the secret. */
   readonly name: string;
   /** When the value expires, in milliseconds since the epoch. */
   readonly expires: number;
@@ -73,26 +75,41 @@ export class Sweep {
   async run(): Promise<SweepReport> {
     const { workspaces, context } = this.#parts;
     await this.#sweepTokens(installation);
+    await this.#removeAudit(undefined, defaultRetentionDays);
     for await (const page of workspaces.list().pages()) {
       for (const { page: number, entry } of page) {
         this.#signal?.throwIfAborted();
         const record = await context.store.read(workspaceRecord, workspaceKey(entry.id));
         if (record === undefined) {
-          const left = entry.deleted ?? entry.at;
-          if (this.#now - left < dayMs) continue;
-          await workspaces.removeContents(entry.id);
-          await workspaces.list().changePage(number, (other) => (other.id === entry.id ? undefined : other));
-          this.#removed++;
+          await this.#sweepDeleted(number, entry);
         } else if (record.value.deleting) {
           await workspaces.finishIfDeleting(entry.id);
         } else {
           await this.#sweepServers(entry.id);
           await this.#sweepTokens(entry.id);
-          await context.audit.removeBefore(entry.id, this.#now - record.value.retentionDays * dayMs);
+          await this.#removeAudit(entry.id, record.value.retentionDays);
         }
       }
     }
     return { removed: this.#removed, expiring: this.#expiring };
+  }
+
+  /** Removes what is left of a workspace that was deleted, or whose creation was not finished. */
+  async #sweepDeleted(page: number, { id, at, deleted }: WorkspaceEntry): Promise<void> {
+    const { workspaces } = this.#parts;
+    // A process that was halted may have created something after the deletion.
+    if (this.#now - (deleted?.at ?? at) < dayMs) return;
+    await workspaces.removeContents(id);
+    const retentionDays = deleted?.retentionDays ?? 0;
+    await this.#removeAudit(id, retentionDays);
+    // The entry leads to the audit of the workspace, which is kept for its time.
+    if (deleted !== undefined && this.#now - deleted.at < retentionDays * dayMs) return;
+    await workspaces.list().changePage(page, (other) => (other.id === id ? undefined : other));
+    this.#removed++;
+  }
+
+  async #removeAudit(workspace: string | undefined, retentionDays: number): Promise<void> {
+    await this.#parts.context.audit.removeBefore(workspace, this.#now - retentionDays * dayMs);
   }
 
   async #sweepServers(workspace: string): Promise<void> {

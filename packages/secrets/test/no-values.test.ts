@@ -51,7 +51,6 @@ describe("SecretsAdmin", () => {
       "auditScope",
       "auditStore",
       "exportAudit",
-      "fields",
       "hasRight",
       "openAuditLog",
       "rolesWithRight",

@@ -135,7 +135,7 @@ describe("refreshMs", () => {
     await store.disconnect();
   });
 
-  it("is the time since the last load, even if a change that the provider reported caused that load", async () => {
+  it("counts from the last load, even if a change that the provider reported caused that load", async () => {
     const { before, staged } = rotation();
     const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
     await vi.advanceTimersByTimeAsync(800);

@@ -121,7 +121,7 @@ describe("migrate", () => {
     expect(report).toMatchObject({ unread: [{ code: "RECORD_TAMPERED", records: 1 }], complete: false });
   });
 
-  it("says that the keyring forbids the plaintext of a namespace", async () => {
+  it("sets plaintextForbidden for plaintext in a namespace for which the keyring forbids plaintext", async () => {
     const inner = new MemoryStore();
     const keys = newRing("k1").forbidPlaintext("flows");
     const store = new EncryptedStore(inner, { keys, accept: [plaintext()] });
@@ -187,7 +187,7 @@ describe("the options of migrate and reencrypt", () => {
     expect(await contentOf(inner)).toEqual(before);
   });
 
-  it("remove the expired records before a checkpoint that was written without `removeExpired`", async () => {
+  it("start over with `removeExpired` if the checkpoint was written without it, so that every expired record is removed", async () => {
     const inner = new MemoryStore();
     const keys = newRing("k1");
     for (let index = 0; index < 200; index++) {
@@ -210,7 +210,7 @@ describe("the options of migrate and reencrypt", () => {
   });
 });
 
-it("migrate counts the records beyond the first 1,000 forms too", async () => {
+it("migrate also counts the records whose form comes after the first 1,000 forms", async () => {
   const inner = new MemoryStore();
   const names = ["iv", "nonce", "tag", "auth", "mac", "hmac", "salt", "data", "ct", "alg", "enc"];
   for (let bits = 0; bits < 2 ** names.length; bits++) {

@@ -71,7 +71,7 @@ describe("a rotation whose new key was removed or disabled by hand", () => {
   const steps = ["add", "distribute"] as const;
 
   it.each(steps)(
-    "after step %s rejects with a hint that ends the rotation, and can then begin again",
+    "rejects after step %s, and its hint names the call that ends the rotation, so that another rotation can begin",
     async (until) => {
       const { keys, store, options } = await rotationFrom("first");
       const { keyring } = await rotateKey(keys, { ...options, ...second, until });
@@ -80,7 +80,7 @@ describe("a rotation whose new key was removed or disabled by hand", () => {
       expect(error.message).toContain('Key "second", the new key of the running rotation, was removed');
       expect(error.hint).toContain('put key "second" back');
       expect(error.hint).toContain("call `rollBackRotation`");
-      // The primary is not taken for the new key.
+      // The primary does not count as the new key.
       const toItself = rotateKey(keys, { ...options, newKey: { id: "first" } });
       expect((await expectRefusal(toItself, "ROTATION_IN_PROGRESS")).hint).toContain("call `rollBackRotation`");
       expect(await rotationStatus(keys, options)).toMatchObject({ from: "first", to: "second" });
@@ -203,7 +203,7 @@ describe("a rotation whose old key was enabled again during the grace", () => {
         const { steps } = await planRotation(keys, patient);
         expect(steps.map(({ step }) => step)).toEqual(["reencrypt", "disable", "grace", "remove"]);
       }
-      // The command stops each run at this step, and says when the grace is over.
+      // The command stops each run at this step, and prints when the grace is over.
       const again = await call(keys, { ...patient, until: "disable" });
       expect(again).toMatchObject({ id: begun.id, step: "grace" });
       expect(statusesOf(again.keyring)).toContain(`${from} disabled`);

@@ -158,7 +158,7 @@ describe("a guided rotation", () => {
     expect(asked).toHaveLength(3);
   });
 
-  it("rotates again and again, although the generation number of the keyring stands still", async () => {
+  it("can be repeated many times, even if the generation number of the keyring never changes", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     for (const id of ["second", "third", "old", "fourth"]) {
       const { provider, options } = operator();
@@ -170,7 +170,7 @@ describe("a guided rotation", () => {
     }
   });
 
-  it("is refused with PROVIDER_READ_ONLY without the option `instruct`, and has the steps of any rotation with this option", async () => {
+  it("is refused with PROVIDER_READ_ONLY without the option `instruct`, and has all steps of a rotation with this option", async () => {
     const { operator } = await begun();
     const { provider, options } = operator();
     const { instruct, ...without } = options;
@@ -254,7 +254,7 @@ describe("a guided rotation", () => {
     expect(await late.get("late")).toBe(value);
   });
 
-  it("waits for a write that a replica began under the old key, although the generation number stands still", async () => {
+  it("waits for a write that a replica began under the old key, even if the generation number does not change", async () => {
     const { source, inner, operator, idsIn } = await begun();
     const sending = Promise.withResolvers<void>();
     const isSending = Promise.withResolvers<void>();
@@ -290,7 +290,7 @@ describe("a guided rotation", () => {
     expect(await writer.get("slow")).toBe(value);
   });
 
-  it("refuses writes of a process that starts with the former keys after the step `drain`, in each scope too", async () => {
+  it("refuses writes of a process that starts with the former keys after the step `drain`, also in a scope", async () => {
     const { source, inner, operator, idsIn } = await begun();
     const { provider, options } = operator();
     const scoped = () => new EncryptedStore(new MemoryStore(inner), { keys: source.ring.scope("tenant") });
@@ -429,7 +429,7 @@ describe("a guided rotation", () => {
     await expectReadable();
   });
 
-  it("resumes a revocation disable-first that was stopped while it asked for the change", async () => {
+  it("resumes a revocation with the order disable-first that was stopped while it asked for the change", async () => {
     const { source, inner, app, operator, asked } = await begun();
     const { provider, options } = operator();
     const revocation = { ...options, id: "old", order: "disable-first" } as const;
@@ -465,7 +465,7 @@ describe("a guided rotation", () => {
     await expectReadable();
   });
 
-  it("lets a source that can save use a key again that a guided rotation took out of use", async () => {
+  it("can be rolled back with a provider that can save, so that the old key is the primary again", async () => {
     const { source, inner, app, operator } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "grace" });
@@ -511,7 +511,7 @@ describe("a guided rotation", () => {
     expect(new Set(reserved.entries.map(({ value: stored }) => keyIdIn(stored)))).toEqual(new Set(["new"]));
   });
 
-  it("revokes a key disable-first although a process starts with the former keys just before the change", async () => {
+  it("revokes a key with the order disable-first, even if a process starts with the former keys just before the change", async () => {
     const { source, inner, app, operator } = await begun();
     const { provider, options } = operator();
     const instruct = async ({ change }: Instruction) => {
@@ -570,7 +570,7 @@ describe("a guided rotation", () => {
     await expectReadable();
   });
 
-  it("goes on with the id that the new key got, if the operator forgot to give the key its id", async () => {
+  it("can continue with another id of the new key, if the operator added the key without the id in the instruction", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "distribute" });
@@ -598,7 +598,7 @@ describe("a guided rotation", () => {
     expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
   });
 
-  it("calls `instruct` with a problem if the keys were changed in another way", async () => {
+  it("calls `instruct` with a problem if the keys were changed in another way than the instruction asks", async () => {
     const { source, operator } = await begun();
     const { provider, options } = operator();
     const problems: string[] = [];

@@ -183,7 +183,7 @@ describe("rotateKey", () => {
       expect(await inner.has("late")).toBe(false);
     });
 
-    it("continues if the reserved space has garbage in place of check records", async () => {
+    it("continues even if the reserved space has garbage in the place of check records", async () => {
       const { inner, turn } = await scoped();
       for (const key of ["check/garbage", "check/"]) await inner.reserved().set(key, "garbage");
       expect(await turn("drain")).toMatchObject({ step: "reencrypt" });

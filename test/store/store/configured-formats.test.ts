@@ -136,7 +136,7 @@ describe("aesGcm", () => {
     expect(await format.read(json, address)).toEqual({ value: "text" });
   });
 
-  it("reads JSON that the application encrypted itself, or text, as the option value says", async () => {
+  it("reads JSON that the application encrypted itself, or text, as the option value specifies", async () => {
     const inner = new MemoryStore();
     const key = secret();
     const write = (text: string) =>

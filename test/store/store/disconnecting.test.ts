@@ -34,7 +34,7 @@ const users: Readonly<Record<string, (base: Base, keys: Keyring) => Pick<KeyvSto
 /** Each user in turn is the first to disconnect, and all others must keep working. */
 function describeUsers(open: () => Promise<Base>): void {
   it.each(Object.keys(users))(
-    "keeps its connection while other Keyvs and stores use it, if the first to disconnect is %s",
+    "a wrapped store stays connected while other Keyvs and stores use it, if the first to disconnect is %s",
     async (first) => {
       const base = await open();
       const keys = newRing();
@@ -49,7 +49,7 @@ function describeUsers(open: () => Promise<Base>): void {
     },
   );
 
-  it("is disconnected when its last user disconnects, and stays connected after a store over a view disconnects", async () => {
+  it("a wrapped store stays connected after a store over a view disconnects, and is disconnected when its last user disconnects", async () => {
     const base = await open();
     const keys = newRing();
     const overView = new EncryptedStore(base.namespaced("a"), { keys });

@@ -41,7 +41,7 @@ describe("inspectRecord", () => {
     [`kw1.2026-11.${randomBytes(99).toString("base64url")}=`, "RECORD_MALFORMED", "2026-11"],
     ["kw1:2026-11:as text", "RECORD_MALFORMED", "2026-11"],
     ["kw2.2026-11.AAAA", "ENVELOPE_UNSUPPORTED", undefined],
-  ])("says why %j is broken", async (stored, code, keyId) => {
+  ])("returns the reason why %j is broken", async (stored, code, keyId) => {
     const shown = await inspectRecord(await holding(stored), address);
     const bytes = stored.length;
     const texts = { problem: expect.stringMatching(/^A record is /), hint: expect.any(String) };
@@ -70,7 +70,7 @@ describe("inspectRecord", () => {
     await encrypted.disconnect();
   });
 
-  it("refuses to take an adapter from a Keyv that uses the adapter with another namespace", async () => {
+  it("rejects while a Keyv uses the same adapter with another namespace, and does not disturb the Keyv", async () => {
     const store = new KeyvMemoryAdapter(new Map());
     const keyv = createKeyv({ store, keys: Keyring.generate(), namespace: "sessions" });
     await keyv.set("42", 1);

@@ -25,7 +25,7 @@ const value = { step: "zażółć 🔐" };
 export function readsAndMigrates<Key>(program: OldProgram<Key>) {
   const { newKey, write, format, text = JSON.stringify({ value }), wrongRecords = 20 } = program;
 
-  it("reads the records under the current key and a former key, and re-encryption encrypts them", async () => {
+  it("the format reads the records under the current key and a former key, and re-encryption encrypts them", async () => {
     const [current, former, wrong] = [newKey(), newKey(), newKey()];
     const inner = new MemoryStore();
     await inner.set("current", await write(text, current));
@@ -52,7 +52,7 @@ export function readsAndMigrates<Key>(program: OldProgram<Key>) {
     expect(await after.getMany(["current", "former"])).toEqual([value, value]);
   });
 
-  it("leaves a record under a wrong key unchanged after a read, lazy and bulk re-encryption", async () => {
+  it("the format leaves a record under a wrong key unchanged after a read, and after lazy and bulk re-encryption", async () => {
     const inner = new MemoryStore();
     for (let index = 0; index < wrongRecords; index++) await inner.set(`wrong ${index}`, await write(text, newKey()));
     const before = await contentOf(inner);
@@ -74,7 +74,7 @@ export function readsAndMigrates<Key>(program: OldProgram<Key>) {
 
 /** Tests that no alteration of a record changes its value: each byte of the stored form is altered once. */
 export function detectsAlterations<Key>({ newKey, write, format, text = JSON.stringify({ value }) }: OldProgram<Key>) {
-  it("never reads another value from an altered record", async () => {
+  it("the format never returns a wrong value for an altered record", async () => {
     const key = newKey();
     const stored = await write(text, key);
     const inner = new MemoryStore();

@@ -158,7 +158,7 @@ describe("iron", () => {
   describe("with the suffix that iron-session appends", () =>
     readsAndMigrates({ ...program, write: async (text, key) => `${await seal(text, key)}~2` }));
 
-  it("takes the expiry of the seal, so that the record expires with it", async () => {
+  it("uses the expiry in the sealed value as the expiry of the record", async () => {
     const password = program.newKey();
     const before = Date.now();
     const sealed = await seal(json, password, { ...hapiIron.defaults, ttl: 60_000 });
@@ -206,7 +206,7 @@ describe("compactJwe", () => {
     });
   }
 
-  it("takes the claim exp, in seconds, as the expiry", async () => {
+  it("uses the claim exp, in seconds, as the expiry of the record", async () => {
     const key = randomBytes(32);
     const at = Date.now() + 3_600_000;
     const jwt = await new jose.EncryptJWT({ sub: "alice" })

@@ -245,7 +245,7 @@ describe.each(Object.entries(tools))("%s", (_, tool) => {
     ["an object", () => ({})],
     ["null", () => null],
     ["nothing", () => undefined],
-  ])("refuses %s with a hint that says what to pass", async (name, make) => {
+  ])("refuses %s with a hint that states what to pass", async (name, make) => {
     const { keys } = await withRecord();
     const given = make();
     const isRaw = name === "an object" && (tool === tools["census"] || tool === tools["rangesOf"]);

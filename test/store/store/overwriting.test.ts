@@ -264,7 +264,10 @@ describe("the check record", () => {
         [newRing("second"), `${name} was written with key "first", and this process has only key "second"`],
         [newRing("second").add({ id: "third" }), "and this process has only the keys"],
         [Keyring.dangerouslyPlaintext(), `${name} was written with key "first", and this process has no key`],
-        [newRing("first"), `${name} was written with a key "first" whose material is not that of key "first"`],
+        [
+          newRing("first"),
+          `${name} was written with a key "first" that has other material than key "first" of this process`,
+        ],
         [newRing("first").add({ id: "next" }).promote("next").disable("first"), "which is disabled in this process"],
       ] as const;
       for (const [keys, message] of cases) {

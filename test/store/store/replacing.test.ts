@@ -420,7 +420,7 @@ describe("a replacement with wrong arguments", () => {
 });
 
 describe("a batch of replacements that ends with an error", () => {
-  it("says in the hint that some of its changes were made", async () => {
+  it("has a hint that states that some of its changes were made", async () => {
     const watched = new WatchedStore();
     const { keys, store } = open(watched);
     const other = new EncryptedStore(new MemoryStore(watched), { keys });
@@ -434,7 +434,7 @@ describe("a batch of replacements that ends with an error", () => {
     expect(await store.getMany(["calm", "busy"])).toEqual(["1", "0"]);
   });
 
-  it("says in the hint that some changes were made if a record became unreadable after them", async () => {
+  it("has a hint that states that some changes were made, if a record became unreadable after them", async () => {
     const watched = new WatchedStore();
     const { store } = open(watched);
     await store.setMany(["calm", "broken"].map((key) => ({ key, value: "0" })));
@@ -513,7 +513,7 @@ describe("getManyOrErrors()", () => {
 describe.each(["MemoryStore", "SqliteStore"])(
   "counters over %s that several stores increment during rotations",
   (name) => {
-    it("lose no step", async () => {
+    it("lose no increment", async () => {
       const inner = name === "MemoryStore" ? new MemoryStore() : new SqliteStore(":memory:", { synchronous: "normal" });
       const keys = new TestKeys(newRing("first"));
       const counters = ["a", "b", "c"];

@@ -64,7 +64,7 @@ describe("insideKeyvValue", () => {
     expect(await keyv.get("k")).toEqual({ step: 1 });
   });
 
-  it("takes the earlier of the expiry of Keyv and that of the encrypted text", async () => {
+  it("uses the earlier of the expiry that Keyv wrote and the expiry in the encrypted text", async () => {
     const password = randomBytes(24).toString("hex");
     const sealed = await hapiIron.seal({ a: 1 }, password, { ...hapiIron.defaults, ttl: 60_000 });
     const inside = insideKeyvValue(iron({ password }));

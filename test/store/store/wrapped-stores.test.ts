@@ -234,7 +234,7 @@ describe("a Map", () => {
 });
 
 describe("encryption in two layers", () => {
-  it("is refused, because a rotation would see the outer keys only", async () => {
+  it("is refused, because a rotation would see only the keys of the outer layer", async () => {
     const keys = newRing();
     const store = new EncryptedStore(new Map(), { keys });
     const keyv = createKeyv({ store: new Map(), keys });

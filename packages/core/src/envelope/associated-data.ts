@@ -6,7 +6,7 @@ export interface AssociatedDataPrefix {
   readonly written: string;
   readonly namespace: string;
   readonly bytes: Buffer;
-  /** The bytes of the header. They share the memory of `bytes`. */
+  /** The bytes of the header, which share the memory of `bytes`. */
   readonly header: Buffer;
 }
 

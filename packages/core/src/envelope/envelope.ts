@@ -42,7 +42,7 @@ export function seal(
 ): StoredValue {
   const { value } = content;
   if (typeof value === "string" && !value.isWellFormed()) {
-    throw recordError("VALUE_INVALID", address, "would hold text with a lone surrogate", {
+    throw recordError("VALUE_INVALID", address, "cannot be encrypted, because its value contains a lone surrogate", {
       hint: "A lone surrogate has no UTF-8 encoding. Encode the value as well-formed text, for example as base64url, or store it as bytes.",
     });
   }
@@ -129,13 +129,18 @@ function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey
   const { keyId, written } = header;
   const body = readBody(stored, header, address);
   if (!timingSafeEqual(body.subarray(0, commitmentBytes), root.commitment)) {
-    throw recordError("KEY_MISMATCH", address, `was encrypted with other key material than key "${keyId}" has here`, {
-      keyId,
-      hint:
-        `Use the keyring in which key "${keyId}" has the material that the record was written with. If the store has the option ` +
-        "`scope`, check that it names the scope that the record was written in, or returns it for the record's address. If neither helps, the record was altered: " +
-        "restore it from a backup. To prevent this error, never give two keys the same id.",
-    });
+    throw recordError(
+      "KEY_MISMATCH",
+      address,
+      `was encrypted with other key material than key "${keyId}" has in this process`,
+      {
+        keyId,
+        hint:
+          `Use the keyring in which key "${keyId}" has the material that the record was written with. If the store has the option ` +
+          "`scope`, check that it names the scope that the record was written in, or returns it for the record's address. If neither helps, the record was altered: " +
+          "restore it from a backup. To prevent this error, never give two keys the same id.",
+      },
+    );
   }
   const tagAt = body.length - tagBytes;
   const nonceAt = commitmentBytes;

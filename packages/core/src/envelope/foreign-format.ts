@@ -22,8 +22,8 @@ export interface ForeignFormat {
    */
   readonly authenticated?: boolean;
   /**
-   * Whether lazy and bulk re-encryption encrypt the records of a format with `authenticated: false`. Set this to true
-   * only after you have verified that the format reads your records correctly. Default: false.
+   * If true, lazy and bulk re-encryption encrypt the records of a format with `authenticated: false`. Set this option
+   * to true only after you have verified that the format reads your records correctly. Default: false.
    */
   readonly encryptUnauthenticated?: boolean;
   /**
@@ -45,7 +45,7 @@ export interface ForeignFormat {
 export interface UnauthenticatedFormat extends ForeignFormat {
   /** Marks the format as one that cannot detect a wrong key or an altered record. */
   readonly authenticated: false;
-  /** Whether re-encryption encrypts the records of this format. */
+  /** If true, re-encryption encrypts the records of this format. If false, the records stay as they are. */
   readonly encryptUnauthenticated: boolean;
 }
 
@@ -57,10 +57,10 @@ export interface PlaintextOptions {
    */
   readonly matches?: (stored: StoredValue) => boolean;
   /**
-   * What the plaintext contains. Default: "as-is".
+   * The kind of value that the plaintext contains. Default: "as-is".
    *
-   * - `"as-is"`: what Keyv wrote, or another value that `matches` recognizes. The `EncryptedStore` returns the value
-   *   unchanged.
+   * - `"as-is"`: the JSON that Keyv wrote, or another value that `matches` recognizes. The `EncryptedStore` returns the
+   *   value unchanged.
    * - `"json"`: JSON of the application. Keyv returns the parsed value. Without `matches`, the format reads every JSON
    *   object or list that Keyv did not write.
    * - `"text"`: text of the application. Keyv returns the text as a string. Requires `matches`.
@@ -83,7 +83,7 @@ class Plaintext implements ForeignFormat {
     if (value === "text" && matches === undefined) {
       throw new KeywardError(
         "VALUE_INVALID",
-        'plaintext({ value: "text" }) without the option `matches` would read every stored value',
+        'plaintext({ value: "text" }) without the option `matches` would accept every stored value as plaintext',
         {
           hint: "Set the option `matches` to a function that recognizes the text of your application.",
         },
@@ -113,9 +113,10 @@ function isOwnJson(stored: StoredValue): boolean {
 }
 
 /**
- * Returns the format of records that Keyv wrote unencrypted, and whose value the application had encrypted itself:
- * `keyv.set(key, encrypt(value))`. `encrypt` returns text, or the object of a JSON format. Afterwards Keyv returns the decrypted value, so remove the encryption from the
- * application. A record keeps the expiry that Keyv wrote, or the expiry that `format` reads, if this is earlier.
+ * Returns the format of records whose value the application encrypted itself, and which Keyv then wrote without further
+ * encryption: `keyv.set(key, encrypt(value))`. `encrypt` returns text, or the object of a JSON format. With this
+ * format, Keyv returns the decrypted value, so remove the encryption from the application. A record keeps the expiry that
+ * Keyv wrote, or the expiry that `format` reads, if this is earlier.
  *
  * @param format the format of the encrypted value, which needs the option `value` "json" or "text".
  * @throws KeywardError `VALUE_INVALID` if `format` is plaintext, or not a format.
@@ -183,7 +184,7 @@ export function requireFormats(accept: readonly ForeignFormat[]): readonly Forei
   for (const [index, format] of accept.entries()) {
     requireMethods(`accept[${index}]`, format, ["read"], hint);
     if (format.name !== undefined && typeof format.name !== "string") {
-      throw new KeywardError("VALUE_INVALID", `The name of accept[${index}] is not a string`, {
+      throw new KeywardError("VALUE_INVALID", `The name of the format accept[${index}] is not a string`, {
         hint: 'Set the name to a string, or omit it to use the default, "foreign".',
       });
     }
@@ -213,7 +214,10 @@ export function readsPlaintext(format: ForeignFormat): boolean {
   return readsPlaintextMark in format;
 }
 
-/** As milliseconds since the epoch this is in 1973. A smaller number is a time in seconds, a duration, or not a time. */
+/**
+ * The smallest expiry that counts as milliseconds since the epoch, which is a time in 1973. A smaller number is a time
+ * in seconds, a duration, or not a time.
+ */
 export const leastExpires = 1e11;
 // As seconds since the epoch this is in 1973.
 const leastSeconds = 1e8;

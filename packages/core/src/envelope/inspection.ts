@@ -5,12 +5,15 @@ import { readBody } from "./body.ts";
 import { readHeader } from "./header.ts";
 import { shapeOf } from "./value-shape.ts";
 
-/** What a stored record shows without a key. Contains nothing of the value, and nothing of the encrypted body. */
+/**
+ * A description of a stored record, which is made without a key. Contains nothing of the value, and nothing of the
+ * encrypted body.
+ */
 export type RecordInspection = InspectedEnvelope | BrokenEnvelope | ForeignRecord;
 
 /** An envelope of this release's format. Only a key can show whether the envelope was altered. */
 export interface InspectedEnvelope {
-  /** Tells this kind of record from the others. */
+  /** The kind of the record: an envelope, a broken envelope or a foreign record. */
   readonly kind: "envelope";
   /** The version of the envelope format. */
   readonly version: number;
@@ -22,15 +25,15 @@ export interface InspectedEnvelope {
   readonly bytes: number;
 }
 
-/** A record that begins like an envelope, but that no key decrypts in this release. */
+/** A record that begins like an envelope, but is damaged, or was written by a later release. So no key decrypts it. */
 export interface BrokenEnvelope {
-  /** Tells this kind of record from the others. */
+  /** The kind of the record: an envelope, a broken envelope or a foreign record. */
   readonly kind: "broken";
   /** The code of the error with which a read of the record fails. */
   readonly code: KeywardErrorCode;
-  /** What is wrong with the envelope. */
+  /** The reason why the envelope cannot be decrypted. */
   readonly problem: string;
-  /** What to do about the envelope. */
+  /** An instruction for the reader: what to do about the record. */
   readonly hint: string;
   /** The id of the key in the header, if the header can be read. */
   readonly keyId?: string;
@@ -40,7 +43,7 @@ export interface BrokenEnvelope {
 
 /** A record that Keyward did not encrypt: plaintext, or a record in a foreign format. */
 export interface ForeignRecord {
-  /** Tells this kind of record from the others. */
+  /** The kind of the record: an envelope, a broken envelope or a foreign record. */
   readonly kind: "foreign";
   /** The form of the stored value, such as `JSON object { data, iv, tag }`. Contains nothing of the value itself. */
   readonly shape: string;
@@ -52,7 +55,7 @@ export interface ForeignRecord {
 const anyAddress = { namespace: "", key: "" };
 
 /**
- * Returns what a stored value shows without a key.
+ * Describes a stored value without decrypting it.
  *
  * @param stored the stored value. A store may also return an object, which an application wrote without serialization.
  */

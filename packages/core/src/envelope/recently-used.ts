@@ -1,5 +1,5 @@
 /**
- * A cache that approximately drops the entry that was used least recently.
+ * A cache that drops entries that were not used recently.
  *
  * It consists of two Maps, of recent and of older entries. A hit among the recent entries writes nothing: moving an
  * entry within a Map takes longer than the rest of the lookup.

@@ -49,7 +49,10 @@ export interface KeywardErrorDetails {
    * store rejects because neither the store nor the keys are ready: the error of the store and the error of the keys.
    */
   readonly errors?: readonly KeywardError[] | undefined;
-  /** For each store, by its name: the number of records that are the reason for the error. */
+  /**
+   * For each store, by its name: the number of records that are the reason for the error. With the code
+   * `REPLICA_BEHIND`: the number of replicas.
+   */
   readonly counts?: Readonly<Record<string, number>> | undefined;
   /** If `ready()` of a store rejects: what is not ready. */
   readonly notReady?: readonly ("store" | "keys")[] | undefined;
@@ -74,7 +77,7 @@ export interface KeywardErrorDetails {
  */
 export class KeywardError extends Error {
   override readonly name = "KeywardError";
-  /** The code of the kind of failure. It is the same in every release. */
+  /** The code of the kind of failure, which is the same in every release. */
   readonly code: KeywardErrorCode;
   /** An instruction for the person who reads the error: what to do next. */
   readonly hint: string;
@@ -92,8 +95,9 @@ export class KeywardError extends Error {
    */
   declare readonly errors?: readonly KeywardError[];
   /**
-   * With the codes `KEY_IN_USE` and `RECORD_NOT_SEALED`, for each store by its name: the number of records because of
-   * which Keyward refused the call.
+   * A number for each store, by the name of the store. With the codes `KEY_IN_USE` and `RECORD_NOT_SEALED`: the number
+   * of records because of which Keyward refused the call. With `REPLICA_BEHIND`: the number of replicas that are
+   * behind.
    */
   declare readonly counts?: Readonly<Record<string, number>>;
   /**

@@ -9,7 +9,7 @@ const notFound: readonly string[] = ["ERR_MODULE_NOT_FOUND", "MODULE_NOT_FOUND"]
  * build an application in which the package is not installed.
  *
  * @param name the package.
- * @param what what needs the package, for the message, such as "This source of keys".
+ * @param what the feature that needs the package, for the message, such as "This source of keys".
  * @param code the code of the error.
  * @throws KeywardError `code` if the package is not installed, cannot be loaded, or needs a newer Node.js.
  * @example

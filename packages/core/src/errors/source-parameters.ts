@@ -1,8 +1,10 @@
 import { KeywardError } from "./errors.ts";
 
-/** What the errors of {@link SourceParameters} call the text that contains the parameters. */
+/** The subject and the hint of the errors of {@link SourceParameters}. */
 export interface SourceNaming {
-  /** The subject of the messages, such as "The source of the keys". */
+  /**
+   * The subject of the messages: a name for the text that contains the parameters, such as "The source of the keys".
+   */
   readonly subject: string;
   /** The hint of an error that has no hint of its own. */
   readonly hint: string;
@@ -71,7 +73,7 @@ export class SourceParameters {
   /**
    * Checks that the other methods have read every parameter. A parameter that no method reads is unknown.
    *
-   * @param scheme the kind of source that the error names.
+   * @param scheme the kind of source, such as `redis`, for the error message.
    * @throws KeywardError `VALUE_INVALID` for an unknown parameter.
    */
   requireNothingLeft(scheme: string): void {

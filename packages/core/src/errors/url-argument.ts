@@ -17,8 +17,8 @@ export interface UrlRules {
  * Checks a URL that may contain a credential, and returns it parsed. The error of this function contains no part of the
  * URL. The error that `new URL()` throws would contain the whole URL, in its property `input`.
  *
- * If a user or password contains `/`, `?` or `#` without percent-encoding, a URL parser takes the beginning of the
- * credential for the host. Such a URL is refused even if it can be parsed.
+ * If a user or password contains `/`, `?` or `#` without percent-encoding, a URL parser treats the beginning of the
+ * credential as the host. Such a URL is refused even if it can be parsed.
  *
  * @param name the subject of the error message, such as `The URL of Redis`.
  * @throws KeywardError `VALUE_INVALID` if the value is not a URL, if its scheme is not one of `protocols`, if its user

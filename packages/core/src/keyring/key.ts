@@ -64,7 +64,7 @@ export function toRingKey(key: NewKey & { readonly material: Uint8Array }): Ring
   const name = key.id === undefined ? "A key" : `Key "${key.id}"`;
   if (!(material instanceof Uint8Array) || material.length !== rootBytes) {
     const found = material instanceof Uint8Array ? `${material.length} bytes` : `a ${typeof material}`;
-    throw new KeywardError("KEY_INVALID", `${name} has material of ${found} where ${rootBytes} bytes are expected`, {
+    throw new KeywardError("KEY_INVALID", `${name} has material of ${found}, but must have ${rootBytes} bytes`, {
       keyId: key.id,
       hint: restoreKey,
     });

@@ -25,7 +25,7 @@ export type KeyringChange = {
     }
 );
 
-/** How an operator makes a {@link KeyringChange} at the source of the keys. */
+/** An instruction to an operator: how to make a {@link KeyringChange} at the source of the keys. */
 export interface ChangeInstruction {
   /** The instruction for the operator. Contains ids and paths, but never key material. */
   readonly text: string;

@@ -138,7 +138,7 @@ function parseJson(document: string): unknown {
 function requireVersion(fields: Fields): void {
   if (!Object.hasOwn(fields, "keyward")) {
     throw invalidKeyring(
-      'the document has no field "keyward", so it is JSON of another kind',
+      'the document has no field "keyward", so it is not a keyring document',
       "Store the document exactly as exportKeyring wrote it, and not as a field of another object.",
     );
   }
@@ -192,7 +192,9 @@ function readExtension(fields: Fields, known: ReadonlySet<string>, what: string)
   return Object.fromEntries(others);
 }
 
-/** The name of a field as error messages show it, unless it may be misplaced key material. */
+/**
+ * Returns the name of a field for an error message. If the name may be misplaced key material, returns only its length.
+ */
 function shownField(field: string): string {
   return isKeyId(field) ? `"${field}"` : `whose name has ${field.length} characters`;
 }

@@ -42,8 +42,8 @@ export interface KeyringLocation {
 }
 
 /**
- * Returns a location in the reserved space of a store, beside the records that the keyring encrypts. No key of the
- * application, no `clear` and no iteration of the store reaches the reserved space.
+ * Returns a location in the reserved space of a store, beside the records that the keyring encrypts. The application
+ * cannot reach the reserved space with any key, with `clear` or by iteration.
  *
  * @param name The name of the location, if several keyrings are in one store. Default: the location without a name.
  * @throws KeywardError `STORE_INVALID` for a store without a reserved space.

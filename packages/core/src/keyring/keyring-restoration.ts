@@ -25,9 +25,12 @@ export function withGeneration(ring: Keyring, least: number): Keyring {
  * Returns a copy of `ring` with the keys of `backup` that `ring` lacks. Changes nothing else: neither the primary, nor
  * the status of a key that `ring` has. Returns `ring` itself if it lacks no key.
  *
- * If `backup` shares a key with `ring` and has a higher generation number, `ring` is from before the backup. Then each key
- * gets the status that it has in `backup`. Otherwise a later change has removed the key, so each key is added as a disabled key: enable it
- * only if records need it and it is not compromised.
+ * The status of an added key depends on which keyring is later:
+ *
+ * - If `backup` shares a key with `ring` and has a higher generation number, `ring` is from before the backup. Each added
+ *   key keeps the status that it has in `backup`.
+ * - Otherwise a change after the backup has removed the keys from `ring`. Each key is added as a disabled key: enable a
+ *   key only if records need the key and the key is not compromised.
  *
  * @returns a keyring whose generation number is higher than those of `ring` and `backup`.
  * @throws KeywardError `KEYRING_CONFLICT` if a key has other material in `backup` than in `ring`; `KEYRING_INVALID` if
@@ -47,7 +50,7 @@ export function withKeysOf(ring: Keyring, backup: Keyring): Keyring {
   for (const { id } of backup.keys) requireSameMaterial(ring, backup, id);
   const missing = backup.keys.filter(({ id }) => keyOf(ring, id) === undefined).map(({ id }) => id);
   if (missing.length === 0) return ring;
-  // The generation numbers of unrelated keyrings say nothing about each other.
+  // The generation numbers of unrelated keyrings cannot be compared.
   const isLater = backup.generation > ring.generation && sharesKey(ring, backup);
   const added = fieldsOf(backup)
     .keys.filter(({ id }) => missing.includes(String(id)))

@@ -20,7 +20,7 @@ const retryPauses = { firstMs: 500, longestMs: 5_000 };
 const refreshJitter = 0.1;
 
 /**
- * What a {@link KeyringSource} reports to its users about a load: the keyring in use changed, the load failed, or the
+ * A report of a {@link KeyringSource} to its users about a load: the keyring in use changed, the load failed, or the
  * load succeeded after a failed load.
  */
 export type KeyringSourceReport =

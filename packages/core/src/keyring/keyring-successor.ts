@@ -2,8 +2,8 @@ import { KeywardError } from "../errors/errors.ts";
 import { type Keyring, sharesKey } from "./keyring.ts";
 
 /**
- * Which of the keyrings `next` and `previous` can decrypt a store's check record, which proves that a keyring belongs
- * to the store. If the store has no check record yet, both are false.
+ * The answer of a store to the question which of two keyrings, `next` and `previous`, can decrypt its check record. The
+ * check record proves that a keyring belongs to the store. If the store has no check record yet, both are false.
  */
 export interface Recognition {
   readonly next: boolean;
@@ -69,6 +69,6 @@ function shownScope({ scopeName }: Keyring): string {
 
 function refused(problem: string): KeywardError {
   return new KeywardError("KEYRING_ROLLBACK", `The keyring from the key provider was refused: ${problem}`, {
-    hint: "Restore the right keyring where the key provider loads it from. Until then, do not restart this process, because it still uses the former keyring. Only if the refused keyring is the right one, restart this process, which then uses that keyring.",
+    hint: "Restore the right keyring at the source from which the key provider loads the keyring. Until then, do not restart this process, because it still uses the former keyring. Only if the refused keyring is the right one, restart this process, which then uses that keyring.",
   });
 }

@@ -279,7 +279,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy that forbids plaintext in a namespace: stores refuse it there, whatever their option `accept` is.
+   * Returns a copy that forbids plaintext in a namespace: stores refuse plaintext even if `accept` lists `plaintext()`.
    *
    * The function `forbidPlaintext` counts the records in plaintext first, and changes the keyring only if none is left.
    *

@@ -207,8 +207,9 @@ class WrappedKeyring {
       this.#requireSuccessor(ring, latestBefore);
       return this.#remember(wrapped, ring);
     }
-    // The caller uses this keyring already, so it is not a rollback for the caller, whatever its generation. If the
-    // latest one is unrelated to it, the caller has refused that one: this provider forgets it.
+    // The caller uses this keyring already, so it is not a rollback for the caller, even if its generation is lower. If
+    // the latest keyring is unrelated to it, the caller has refused the latest keyring: this provider forgets the
+    // latest keyring.
     const isLatestUnrelated = latestBefore !== undefined && !sharesKey(latestBefore, ring);
     if (isLatestUnrelated && this.#latest?.ring === latestBefore) this.#latest = { wrapped, ring };
     return ring;

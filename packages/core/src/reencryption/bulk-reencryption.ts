@@ -47,11 +47,12 @@ export const recordsPerTurn = 64;
  * The application may use the store meanwhile: a record is replaced only if it has not changed since the job read it,
  * so a newer write, a delete or an expiry wins.
  *
- * @throws KeywardError `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`;
- * `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`, and `VALUE_INVALID` for an invalid option, all before any record is
- * changed; `OVERWRITE_REFUSED` if the keyring cannot decrypt the store's check record; `CHECKPOINT_INVALID` if the
- * checkpoint cannot be used, or does not belong to a re-encryption of this store; `KEYRING_INVALID` for a keyring
- * without keys; `STORE_UNAVAILABLE` if the store fails: the next run then resumes from the checkpoint.
+ * @throws KeywardError
+ * - before any record is changed: `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`,
+ *   `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`, and `VALUE_INVALID` for an invalid option;
+ * - `CHECKPOINT_INVALID` if the checkpoint cannot be used, or does not belong to a re-encryption of this store;
+ * - `KEYRING_INVALID` for a keyring without keys, `OVERWRITE_REFUSED` if it cannot decrypt the store's check record;
+ * - `STORE_UNAVAILABLE` if the store fails. The next run then resumes from the checkpoint.
  * @example
  * const report = await reencrypt(sessions, { checkpoint: fileCheckpoint("sessions.checkpoint"), maxPerSecond: 500 });
  * console.log(report.reencrypted, report.unreadable); // numbers of records
@@ -418,7 +419,7 @@ class Reencryption {
       if (inner === undefined) {
         throw new KeywardError(
           "NAMESPACE_CONFLICT",
-          "The store cannot open other namespaces than its own, but the scan found records of another namespace",
+          "The scan found records of another namespace, but the store can write only to its own namespace",
           {
             namespace,
             hint:

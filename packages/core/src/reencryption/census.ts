@@ -17,7 +17,10 @@ import { wrapRejection } from "../store-interface/wrapped-store.ts";
 export interface CensusCounts {
   /** Number of all records, encrypted or not. */
   readonly records: number;
-  /** Number of encrypted records under each encryption key, by the id of the key. `JSON.stringify` writes an object. */
+  /**
+   * Number of encrypted records under each encryption key, by the id of the key. `JSON.stringify` writes this Map as an
+   * object.
+   */
   readonly keys: ReadonlyMap<string, number>;
   /** Number of records that Keyward did not encrypt: plaintext, or records in the format of another program. */
   readonly unsealed: number;
@@ -32,7 +35,7 @@ export interface CensusCounts {
 export interface Census extends CensusCounts {
   /**
    * The counts of each namespace, by its name. The name "" stands for the records without a namespace. `JSON.stringify`
-   * writes an object.
+   * writes this Map as an object.
    */
   readonly namespaces: ReadonlyMap<string, CensusCounts>;
 }

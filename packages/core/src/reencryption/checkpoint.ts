@@ -9,8 +9,8 @@ import { hintForWriting, isOwnedBy, readSmallFile, replaceFile, systemCode } fro
  */
 export interface Checkpoint {
   /**
-   * What the checkpoint belongs to, such as the name of the store. A job refuses progress that was saved under another
-   * name. Default: none, so that the job cannot tell its own progress from that of another store.
+   * The name of the job that the checkpoint belongs to, such as the name of the store. A job refuses progress that was
+   * saved under another name. Default: no name, so that a job does not notice if the progress is that of another store.
    */
   readonly job?: string;
   /** Returns the stored text, or `undefined` if no text is stored. */
@@ -21,7 +21,10 @@ export interface Checkpoint {
 
 /** The options of {@link fileCheckpoint}. */
 export interface FileCheckpointOptions {
-  /** The property `job` of the checkpoint: what it belongs to, such as the name of the store. Default: none. */
+  /**
+   * The property `job` of the checkpoint: the name of the job that it belongs to, such as the name of the store.
+   * Default: none.
+   */
   readonly job?: string;
 }
 

@@ -30,9 +30,11 @@ const forbidPlaintextOptionNames = {
  * you pass a provider, the provider saves the changed keyring. If you pass a keyring, save the returned keyring at its
  * source yourself.
  *
- * @throws KeywardError `RECORD_NOT_SEALED` with the counts by store, if records of the namespace are not encrypted;
- * `STORES_MISSING` if a store that the keyring lists was not passed; `PROVIDER_READ_ONLY` for a provider that cannot
- * save; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT`.
+ * @throws KeywardError
+ * - `RECORD_NOT_SEALED`, with the counts by store, if records of the namespace are not encrypted;
+ * - `STORES_MISSING` if a store that the keyring lists was not passed;
+ * - `PROVIDER_READ_ONLY` for a provider that cannot save;
+ * - `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT`.
  * @example
  * await reencrypt(sessions);
  * await forbidPlaintext(keys, { sessions }, "sessions");

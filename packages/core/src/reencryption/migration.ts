@@ -34,15 +34,15 @@ export interface MigratedFormat {
 /** Records that cannot be read for the same reason, and that have the same form. */
 export interface UnreadRecords {
   /**
-   * The form of the stored values, such as "hex(12 bytes):hex(16 bytes):hex(bytes)". It tells which format may read the
-   * records, and contains nothing of their values.
+   * The form of the stored values, such as "hex(12 bytes):hex(16 bytes):hex(bytes)". The form shows which format may
+   * read the records, and contains nothing of their values.
    */
   readonly shape: string;
   /** The code of the error with which reading the records failed. */
   readonly code: KeywardErrorCode;
   /**
    * True if the code is `RECORD_NOT_SEALED` and the keyring forbids plaintext in the namespaces of the records, as
-   * `forbidPlaintext` does. The format `plaintext()` then never reads them.
+   * `forbidPlaintext` does. The format `plaintext()` then never reads these records.
    */
   readonly plaintextForbidden: boolean;
   /** Number of records with this `shape`, this `code` and this `plaintextForbidden`. */

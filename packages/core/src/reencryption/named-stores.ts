@@ -31,7 +31,7 @@ export function requireStores(stores: NamedStores): void {
  * Checks that `stores` has at least one store, and every store that the keyring lists.
  *
  * @param keyId the id of the key that the error names; `undefined` if the call concerns no single key.
- * @throws KeywardError `STORES_MISSING`.
+ * @throws KeywardError `STORES_MISSING` if `stores` has no store, or lacks one that the keyring lists.
  */
 export function requireAllStores(keyring: Keyring, stores: NamedStores, keyId: string | undefined): void {
   const missing = keyring.stores.filter((name) => !Object.hasOwn(stores, name));

@@ -15,13 +15,13 @@ export function mayBeReplaced(ring: Keyring, { keyId }: Change): boolean {
  */
 export interface Change extends Replacement {
   readonly keyId: string | undefined;
-  /** Whether the change removes the record, because it has expired. */
+  /** True if the change removes the record, because the record has expired. */
   readonly removes: boolean;
 }
 
 /** Returns the change that removes a record: a replacement whose expiry is in the past. */
 export function removal(key: string, value: StoredValue, keyId: string | undefined): Change {
-  // Not 0, which some backends take for "never".
+  // Not 0, which means "never" in some backends.
   return { key, keyId, expected: value, next: value, expires: 1, removes: true };
 }
 

@@ -22,8 +22,8 @@ export interface ReencryptOptions {
   /** If true, the job only counts the records that it would re-encrypt, and writes nothing. Default: false. */
   readonly dryRun?: boolean;
   /**
-   * Where the job keeps its progress, so that another run can resume where this run stopped. `fileCheckpoint` keeps the
-   * progress in a file. Default: the progress is not kept.
+   * The checkpoint that keeps the progress of the job, so that another run can resume where this run stopped.
+   * `fileCheckpoint` keeps the progress in a file. Default: the progress is not kept.
    */
   readonly checkpoint?: Checkpoint;
   /** An abort of this signal stops the job after the pages in progress. The report then has `complete: false`. */
@@ -57,9 +57,9 @@ export interface ReencryptProgress {
    */
   readonly conflicts: number;
   /**
-   * Number of records whose expiry has passed. They are removed with `removeExpired`. Otherwise they are re-encrypted,
-   * except records of a foreign format that is not plaintext, which stay as they are: a wrong option of the format, such
-   * as `ttlMs`, may be the reason why they count as expired.
+   * Number of records whose expiry has passed. With `removeExpired`, the job removes these records. Without it, the job
+   * re-encrypts them, except records of a foreign format that is not plaintext. Such records stay as they are, because
+   * they may count as expired only because an option of the format, such as `ttlMs`, is wrong.
    */
   readonly expired: number;
   /** Number of expired records that the job removed. With `dryRun`, the number of records that it would remove. */

@@ -116,7 +116,7 @@ async function prepareStores(
 /**
  * Counts the records that need the key, in every store and its reserved space.
  *
- * @throws KeywardError `KEY_IN_USE`.
+ * @throws KeywardError `KEY_IN_USE` if a record needs the key.
  */
 async function requireUnused(search: Search, stores: NamedStores): Promise<void> {
   const { id } = search;

@@ -37,7 +37,7 @@ export function addCounts(one: ReencryptCounts, other: ReencryptCounts): Reencry
 export interface SavedProgress {
   /** The id of the primary, the key that the job encrypts with. */
   readonly primary: string;
-  /** What the checkpoint belongs to, as its property `job` says. */
+  /** The name of the job that the checkpoint belongs to: the property `job` of the checkpoint. */
   readonly job?: string;
   readonly namespaces: readonly string[] | null;
   readonly range?: string;
@@ -48,7 +48,7 @@ export interface SavedProgress {
   readonly counts: ReencryptCounts;
 }
 
-/** How each text of {@link formatProgress} begins. */
+/** The beginning of each text that {@link formatProgress} returns. */
 const beginning = '{"keyward":"reencrypt"';
 
 /** Returns the text that a checkpoint keeps for this progress. */
@@ -102,7 +102,10 @@ export function invalidCheckpoint(cause?: KeywardError): KeywardError {
   );
 }
 
-/** Returns the error for a text that is not the progress of any re-encryption. It may be that of another file. */
+/**
+ * Returns the error for a text that is not the progress of a re-encryption. The text may be the content of another
+ * file.
+ */
 function noProgress(text: string): KeywardError {
   const isDamaged = text.startsWith(beginning);
   return new KeywardError("CHECKPOINT_INVALID", "The content of the checkpoint does not belong to a re-encryption", {

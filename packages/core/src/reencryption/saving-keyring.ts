@@ -39,7 +39,7 @@ export async function canSave(provider: KeyProvider): Promise<boolean> {
 /**
  * Checks that a provider has `save`.
  *
- * @throws KeywardError `PROVIDER_READ_ONLY`.
+ * @throws KeywardError `PROVIDER_READ_ONLY` if the provider has no `save`.
  */
 export function requireSave(provider: KeyProvider): void {
   if (typeof provider.save === "function") return;

@@ -7,13 +7,13 @@ import { keysIn } from "../store/check-record.ts";
 import { abortable } from "../waiting/abortable.ts";
 import { pause } from "../waiting/pause.ts";
 
-/** What an operator must do now, so that a guided rotation can continue. */
+/** An instruction to an operator: the change at the source of the keys that a guided rotation waits for. */
 export interface Instruction extends ChangeInstruction {
   /** The change that the operator must make at the source of the keys. */
   readonly change: KeyringChange;
   /**
-   * Why the keys at the source cannot be used now, for example because the operator wrote an invalid key. Absent if the
-   * keys can be used, but do not have the change yet.
+   * The reason why the keys at the source cannot be used now, for example that the operator wrote an invalid key.
+   * Absent if the keys can be used, but do not have the change yet.
    */
   readonly problem?: KeywardError;
 }
@@ -24,7 +24,7 @@ export interface Instruction extends ChangeInstruction {
  */
 export type Instruct = (instruction: Instruction) => void | Promise<void>;
 
-/** What {@link changeAtSource} needs to know about the keys. */
+/** The key provider of a guided rotation, its source, and the function that instructs an operator. */
 export interface GuidedSource {
   readonly provider: KeyProvider;
   readonly source: KeyringSource;
@@ -79,7 +79,7 @@ function otherChange(change: KeyringChange, before: Keyring, now: Keyring): Keyw
   if (sameKeyring(before, now)) return undefined;
   return new KeywardError(
     "CHANGE_NEEDED",
-    `The keys at the source were changed, but not as needed: the source has ${keysIn(now)}, and "${now.primary}" is the primary`,
+    `The keys at the source were changed, but not as the instruction asks: the source has ${keysIn(now)}, and "${now.primary}" is the primary`,
     { keyId: change.keyId, hint: "Compare the ids of the keys with the instruction, and correct the change." },
   );
 }
@@ -97,13 +97,13 @@ async function instructionFor(
     throw asKeywardError(
       error,
       "PROVIDER_UNAVAILABLE",
-      "The key provider failed to describe a change of its keys",
+      "The key provider failed to describe the change that an operator must make to its keys",
       hint,
     );
   }
 }
 
-/** Returns what the provider says about a source that it cannot save to, as advice for the operator. */
+/** Returns the message and hint with which the provider explains why it cannot save, as advice for the operator. */
 async function whyReadOnly(provider: KeyProvider): Promise<string> {
   try {
     await provider.requireWritable?.();
@@ -125,10 +125,14 @@ async function load(source: KeyringSource): Promise<Keyring | KeywardError> {
 
 function changeNeeded(change: KeyringChange, { text }: ChangeInstruction, keyring: Keyring): KeywardError {
   const present = `This process has ${keysIn(keyring)}, and "${keyring.primary}" is the primary`;
-  return new KeywardError("CHANGE_NEEDED", `${changeInWords(change)}, which this process cannot see. ${present}`, {
-    keyId: change.keyId,
-    hint: `${text} Then run this call again in a process that was started after the change. The call resumes here.`,
-  });
+  return new KeywardError(
+    "CHANGE_NEEDED",
+    `${changeInWords(change)}, but this process does not see this change. ${present}`,
+    {
+      keyId: change.keyId,
+      hint: `${text} Then run this call again in a process that was started after the change. The call resumes here.`,
+    },
+  );
 }
 
 function changeInWords(change: KeyringChange): string {

@@ -65,8 +65,8 @@ const firstPollMs = 20;
 const longestPollMs = 500;
 
 /**
- * Waits for all processes that use the stores: in the step `distribute` until they have loaded a changed keyring, in
- * the step `drain` until they have also finished the writes that they began with an earlier keyring.
+ * Waits for all processes that use the stores. In the step `distribute`, waits until they have loaded a changed
+ * keyring. In the step `drain`, waits until they have also finished the writes that they began with an earlier keyring.
  */
 export class ReplicaWaits {
   readonly #source: KeyringSource;
@@ -112,7 +112,7 @@ export class ReplicaWaits {
    * Checks that a process other than this one is registered in every store. Checks nothing if the option `unregistered`
    * is given.
    *
-   * @throws KeywardError `NO_REPLICAS`.
+   * @throws KeywardError `NO_REPLICAS` if a store has no other registered process.
    */
   async requireOthers(): Promise<void> {
     if (this.#options.unregistered !== undefined) return;
@@ -131,7 +131,7 @@ export class ReplicaWaits {
    * the former keyring may have the announced generation number too, so such a replica may not have loaded `keyring`.
    * @param requireCurrent throws if the wait is no longer wanted, because another run took the rotation over.
    * @throws KeywardError `REPLICA_BEHIND` if a replica is not ready within `replicasWithinMs`; `NO_REPLICAS` if
-   * `unregistered` is not given and a store has no replica left except this process. The step `remove` does not throw
+   * `unregistered` is omitted and this process is the only replica left of a store. The step `remove` does not throw
    * `NO_REPLICAS`.
    */
   async wait(
@@ -274,7 +274,7 @@ function taskOf(step: ReplicaWait, keyring: Keyring): string {
     case "remove":
       return task;
     case "drain":
-      return `${task}, or not finished the writes that began before`;
+      return `${task}, or not finished writes that began with an earlier keyring`;
   }
 }
 

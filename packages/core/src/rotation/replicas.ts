@@ -31,7 +31,8 @@ export interface Replica {
    */
   readonly keys?: readonly string[];
   /**
-   * True if the process has finished all writes that it began with an earlier keyring than the keyring in use. False if the heartbeat cannot be decrypted.
+   * True if the process has finished all writes that it began with an earlier keyring. False if the heartbeat cannot be
+   * decrypted.
    */
   readonly drained: boolean;
   /**
@@ -55,8 +56,8 @@ export interface Replica {
   readonly problem?: KeywardErrorCode;
 }
 
-// Safety factor on a replica's lease, for clock drift between it and the observer. A write that the replica began just before
-// its lease lapsed may arrive up to longestCallMs later, which is therefore added to the lease.
+// Safety factor on a replica's lease, for clock drift between the replica and the observer. A write that the replica
+// began just before its lease lapsed may arrive up to longestCallMs later, so longestCallMs is added to the lease.
 const leaseSafetyFactor = 1.5;
 
 /**

@@ -57,13 +57,19 @@ const retireKeyOptionNames = {
 /**
  * Disables or removes a key, after checking that no record of any store and namespace needs the key.
  *
- * @throws KeywardError `KEY_IN_USE` with the counts by store if records need the key; `STORES_MISSING` if a store that
- * the keyring lists was not passed; with `abandonUnreadable`, also `STORES_MISSING` if a scope has a check record, but
- * no store of that scope was passed; `KEY_UNKNOWN`; `ROTATION_IN_PROGRESS` if the given stores record a running rotation
- * that makes the key the primary, or retires the key itself; `KEYRING_INVALID` for the primary, or for removing an
- * enabled key; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` if the keyring at its source was changed in the meantime;
- * `STORE_KEYS_DIFFER` if a store still encrypts with the key; with `instruct`: `CHANGE_NEEDED` if this process must be
- * restarted before it sees the change, and `REPLICA_BEHIND` if a replica still has the key after `replicasWithinMs`.
+ * @throws KeywardError
+ * - `KEY_IN_USE`, with the counts by store, if records need the key;
+ * - `STORES_MISSING` if a store that the keyring lists was not passed. With `abandonUnreadable`, also if a scope has a
+ *   check record, but no store of that scope was passed;
+ * - `KEY_UNKNOWN` if the keyring has no such key;
+ * - `ROTATION_IN_PROGRESS` if the given stores record a running rotation that makes the key the primary, or retires the
+ *   key itself;
+ * - `KEYRING_INVALID` for the primary, or for removing an enabled key;
+ * - `STORE_NOT_SCANNABLE` for a store without `scan`;
+ * - `KEYRING_CONFLICT` if the keyring at its source was changed in the meantime;
+ * - `STORE_KEYS_DIFFER` if a store still encrypts with the key;
+ * - with `instruct`: `CHANGE_NEEDED` if this process must be restarted before it sees the change, and `REPLICA_BEHIND` if
+ *   a replica still has the key after `replicasWithinMs`.
  * @example
  * const keyring = await keys.load();
  * await keys.save(keyring.add({ id: "2026-12" }).promote("2026-12"), keyring);

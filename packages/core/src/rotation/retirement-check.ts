@@ -9,7 +9,7 @@ import { RotationRecord, type RotationStatus, reserveOf } from "./rotation-recor
  * Checks that no running rotation needs the key `id`, or takes the key out of use itself. Checks nothing if none of the
  * given stores has a readable record of a rotation, because the record may be in another store.
  *
- * @throws KeywardError `ROTATION_IN_PROGRESS`; the errors of the stores.
+ * @throws KeywardError `ROTATION_IN_PROGRESS` if a running rotation concerns the key; the errors of the stores.
  */
 export async function requireNotInRotation(
   { keyring, source }: LoadedKeyring,

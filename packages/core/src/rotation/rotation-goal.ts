@@ -5,8 +5,8 @@ import { isEnabled, Keyring, keyOf } from "../keyring/keyring.ts";
 import type { RevocationOrder, RotationStatus } from "./rotation-record.ts";
 
 /**
- * What a call of `rotateKey`, `rollBackRotation` or `revokeKey` asks its run to achieve. The run begins a rotation with
- * this goal, or joins the running rotation.
+ * The goal of a call of `rotateKey`, `rollBackRotation` or `revokeKey`. The run that serves the call begins a rotation
+ * with this goal, or joins the running rotation.
  */
 export type RotationGoal =
   | { readonly kind: "rotate"; readonly newKey: NewKey }
@@ -139,7 +139,7 @@ export function requireNewKey(status: RotationStatus, keyring: Keyring): void {
 /**
  * Checks that the key to roll back to is still enabled. Checks nothing if the rotation is not a roll-back.
  *
- * @throws KeywardError `KEY_DISABLED`.
+ * @throws KeywardError `KEY_DISABLED` if the key to roll back to is disabled or removed.
  */
 export function requireRollBackTarget({ kind, to }: RotationStatus, keyring: Keyring): void {
   if (kind === "roll-back" && !isEnabled(keyring, to)) throw rollBackTooLateError(to);
@@ -180,12 +180,12 @@ function otherPrimaryError(keyring: Keyring, { kind, from, to }: RotationStatus)
 }
 
 /**
- * Returns the advice for a keyring that lacks the new key: the operator may have written the material of the new key
- * without its id, so that the key has another id now, and records have been written under that id.
+ * Returns the advice for a keyring that lacks the new key. The operator may have written the material of the new key
+ * without its id. The key then has another id, and records have been written under that id.
  */
 function withoutId(keyring: Keyring, to: string): string {
   if (keyOf(keyring, to) !== undefined) return "";
-  return ` Do so if this key is the new key, to which its id "${to}" was not given, because records are under it already.`;
+  return ` Do this if key "${keyring.primary}" is the new key, and only its id "${to}" was not written to the source: records are under the id "${keyring.primary}" already.`;
 }
 
 function requireSameMaterial(keyring: Keyring, id: string, { material }: NewKey): void {
@@ -198,7 +198,7 @@ function requireSameMaterial(keyring: Keyring, id: string, { material }: NewKey)
     `Key "${id}" in the keyring has other material than the new key that was passed under this id`,
     {
       keyId: id,
-      hint: "If you want to add a new key, pass another id. If you want to change to the key in the keyring, omit `material`.",
+      hint: "To add a new key, pass another id. To make the key in the keyring the primary, omit `material`.",
     },
   );
 }
@@ -206,7 +206,7 @@ function requireSameMaterial(keyring: Keyring, id: string, { material }: NewKey)
 /**
  * Checks that a key is in the keyring.
  *
- * @throws KeywardError `KEY_UNKNOWN`.
+ * @throws KeywardError `KEY_UNKNOWN` if the key is not in the keyring.
  */
 export function requireKeyIn(keyring: Keyring, id: string): void {
   if (keyOf(keyring, id) !== undefined) return;
@@ -252,8 +252,8 @@ export function isAchieved({ order, from, to }: RotationStatus, keyring: Keyring
 }
 
 /**
- * Returns whether a rotation has steps left. It has none if it is done, or if operators changed its keys by hand past
- * its end.
+ * Returns whether a rotation has steps left. It has none if it is done, or if operators removed the old key by hand and
+ * made a third key the primary.
  */
 export function isRunning({ step, from, to }: RotationStatus, keyring: Keyring): boolean {
   return step !== "done" && (keyOf(keyring, from) !== undefined || keyring.primary === to);
@@ -282,7 +282,7 @@ function isKeyWanted(to: string, goal: RotationGoal): boolean {
   return id === undefined || id === to;
 }
 
-/** What people call each kind of a rotation. */
+/** The word for each kind of rotation in messages and hints. */
 export const rotationNames = {
   rotate: "rotation",
   "roll-back": "roll-back",
@@ -386,7 +386,8 @@ export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring
       return { ...reversed(running, "revoke"), order, step: "add" };
     }
   }
-  // The new key of a revocation was disabled or removed by hand before it became primary. Another key must take its place.
+  // The new key of a revocation was disabled or removed by hand before it became primary. Another key must become the
+  // new key.
   if (
     goal.kind === "revoke" &&
     kind === "revoke" &&
@@ -408,8 +409,9 @@ export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring
 }
 
 /**
- * Returns the rotation that a roll-back undoes, at the grace, if the key to roll back to is disabled or removed already,
- * so that the roll-back cannot be finished. Otherwise returns `running` itself.
+ * Returns a rotation that can be finished. If `running` is a roll-back to a key that is disabled or removed already,
+ * the roll-back cannot be finished: returns the rotation that it undoes, at the step `grace`. Otherwise returns
+ * `running` itself.
  */
 export function finishableRotation(running: RotationStatus, keyring: Keyring): RotationStatus {
   if (running.kind !== "roll-back" || isEnabled(keyring, running.to)) return running;

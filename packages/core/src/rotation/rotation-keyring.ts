@@ -23,9 +23,9 @@ export class RotationKeyring {
   #guided: GuidedSource | undefined;
 
   /**
-   * Checks that the provider has `save`, or that `instruct` is given.
+   * Checks that the provider has `save`. Checks nothing if `instruct` is given.
    *
-   * @throws KeywardError `PROVIDER_READ_ONLY`.
+   * @throws KeywardError `PROVIDER_READ_ONLY` if the provider has no `save`.
    */
   constructor(
     provider: KeyProvider,
@@ -122,8 +122,8 @@ export class RotationKeyring {
   /**
    * Checks that the loaded keys of a guided rotation are not from before an earlier rotation.
    *
-   * @param running the running rotation, if there is one. It may have noted its old key before an operator makes another
-   * key the primary.
+   * @param running the running rotation, if there is one. It may have noted that its old key is out of use before an
+   * operator makes another key the primary.
    * @throws KeywardError `KEYRING_ROLLBACK` if a rotation took the primary out of use.
    */
   async requirePrimaryInUse(keyring: Keyring, running: RotationStatus | undefined, goal: RotationGoal): Promise<void> {
@@ -138,8 +138,8 @@ export class RotationKeyring {
   }
 
   /**
-   * Asks the provider of a guided rotation to describe a change, so that a change that the source cannot have is refused
-   * before the rotation begins.
+   * Asks the provider of a guided rotation to describe a change. So the provider can refuse a change that its source
+   * does not support, before the rotation begins.
    *
    * @throws KeywardError the error of the provider.
    */

@@ -52,8 +52,8 @@ export interface RotationStatus {
    */
   readonly kind: "rotate" | "roll-back" | "revoke";
   /**
-   * Whether a revocation disables the compromised key before or after it re-encrypts the records: "disable-first" or
-   * "reencrypt-first". `undefined` if `kind` is not "revoke".
+   * The order of a revocation: "disable-first" if it disables the compromised key before any record is re-encrypted,
+   * "reencrypt-first" if it disables the key afterwards. `undefined` if `kind` is not "revoke".
    */
   readonly order?: RevocationOrder;
   /** The id of the old key, which the rotation takes out of use. */
@@ -149,8 +149,8 @@ export interface ReadRotation {
 const key = "rotation";
 
 /**
- * Returns the reserved space that keeps the state of the rotation, or `undefined` if no store has a reserved space. Of
- * the stores that have one, takes the first in the order of their names.
+ * Returns the reserved space that keeps the state of the rotation, or `undefined` if no store has a reserved space. If
+ * several stores have one, uses that of the first store in the order of their names.
  */
 export function reserveOf(source: KeyringSource, stores: NamedStores): ReservedRecords | undefined {
   for (const [, store] of Object.entries(stores).sort(([one], [other]) => (one < other ? -1 : 1))) {

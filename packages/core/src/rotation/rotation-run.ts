@@ -122,7 +122,7 @@ export class RotationRun {
       if (status?.step === "done") {
         // The rotation may have ended after the keyring was loaded.
         if (keyring.generation < (status.generation ?? Number.POSITIVE_INFINITY)) keyring = await this.#keyring.load();
-        // If another run began and finished this very rotation since the call, this call has nothing left to do.
+        // If another run began and finished the same rotation since the call, this call has nothing left to do.
         const isShared = status.id !== initial.status?.id && isSameGoal(status, goal);
         const isDone = isShared && isAchieved(status, keyring) && isLastChange(status, keyring);
         if (isDone || isDoneAlready(status, keyring, goal)) {

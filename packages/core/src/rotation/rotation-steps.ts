@@ -101,8 +101,8 @@ export class RotationSteps {
   }
 
   /**
-   * Makes the change that leads to the keyring that `changed` returns, unless `changed` returns `undefined` because the
-   * keyring has the change already. Then announces the keyring.
+   * Changes the keyring to the keyring that `changed` returns. If `changed` returns `undefined`, the keyring has the
+   * change already. Then announces the keyring.
    */
   async #change(
     state: ReadRotation,
@@ -147,9 +147,9 @@ export class RotationSteps {
   }
 
   /**
-   * Checks, if an operator has removed the old key already, that no record needs the key.
+   * If an operator has removed the old key already, checks that no record needs the key.
    *
-   * @throws KeywardError `KEY_UNKNOWN`.
+   * @throws KeywardError `KEY_UNKNOWN` if a record needs the removed key.
    */
   async #requireUnneeded({ from, order }: RotationStatus, keyring: Keyring): Promise<void> {
     if (this.#keyring.guided === undefined || order === "disable-first" || keyOf(keyring, from) !== undefined) return;
@@ -315,7 +315,10 @@ export class RotationSteps {
     return {};
   }
 
-  /** Notes that the old key must not be a primary, unless a roll-back makes the old key the primary again. */
+  /**
+   * Notes in the stores that the old key must not be a primary. If a roll-back makes the old key the primary again,
+   * removes the note.
+   */
   async #refuseOldPrimary({ from }: Pick<RotationStatus, "from">, state: ReadRotation): Promise<void> {
     if (this.#keyring.guided === undefined) return;
     if (!(await this.#record.isUnchanged(state))) throw new ChangedByAnotherRun();
@@ -367,20 +370,23 @@ export class RotationSteps {
     await this.#waits.wait(step, keyring, isReady, onWaiting, late);
   }
 
-  /** Passes `progress` to the option `onProgress`, if that is given. */
+  /** Passes `progress` to the option `onProgress`, if the option is given. */
   report(progress: RotationProgress): void {
     this.#options.onProgress?.(progress);
   }
 }
 
 function removedTooEarly(from: string): KeywardError {
-  return new KeywardError("KEY_UNKNOWN", `Key "${from}" was removed at the source of the keys too early`, {
-    keyId: from,
-    hint:
-      `Put key "${from}" back at the source of the keys, with its former material and beside the other keys, because ` +
-      "records still need the key. Then run the rotation again, which continues here. The rotation tells you when to " +
-      "remove the key.",
-  });
+  return new KeywardError(
+    "KEY_UNKNOWN",
+    `Key "${from}" was removed at the source of the keys, but records still need it`,
+    {
+      keyId: from,
+      hint:
+        `Put key "${from}" back at the source of the keys, with its former material and beside the other keys. Then run ` +
+        "the rotation again, which continues at this step. The rotation tells you when to remove the key.",
+    },
+  );
 }
 
 /** Returns whether a replica uses this keyring or a later one, and has finished the writes that it began before. */

@@ -24,15 +24,20 @@ import { RotationRun } from "./rotation-run.ts";
  * If the call stops before the rotation is done, repeat the call, on this machine or another: the rotation resumes at
  * the step where it stopped. Two calls at the same time share the work.
  *
- * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save; `ROTATION_IN_PROGRESS` if a rotation with
- * another goal is running; `REPLICA_BEHIND` if a replica does not load the keyring within `replicasWithinMs`;
- * `NO_REPLICAS` if no replica is registered in a store and `unregistered` is not given; `KEY_IN_USE` if records still
- * need the old key when it is to be disabled or removed; `KEY_UNKNOWN` or `KEY_DISABLED` if someone removed or disabled
- * the new key; `KEYRING_INVALID` if the new key is the key to replace, or a third key is the primary; `STORES_MISSING`
- * if a store that the keyring lists was not passed; `STORE_KEYS_DIFFER` if a store uses another keyring than the
- * provider has; `VALUE_INVALID` for an invalid option; `STORE_INVALID` if no store has a reserved space, or if the
- * reserved space loses the record of the rotation; `STORE_NOT_ATOMIC` for a store without `replace`;
- * `STORE_NOT_SCANNABLE` for a store without `scan`; and the errors of the stores and the provider.
+ * @throws KeywardError
+ * - `PROVIDER_READ_ONLY` for a provider that cannot save;
+ * - `ROTATION_IN_PROGRESS` if a rotation with another goal is running;
+ * - `REPLICA_BEHIND` if a replica does not load the keyring within `replicasWithinMs`;
+ * - `NO_REPLICAS` if no replica is registered in a store and `unregistered` is not given;
+ * - `KEY_IN_USE` if records still need the old key when it is to be disabled or removed;
+ * - `KEY_UNKNOWN` or `KEY_DISABLED` if an operator removed or disabled the new key;
+ * - `KEYRING_INVALID` if the new key is the key to replace, or a third key is the primary;
+ * - `STORES_MISSING` if a store that the keyring lists was not passed;
+ * - `STORE_KEYS_DIFFER` if a store uses another keyring than the provider has;
+ * - `VALUE_INVALID` for an invalid option;
+ * - `STORE_INVALID` if no store has a reserved space, or if the reserved space loses the record of the rotation;
+ * - `STORE_NOT_ATOMIC` for a store without `replace`, `STORE_NOT_SCANNABLE` for a store without `scan`;
+ * - the errors of the stores and the provider.
  * @example
  * const graceMs = 7 * 24 * 3_600_000;
  * await rotateKey(keys, { stores: { sessions }, newKey: { id: "2026-12" }, graceMs, until: "disable" });
@@ -150,7 +155,9 @@ export async function revocationCost(
   return { records, total: Object.values(records).reduce((sum, count) => sum + count, 0) };
 }
 
-/** Returns the option `newKey`, which must be valid before the rotation is recorded. Otherwise it could not continue. */
+/**
+ * Returns the option `newKey` after checking it: a rotation that is recorded with an invalid key could not continue.
+ */
 function newKeyOf({ newKey }: Pick<RotateKeyOptions, "newKey">): NewKey {
   return newKey === undefined ? {} : requireNewKey(newKey);
 }

@@ -11,7 +11,7 @@ export type WrappableStore = KeyvStorageAdapter | KeyvBridgeStore | Map<string, 
 /**
  * Checks that a value is a store that can be wrapped, because JavaScript code may pass anything.
  *
- * @throws KeywardError `STORE_INVALID`.
+ * @throws KeywardError `STORE_INVALID` for any other value.
  */
 export function requireStore(given: WrappableStore): void {
   const isObject = typeof given === "object" && given !== null;
@@ -87,7 +87,8 @@ function isKeyv6Adapter(store: KeyvStorageAdapter | KeyvBridgeStore): store is K
 }
 
 /**
- * Keyv's bridge, except that a failed delete rejects. Keyv's own bridge reports it as if the record had not been found.
+ * Keyv's bridge over a Keyv 5 adapter, with one change: `deleteMany` rejects if a delete fails. In Keyv's own bridge, a
+ * failed delete has the same result as a missing record.
  */
 class Bridge extends KeyvBridgeAdapter {
   override async deleteMany(keys: string[]): Promise<boolean[]> {

@@ -8,7 +8,7 @@ import { asBuffer } from "./stored-bytes.ts";
 type Codec = Pick<Keyv, "serialization" | "compression" | "encryption">;
 
 /**
- * Whether a serialization writes text, for each serialization that was used before. Keyv's types allow only text, but
+ * For each serialization that was used before: true if the serialization writes text. Keyv's types allow only text, but
  * some serializations write bytes.
  */
 const writesText = new WeakMap<KeyvSerializationAdapter, boolean>();
@@ -42,8 +42,8 @@ function parse<Value>(
   serialization: KeyvSerializationAdapter | undefined,
   value: unknown,
 ): KeyvValue<Value> | Promise<KeyvValue<Value>> {
-  if (!isStoredValue(value)) throw new TypeError("neither text nor bytes");
-  if (serialization === undefined) throw new TypeError("no serialization");
+  if (!isStoredValue(value)) throw new TypeError("The stored value is neither text nor bytes");
+  if (serialization === undefined) throw new TypeError("The Keyv has no serialization");
   const text = serialization === keyvJson ? true : writesText.get(serialization);
   if (text === undefined) return learnType(serialization).then(() => parse<Value>(serialization, value));
   const parsed: unknown = Reflect.apply(serialization.parse, serialization, [text ? asText(value) : asBytes(value)]);
@@ -57,7 +57,7 @@ async function learnType(serialization: KeyvSerializationAdapter): Promise<void>
 
 function asText(value: StoredValue): string {
   const text = textOf(value);
-  if (text === undefined) throw new TypeError("not UTF-8");
+  if (text === undefined) throw new TypeError("The stored bytes are not UTF-8");
   return text;
 }
 
@@ -67,5 +67,5 @@ function asBytes(value: StoredValue): Buffer {
 
 function requireKeyvValue<Value>(parsed: unknown): KeyvValue<Value> {
   if (isKeyvValue<Value>(parsed)) return parsed;
-  throw new TypeError("not Keyv's");
+  throw new TypeError("The parsed value is not an object { value, expires } of Keyv");
 }

@@ -15,8 +15,8 @@ const mayBeMarked = /(?:^|[:[,])\s*"(?::|\\u003a)/i;
  *
  * `KeyvJsonSerializer` puts a mark, such as `:bigint:`, in front of bytes, big integers, and strings that begin with a
  * colon. To find such values, it copies every value that it writes, and calls a function for each part of the JSON that
- * it reads. Both the copy and these function calls take longer than the encryption of the record. So `keyvJson` omits
- * them if no part of the value needs or has a mark.
+ * it reads. Both the copy and these function calls take longer than the encryption of the record. So `keyvJson` makes
+ * neither if no part of the value needs or has a mark.
  */
 export const keyvJson: KeyvSerializationAdapter = {
   stringify: toKeyvJson,

@@ -13,8 +13,8 @@ const namespacesInUse = new WeakMap<object, Map<string, number>>();
 /**
  * Keeps users of one wrapped store, such as several `EncryptedStore`s, from mixing their records. Each user has a
  * `NamespaceUse`, which holds the namespace of that user from the user's first call until `release()`. Users with
- * different namespaces may share a store only if no key of one namespace can be the same key in the store as a key of
- * another namespace.
+ * different namespaces may share a store only if records of different namespaces can never have the same key in the
+ * store.
  */
 export class NamespaceUse {
   readonly #given: WrappableStore;
@@ -37,7 +37,7 @@ export class NamespaceUse {
     return this.#wanted ?? this.#adapter.namespace ?? "";
   }
 
-  /** True if a call has used a namespace since the last call of `release`. */
+  /** True if the store was called since the last `release`, so that its namespace is in use. */
   get begun(): boolean {
     return this.#used !== undefined;
   }

@@ -58,8 +58,8 @@ export function expiryToSet({ expires }: RecordContent): number | undefined {
 }
 
 /**
- * Returns an error about one record. The properties of the error have the address of the record. The message does not
- * have it, because the key of the record may be a secret.
+ * Returns an error about one record. The properties of the error contain the address of the record. The message does
+ * not contain the address, because the key of the record may be a secret.
  */
 export function recordError(
   code: KeywardErrorCode,

@@ -95,7 +95,7 @@ export class WrappedStore {
     return this.#namespaceUse.begin();
   }
 
-  /** True if a call has used a namespace since the last call of `releaseNamespace`. */
+  /** True if the store was called since the last `releaseNamespace`, so that its namespace is in use. */
   get inUse(): boolean {
     return this.#namespaceUse.begun;
   }

@@ -134,8 +134,8 @@ export class CheckRecord {
    * Writes the check record under the primary of `keyring` if the stored check record is still `expected`. If
    * `expected` is `undefined`, writes only if there is no check record.
    *
-   * @param content the lowest generation number with which a process may write from now on, and the key that may no
-   * longer be the primary of such a process. Default: the generation number of `keyring`, and no such key.
+   * @param content the lowest generation number with which a process may write from now on, and the ids of the keys
+   * that may not be the primary of such a process. Default: the generation number of `keyring`, and no such keys.
    * @returns whether the check record was written.
    */
   async replace(
@@ -222,7 +222,7 @@ function problemWith(
     case "KEY_DISABLED":
       return `${store} was written with key "${keyId}", which is disabled in this process`;
     case "KEY_MISMATCH":
-      return `${store} was written with a key "${keyId}" whose material is not that of key "${keyId}" in this process`;
+      return `${store} was written with a key "${keyId}" that has other material than key "${keyId}" of this process`;
     default:
       return `the check record of ${store} was altered, or was written by a later release of Keyward; this process has ${availableKeys}`;
   }

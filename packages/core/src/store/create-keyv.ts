@@ -129,7 +129,7 @@ export class KeywardKeyv extends ReportingKeyv {
         `A library with namespace ${first} already uses this Keyv as its store, so a library with namespace ${second} cannot use this Keyv`,
         {
           namespace: own,
-          hint: "If two libraries use this Keyv as their store, call createKeyv twice with different namespaces, and give each library its own Keyv. If only one library uses this Keyv, import Keyv from the same package as the library. The library did not recognize your Keyv 5, and wrapped it in a second Keyv 5.",
+          hint: "If two libraries use this Keyv as their store, call createKeyv twice with different namespaces, and give each library its own Keyv. If only one library uses this Keyv, import Keyv from the same package as the library. In this case, the library did not recognize the Keyv 5 that you passed to it, and wrapped that Keyv 5 in a second one.",
         },
       );
     }
@@ -138,7 +138,7 @@ export class KeywardKeyv extends ReportingKeyv {
 
   /**
    * Resolves if this Keyv can be used: the store answers, and the keyring is loaded and belongs to the store. Call `ready`
-   * when the application starts, before it accepts requests. It writes nothing, and emits no `error`. A library may still
+   * when the application starts, before it accepts requests. `ready` writes nothing, and emits no `error`. A library may still
    * assign its namespace to this Keyv afterwards.
    *
    * @throws KeywardError as {@link EncryptedStore.ready}.
@@ -178,7 +178,7 @@ export class KeywardKeyv extends ReportingKeyv {
     throw error;
   }
 
-  /** The store under this Keyv, the same as `encryptedStore`. It cannot be replaced. */
+  /** The store under this Keyv, the same as `encryptedStore`. The store cannot be replaced. */
   override get store(): KeyvStorageAdapter {
     return super.store instanceof DecodedStore ? this.encryptedStore : super.store;
   }

@@ -114,15 +114,15 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * Present if the wrapped store can replace atomically.
    *
    * @throws KeywardError `RECORDS_UNREADABLE`, with one error for each record that cannot be decrypted;
-   * `STORE_UNAVAILABLE`. If some replacements were made before the error, the hint of the error says so.
+   * `STORE_UNAVAILABLE`. If some replacements were made before the error, the hint of the error states this.
    */
   declare readonly replaceMany?: (changes: readonly Replacement[]) => Promise<boolean[]>;
   /**
-   * Sets the expiry of a record, whatever its value is, and returns whether there is a record. A write of another process
-   * at the same time is kept. Present if the wrapped store can replace atomically.
+   * Sets the expiry of a record without changing its value, and returns whether there is a record. A write of another
+   * process at the same time is kept. Present if the wrapped store can replace atomically.
    *
-   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past removes
-   * the record.
+   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past
+   * removes the record.
    * @throws KeywardError as {@link EncryptedStore.replace}; `KEYRING_INVALID` with a keyring without keys.
    */
   declare readonly touch?: (key: string, expires: number | null) => Promise<boolean>;
@@ -240,9 +240,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * Call `ready` when the application starts, before it accepts requests. It writes nothing. In a store without a
    * reserved space, it cannot check whether the keyring belongs to the store.
    *
-   * @throws KeywardError whose {@link KeywardError.notReady} lists what is not ready: `STORE_UNAVAILABLE` and the other
-   * errors of a read if the store does not answer; the errors of the key provider if the keyring cannot be loaded;
-   * `OVERWRITE_REFUSED` if the keyring does not belong to the store.
+   * @throws KeywardError whose {@link KeywardError.notReady} lists what is not ready:
+   * - `STORE_UNAVAILABLE` and the other errors of a read if the store does not answer;
+   * - the errors of the key provider if the keyring cannot be loaded;
+   * - `OVERWRITE_REFUSED` if the keyring does not belong to the store.
    */
   ready(options: ReadyOptions = {}): Promise<void> {
     return requireReady(this.#parts, options);
@@ -379,7 +380,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 }
 
-/** Refuses encryption in two layers: a rotation would see the outer keys only, and take an inner key out of use. */
+/**
+ * Refuses encryption in two layers: a rotation would see only the outer layer, and so could remove a key that the inner
+ * layer still needs.
+ */
 function requireUnencrypted(store: WrappableStore): void {
   if (!(store instanceof EncryptedStore)) return;
   throw new KeywardError("STORE_INVALID", "The store is an EncryptedStore, which already encrypts its records", {
@@ -420,8 +424,8 @@ function describe(given: unknown): string {
 }
 
 /**
- * Makes an `EncryptedStore` that has no listeners and no heartbeat, and does not use the connection, until
- * {@link attachStore} is called. So if `createKeyv` throws before that call, there is nothing to disconnect.
+ * Makes an `EncryptedStore` whose listeners, heartbeat and use of the connection begin only when {@link attachStore} is
+ * called. So if `createKeyv` throws before that call, there is nothing to disconnect.
  *
  * @param opened the store of which `store` is a view. The `EncryptedStore` disconnects `opened` instead of the view.
  * `undefined` if `store` is not a view.

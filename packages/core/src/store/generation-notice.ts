@@ -85,7 +85,7 @@ export class GenerationNotice {
     await this.#note(keyring, (noted) => noted.filter((id) => id !== keyId));
   }
 
-  /** Returns the keys that may not be the primary of a process that writes. */
+  /** Returns the ids of the keys that may not be the primary of a process that writes. */
   async retired(keyring: Keyring): Promise<readonly string[]> {
     const unscoped = this.#record?.unscoped ?? this.#record;
     const stored = await unscoped?.read(keyring);
@@ -120,8 +120,9 @@ export class GenerationNotice {
 }
 
 /**
- * Writes one check record, unless it requires this generation already, and is under the primary of this generation of
- * the keyring. The primary is compared too, because some sources change their keys without a new generation.
+ * Raises the required generation in one check record, and encrypts the check record under the primary of the keyring.
+ * Writes nothing if the check record requires this generation and is under this primary already. The primary is
+ * compared too, because some sources change their keys without a new generation.
  */
 async function requireGeneration(record: CheckRecord, keyring: Keyring, generation: number): Promise<void> {
   const scoped = record.scope === undefined || keyring.scopeName !== undefined ? keyring : keyring.scope(record.scope);
@@ -149,7 +150,7 @@ async function noteRetired(
 ): Promise<void> {
   for (;;) {
     const stored = await record.read(keyring);
-    // The note must not change under which key the check record is: this keyring may be from before a promotion.
+    // Writing the note must not change the key of the check record: this keyring may be from before a promotion.
     const keyId = keyIdOf(stored);
     const encrypting = keyId !== undefined && isEnabled(keyring, keyId) ? withPrimary(keyring, keyId) : keyring;
     const scoped = record.scope === undefined ? encrypting : encrypting.scope(record.scope);

@@ -13,9 +13,11 @@ import { EncryptedStore } from "./encrypted-store.ts";
  *
  * @param store the store below the encryption: the store that the application passes to `createKeyv`.
  * @returns `undefined` if there is no record at the address.
- * @throws KeywardError `STORE_INVALID` if `store` is not a store, or encrypts; `VALUE_INVALID` for an address that is
- * ill-formed or reserved; `NAMESPACE_CONFLICT` if a store without views is in use with another namespace;
- * `STORE_UNAVAILABLE`.
+ * @throws KeywardError
+ * - `STORE_INVALID` if `store` is not a store, or encrypts;
+ * - `VALUE_INVALID` for an address that is ill-formed or reserved;
+ * - `NAMESPACE_CONFLICT` if a store without views is in use with another namespace;
+ * - `STORE_UNAVAILABLE` if the store fails.
  * @example
  * const shown = await inspectRecord(store, { namespace: "sessions", key: "42" });
  * console.log(shown?.kind === "envelope" ? shown.keyId : shown?.kind);

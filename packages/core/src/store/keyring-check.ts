@@ -120,7 +120,7 @@ export class KeyringCheck {
     const unscoped = this.#record?.unscoped;
     if (unscoped === undefined || this.#unscoped === undefined) return;
     const keyring = await unscoped.keyringInUse();
-    // A process that was given a scoped keyring cannot decrypt the unscoped check record, and is not meant to.
+    // A process with only a scoped keyring cannot decrypt the unscoped check record, and is not meant to.
     if (keyring.scopeName === undefined) await use(this.#unscoped, keyring);
   }
 
@@ -150,10 +150,10 @@ export class KeyringCheck {
 }
 
 /**
- * Checks that the primary is not a key that a guided rotation took out of use. A process that has the unscoped keyring
- * does not ask the check record of a scope, which a process with only the keyring of that scope may have written.
+ * Checks that the primary is not a key that a guided rotation took out of use. In a scope, checks nothing: the check
+ * record of a scope is not trusted, because a process with only the keyring of that scope may have written it.
  *
- * @throws KeywardError `KEYRING_ROLLBACK`.
+ * @throws KeywardError `KEYRING_ROLLBACK` if the primary is such a key.
  */
 function requirePrimaryInUse(record: CheckRecord, opened: OpenedRecord, { primary, generation }: Keyring): void {
   const content = record.scope === undefined ? parseCheckRecord(opened) : undefined;

@@ -27,7 +27,7 @@ export interface ReencryptEvent {
    * yet.
    */
   readonly to: string;
-  /** Why the record was not re-encrypted. Present only with the event `reencrypt:error`. */
+  /** The error because of which the record was not re-encrypted. Present only with the event `reencrypt:error`. */
   readonly error?: KeywardError;
 }
 

@@ -214,11 +214,11 @@ export class RecordCodec {
   }
 
   /**
-   * Verifies, before a record in a foreign format is encrypted, that the application can decode the record. If not, the
-   * wrong format in `accept` may have read the record, and after the encryption the right format could no longer read
-   * it.
+   * Verifies, before a record in a foreign format is encrypted, that the application can decode the record. If it
+   * cannot, a wrong format in `accept` may have read the record, and after the encryption the right format could no
+   * longer read it.
    *
-   * @throws KeywardError `RECORD_MALFORMED`.
+   * @throws KeywardError `RECORD_MALFORMED` if the application cannot decode the record.
    */
   async requireDecodable({ content }: OpenedRecord, address: RecordAddress): Promise<void> {
     await this.decode(content.value, address);
@@ -247,11 +247,16 @@ export class RecordCodec {
       }
     }
     if (failure !== undefined) throw failure;
-    throw recordError("RECORD_NOT_SEALED", address, "is not an envelope, and no accepted format reads it", {
-      hint: forbidsPlaintext
-        ? "The keyring forbids plaintext in this namespace, so a program without Keyward wrote the record. Find out which program wrote it, and then delete the record."
-        : "The record was written without Keyward. If the application wrote it before it used Keyward, list the format of the record in the option `accept`, so that the record is read and then encrypted. If you have listed the format, correct its options, such as `layout`, `joinedBy`, `encoding` and `ignoredFields`. Otherwise find out which program wrote the record.",
-    });
+    throw recordError(
+      "RECORD_NOT_SEALED",
+      address,
+      "is not an envelope, and no format in the option `accept` reads it",
+      {
+        hint: forbidsPlaintext
+          ? "The keyring forbids plaintext in this namespace, so a program without Keyward wrote the record. Find out which program wrote it, and then delete the record."
+          : "The record was written without Keyward. If the application wrote it before it used Keyward, list the format of the record in the option `accept`, so that the record is read and then encrypted. If you have listed the format, correct its options, such as `layout`, `joinedBy`, `encoding` and `ignoredFields`. Otherwise find out which program wrote the record.",
+      },
+    );
   }
 
   #inScope(ring: Keyring, address: RecordAddress): Keyring {

@@ -133,9 +133,9 @@ export class RecordReplacer {
   }
 
   /**
-   * Makes changes of different records, after the running changes of these records through this store. So calls of this
-   * process do not overtake each other again and again. Notes in `made` which changes were made, also if the call rejects.
-   * `toError` makes one error of those of the records that cannot be read.
+   * Makes changes of different records, after the running changes of these records through this store. So two calls of
+   * this process never change the same record at the same time. Notes in `made` which changes were made, also if the
+   * call rejects. `toError` makes one error of the errors of all records that cannot be read.
    */
   async #make(
     changes: readonly Change[],
@@ -365,18 +365,23 @@ function pauseMsBefore(attempt: number): number {
 function unauthenticated(address: RecordAddress): KeywardError {
   return recordError("RECORD_NOT_SEALED", address, "is in a foreign format that cannot detect a wrong key", {
     hint:
-      "A new expiry would encrypt the record as it was decrypted, which may be garbage. Write the record with set(), or " +
+      "To set an expiry, touch() would encrypt the decrypted record, which may be garbage. Write the record with set(), or " +
       "set `encryptUnauthenticated` of its format after you have verified that the format reads your records correctly.",
   });
 }
 
 function overtaken(address: RecordAddress): KeywardError {
-  return recordError("STORE_UNAVAILABLE", address, `changed ${maxAttempts} times while it was to be replaced`, {
-    hint: "Repeat the call. If this error returns, let fewer processes write this record at the same time.",
-  });
+  return recordError(
+    "STORE_UNAVAILABLE",
+    address,
+    `was not replaced, because other processes changed it ${maxAttempts} times during the call`,
+    {
+      hint: "Repeat the call. If this error returns, let fewer processes write this record at the same time.",
+    },
+  );
 }
 
-/** Returns the error of a batch some of whose changes were made, with a hint that says so. */
+/** Returns the error for a batch of which some changes were made. Its hint states that some changes were made. */
 function partlyMade(error: KeywardError): KeywardError {
   const { code, message, key, namespace, keyId, errors } = error;
   return new KeywardError(code, message, {

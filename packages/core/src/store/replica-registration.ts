@@ -69,8 +69,8 @@ export interface ReplicaRegistrationParts {
 }
 
 /**
- * What {@link ReplicaRegistration} reports to each store that called {@link ReplicaRegistration.join}: the heartbeat
- * has lapsed, failed, or recovered.
+ * A report of {@link ReplicaRegistration} to each store that called {@link ReplicaRegistration.join}: the heartbeat has
+ * lapsed, failed, or recovered.
  */
 export type ReplicaRegistrationReport =
   | { readonly kind: "lapsed" }

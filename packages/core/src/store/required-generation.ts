@@ -1,8 +1,8 @@
 import { type EncryptedStoreOrKeyv, storeParts } from "./encrypted-store.ts";
 
 /**
- * Returns the lowest generation number of the keyring with which a replica may write to a store. Returns 0 if the store
- * requires none, because no process has written to it or because it has no reserved space.
+ * Returns the lowest generation number of the keyring with which a replica may write to a store. Returns 0 if no
+ * process has written to the store yet, or if the store has no reserved space.
  *
  * For a keyring that is restored from a backup. Writes nothing.
  *

@@ -33,7 +33,7 @@ export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring
  *
  * A rotation raises the generation in the check record of the store first, so a higher number in the check record of a
  * scope is false. A process that has only the keyring of a scope can write such a number, but only into the check
- * record of its scope. If the number were trusted, this process could require a generation that no keyring has, or
+ * record of its scope. If the number were trusted, such a process could require a generation that no keyring has, or
  * prevent the re-encryption of the check record.
  */
 export async function trustedContent(

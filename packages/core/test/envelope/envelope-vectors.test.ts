@@ -31,7 +31,7 @@ async function sealAgainAtOnce(codec: RecordCodec, stored: string | Buffer, addr
   return header === undefined ? undefined : codec.sealAgainAtOnce(await codec.ring(), stored, header, address);
 }
 
-describe("an accepted vector", () => {
+describe("an accepted test vector", () => {
   it.each(vectors.accept)("is encrypted to its sealed value, and decrypted to its content: $name", async (vector) => {
     const { kid, namespace, key, scope, padTo } = vector;
     const value = readValue(vector.value);
@@ -82,7 +82,7 @@ describe("an accepted vector", () => {
   });
 });
 
-describe("a rejected vector", () => {
+describe("a rejected test vector", () => {
   it.each(vectors.reject)("is refused with $code: $name", async (vector) => {
     const { namespace, key, scope } = vector;
     const ring = ringOf(vector.ring);
@@ -152,7 +152,7 @@ it("docs/envelope.md shows the values that the implementation computes", () => {
   expect(page).toContain(vectors.xaes256gcmAccumulated.digest);
 });
 
-it("no two vectors have the same name", () => {
+it("no two test vectors have the same name", () => {
   const names = [...vectors.accept, ...vectors.reject].map(({ name }) => name);
   expect(names).toEqual([...new Set(names)]);
 });

@@ -93,7 +93,7 @@ describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
     expect(await fileCheckpoint(path).read()).toBe("own");
   });
 
-  it("cannot be written if its folder is missing, and the hint says to create the folder", async () => {
+  it("cannot be written if its folder is missing, and the hint is to create the folder", async () => {
     const nowhere = fileCheckpoint(join(folder, "missing", "job"));
     expect(await nowhere.read()).toBeUndefined();
     await expect(nowhere.write("text")).rejects.toMatchObject({

@@ -53,7 +53,7 @@ describe("withKeysOf", () => {
     expect(JSON.parse(exportKeyring(restored)).keys).toContainEqual({ ...one, status: "disabled" });
   });
 
-  it("adds keys of a later backup with the status that they have there", () => {
+  it("adds the keys of a later backup with the status that they have in the backup", () => {
     const ring = Keyring.generate("one");
     const backup = ring.add({ id: "two" }).add({ id: "three", status: "disabled" });
     const restored = withKeysOf(ring, backup);

@@ -272,12 +272,17 @@ describe("a keyring document", () => {
       ["a date that is a number", changeKey(2, { created: 1 }), "KEYRING_INVALID", /keys\[2\]\.created is not a date/],
       ["no material", changeKey(1, { material: undefined }), "KEYRING_INVALID", /keys\[1\]\.material is not base64url/],
       ["material as bytes", changeKey(1, { material: [1] }), "KEYRING_INVALID", /keys\[1\]\.material is not base64url/],
-      ["empty material", changeKey(1, { material: "" }), "KEY_INVALID", /"2026-05" has material of 0 bytes where 32/],
+      [
+        "empty material",
+        changeKey(1, { material: "" }),
+        "KEY_INVALID",
+        /"2026-05" has material of 0 bytes, but must have 32/,
+      ],
       ...[16, 31, 33, 64].map((length): (typeof cases)[number] => [
         `material of ${length} bytes`,
         changeKey(1, { material: randomBytes(length).toString("base64url") }),
         "KEY_INVALID",
-        new RegExp(`Key "2026-05" has material of ${length} bytes where 32`),
+        new RegExp(`Key "2026-05" has material of ${length} bytes, but must have 32`),
       ]),
       [
         "material that is one byte 32 times",
@@ -502,7 +507,7 @@ describe("Keyring.fromKeys", () => {
     for (const refused of refusals) expect(refusalOf(refused).code).toBe("KEYRING_INVALID");
   });
 
-  it("takes the material that it is given, and Keyring.generate makes new material in each call", () => {
+  it("uses the given material, and Keyring.generate makes new material in each call", () => {
     const materials = Array.from({ length: 20 }, () => documentOf(Keyring.generate("a")).keys[0]?.material);
     expect(new Set(materials).size).toBe(20);
   });
@@ -766,7 +771,7 @@ describe("the hint of an error about a keyring", () => {
     return expect.fail("was not refused");
   }
 
-  it("first says what to restore, and advises to enable a disabled key only if that key is not compromised", () => {
+  it("first names what to restore, and advises enabling a disabled key only if that key is not compromised", () => {
     const cut = JSON.stringify({
       ...document,
       keys: document.keys.map((key) => ({ ...key, material: key.material.slice(0, 30) })),

@@ -24,7 +24,7 @@ import { AesWrapper } from "./aes-wrapper.ts";
 type Store = AtomicStore & ScannableStore & ReservedSpace;
 
 function describeLocation(open: () => Promise<Store>): void {
-  it("replaces the text at a store location only if this text is the expected text", async () => {
+  it("a store location replaces its text only if the stored text is the expected text", async () => {
     const location = storeLocation(await open());
     expect(await location.read()).toBeUndefined();
     expect(await location.replace("other", "first")).toBe(false);
@@ -36,7 +36,7 @@ function describeLocation(open: () => Promise<Store>): void {
     expect(["d", "e", "f"]).toContain(await location.read());
   });
 
-  it("keeps a wrapped keyring during a rotation and clear(), and does not count it as a record", async () => {
+  it("a store location keeps a wrapped keyring during a rotation and clear(), and a census does not count the keyring", async () => {
     const store = await open();
     const wrapper = new AesWrapper();
     const first = Keyring.generate("2026-11").withStores(["sessions"]);

@@ -140,7 +140,7 @@ describe.each<[string, string, string]>([
     return { ...world, options: { ...world.options, replicasWithinMs: 30 } };
   }
 
-  it("does not stop a rotation, and is listed by replicas() as a problem only if it is a heartbeat", async () => {
+  it("such an invalid record does not stop a rotation, and is listed by replicas() as a problem only if it is a heartbeat", async () => {
     const { source, stores, provider, options } = await planted();
     const problems = (await replicas(stores.flows)).map(({ problem }) => problem);
     expect(problems).toEqual(key.startsWith("replica/") ? ["RECORD_MALFORMED"] : []);
@@ -148,7 +148,7 @@ describe.each<[string, string, string]>([
     expect(source.ring.keys.map(({ id }) => id)).toEqual(["new"]);
   });
 
-  it("does not stop a revocation", async () => {
+  it("such an invalid record does not stop a revocation", async () => {
     const { source, provider, options } = await planted();
     await revokeKey(provider, { ...options, id: "old", order: "disable-first" });
     expect(source.ring.keys).toMatchObject([{ id: "old", status: "disabled" }, { id: "new" }]);

@@ -6,6 +6,7 @@ export interface CallerFields {
   readonly tokenId: string;
   /** The label of the caller's token. */
   readonly owner: string;
+  /** What the caller may do. */
   readonly role: Role;
   /** The id of the caller's workspace. `undefined` for an operator. */
   readonly workspace: string | undefined;
@@ -18,15 +19,21 @@ export interface CallerFields {
 let make: (fields: CallerFields) => Caller;
 
 /**
- * Whoever makes a request, after the token was checked. Only {@link SecretsAdmin.authenticate} and
- * {@link SecretsAdmin.localOperator} make one.
+ * The holder of a token that was checked. Only `SecretsAdmin.authenticate` and
+ * `SecretsAdmin.localOperator` make a caller.
  */
 export class Caller implements CallerFields {
+  /** The id of the caller's token. `local` for the holder of the keyring on the machine. */
   readonly tokenId: string;
+  /** The label of the caller's token. */
   readonly owner: string;
+  /** What the caller may do. */
   readonly role: Role;
+  /** The id of the caller's workspace. `undefined` for an operator. */
   readonly workspace: string | undefined;
+  /** When the caller's token expires, in milliseconds since the epoch. `undefined` for never. */
   readonly expires: number | undefined;
+  /** The network address of the caller, for the audit. `undefined` on the machine itself. */
   readonly address: string | undefined;
 
   static {

@@ -29,6 +29,8 @@ export interface CheckedSecret {
 // A value is taken from a process that seems halted. A process that lives tries again with a new number.
 const maxAttempts = 4;
 const maxPending = 100;
+/** More former values than this are left only if the store refuses to delete them. */
+const maxGarbage = 500;
 
 /** The secrets of servers: what is known about them in the record of their server, and each value in its own record. */
 export class ServerSecrets {
@@ -143,6 +145,7 @@ export class ServerSecrets {
       const isNew = server.secrets.every(({ name }) => name !== secret.name);
       if (isNew && server.secrets.length >= maxSecretsOfServer) throw tooMany();
       if (server.pending.length >= maxPending) throw busy(`${maxPending} values of this server are being set`);
+      if (server.garbage.length >= maxGarbage) throw busy("The store still has former values that it could not delete");
       const value = server.values + 1;
       const next: ServerRecord = {
         ...server,

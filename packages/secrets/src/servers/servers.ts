@@ -24,10 +24,23 @@ export type ServerEntry = z.infer<typeof entrySchema>;
 
 const valuesAtOnce = 500;
 
+/** A server to add to a workspace. */
+export interface NewServer {
+  /** 1 to 32 lower-case letters and digits, with single hyphens inside. */
+  readonly slug: string;
+  /** An absolute URL without a user, a password, a query and a fragment. */
+  readonly url: string;
+  /** Default: `mcp`. */
+  readonly kind?: ServerKind | undefined;
+}
+
 /** What can be changed about a server. */
 export interface ServerChange {
+  /** Default: the URL stays. */
   readonly url?: string | undefined;
+  /** Default: the kind stays. */
   readonly kind?: ServerKind | undefined;
+  /** True to refuse calls. Default: as it is. */
   readonly disabled?: boolean | undefined;
 }
 

@@ -17,15 +17,15 @@ const entrySchema = z.strictObject({
   id: idField,
   name: slugField,
   at: timeField,
-  /** Set when the workspace was deleted: the time. */
-  deleted: timeField.optional(),
+  /** Set when the workspace was deleted: the time, and for how long its audit is kept. */
+  deleted: z.strictObject({ at: timeField, retentionDays: z.int().min(1) }).optional(),
 });
 
 /** An entry in the list of workspaces. */
 export type WorkspaceEntry = z.infer<typeof entrySchema>;
 
 /** For how many days calls and changes are kept, unless the workspace says otherwise. */
-const defaultRetentionDays = 90;
+export const defaultRetentionDays = 90;
 
 /** The workspaces of the installation. */
 export class Workspaces {
@@ -126,8 +126,9 @@ export class Workspaces {
     const workspace = (await store.read(workspaceRecord, workspaceKey(id)))?.value;
     if (workspace?.deleting !== true) return;
     await this.removeContents(id);
+    const deleted = { at: Date.now(), retentionDays: workspace.retentionDays };
     await this.list().changePage(workspace.page, (entry) =>
-      entry.id === id && entry.deleted === undefined ? { ...entry, deleted: Date.now() } : entry,
+      entry.id === id && entry.deleted === undefined ? { ...entry, deleted } : entry,
     );
     await store.delete(workspaceRecord, workspaceKey(id), ({ deleting }) => deleting);
   }

@@ -30,9 +30,9 @@ export interface AesCbcFields {
 }
 
 /**
- * How a value is divided into parts: either the order of the parts, or the fields of a JSON object. The parts are the
- * initialization vector (iv, 16 bytes) and the ciphertext. There is also a MAC if the option `hmac` is set, and a salt
- * if each record has its own salt.
+ * The layout of a value, which consists of parts: either the order of the parts, or the fields of a JSON object. The
+ * parts are the initialization vector (iv, 16 bytes) and the ciphertext. There is also a MAC if the option `hmac` is
+ * set, and a salt if each record has its own salt.
  */
 export type AesCbcLayout =
   | OrderOf<"iv" | "ciphertext">
@@ -59,13 +59,16 @@ export interface CbcHmac {
 export interface AesCbcOptions {
   /** The encryption key, or several of them, which are tried in order. */
   readonly key: OldKeys;
-  /** How the option `key` becomes the encryption key. Default: "sha256". */
+  /** The method that makes the encryption key from the option `key`. Default: "sha256". */
   readonly keyFrom?: KeyFrom;
   /** The length of the encryption key in bytes: 16, 24 or 32. Default: 32, which is AES-256. */
   readonly keyBytes?: 16 | 24 | 32;
   /** The order of the parts, such as "iv-ciphertext", or the fields of a JSON object. */
   readonly layout: AesCbcLayout;
-  /** The text between the parts, such as ":" or ".". Each part is encoded alone. Default: the parts are concatenated. */
+  /**
+   * The text between the parts, such as ":" or ".". Each part is encoded by itself. Default: the parts are
+   * concatenated.
+   */
   readonly joinedBy?: string;
   /**
    * The encoding of the stored text. If the parts (such as nonce and ciphertext) are joined or are fields of a JSON object,
@@ -74,8 +77,8 @@ export interface AesCbcOptions {
   readonly encoding?: PartEncoding;
   /**
    * Fields of the stored JSON object that the format does not read, such as a version. Re-encryption discards their
-   * content. If an object has a field that is neither in `layout` nor in this list, the format does not read the object.
-   * Default: none.
+   * content. The format reads an object only if all fields of the object are in `layout` or in this list. Default:
+   * none.
    */
   readonly ignoredFields?: readonly string[];
   /**
@@ -86,13 +89,13 @@ export interface AesCbcOptions {
   /** The MAC. Without it, the format cannot detect a wrong key or an altered record. Default: no MAC. */
   readonly hmac?: CbcHmac;
   /**
-   * What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is".
-   * Without the option `hmac`, the value must be UTF-8 text.
+   * The kind of value that the application encrypted: "json", "text", or "as-is" for a value that the store returns
+   * unchanged. Default: "as-is". Without the option `hmac`, the value must be UTF-8 text.
    */
   readonly value?: DecryptedValue;
   /**
-   * Whether re-encryption encrypts the records of a format that cannot detect a wrong key. Default: false, so that they
-   * stay as they are.
+   * If true, re-encryption encrypts the records even if the format cannot detect a wrong key. Default: false, so that
+   * such records stay as they are.
    */
   readonly encryptUnauthenticated?: boolean;
 }

@@ -27,9 +27,9 @@ export interface AesGcmFields {
 }
 
 /**
- * How a value is divided into parts: either the order of the parts, or the fields of a JSON object. The parts are the
- * nonce (iv), the authentication tag (16 bytes) and the ciphertext, and a salt if each record has its own salt. Omit
- * the tag if it is at the end of the ciphertext, as Web Crypto writes it.
+ * The layout of a value, which consists of parts: either the order of the parts, or the fields of a JSON object. The
+ * parts are the nonce (iv), the authentication tag (16 bytes) and the ciphertext, and a salt if each record has its own
+ * salt. Omit the tag if it is at the end of the ciphertext, as Web Crypto writes it.
  */
 export type AesGcmLayout =
   | OrderOf<"iv" | "tag" | "ciphertext">
@@ -42,13 +42,16 @@ export type AesGcmLayout =
 export interface AesGcmOptions {
   /** The encryption key, or several of them, which are tried in order. */
   readonly key: OldKeys;
-  /** How the option `key` becomes the encryption key. Default: "sha256", as in `@keyv/encrypt-node`. */
+  /** The method that makes the encryption key from the option `key`. Default: "sha256", as in `@keyv/encrypt-node`. */
   readonly keyFrom?: KeyFrom;
   /** The length of the encryption key in bytes: 16, 24 or 32. Default: 32, which is AES-256. */
   readonly keyBytes?: 16 | 24 | 32;
   /** The order of the parts, such as "iv-tag-ciphertext", or the fields of a JSON object. */
   readonly layout: AesGcmLayout;
-  /** The text between the parts, such as ":" or ".". Each part is encoded alone. Default: the parts are concatenated. */
+  /**
+   * The text between the parts, such as ":" or ".". Each part is encoded by itself. Default: the parts are
+   * concatenated.
+   */
   readonly joinedBy?: string;
   /**
    * The encoding of the stored text. If the parts (such as nonce and ciphertext) are joined or are fields of a JSON object,
@@ -57,8 +60,8 @@ export interface AesGcmOptions {
   readonly encoding?: PartEncoding;
   /**
    * Fields of the stored JSON object that the format does not read, such as a version. Re-encryption discards their
-   * content. If an object has a field that is neither in `layout` nor in this list, the format does not read the object.
-   * Default: none.
+   * content. The format reads an object only if all fields of the object are in `layout` or in this list. Default:
+   * none.
    */
   readonly ignoredFields?: readonly string[];
   /** The length of the nonce in bytes. Default: 12 if the parts are concatenated, otherwise 12 or 16. */
@@ -68,7 +71,10 @@ export interface AesGcmOptions {
    * length.
    */
   readonly saltBytes?: number;
-  /** What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". */
+  /**
+   * The kind of value that the application encrypted: "json", "text", or "as-is" for a value that the store returns
+   * unchanged. Default: "as-is".
+   */
   readonly value?: DecryptedValue;
 }
 
@@ -129,7 +135,7 @@ export function aesGcm(options: AesGcmOptions): ForeignFormat {
 /** Checks the option `keyBytes` of a format. */
 export function requireKeyBytes(keyBytes: number): void {
   if (keyBytes === 16 || keyBytes === 24 || keyBytes === 32) return;
-  throw new KeywardError("VALUE_INVALID", "keyBytes is none of 16, 24 and 32", {
+  throw new KeywardError("VALUE_INVALID", "keyBytes is not 16, 24 or 32", {
     hint: "Set keyBytes to the length of the AES key in bytes. Omit it for AES-256.",
   });
 }

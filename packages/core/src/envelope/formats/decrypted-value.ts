@@ -3,7 +3,7 @@ import { readKeyvJson, textOf } from "../../store-interface/keyv-value.ts";
 import type { StoredValue } from "../../store-interface/store-capabilities.ts";
 
 /**
- * What a format decrypts.
+ * The kind of value that a format decrypts.
  *
  * - `"as-is"`: a value that an `EncryptedStore` returns unchanged, such as the JSON of a record that Keyv encrypted.
  * - `"json"`: JSON of the application. Keyv returns the parsed value.
@@ -31,8 +31,8 @@ export function storedValueOf(decrypted: Uint8Array, value: DecryptedValue): Sto
 }
 
 /**
- * Returns how far decrypted bytes look like a value, for a format that cannot detect a wrong key: 2 for JSON that Keyv
- * or the application wrote, 1 for other text, 0 for what is not a value.
+ * Rates how much decrypted bytes look like a value, for a format that cannot detect a wrong key: 2 for JSON that Keyv
+ * or the application wrote, 1 for other text, 0 for anything else.
  */
 export function plausibility(decrypted: Uint8Array, value: DecryptedValue): 0 | 1 | 2 {
   if (textOf(decrypted) === undefined || storedValueOf(decrypted, value) === undefined) return 0;

@@ -12,11 +12,13 @@ export interface FernetOptions {
   /** The key, or current and former keys: 32 bytes, or their text in base64url, as `Fernet.generate_key()` returns it. */
   readonly key: OldKeys;
   /**
-   * How long a record is valid after the time in its token, in milliseconds. The record then expires. Default: the
-   * record does not expire.
+   * Time to live of a record, in milliseconds, counted from the time in its token. Default: the record does not expire.
    */
   readonly ttlMs?: number;
-  /** What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". */
+  /**
+   * The kind of value that the application encrypted: "json", "text", or "as-is" for a value that the store returns
+   * unchanged. Default: "as-is".
+   */
   readonly value?: DecryptedValue;
 }
 

@@ -23,11 +23,15 @@ export interface IronOptions {
   readonly algorithm?: "aes-256-cbc" | "aes-128-ctr";
   /** The options `encryption.iterations` and `integrity.iterations` of iron. Default: 1. */
   readonly iterations?: number;
-  /** What the application encrypted. Default: "json", because iron encrypts objects as JSON. */
+  /**
+   * The kind of value that the application encrypted: "json", "text" or "as-is". Default: "json", because iron encrypts
+   * objects as JSON.
+   */
   readonly value?: DecryptedValue;
   /**
-   * Whether re-encryption encrypts the records if `encryption` and `integrity` of a password differ. In this case, the
-   * format cannot detect a wrong password for encryption. Default: false, so that the records stay as they are.
+   * If true, re-encryption encrypts the records even if `encryption` and `integrity` of a password differ. In this
+   * case, the format cannot detect a wrong password for encryption. Default: false, so that such records stay as they
+   * are.
    */
   readonly encryptUnauthenticated?: boolean;
 }

@@ -17,7 +17,10 @@ export interface CompactJweOptions {
   readonly key: OldKeys;
   /** The encoding of a key that is text. Default: "base64url", as in the field `k` of a JWK. */
   readonly keyFrom?: "base64url" | "base64" | "hex" | "utf8";
-  /** What the application encrypted. Default: "json", such as the claims of a JWT. */
+  /**
+   * The kind of value that the application encrypted: "json", "text" or "as-is". Default: "json", such as the claims of
+   * a JWT.
+   */
   readonly value?: DecryptedValue;
 }
 

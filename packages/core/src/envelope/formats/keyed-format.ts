@@ -13,7 +13,7 @@ export interface KeyedFormat<Parsed, Key> {
   readonly name: string;
   /** The keys, in the order in which they are tried. */
   readonly keys: readonly Key[];
-  /** What the format decrypts: JSON, text, or a value that the store returns unchanged. */
+  /** The kind of value that the format decrypts: JSON, text, or a value that the store returns unchanged. */
   readonly value: DecryptedValue;
   /** Reads the parts of a stored value. Returns `undefined` for a value of another format. */
   parse(stored: StoredValue): Parsed | undefined;
@@ -39,7 +39,7 @@ export class UnsupportedValue extends Error {
   }
 }
 
-/** A value that has the parts of a format, but one of the parts is cut or not in its encoding. */
+/** The error for a value that has the parts of a format, but one of the parts is cut off or not in its encoding. */
 export class AlteredValue extends Error {
   override readonly name = "AlteredValue";
 }
@@ -76,7 +76,7 @@ export function authenticatedFormat<Parsed, Key>(format: KeyedFormat<Parsed, Key
 }
 
 /**
- * Returns a format that tries all its keys, and takes the result that looks most like a value. The format does not
+ * Returns a format that tries all its keys, and uses the result that looks most like a value. The format does not
  * authenticate: a wrong key can result in garbage.
  *
  * @throws KeywardError `VALUE_INVALID` for an unknown `value`.
@@ -133,7 +133,7 @@ function contentOf<Parsed, Key>(
       "RECORD_MALFORMED",
       address,
       `of the format "${format.name}" was decrypted, but its value is not ${wanted}`,
-      { hint: "Correct the option `value` of the format: it says what the application encrypted." },
+      { hint: "Set the option `value` of the format to the kind of value that the application encrypted." },
     );
   }
   const expires = format.expires?.(parsed, decrypted);
@@ -143,7 +143,7 @@ function contentOf<Parsed, Key>(
 function notDecrypted(name: string, address: RecordAddress) {
   return recordError("RECORD_TAMPERED", address, `of the format "${name}" cannot be decrypted with any of its keys`, {
     hint:
-      "Compare the keys and the options of the format in accept with those that the record was written with. If they " +
+      "Compare the keys and the options of the format in `accept` with those that the record was written with. If they " +
       "are right, the record was altered: restore it from a backup, or delete it.",
   });
 }

@@ -6,7 +6,7 @@ import { authenticatedFormat } from "./keyed-format.ts";
 import { layoutReader } from "./layout.ts";
 import { encryptionKeys, type OldKeys, withKey } from "./old-keys.ts";
 
-/** Options of {@link keyvEncryptNode}. They have the names and defaults of the options of `@keyv/encrypt-node`. */
+/** Options of {@link keyvEncryptNode}, with the names and defaults of the options of `@keyv/encrypt-node`. */
 export interface KeyvEncryptNodeOptions {
   /** The option `key` of `@keyv/encrypt-node`, or a list of current and former keys. */
   readonly key: OldKeys;
@@ -15,8 +15,8 @@ export interface KeyvEncryptNodeOptions {
   /** The option `encoding` of `@keyv/encrypt-node`. Default: "base64". */
   readonly encoding?: "base64" | "base64url" | "hex";
   /**
-   * What was encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is", which fits values
-   * that Keyv wrote.
+   * The kind of value that was encrypted: "json", "text", or "as-is" for a value that the store returns unchanged.
+   * Default: "as-is", which fits values that Keyv wrote.
    */
   readonly value?: DecryptedValue;
 }

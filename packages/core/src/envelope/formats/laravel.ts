@@ -19,14 +19,17 @@ export interface LaravelOptions {
    * serialized value can be read only if it is a string. Default: false.
    */
   readonly serialized?: boolean;
-  /** What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". */
+  /**
+   * The kind of value that the application encrypted: "json", "text", or "as-is" for a value that the store returns
+   * unchanged. Default: "as-is".
+   */
   readonly value?: DecryptedValue;
 }
 
 const laravelOptionNames = { key: true, serialized: true, value: true } as const satisfies OptionNames<LaravelOptions>;
 
 interface Payload {
-  /** What the MAC of AES-CBC authenticates. */
+  /** The text that the MAC of AES-CBC authenticates. */
   readonly covered: string;
   readonly iv: Buffer;
   readonly ciphertext: Buffer;

@@ -81,7 +81,7 @@ export function layoutReader(
       if (object === undefined || !Object.keys(object).every((field) => fields.has(field))) return undefined;
       const fieldTexts = fieldsOf(object, layout);
       const parts = partsOf(fieldTexts, encoding, lengths);
-      // Another format, such as plaintext, must not take an altered record for one of its own.
+      // Another format, such as plaintext, must not read an altered record of this format.
       const hasAll = [...fieldTexts.values()].every((text) => typeof text === "string");
       if (parts === undefined && hasAll) throw new AlteredValue();
       return parts;
@@ -97,9 +97,13 @@ export function layoutReader(
     };
   }
   if (typeof joinedBy !== "string" || joinedBy === "" || encoding === "raw" || alphabets[encoding].test(joinedBy)) {
-    throw new KeywardError("VALUE_INVALID", "joinedBy cannot be told apart from the encoded parts", {
-      hint: 'Set joinedBy to the text between the parts, such as ":" or ".". Omit it for parts that are concatenated.',
-    });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      "joinedBy must be text without any character that the encoding of the parts uses",
+      {
+        hint: 'Set joinedBy to the text between the parts, such as ":" or ".". Omit it for parts that are concatenated.',
+      },
+    );
   }
   return (stored) => {
     const texts = textOf(stored)?.split(joinedBy, names.length + 1);

@@ -42,7 +42,7 @@ export interface Pbkdf2Key {
 }
 
 /**
- * How an old key becomes an encryption key.
+ * The method that makes an encryption key from an old key.
  *
  * - `"sha256"`: text becomes its SHA-256, cut to the length of the encryption key. Bytes stay unchanged.
  * - `"utf8"`, `"hex"`, `"base64"`: text is decoded from this encoding. Bytes stay unchanged.
@@ -108,8 +108,8 @@ export function encryptionKeys(taker: string, key: OldKeys, keyFrom: KeyFrom, ke
 }
 
 /**
- * Checks the option `keyFrom` of a format, which says how a key that is text becomes bytes. The error does not show the
- * given value, because it may be a misplaced key.
+ * Checks the option `keyFrom` of a format, which determines how a key that is text becomes bytes. The error does not
+ * show the given value, because it may be a misplaced key.
  *
  * @param taker the name of the function that has the option, for the error message.
  * @throws KeywardError `VALUE_INVALID` if `keyFrom` is not one of `known`.

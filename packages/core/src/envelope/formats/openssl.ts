@@ -16,11 +16,14 @@ export interface CryptoJsOptions {
   /** The passphrase, or current and former passphrases. */
   readonly passphrase: OldKeys;
   /**
-   * What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". The
-   * value must be UTF-8 text.
+   * The kind of value that the application encrypted: "json", "text", or "as-is" for a value that the store returns
+   * unchanged. Default: "as-is". The value must be UTF-8 text.
    */
   readonly value?: DecryptedValue;
-  /** Whether re-encryption encrypts the records. Default: false, so that they stay as they are. */
+  /**
+   * If true, re-encryption encrypts the records of this format, although the format cannot detect a wrong passphrase.
+   * Default: false, so that the records stay as they are.
+   */
   readonly encryptUnauthenticated?: boolean;
 }
 

@@ -22,14 +22,20 @@ export interface SecretboxOptions {
   ) => Uint8Array | null | undefined | false | Promise<Uint8Array | null | undefined | false>;
   /** The order of the nonce (iv, 24 bytes) and the ciphertext, or the fields of a JSON object. Default: "iv-ciphertext". */
   readonly layout?: OrderOf<"iv" | "ciphertext"> | { readonly iv: string; readonly ciphertext: string };
-  /** The text between the parts, such as ":" or ".". Each part is encoded alone. Default: the parts are concatenated. */
+  /**
+   * The text between the parts, such as ":" or ".". Each part is encoded by itself. Default: the parts are
+   * concatenated.
+   */
   readonly joinedBy?: string;
   /**
    * The encoding of the stored text. If the parts (such as nonce and ciphertext) are joined or are fields of a JSON object,
    * the encoding of each part. Default: "base64", with or without padding.
    */
   readonly encoding?: PartEncoding;
-  /** What the application encrypted: "json", "text", or a value that the store returns "as-is". Default: "as-is". */
+  /**
+   * The kind of value that the application encrypted: "json", "text", or "as-is" for a value that the store returns
+   * unchanged. Default: "as-is".
+   */
   readonly value?: DecryptedValue;
 }
 
