@@ -3,8 +3,8 @@ import type {
   ChainRemoval,
   ChangeRow,
   ChangesQuery,
-  EntryPlace,
   RemovablePart,
+  RowPlace,
   StoredChainRow,
   StoredEntryRow,
 } from "./audit-rows.ts";
@@ -92,7 +92,7 @@ export function places(
   workspace: string | undefined,
   after: number,
   limit: number,
-): EntryPlace[] {
+): RowPlace[] {
   const select = `SELECT entries.id AS id, workspaces.workspace AS workspace, chains.chain AS chain, sequence FROM entries
     JOIN chains ON chains.id = entries.chain JOIN workspaces ON workspaces.id = chains.workspace WHERE entries.id > ?`;
   const order = "ORDER BY entries.id LIMIT ?";

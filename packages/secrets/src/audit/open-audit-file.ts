@@ -11,6 +11,7 @@ const defaultBusyTimeoutMs = 5_000;
 export interface AuditFile {
   /** The path of the SQLite file of the audit. */
   readonly path: string;
+  /** The encryption keys: a keyring or a key provider. */
   readonly keys: Keyring | KeyProvider;
 }
 
