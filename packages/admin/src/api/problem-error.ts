@@ -13,7 +13,6 @@ export type ApiProblemCode =
   | "RATE_LIMITED"
   | "REQUEST_MALFORMED"
   | "ROUTE_NOT_FOUND"
-  | "SERVICE_BUSY"
   | "SERVICE_CLOSING";
 
 /** What a problem has besides its request id. */
