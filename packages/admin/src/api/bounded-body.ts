@@ -37,7 +37,6 @@ async function read(stream: ReadableStream<Uint8Array>, maxBytes: number): Promi
 
 function incompleteBody() {
   return apiProblem("REQUEST_MALFORMED", {
-    status: 400,
     title: "Incomplete request",
     detail: "The connection ended before the whole body had arrived",
     hint: "Send the request again. Nothing was changed.",
