@@ -85,6 +85,18 @@ export interface ChangeListFilter {
  * A client of the admin API, with one method for each route. Every method throws an `AdminApiError` if the service
  * refuses the request, if it cannot be reached, or if its answer is not one of the admin API. Times are in RFC 3339. The
  * client sends each request once and follows no redirect.
+ *
+ * @example
+ * import { AdminApiError, AdminClient } from "@keyward/admin/client";
+ *
+ * const client = new AdminClient({ url: "http://localhost:8481", token: process.env["KEYWARD_TOKEN"] ?? "none" });
+ * try {
+ *   const { items } = await client.listServers({ limit: 10 });
+ *   console.log(items.map(({ slug, url }) => `${slug} ${url}`));
+ * } catch (error) {
+ *   if (!(error instanceof AdminApiError)) throw error;
+ *   console.error(error.code, error.message, error.hint);
+ * }
  */
 export class AdminClient {
   readonly #transport: ClientTransport;

@@ -91,6 +91,36 @@ it("serves the API to the client on a port of the loopback interface", async () 
   expect((await client.listServers()).items.map(({ slug }) => slug)).toEqual(["github"]);
 });
 
+it("reads a body without a length, and refuses one that is too long", async () => {
+  const installation = await install();
+  const { url } = await start(installation);
+  const post = async (text: string) => {
+    const { status } = await fetch(`${url}/api/v1/admin/mcp-servers`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${installation.admin.token}`, "content-type": "application/json" },
+      body: new Blob([text]).stream(),
+      duplex: "half",
+    });
+    return status;
+  };
+  expect(await post(JSON.stringify({ slug: "github", url: "https://mcp.example.com" }))).toBe(201);
+  expect(await post("x".repeat(70_000))).toBe(413);
+  expect(await post("{")).toBe(400);
+});
+
+it("makes a change without a body, whether or not the request has a Content-Length", async () => {
+  const installation = await install();
+  const { url } = await start(installation);
+  const client = new AdminClient({ url, token: installation.admin.token });
+  for (const length of ["", "Content-Length: 0\r\n", "Transfer-Encoding: chunked\r\n"]) {
+    await client.createServer({ slug: "github", url: "https://mcp.example.com" });
+    const head = `DELETE /api/v1/admin/mcp-servers/github HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n`;
+    const end = length.startsWith("Transfer") ? "0\r\n\r\n" : "";
+    const token = `Authorization: Bearer ${installation.admin.token}\r\n`;
+    expect(await exchange(url, `${head}${token}${length}\r\n${end}`)).toMatch(/^HTTP\/1\.1 204 /);
+  }
+});
+
 it("closes the connection of a client that sends its headers too slowly", async () => {
   const { url } = await start(await install(), { headersTimeoutMs: 200 });
   const answer = await exchange(url, "GET /api/v1/admin/whoami HTTP/1.1\r\nHost: localhost\r\nX-Slow: ");
@@ -100,9 +130,11 @@ it("closes the connection of a client that sends its headers too slowly", async 
 
 it("closes the connection of a client that sends its body too slowly", async () => {
   const installation = await install();
-  const { url } = await start(installation, { requestTimeoutMs: 300 });
+  const errors: unknown[] = [];
+  const { url } = await start(installation, { requestTimeoutMs: 300, onError: (error) => errors.push(error) });
   const answer = await exchange(url, `${postHead(installation.admin.token, 100)}{`);
   expect(answer).toMatch(/^(?:HTTP\/1\.1 408 |$)/);
+  expect(errors).toEqual([]);
 });
 
 it("answers others while slow clients hold connections open", async () => {

@@ -9,14 +9,14 @@ import { conditionalReads } from "./answer-headers.ts";
 import type { ApiContext, ApiEnvironment } from "./api-environment.ts";
 import { type ApiLimits, checkedLimits } from "./api-limits.ts";
 import { Authorization } from "./authorization.ts";
-import { limitedBody } from "./body-limit.ts";
+import { boundedBody } from "./bounded-body.ts";
 import { ClientAddresses } from "./client-address.ts";
 import { problemOf } from "./error-problems.ts";
 import { refusedFields } from "./field-rules.ts";
 import { handleReads, handleSecrets, handleServers, handleTokens, handleWorkspaces } from "./handlers.ts";
 import { documentRoute, openApiText } from "./openapi-document.ts";
 import { OwnNames } from "./own-names.ts";
-import { apiProblem } from "./problem-error.ts";
+import { ProblemError } from "./problem-error.ts";
 import { answerHeaders, problemResponse } from "./problem-response.ts";
 import type { SecretsService } from "./secrets-service.ts";
 import { unknownRoute } from "./unknown-route.ts";
@@ -52,6 +52,11 @@ export const adminApiOptionNames = {
  *
  * @throws KeywardError `VALUE_INVALID` for an unknown option, a `publicUrl` that is not a URL, one of `trustProxies`
  * that is not a CIDR block, or a limit that is not a positive integer.
+ * @example
+ * const audit = openAuditLog({ path: "audit.db", keys });
+ * const app = createAdminApi({ admin: new SecretsAdmin({ store, keys, audit }) });
+ * console.log((await app.request("/api/v1/admin/whoami")).status); // 401
+ * await audit.close();
  */
 export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
   const given = requireOptions("createAdminApi", options, adminApiOptionNames);
@@ -105,13 +110,10 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
     return context.body(document, 200, { "content-type": "application/json" });
   });
   for (const id of operationIds()) {
-    const { method, getRoutingPath } = allRoutes[id];
-    api.on(
-      method.toUpperCase(),
-      getRoutingPath(),
-      authorization.requires(routeRights[id], addressOf),
-      limitedBody(limits.maxBodyBytes),
-    );
+    const { method, request, getRoutingPath } = allRoutes[id];
+    const on = [method.toUpperCase(), getRoutingPath()] as const;
+    api.on(...on, authorization.requires(routeRights[id], addressOf));
+    if (request?.body !== undefined) api.on(...on, boundedBody(limits.maxBodyBytes));
   }
   handleReads(api, admin);
   handleWorkspaces(api, admin);
@@ -140,12 +142,13 @@ function placeOf(target: string): "body" | "query" | "path" | "header" {
 }
 
 function busy() {
-  return apiProblem(
-    "SERVICE_BUSY",
+  return new ProblemError(
     {
-      status: 503,
+      type: "docs/errors.md#service_busy",
       title: "Busy",
+      status: 503,
       detail: "The service already has as many requests in progress as it allows",
+      code: "SERVICE_BUSY",
       hint: "Send the request again after a second.",
     },
     { "retry-after": "1" },

@@ -4,8 +4,9 @@ import type { Context } from "hono";
 
 /** What the middleware of the admin API hands on to the routes. */
 export interface ApiEnvironment {
-  // Other runtimes than Node.js have no such bindings.
+  /** The request and the response of Node.js. Other runtimes have none. */
   Bindings: Partial<HttpBindings>;
+  /** The id of the request, and the holder of its token after the token was checked. */
   Variables: {
     requestId: string;
     caller: Caller | undefined;

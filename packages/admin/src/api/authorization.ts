@@ -61,7 +61,7 @@ export class Authorization {
 function rateLimited(waitSeconds: number, detail: string): ProblemError {
   return apiProblem(
     "RATE_LIMITED",
-    { status: 429, title: "Too many requests", detail, hint: `Send the request again after ${waitSeconds} seconds.` },
+    { title: "Too many requests", detail, hint: `Send the request again after ${waitSeconds} seconds.` },
     { "retry-after": String(waitSeconds) },
   );
 }

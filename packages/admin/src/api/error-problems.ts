@@ -1,7 +1,7 @@
 import { KeywardError, type KeywardErrorCode } from "@keyward/core";
 import { SecretsError, type SecretsErrorCode } from "@keyward/secrets";
 import { HTTPException } from "hono/http-exception";
-import { apiProblem, ProblemError } from "./problem-error.ts";
+import { apiProblem, ProblemError, statusOfApiCode } from "./problem-error.ts";
 
 const retryAfterSeconds = 5;
 
@@ -37,6 +37,13 @@ const temporary: ReadonlySet<KeywardErrorCode> = new Set([
   "KEY_UNKNOWN",
   "REPLICA_BEHIND",
 ]);
+
+/** The status of each code that an answer can have. */
+export const statusOfCode: Readonly<Record<string, number>> = {
+  ...Object.fromEntries(Object.entries(statuses).map(([code, [status]]) => [code, status])),
+  ...Object.fromEntries([...temporary].map((code) => [code, 503])),
+  ...statusOfApiCode,
+};
 
 /** Returns the error for a request without a valid token: the same for every reason. */
 export function tokenRefused(): ProblemError {
@@ -77,7 +84,6 @@ export function problemOf(thrown: unknown): ProblemError {
 /** Returns the error for what nobody expected. The details are for the log, not for the caller. */
 export function internalError(): ProblemError {
   return apiProblem("INTERNAL_ERROR", {
-    status: 500,
     title: "Internal error",
     detail: "The service failed in a way that it does not expect",
     hint: "Search the log of the service for the id of this request. A change may have been made or not: read the state.",
@@ -111,7 +117,6 @@ function ofHttpException({ status }: HTTPException): ProblemError {
   switch (status) {
     case 400:
       return apiProblem("BODY_MALFORMED", {
-        status,
         title: "Malformed body",
         detail: "The body of the request is not JSON",
         hint: "Send one JSON object as the body.",
@@ -120,7 +125,6 @@ function ofHttpException({ status }: HTTPException): ProblemError {
       return bodyTooLarge();
     case 415:
       return apiProblem("CONTENT_TYPE_UNSUPPORTED", {
-        status,
         title: "Unsupported content type",
         detail: "The body of the request does not have the content type application/json",
         hint: "Send JSON, with the header Content-Type: application/json.",
@@ -133,7 +137,6 @@ function ofHttpException({ status }: HTTPException): ProblemError {
 /** Returns the error for a body that is larger than the limit. */
 export function bodyTooLarge(): ProblemError {
   return apiProblem("BODY_TOO_LARGE", {
-    status: 413,
     title: "Body too large",
     detail: "The body of the request is larger than the service accepts",
     hint: "Send a smaller body. The largest value of a secret has 8 KiB.",

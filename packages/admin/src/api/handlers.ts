@@ -39,7 +39,6 @@ function callerOf(context: Pick<ApiContext, "get">): Caller {
 export function handleWorkspaces(api: Api, admin: SecretsService): void {
   api.openapi(workspaceRoutes.createWorkspace, async (context) => {
     const created = await admin.createWorkspace(callerOf(context), context.req.valid("json"));
-    setRevision(context, created.workspace.revision);
     context.header("location", `${apiPath}/workspaces/${created.workspace.name}`);
     return context.json({ workspace: toWorkspace(created.workspace), admin: toIssuedToken(created.admin) }, 201);
   });

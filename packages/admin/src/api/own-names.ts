@@ -32,7 +32,6 @@ export class OwnNames {
     const asked = URL.canParse(`http://${host}`) ? new URL(`http://${host}`) : undefined;
     if (asked === undefined || !this.#names.has(asked.hostname) || /[/?#@\\]/.test(host)) {
       throw apiProblem("HOST_REFUSED", {
-        status: 421,
         title: "Unknown host name",
         detail: "The host name of the request is not one of the service",
         hint: "Use localhost, or the public URL of the service. An operator sets the public URL when the service starts.",
@@ -42,7 +41,6 @@ export class OwnNames {
     const from = URL.canParse(origin) ? new URL(origin) : undefined;
     if (from === undefined || !/^https?:$/.test(from.protocol) || from.host !== asked.host) {
       throw apiProblem("ORIGIN_REFUSED", {
-        status: 403,
         title: "Another origin",
         detail: "The request comes from a page of another origin",
         hint: "Send the request from the service's own pages, or without a browser.",

@@ -1,20 +1,22 @@
 import type { Problem } from "../schemas/problem-schemas.ts";
 
-/** The codes of the errors that the admin API itself finds. `docs/admin-api.md` describes each code. */
-export type ApiProblemCode =
-  | "BODY_MALFORMED"
-  | "BODY_TOO_LARGE"
-  | "CONTENT_TYPE_UNSUPPORTED"
-  | "HOST_REFUSED"
-  | "INTERNAL_ERROR"
-  | "METHOD_NOT_ALLOWED"
-  | "NOT_READY"
-  | "ORIGIN_REFUSED"
-  | "RATE_LIMITED"
-  | "REQUEST_MALFORMED"
-  | "ROUTE_NOT_FOUND"
-  | "SERVICE_BUSY"
-  | "SERVICE_CLOSING";
+/** The usual status of each code that only the admin API has. `docs/admin-api.md` describes each code. */
+export const statusOfApiCode = {
+  BODY_MALFORMED: 400,
+  BODY_TOO_LARGE: 413,
+  CONTENT_TYPE_UNSUPPORTED: 415,
+  HOST_REFUSED: 421,
+  INTERNAL_ERROR: 500,
+  METHOD_NOT_ALLOWED: 405,
+  ORIGIN_REFUSED: 403,
+  RATE_LIMITED: 429,
+  REQUEST_MALFORMED: 400,
+  ROUTE_NOT_FOUND: 404,
+  SERVICE_CLOSING: 503,
+} as const;
+
+/** A code that only the admin API has. */
+export type ApiProblemCode = keyof typeof statusOfApiCode;
 
 /** What a problem has besides its request id. */
 export type ProblemFields = Omit<Problem, "instance">;
@@ -36,7 +38,12 @@ export class ProblemError extends Error {
 /** Returns an error that the admin API itself found. */
 export function apiProblem(
   code: ApiProblemCode,
-  { status, title, detail, hint }: Pick<ProblemFields, "status" | "title" | "detail" | "hint">,
+  {
+    status = statusOfApiCode[code],
+    title,
+    detail,
+    hint,
+  }: Pick<ProblemFields, "title" | "detail" | "hint"> & { readonly status?: number },
   headers: Readonly<Record<string, string>> = {},
 ): ProblemError {
   const type = `docs/admin-api.md#${code.toLowerCase()}`;

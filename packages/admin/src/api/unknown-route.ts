@@ -23,7 +23,6 @@ export function unknownRoute(path: string): ProblemError {
   const known = knownPaths.find(({ pattern }) => pattern.test(path));
   if (known === undefined) {
     return apiProblem("ROUTE_NOT_FOUND", {
-      status: 404,
       title: "No such route",
       detail: "The service has no route with this path",
       hint: `Correct the path. ${apiPath}/openapi.json describes the routes.`,
@@ -33,7 +32,6 @@ export function unknownRoute(path: string): ProblemError {
   return apiProblem(
     "METHOD_NOT_ALLOWED",
     {
-      status: 405,
       title: "Method not allowed",
       detail: `The route has the methods ${allowed.join(", ")} only`,
       hint: `Use one of these methods. ${apiPath}/openapi.json describes the routes.`,

@@ -10,6 +10,7 @@ interface KnownRoute {
   readonly method: string;
   /** The path below the API's path, with parameters such as `{slug}`. */
   readonly path: string;
+  readonly request?: { readonly query?: unknown; readonly body?: unknown };
   getRoutingPath(): string;
 }
 

@@ -27,7 +27,7 @@ export const workspaceRoutes = {
     summary: "Create a workspace and the token of its first admin",
     request: { query: noQuery, body: jsonBody(newWorkspace) },
     responses: {
-      201: jsonAnswer("The workspace and the token.", createdWorkspace, ["etag", "location"]),
+      201: jsonAnswer("The workspace and the token.", createdWorkspace, ["location"]),
       ...conflict,
     },
   }),

@@ -56,6 +56,12 @@ const checkedEveryMs = 500;
  *
  * @throws KeywardError `STORE_UNAVAILABLE` if the server cannot listen on the port; `VALUE_INVALID` for an unknown or
  * invalid option.
+ * @example
+ * const audit = openAuditLog({ path: "audit.db", keys });
+ * const server = await startAdminServer({ admin: new SecretsAdmin({ store, keys, audit }), port: 0 });
+ * console.log((await fetch(`${server.url}/healthz`)).status); // 200
+ * await server.close();
+ * await audit.close();
  */
 export async function startAdminServer(options: AdminServerOptions): Promise<RunningAdminServer> {
   const given = requireOptions("startAdminServer", options, optionNames);
