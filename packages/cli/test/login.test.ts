@@ -114,10 +114,13 @@ describe("the value of a secret", () => {
   it("is asked for on a terminal without an echo", async () => {
     const { folder, env } = await withServer();
     const terminal = new Terminal(folder, env, "secrets", "set", "github", "GITHUB_TOKEN", "--bearer");
-    await terminal.answer("The value of GITHUB_TOKEN", value);
+    await terminal.waitFor("The value of GITHUB_TOKEN");
+    // Ctrl-T shows the answer in other programs that ask with the same library.
+    terminal.press(`${value.slice(0, 8)}\x14`);
+    await terminal.answer("The value of GITHUB_TOKEN", value.slice(8));
     expect(await terminal.end()).toBe(0);
     expect(terminal.text).toContain("takes effect on the next call");
-    expect(terminal.printed).not.toContain(value);
+    expect(terminal.printed).not.toContain(value.slice(0, 8));
     expect(terminal.printed).not.toContain("*".repeat(value.length));
     const { stdout } = await keyward(folder, env, "secrets", "list", "github");
     expect(stdout).toMatch(

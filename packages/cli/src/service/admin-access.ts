@@ -21,7 +21,7 @@ export async function adminAccess({ env }: Context): Promise<AdminAccess> {
       hint: "Run `keyward login`, or set the environment variables KEYWARD_URL and KEYWARD_TOKEN.",
     });
   }
-  return { client: clientOf(login), url: login.url };
+  return { client: clientOf(login), url: login.url.replace(/\/+$/, "") };
 }
 
 /**
