@@ -27,6 +27,7 @@ const waitedMs = 500;
 // Shorter than the time after which the command line ends the process.
 const drainMs = 7_000;
 const maxFrames = 5;
+const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|::1)$/;
 
 /** Runs the secrets service until the operator stops the command: the admin API, and a sweep each hour. */
 export async function startGateway(context: Context, options: GatewayStartOptions): Promise<void> {
@@ -57,6 +58,9 @@ export async function startGateway(context: Context, options: GatewayStartOption
       onError: (error, { requestId }) => log.problem(error, requestId),
     });
     log.event("start", { url: server.url });
+    if (host !== undefined && !loopback.test(host) && publicUrl === undefined) {
+      output.notice("The service answers only to requests for localhost. For other hosts, pass `--public-url`.");
+    }
     output.result([...(first === undefined ? [] : [first.text]), `The admin API listens on ${server.url}`].join("\n"), {
       url: server.url,
       initialized: first !== undefined,
