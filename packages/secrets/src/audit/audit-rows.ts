@@ -81,7 +81,7 @@ export interface ChangeRow {
 }
 
 /** The place of an entry in the order of the rows. */
-export interface EntryPlace {
+export interface RowPlace {
   readonly id: number;
   readonly workspace: string;
   readonly chain: string;
