@@ -53,7 +53,8 @@ export class ClientTransport {
       );
     }
     this.#authorization = `Bearer ${token}`;
-    this.#fetch = fetch ?? globalThis.fetch;
+    // Called as a function of its own: a browser refuses to call fetch as a method of another object.
+    this.#fetch = (input, init) => (fetch ?? globalThis.fetch)(input, init);
     this.#timeoutMs = timeoutMs;
   }
 
