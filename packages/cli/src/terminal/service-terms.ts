@@ -1,14 +1,7 @@
 // Messages and hints of the admin API and of `@keyward/secrets` name fields, headers and routes. A person who runs a
 // command has flags.
 const terms: readonly (readonly [term: RegExp, inCommands: string])[] = [
-  [
-    /^The request is not valid: [\s\S]* \((?:body|query|path|header) (\S*): ([\s\S]*)\)$/,
-    "The service refuses the field $1: it $2",
-  ],
-  [
-    /match \/\^\[a-z0-9\]\+\(\?:-\[a-z0-9\]\+\)\*\$\/$/,
-    "have 1 to 32 lower-case letters and digits, with single hyphens inside",
-  ],
+  [/^The request is not valid: the (?:body|query|path|header) field (\S+) /, "The field $1 "],
   [
     /^Correct the fields\. The OpenAPI document of the service has the rule of each field\.$/,
     "Correct the command line. Nothing was changed. `--help` after the command lists its arguments and flags.",
