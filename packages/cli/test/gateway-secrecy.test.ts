@@ -98,6 +98,19 @@ it("no output, log, file or process has the value of a secret", { timeout: 180_0
   }
 });
 
+it("record commands refuse the records of the service, whose values they could decrypt", async () => {
+  const folder = await newFolder();
+  await newService(folder);
+  for (const words of [
+    ["get", "service", "--namespace", "keyward-service"],
+    ["get", "keyward-service:service"],
+    ["delete", "service", "--namespace", "keyward-service", "--yes"],
+  ]) {
+    const ended = await keyward(folder, {}, "record", ...words, "--store", "service");
+    expect({ words, exitCode: ended.exitCode, stdout: ended.stdout }).toEqual({ words, exitCode: 2, stdout: "" });
+  }
+});
+
 it("no message repeats a token where an id or a name belongs", async () => {
   const folder = await newFolder();
   const { admin } = await newService(folder);

@@ -7,11 +7,11 @@ export interface AddressOptions {
 }
 
 /**
- * The names of the areas whose records belong to Keyward: the namespace of the secrets service, and the mark of the
+ * The names of the areas whose records belong to Keyward: the namespaces of the secrets service and its audit, and the mark of the
  * reserved space in Redis. Stores that join a namespace and a key, such as those of `@keyv/redis`, may have a record of
  * these areas under another address, so an address may not contain one of the names.
  */
-const closedAreas = ["keyward-service", "%reserved"] as const;
+const closedAreas = ["keyward-service", "keyward-audit", "%reserved"] as const;
 
 /** What stores put between a namespace and a key: nothing, ":" or, by default, "::" as `@keyv/redis` does. */
 const separators = ["", ":", "::"] as const;
