@@ -34,7 +34,7 @@ export async function init(context: Context, { format, id }: InitOptions): Promi
   for (const name of configFileNames) {
     if (!(await pathExists(join(folder, name)))) continue;
     throw new CommandError("USAGE", `This folder has the configuration file ${name} already, so nothing was written`, {
-      hint: "Change the file in an editor: another store belongs into `stores`, and another environment into `environments`. Or run the command in another folder.",
+      hint: "To add a store or an environment, change `stores` or `environments` of the file in an editor. Or run the command in another folder.",
     });
   }
   const answers = await answersFrom(context);
@@ -105,7 +105,7 @@ async function answersFrom(context: Context): Promise<Answers> {
   }
   const name = (await ask("The name of the store:", defaultStore.name)).trim();
   if (!storeName.test(name)) {
-    throw new CommandError("USAGE", "This cannot be the name of a store", {
+    throw new CommandError("USAGE", "The name of the store is not valid", {
       hint: "A name begins with a letter, and has letters, digits, - and _ after it.",
     });
   }
@@ -151,8 +151,8 @@ async function createFirst(keys: KeyProvider, id: string, stores: readonly strin
 }
 
 /**
- * Writes the check record of a store, as the first write of an application would. Afterwards a store without a check
- * record is known to be misspelt. Returns the error of a store that is not ready.
+ * Writes the check record of a store, as the first write of an application would. Later commands refuse a store without a
+ * check record, because its source may be misspelt. Returns the error of a store that is not ready.
  */
 async function beginStore(config: Config, keys: KeyProvider, name: string): Promise<KeywardError | undefined> {
   const store = new EncryptedStore(await config.openStore(name), { keys });

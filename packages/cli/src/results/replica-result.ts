@@ -1,6 +1,9 @@
 import type { KeywardErrorCode, Replica } from "@keyward/core";
 
-/** A registered process as `--json` prints it. What only its heartbeat tells is `null` if no key decrypts the heartbeat. */
+/**
+ * A registered process as `--json` prints it. If no key decrypts its heartbeat, the properties that only the heartbeat
+ * contains are `null`, and `drained` is false.
+ */
 export interface ReplicaResult {
   /** The name of the store in which the process is registered. */
   readonly store: string;

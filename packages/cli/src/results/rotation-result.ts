@@ -11,9 +11,9 @@ export interface RotationResult {
   readonly from: string;
   readonly to: string;
   readonly step: RotationStatus["step"];
-  /** In milliseconds since the epoch. */
+  /** When the rotation began, in milliseconds since the epoch. */
   readonly startedAtMs: number;
-  /** In milliseconds since the epoch; `null` until the old key is disabled. */
+  /** When the old key was disabled, in milliseconds since the epoch; `null` until then. */
   readonly disabledAtMs: number | null;
 }
 
@@ -38,7 +38,7 @@ export interface RotationRunResult {
 
 /** What one run of a rotation did to a store. */
 export interface RotatedStore {
-  /** `null` if the run did not re-encrypt the store. */
+  /** The report of the re-encryption; `null` if the run did not re-encrypt the store. */
   readonly reencryption: ReencryptionResult | null;
   /** The number of records that the run made unreadable. */
   readonly madeUnreadable: number;
@@ -123,7 +123,7 @@ function stepResult(planned: PlannedStep, to: string | undefined): StepResult {
   }
 }
 
-/** The cost of a revocation as `--json` prints it. No rotation was begun. */
+/** The number of records under a key that may be revoked, as `--json` prints it. No revocation was begun. */
 export interface CostResult {
   readonly rotation: null;
   readonly keyId: string;

@@ -15,7 +15,7 @@ export class RecordProgress {
   readonly #stores: Readonly<Record<string, EncryptedStore>>;
   readonly #newBar: (() => SingleBar) | undefined;
   #shown: StoreProgress | undefined;
-  /** The last line, if it was left out. */
+  /** The last line, if it was not printed; otherwise `undefined`. */
   #latest: string | undefined;
   /** When the last line was printed, in milliseconds since the epoch. */
   #printedAtMs = Date.now();
