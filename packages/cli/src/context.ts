@@ -30,7 +30,7 @@ export interface CommonOptions extends SourceOptions, OutputOptions {
 
 /** The streams, the environment variables and the stop signal of the process, which `main` passes to a command. */
 export interface Surroundings extends Streams, OperatorStreams {
-  /** Where help and the scripts of shells are written. */
+  /** The stream for help and for the completion scripts of shells. */
   readonly stdout: NodeJS.WritableStream;
   readonly stderr: Streams["stderr"] & OperatorStreams["stderr"];
   readonly env: Readonly<Record<string, string | undefined>>;

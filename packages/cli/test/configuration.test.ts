@@ -265,7 +265,7 @@ describe("a configuration file", () => {
     });
   });
 
-  it("in TypeScript configures an application and the command, in any working directory", async () => {
+  it("configures an application and the command in any working directory, if the file is in TypeScript", async () => {
     const folder = await newFolder();
     await linkPackages(folder);
     const { stdout } = await keyward(folder, {}, "init", "--id", "first");

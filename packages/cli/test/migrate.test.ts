@@ -656,7 +656,7 @@ describe("keyward reencrypt", () => {
     for (const ended of [failed, json]) expectNoSecrets(ended, []);
   });
 
-  it("ends with 1 after it resumed from a checkpoint, if an earlier run counted unreadable records", async () => {
+  it("ends with exit code 1 after it resumed from a checkpoint, if an earlier run counted unreadable records", async () => {
     const names = Array.from({ length: 1_000 }, (_, index) => [`secret-id:${index}`, keyvJson]);
     const { folder, run } = await existing(Object.fromEntries(names));
     await run("migrate", "--from", "plaintext", "--encrypt", "--yes");

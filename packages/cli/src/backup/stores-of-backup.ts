@@ -10,7 +10,7 @@ import {
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
 
-/** What the stores contain about a keyring before the keyring is restored from a backup. */
+/** The facts from the stores that an import needs before it restores a keyring from a backup. */
 export interface StoresOfBackup {
   /** The highest generation that a store requires, or that a running replica uses; 0 if there is none. */
   readonly generation: number;

@@ -25,7 +25,7 @@ interface Finding {
   readonly level: "good" | "warning" | "problem";
   readonly of: Subject;
   readonly text: string;
-  /** What to do. Absent if the level is good. */
+  /** An instruction for the operator. Absent if the level is good. */
   readonly hint?: string;
   /** The code of the error with which the check failed. Absent if there was no error. */
   readonly code?: KeywardErrorCode;

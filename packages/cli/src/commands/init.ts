@@ -28,7 +28,7 @@ interface Answers {
   readonly stores: Readonly<Record<string, string>>;
 }
 
-/** Writes a configuration file, a first keyring, and lines for `.gitignore`, into the folder of the process. */
+/** Writes a configuration file, a first keyring, and lines for `.gitignore`, into the working directory. */
 export async function init(context: Context, { format, id }: InitOptions): Promise<void> {
   const folder = process.cwd();
   for (const name of configFileNames) {
@@ -77,15 +77,15 @@ export async function init(context: Context, { format, id }: InitOptions): Promi
   if (Object.values(stores).some(({ ready }) => !ready)) throw new ProblemsPrinted();
 }
 
-/** What `keyward init` did with a store, as `--json` prints it. */
+/** The result of `keyward init` for one store, as `--json` prints it. */
 interface BegunStore {
   readonly source: string;
   readonly ready: boolean;
-  /** Why the store is not ready; `null` if it is. */
+  /** The error because of which the store is not ready; `null` if the store is ready. */
   readonly error: ErrorResult | null;
 }
 
-/** What `keyward init` found or made at the source of the keys. */
+/** The keyring that `keyward init` found or saved at the source of the keys. */
 interface FirstKeyring {
   readonly text: string;
   readonly isCreated: boolean;

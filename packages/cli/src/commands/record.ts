@@ -108,7 +108,7 @@ async function refusingDepth<Result>(write: () => Promise<Result>): Promise<Resu
     return await write();
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    throw invalidValue("The value on stdin has too many levels", "Write a value with fewer levels.");
+    throw invalidValue("The value on stdin is nested too deeply", "Write a value with fewer nested lists and objects.");
   }
 }
 

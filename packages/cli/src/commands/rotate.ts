@@ -190,7 +190,8 @@ function statusText(status: RotationStatus | undefined): string {
 function requireListedStores(listed: readonly string[], stores: OpenStores["stores"]): void {
   const missing = listed.filter((name) => !(name in stores));
   if (missing.length === 0) return;
-  throw new KeywardError("STORES_MISSING", `The keyring lists stores that were not named: ${missing.join(", ")}`, {
+  const problem = `The keyring lists stores that no flag, environment variable or configuration names: ${missing.join(", ")}`;
+  throw new KeywardError("STORES_MISSING", problem, {
     hint: "Name each store that the keyring lists: `--store name=source`.",
   });
 }

@@ -192,7 +192,7 @@ export function oneStore(told: Told, listed: readonly string[]): StoreSource {
   });
 }
 
-/** How {@link openNamed} checks a store. */
+/** Settings for the checks that {@link openNamed} makes of a store. */
 export interface NamedOpening {
   /** True if a store may have only records that Keyward did not write. Default: false. */
   readonly mayBeForeign?: boolean;
@@ -201,8 +201,8 @@ export interface NamedOpening {
 }
 
 /**
- * Opens a store. A store that was never used with Keyward, or never with the scope, is refused, unless `--empty-store`
- * names it: its source or the scope may be misspelt, and the application could not read what a command writes.
+ * Opens a store. Unless `--empty-store` names the store, it is refused if it was never used with Keyward, or never with the
+ * scope. Its source or the scope may be misspelt, and then the application could not read what a command writes.
  */
 export async function openNamed(
   { options, env, config }: Told,
@@ -264,7 +264,7 @@ export function sourceText({ name, source }: StoreSource, config: Config | undef
   return source ?? (typeof inConfig === "string" ? inConfig.trim() : "");
 }
 
-/** Closes the connection of a store, which would keep the process from ending. */
+/** Closes the connection of a store, because an open connection would keep the process running. */
 export async function closeStore(store: WrappableStore): Promise<void> {
   if ("disconnect" in store) await store.disconnect?.();
 }

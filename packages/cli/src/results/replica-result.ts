@@ -24,7 +24,7 @@ export interface ReplicaResult {
 /** A key with which a process can decrypt records. */
 export interface HeldKey {
   readonly keyId: string;
-  /** Digits that differ for different material; `null` in a keyring that is derived for a scope. */
+  /** Digits that differ for different key material; `null` if the keyring of the process is derived for a scope. */
   readonly fingerprint: string | null;
 }
 

@@ -30,13 +30,13 @@ export function rotationResult(status: RotationStatus | undefined): RotationResu
 export interface RotationRunResult {
   readonly rotation: RotationResult;
   readonly keyring: KeyringResult;
-  /** What the run did to each store of the command, by the name of the store. */
+  /** The changes of the run to each store of the command, by the name of the store. */
   readonly stores: Readonly<Record<string, RotatedStore>>;
   /** Counts the records that the run abandoned because they could not be decrypted. */
   readonly abandonedGroups: readonly UnreadableGroup[];
 }
 
-/** What one run of a rotation did to a store. */
+/** The changes of one run of a rotation to a store. */
 export interface RotatedStore {
   /** The report of the re-encryption; `null` if the run did not re-encrypt the store. */
   readonly reencryption: ReencryptionResult | null;

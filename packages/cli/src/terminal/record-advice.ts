@@ -1,6 +1,6 @@
 import type { KeywardErrorCode } from "@keyward/core";
 
-/** What to do about records that cannot be read, by the code of the error. */
+/** Hints for records that cannot be read, by the code of the error. */
 const advice: Readonly<Partial<Record<KeywardErrorCode, string>>> = {
   KEY_UNKNOWN: "Add the key to the keyring, from a backup of the keyring. Do not remove other keys meanwhile.",
   KEY_DISABLED:
