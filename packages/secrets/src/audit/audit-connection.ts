@@ -51,9 +51,18 @@ export class AuditConnection {
    * Runs `work` in a transaction that writes: either all its writes are stored, or none. They are on the disk when this
    * method returns.
    *
+   * @param latestStart the time of `process.hrtime.bigint()` after which the transaction must not begin: a replica whose
+   * lease has lapsed must not write.
    * @throws FileProblem
    */
-  write<Result>(work: (transaction: Transaction) => Result): Result {
+  write<Result>(latestStart: bigint, work: (transaction: Transaction) => Result): Result {
+    if (process.hrtime.bigint() > latestStart) {
+      throw new FileProblem(
+        "unavailable",
+        `The thread that writes ${this.#options.path} was busy for too long`,
+        "Repeat the call. If this error returns, check that the disk of the file is fast enough.",
+      );
+    }
     return this.#run("BEGIN IMMEDIATE", work);
   }
 

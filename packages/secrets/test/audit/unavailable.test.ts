@@ -6,7 +6,7 @@ import { type AuditLog, openAuditLog, SecretsError, verifyAudit } from "@keyward
 import { describe, expect, it, onTestFinished } from "vitest";
 import { entriesOf, openedAudit, recordAll, secretChange, temporaryAudit, workspace } from "./audit-files.ts";
 
-const quickly = { busyTimeoutMs: 20, longestWaitMs: 300 };
+const quickly = { busyTimeoutMs: 20, longestWaitMs: 4_000 };
 
 /** Locks a file against writes until the returned function is called. */
 function lock(path: string): () => void {
@@ -34,6 +34,7 @@ describe("the audit log", () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys, ...quickly });
+    await audit.ready();
     const open = await audit.begin(secretChange());
     const release = lock(path);
     const refused = await Promise.allSettled([1, 2, 3].map(() => audit.begin(secretChange({ owner: "bob" }))));
@@ -83,6 +84,7 @@ describe("the audit log", () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys, ...quickly, maxBytes: 256 * 1_024 });
+    await audit.ready();
     const recorded: string[] = [];
     const fill = async () => {
       for (;;) recorded.push((await audit.begin(secretChange({ detail: "x".repeat(4_000) }))).id);
