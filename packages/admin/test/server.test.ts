@@ -67,6 +67,21 @@ async function statusOf(url: string, token: string, body?: object): Promise<numb
   });
 }
 
+it("answers to a deletion without a body, and to a body without a length", async () => {
+  const installation = await install();
+  const { url } = await start(installation);
+  const client = new AdminClient({ url, token: installation.admin.token });
+  await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
+  await client.deleteServer("github");
+  const body = JSON.stringify({ slug: "other", url: "https://mcp.example.com/mcp" });
+  const head = postHead(installation.admin.token, 0).replace(
+    /Content-Length: 0\r\n\r\n$/,
+    "Transfer-Encoding: chunked\r\n",
+  );
+  const chunked = `${head}Connection: close\r\n\r\n${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`;
+  expect(await exchange(url, chunked)).toMatch(/^HTTP\/1\.1 201 /);
+});
+
 it("serves the API to the client on a port of the loopback interface", async () => {
   const installation = await install();
   const { url } = await start(installation);

@@ -13,6 +13,7 @@ import {
   openStores,
   type SourceOptions,
   type StoreOpening,
+  scopeOf,
   sourceText,
   type Told,
 } from "./configuration/sources.ts";
@@ -193,13 +194,13 @@ export class Context {
   async withConfiguredStore(work: (store: ConfiguredStore, name: string) => Promise<void>): Promise<void> {
     const keys = await this.keys();
     const accept = (await this.told()).config?.settings.accept;
-    const scope = await this.scope();
+    const listed = await this.#listedBy(keys);
+    const scope = await this.scope(oneStore(await this.told(), listed).name);
     const options = {
       keys,
       ...(scope === undefined ? {} : { scope }),
       ...(accept === undefined ? {} : { accept }),
     };
-    const listed = await this.#listedBy(keys);
     await this.#withInner(listed, scope, (store, name) => work({ store, ...options }, name));
   }
 
@@ -218,9 +219,11 @@ export class Context {
     return this.#options.emptyStore.includes(name);
   }
 
-  /** Returns the scope of the records, which a flag or the configuration sets. */
-  async scope(): Promise<ConfiguredStore["scope"]> {
-    return this.#options.scope ?? (await this.told()).config?.settings.scope;
+  /** Returns the scope of the records in a store, which a flag or the configuration sets. */
+  async scope(name: string): Promise<ConfiguredStore["scope"]> {
+    const told = await this.told();
+    const named = namedStores(told, [name]).find((store) => store.name === name);
+    return await scopeOf(told, named ?? { name });
   }
 
   async #withInner(

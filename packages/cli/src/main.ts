@@ -2,7 +2,7 @@ import { CommanderError } from "commander";
 import type { Surroundings } from "./context.ts";
 import { declareCompletion } from "./declarations/completion.ts";
 import { CommandError, exitCodeOf, exitCodes, Interrupted, ProblemsPrinted } from "./exit-codes.ts";
-import { commonOutputOptions, withoutArguments } from "./new-program.ts";
+import { commonOutputOptions, mayHaveSecrets, withoutArguments } from "./new-program.ts";
 import { Results } from "./terminal/results.ts";
 
 /** Loads the commands of an executable, and not those of the other one. */
@@ -71,7 +71,9 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
       if (!flagsOf(commandLine).includes("--json")) return exitCodes.usage;
       const { Output } = await import("./terminal/output.ts");
       // Commander has written the message for people to stderr.
-      new Output(surroundings, { ...commonOutputOptions(program), json: true }).error(usageError(name, error));
+      new Output(surroundings, { ...commonOutputOptions(program), json: true }).error(
+        usageError(name, error, commandLine),
+      );
       return exitCodes.usage;
     }
     if (error instanceof ProblemsPrinted) return error.exitCode;
@@ -93,9 +95,9 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
 }
 
 /** Returns the error for a mistake in the command line that commander has found. */
-function usageError(name: string, error: CommanderError): CommandError {
+function usageError(name: string, error: CommanderError, commandLine: readonly string[]): CommandError {
   const isMissing = error.code === "commander.help";
-  const message = withoutArguments(error.message)
+  const message = withoutArguments(error.message, { hidesAll: mayHaveSecrets(commandLine) })
     .replace(/^error: /, "")
     .replaceAll("\n", " ");
   return new CommandError("USAGE", isMissing ? "The command line names no command" : message, {
@@ -114,7 +116,8 @@ const continuing = ["rotate", "rollback", "revoke", "retire", "reencrypt", "migr
 
 /** Returns the command line to copy into a shell, as the end of a sentence; "." if it may contain the key of a record. */
 function shownCommand(name: string, commandLine: readonly string[]): string {
-  if (!commandLine.some((word) => continuing.includes(word)) || commandLine.includes("record")) return ".";
+  const isHidden = commandLine.includes("record") || mayHaveSecrets(commandLine);
+  if (isHidden || !commandLine.some((word) => continuing.includes(word))) return ".";
   const words = commandLine.map((word) => {
     // A password in a source is left out.
     const shown = word.replace(/(:\/\/[^/?#]*:).*@/, "$1…@");

@@ -3,12 +3,14 @@ import type { CommonOptions, OpenContext, Surroundings } from "./context.ts";
 import { collect } from "./declarations/arguments.ts";
 import { declareChecks } from "./declarations/checks.ts";
 import { declareConfiguration } from "./declarations/configuration.ts";
+import { declareGateway } from "./declarations/gateway.ts";
 import { declareKeys } from "./declarations/keys.ts";
 import { declareKv } from "./declarations/kv.ts";
 import { declareMigration } from "./declarations/migration.ts";
 import { declareRecord } from "./declarations/record.ts";
 import { declareRecords } from "./declarations/records.ts";
 import { declareRotation } from "./declarations/rotation.ts";
+import { declareService } from "./declarations/service.ts";
 import { commonOutputOptions, newProgram, outputOptions } from "./new-program.ts";
 
 /** Returns the commands of `keyward`. A command loads what it needs when it runs, so that `--help` is printed at once. */
@@ -58,6 +60,9 @@ export function programFor(surroundings: Surroundings): Command {
   declareRecord(program, context);
   program.commandsGroup("Checks:");
   declareChecks(program, context);
+  program.commandsGroup("Secrets service:");
+  declareGateway(program, context);
+  declareService(program, context);
   program.commandsGroup("HTTP KV:");
   declareKv(
     program.command("kv").description("Serve a store over HTTP, and manage the API keys of its clients."),

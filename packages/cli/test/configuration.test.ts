@@ -205,6 +205,15 @@ describe("a configuration file", () => {
       /environments\.production\.folder is not a setting.*environments\.production\.keys must be/,
     ],
     [{ scope: 4, accept: "plaintext" }, /scope must be.*accept must be a list/],
+    [{ gateway: "sqlite:a.db" }, /gateway must be an object/],
+    [
+      { gateway: { store: "", audit: "sqlite:a.db", url: "x" } },
+      /gateway\.url is not a setting.*gateway\.store must be a text.*gateway\.audit must be the path of a file/,
+    ],
+    [
+      { stores: { audit: "sqlite:c.db" }, gateway: { store: "sqlite:a.db", audit: "b.db" } },
+      /stores\.audit has the name of a store that the setting `gateway` has already/,
+    ],
   ])("is refused with an error that names the place of each mistake: %j", (options, problem) => {
     let thrown: unknown;
     try {
@@ -368,6 +377,26 @@ describe("an empty flag", () => {
 
 describe("config.store()", () => {
   const keys = () => Keyring.generate("one");
+
+  it("has the stores of the secrets service, whose records have scopes of their own", async () => {
+    const gateway = { store: "sqlite::memory:", audit: "audit.db" };
+    const config = defineConfig({ folder: "/", stores: { app: "memory:" }, scope: "tenant", gateway });
+    expect(config.storeNames).toEqual(["app", "service", "audit"]);
+    expect([config.sourceOf("app"), config.sourceOf("audit"), config.sourceOf("none")]).toEqual([
+      "memory:",
+      "sqlite:audit.db",
+      "",
+    ]);
+    expect(await config.scopeOf("app")).toBe("tenant");
+    for (const name of ["service", "audit"]) {
+      const scope = await config.scopeOf(name);
+      if (typeof scope !== "function") throw new TypeError("The scope depends on the record");
+      expect(scope({ namespace: "keyward-service", key: "workspace/abcdefghijkl" })).toBe("abcdefghijkl/config");
+      expect(scope({ namespace: "keyward-audit", key: "service/lookup" })).toBe("service/audit");
+      expect(scope({ namespace: "sessions", key: "service/lookup" })).toBe("tenant");
+    }
+    expect(await defineConfig({ stores: { app: "memory:" } }).scopeOf("app")).toBeUndefined();
+  });
 
   it("returns the same keys for every store, and refuses unknown stores", async () => {
     const provider = { load: async () => keys() };

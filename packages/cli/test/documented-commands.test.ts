@@ -74,7 +74,7 @@ describe("the command lines", () => {
   it("in the messages and hints of the packages name existing commands and flags", () => {
     const texts = textsIn(
       repository,
-      ["core", "http-kv", "keys-aws", "keys-env", "keys-vault"].map((name) => `packages/${name}`),
+      ["core", "http-kv", "keys-aws", "keys-env", "keys-vault", "secrets", "admin"].map((name) => `packages/${name}`),
     );
     const quoted = texts.flatMap(({ text }) => inCommandTerms(text).match(/`[^`]+`/g) ?? []);
     const lines = quoted.flatMap(commandLinesIn);

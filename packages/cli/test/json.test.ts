@@ -20,6 +20,7 @@ import { programFor } from "../src/program.ts";
 import { replicaResult } from "../src/results/replica-result.ts";
 import { Results } from "../src/terminal/results.ts";
 import { type Ended, executable, keywardReading, startKeyward } from "./keyward-process.ts";
+import { serviceCases } from "./service-cases.ts";
 
 const schemaFolder = fileURLToPath(new URL("../schemas", import.meta.url));
 const page = fileURLToPath(new URL("../../../docs/command-json.md", import.meta.url));
@@ -224,6 +225,7 @@ type Case = (desk: Desk) => Promise<void>;
 
 /** For each command: what it prints as a result, in each of its forms, and as an error. */
 const cases: Readonly<Record<string, Case>> = {
+  ...serviceCases(expectValid),
   init: async (desk) => {
     desk.env = {};
     const flags = ["--store", "sessions=sqlite:sessions.sqlite", "--store", "flows=redis://127.0.0.1:1?timeoutMs=200"];
@@ -646,7 +648,8 @@ function faultsOf(schema: unknown, place: string): readonly string[] {
 }
 
 describe("the check of a printed line against its schema", () => {
-  const error = { code: "USAGE", message: "m", hint: "h", keyId: null, recordsByStore: { sessions: 1 } };
+  const details = { keyId: null, requestId: null, retryAfterMs: null };
+  const error = { code: "USAGE", message: "m", hint: "h", ...details, recordsByStore: { sessions: 1 } };
   const line = (value: unknown) => `${JSON.stringify(value)}\n`;
 
   it("accepts a line that its schema describes", () => {

@@ -17,6 +17,7 @@ import { requireExpires, requireNewToken } from "./access/token-fields.ts";
 import { notInitialized, Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import { Changes } from "./audit/changes.ts";
+import { findExpiringSecrets } from "./expiring-secrets.ts";
 import { invalidField, requireField } from "./field-checks.ts";
 import { fieldRules, idField, kindField, ownerField, secretNameField, slugField, timeField } from "./fields.ts";
 import type {
@@ -47,7 +48,7 @@ import { requireServerUrl } from "./servers/server-url.ts";
 import { type NewServer, type ServerChange, Servers } from "./servers/servers.ts";
 import type { ServiceContext } from "./store/service-context.ts";
 import { ServiceStore } from "./store/service-store.ts";
-import { Sweep, type SweepOptions, type SweepReport } from "./sweep.ts";
+import { type ExpiringSecret, Sweep, type SweepOptions, type SweepReport } from "./sweep.ts";
 import { Workspaces } from "./workspaces/workspaces.ts";
 
 /** The options of {@link SecretsAdmin}. */
@@ -613,6 +614,19 @@ export class SecretsAdmin {
       workspaces: this.#workspaces,
     };
     return await new Sweep(parts, options).run();
+  }
+
+  /**
+   * Returns the secrets of all workspaces that expire within seven days, or have expired: at most 100. Changes nothing.
+   *
+   * @param caller what {@link SecretsAdmin.localOperator} returned.
+   * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
+   */
+  async expiringSecrets(caller: Caller): Promise<readonly ExpiringSecret[]> {
+    requireRight(caller, "workspaces.read");
+    if (caller.tokenId !== "local") throw notAllowed();
+    const parts = { servers: this.#servers, workspaces: this.#workspaces };
+    return await findExpiringSecrets(parts, this.#context.store);
   }
 
   /** Waits for writes in the background, and ends the heartbeat of this process. The store and the audit stay open. */

@@ -75,9 +75,12 @@ export async function doctor(context: Context): Promise<void> {
     for (const [name, store] of Object.entries(stores)) {
       context.signal.throwIfAborted();
       const of = ofStore(name);
-      const scope = await context.scope();
+      const scope = await context.scope(name);
       const checkInner = () => checkUse(of, inner[name], typeof scope === "string" ? scope : undefined);
-      findings.push(...(await checkStore(of, store, keys, checkInner)));
+      const isAudit = config?.settings.gateway !== undefined && name === "audit";
+      // The audit takes entries from the audit log only.
+      findings.push(...(await checkStore(of, store, keys, { checkInner, takesWrites: !isAudit })));
+      findings.push(...(await checkEviction(of, inner[name], config?.settings.gateway !== undefined)));
       findings.push(...checkCapabilities(of, inner[name]), ...checkConnection(of, await context.sourceOf(name)));
     }
     const shownFindings = findings.map((finding) =>
@@ -177,7 +180,10 @@ async function checkStore(
   of: Subject,
   store: EncryptedStore,
   keys: KeyProvider,
-  checkInner: () => Promise<readonly Finding[]>,
+  {
+    checkInner,
+    takesWrites,
+  }: { readonly checkInner: () => Promise<readonly Finding[]>; readonly takesWrites: boolean },
 ): Promise<readonly Finding[]> {
   try {
     await store.ready();
@@ -185,7 +191,12 @@ async function checkStore(
     return [problemOf(of, error)];
   }
   const findings: Finding[] = [{ level: "good", of, text: "answers, and the keys belong to it" }];
-  for (const check of [checkInner, () => checkWrites(of, store), () => checkReplicas(of, store, keys)]) {
+  const checks = [
+    checkInner,
+    ...(takesWrites ? [() => checkWrites(of, store)] : []),
+    () => checkReplicas(of, store, keys),
+  ];
+  for (const check of checks) {
     try {
       findings.push(...(await check()));
     } catch (error) {
@@ -199,6 +210,22 @@ async function checkWrites(of: Subject, store: EncryptedStore): Promise<readonly
   // Deletes a key that no record has, so nothing changes.
   await store.delete(randomUUID());
   return [{ level: "good", of, text: "accepts writes of this process" }];
+}
+
+/** Checks that the Redis of the secrets service never deletes a record because its memory is full. */
+async function checkEviction(
+  { store: name, ...of }: Subject,
+  store: WrappableStore | undefined,
+  hasGateway: boolean,
+): Promise<readonly Finding[]> {
+  if (!hasGateway || name !== "service" || store === undefined) return [];
+  try {
+    const { requireNoEviction } = await import("../service/redis-policy.ts");
+    await requireNoEviction(store);
+    return [];
+  } catch (error) {
+    return [problemOf({ store: name, ...of }, error)];
+  }
 }
 
 /** Checks that a process has written to the store before, in the scope of the command. */

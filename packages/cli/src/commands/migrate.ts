@@ -130,8 +130,8 @@ function ofNamespaces(namespaces: readonly string[]): string {
  * @throws KeywardError `RECORDS_UNREADABLE`, `STORE_INVALID`.
  */
 async function requireScope(context: Context, inner: OpenStores["inner"], surveys: Surveys): Promise<void> {
-  const scope = await context.scope();
   for (const [name, { envelopes, unread }] of Object.entries(surveys)) {
+    const scope = await context.scope(name);
     const mismatched = mismatchedIn(unread);
     if (mismatched > 0) {
       throw new KeywardError(

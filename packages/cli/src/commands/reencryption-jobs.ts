@@ -59,7 +59,7 @@ async function jobName(
   store: WrappableStore | undefined,
   formats: readonly string[],
 ): Promise<string> {
-  const scope = await context.scope();
+  const scope = await context.scope(name);
   // A store that a function of the configuration makes has no source. A SQLite store describes itself by its absolute path.
   const described: unknown = store === undefined ? "" : (Reflect.get(store, "description") ?? store.constructor.name);
   const source = await context.sourceOf(name);

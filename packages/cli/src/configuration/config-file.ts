@@ -1,5 +1,6 @@
 import { constants, type Stats } from "node:fs";
 import { lstat, readFile, stat } from "node:fs/promises";
+import { registerHooks } from "node:module";
 import { homedir } from "node:os";
 import { basename, dirname, join, parse, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -151,13 +152,29 @@ async function readJson(path: string): Promise<unknown> {
 async function importConfig(path: string): Promise<unknown> {
   await requireOwnPackages(dirname(path));
   let module: { readonly default?: unknown };
+  const hooks = readAsModule(pathToFileURL(path).href);
   try {
     module = await import(pathToFileURL(path).href);
   } catch (cause) {
     if (cause instanceof KeywardError) throw named(path, cause);
     throw invalid(path, `The configuration file cannot be loaded: ${reasonOf(cause)}`, hintFor(cause));
+  } finally {
+    hooks.deregister();
   }
   return module.default;
+}
+
+/**
+ * Makes Node.js read a TypeScript file as a module, whatever the `type` in the package.json of its folder is: `npm init`
+ * writes `commonjs`, and without a `type` Node.js prints a warning.
+ */
+function readAsModule(url: string): { deregister(): void } {
+  return registerHooks({
+    resolve: (specifier, context, next) => {
+      const found = next(specifier, context);
+      return found.url === url && url.endsWith(".ts") ? { ...found, format: "module-typescript" } : found;
+    },
+  });
 }
 
 function configOf(options: unknown, path: string, environment: string | undefined): Config {

@@ -15,6 +15,17 @@ export interface RotationSettings {
   readonly replicasWithinMs?: number;
 }
 
+/** Where the secrets service keeps its records. */
+export interface GatewaySettings {
+  /**
+   * The store of workspaces, servers, secrets and tokens: a source as for `storeFrom` of `@keyward/stores-from`, such as
+   * `sqlite:.keyward/service.db`; or a function that returns a store.
+   */
+  readonly store: string | (() => WrappableStore | Promise<WrappableStore>);
+  /** The path of the SQLite file of the audit, such as `.keyward/audit.db`. */
+  readonly audit: string;
+}
+
 /** The settings that an application and the command `keyward` share. Each environment may have settings of its own. */
 export interface ConfigSettings {
   /**
@@ -34,6 +45,11 @@ export interface ConfigSettings {
   readonly accept?: readonly ForeignFormat[];
   /** The settings of rotations that `keyward` runs. Default: the defaults of the flags. */
   readonly rotation?: RotationSettings;
+  /**
+   * Where the secrets service keeps its records. With this setting, the configuration has the stores `service` and `audit`
+   * too, so that a rotation re-encrypts their records. Default: no secrets service.
+   */
+  readonly gateway?: GatewaySettings;
 }
 
 /** The content of a configuration file. */

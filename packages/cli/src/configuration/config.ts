@@ -2,6 +2,7 @@ import { resolve } from "node:path";
 import { type EncryptedStoreOptions, type KeyProvider, KeywardError, type WrappableStore } from "@keyward/core";
 import { requireConfigOptions } from "./config-mistakes.ts";
 import type { ConfigOptions, ConfigSettings } from "./config-options.ts";
+import { gatewayStoreNames } from "./store-name.ts";
 
 /** A store of a configuration with its keys, scope and formats, which are options of `createKeyv` and `EncryptedStore`. */
 export interface ConfiguredStore extends Pick<EncryptedStoreOptions, "keys" | "scope" | "accept"> {
@@ -74,7 +75,8 @@ export class Config {
    * `keysFrom`.
    */
   async store(name: string): Promise<ConfiguredStore> {
-    const { scope, accept } = this.settings;
+    const { accept } = this.settings;
+    const scope = await this.scopeOf(name);
     const keys = await this.keys();
     return {
       store: await this.openStore(name),
@@ -94,19 +96,63 @@ export class Config {
     name: string,
     env: Readonly<Record<string, string | undefined>> = process.env,
   ): Promise<WrappableStore> {
-    const { stores = {} } = this.settings;
-    const configured = Object.hasOwn(stores, name) ? stores[name] : undefined;
-    if (configured === undefined) throw unknownStore(name, Object.keys(stores));
-    if (typeof configured === "function") return await ofFunction(`stores.${name}`, configured);
+    const configured = this.#configured(name);
+    if (configured === undefined) throw unknownStore(name, this.storeNames);
+    const place = this.#placeOf(name);
+    if (typeof configured === "function") return await ofFunction(place, configured);
     const source = configured.trim();
-    this.#requireFolder(`stores.${name}`, source, ["sqlite:"]);
+    this.#requireFolder(place, source, ["sqlite:"]);
+    if (place === "gateway.audit") {
+      const { openAuditStore } = await import("./gateway-stores.ts");
+      return openAuditStore(this.pathOf(source.slice("sqlite:".length)));
+    }
     const { storeFrom } = await import("@keyward/stores-from");
     return await storeFrom(source, { env, ...this.#folder });
+  }
+
+  /** The names of the stores: those of the setting `stores`, and with the setting `gateway` also `service` and `audit`. */
+  get storeNames(): readonly string[] {
+    const { stores = {}, gateway } = this.settings;
+    return [...Object.keys(stores), ...(gateway === undefined ? [] : gatewayStoreNames)];
+  }
+
+  /** Returns the source of a store as text; "" if a function makes the store, or if there is no such store. */
+  sourceOf(name: string): string {
+    const configured = this.#configured(name);
+    return typeof configured === "string" ? configured.trim() : "";
+  }
+
+  /**
+   * Returns the scope of the records in a store. In the stores of the setting `gateway`, the records of the secrets service
+   * have scopes of their own.
+   *
+   * @param scope the scope of all other records. Default: the setting `scope`.
+   */
+  async scopeOf(name: string, scope = this.settings.scope): Promise<ConfigSettings["scope"]> {
+    if (!this.#isOfGateway(name)) return scope;
+    const { scopeWithGateway } = await import("./gateway-stores.ts");
+    return scopeWithGateway(scope);
   }
 
   /** Resolves the path in a source against the folder of the configuration. */
   pathOf(path: string): string {
     return resolve(this.#options.folder ?? "", path);
+  }
+
+  #isOfGateway(name: string): boolean {
+    return this.settings.gateway !== undefined && gatewayStoreNames.some((reserved) => reserved === name);
+  }
+
+  #configured(name: string): string | (() => WrappableStore | Promise<WrappableStore>) | undefined {
+    const { stores = {}, gateway } = this.settings;
+    if (gateway !== undefined && name === "service") return gateway.store;
+    if (gateway !== undefined && name === "audit") return `sqlite:${gateway.audit.trim()}`;
+    return Object.hasOwn(stores, name) ? stores[name] : undefined;
+  }
+
+  #placeOf(name: string): string {
+    if (!this.#isOfGateway(name)) return `stores.${name}`;
+    return name === "service" ? "gateway.store" : "gateway.audit";
   }
 
   async #openKeys(): Promise<KeyProvider> {

@@ -107,12 +107,12 @@ export async function openStores(
     for (const store of Object.values(stores)) await store.disconnect();
     for (const store of Object.values(inner)) await closeStore(store);
   };
-  const { options, config } = told;
-  const scope = options.scope ?? config?.settings.scope;
+  const { config } = told;
   const accept = settings.accept ?? config?.settings.accept;
   for (const named of namedStores(told, listed)) {
     const { name } = named;
     try {
+      const scope = await scopeOf(told, named);
       const store = await openNamed(told, named, { mayBeForeign, scope });
       inner[name] = store;
       stores[name] = new EncryptedStore(store, {
@@ -133,6 +133,15 @@ export async function openStores(
   return { stores, inner, close };
 }
 
+/** Returns the scope of the records in a store, which a flag or the configuration sets. */
+export async function scopeOf(
+  { options, config }: Told,
+  { name, source }: StoreSource,
+): Promise<EncryptedStoreOptions["scope"]> {
+  if (source !== undefined || config === undefined) return options.scope ?? config?.settings.scope;
+  return await config.scopeOf(name, options.scope ?? config.settings.scope);
+}
+
 /** The name and the source of a store of a command. Without `source`, the configuration has the source. */
 export interface StoreSource {
   readonly name: string;
@@ -149,7 +158,7 @@ export interface StoreSource {
  */
 export function namedStores({ options, env, config }: Told, listed: readonly string[]): readonly StoreSource[] {
   const inVariables = readVariables(env, listed);
-  const inConfig = Object.keys(config?.settings.stores ?? {}).map((name) => ({ name }));
+  const inConfig = (config?.storeNames ?? []).map((name) => ({ name }));
   const known = [...inVariables, ...inConfig];
   const named =
     options.store.length > 0
@@ -171,7 +180,7 @@ export function namedStores({ options, env, config }: Told, listed: readonly str
 
 /** Returns whether flags, environment variables or the configuration name a store. */
 export function namesAnyStore({ options, env, config }: Told): boolean {
-  const inConfig = Object.keys(config?.settings.stores ?? {});
+  const inConfig = config?.storeNames ?? [];
   return options.store.length > 0 || readVariables(env, []).length > 0 || inConfig.length > 0;
 }
 
@@ -260,8 +269,7 @@ function inMemory(name: string): CommandError {
 
 /** Returns the source of a store, such as `redis://localhost`; "" if a function of the configuration makes the store. */
 export function sourceText({ name, source }: StoreSource, config: Config | undefined): string {
-  const inConfig = config?.settings.stores?.[name];
-  return source ?? (typeof inConfig === "string" ? inConfig.trim() : "");
+  return source ?? config?.sourceOf(name) ?? "";
 }
 
 /** Closes the connection of a store, because an open connection would keep the process running. */

@@ -56,10 +56,10 @@ export class Operator {
     return await this.#answer((context) => input({ message: question, default: fallback }, context));
   }
 
-  /** Asks for a secret, which is not shown. */
+  /** Asks for a secret, which is not shown, and which no key can make visible. */
   async askSecret(question: string): Promise<string> {
     const { default: password } = await import("@inquirer/password");
-    return await this.#answer((context) => password({ message: question }, context));
+    return await this.#answer((context) => password({ message: question, toggleMask: false }, context));
   }
 
   /** Returns an answer. If the operator presses Ctrl-C or Ctrl-D, rejects as for a signal. */
