@@ -53,7 +53,8 @@ export class ClientTransport {
       );
     }
     this.#authorization = `Bearer ${token}`;
-    this.#fetch = fetch ?? globalThis.fetch;
+    // Called as a function of its own: a browser refuses to call fetch as a method of another object.
+    this.#fetch = (input, init) => (fetch ?? globalThis.fetch)(input, init);
     this.#timeoutMs = timeoutMs;
   }
 
@@ -128,10 +129,8 @@ export class ClientTransport {
         hint: "Check that the URL is the one of the admin API, and that no proxy answered instead.",
       });
     }
-    const { code, detail, hint, instance, fields = [] } = checked.data;
-    const refused = fields.map(({ in: place, name, rule }) => `${place} ${name}: ${rule}`);
-    const message = refused.length === 0 ? detail : `${detail} (${refused.join("; ")})`;
-    return new AdminApiError(this.#printable(code), this.#printable(message), {
+    const { code, detail, hint, instance } = checked.data;
+    return new AdminApiError(this.#printable(code), this.#printable(detail), {
       status,
       hint: this.#printable(hint),
       requestId: this.#printable(instance),

@@ -1,58 +1,87 @@
+import { mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { AdminApiError, AdminClient } from "@keyward/admin/client";
+import { MemoryStore } from "@keyward/store-memory";
+import { SqliteStore } from "@keyward/store-sqlite";
 import { expect, it, onTestFinished } from "vitest";
 import { install } from "./installation.ts";
 
-it("does the whole life of servers, secrets and tokens, with a method for each route", async () => {
-  const { clientOf, admin, operator } = await install();
-  const client = clientOf(admin.token);
-  expect(await client.whoAmI()).toMatchObject({ role: "admin", owner: "first admin", expires: null });
-  expect(await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" })).toMatchObject({
-    revision: 0,
-  });
-  const set = await client.setSecret(
-    "github",
-    { name: "A", value: "a-value-of-a-test", expires: "2099-01-01T00:00:00Z", injection: { kind: "bearer" } },
-    { ifRevision: 0 },
-  );
-  expect(set).toMatchObject({
-    created: true,
-    secret: { revision: 1, expires: "2099-01-01T00:00:00.000Z", weak: false },
-  });
-  expect(await client.getInjection("github", "A")).toEqual({ kind: "bearer" });
-  await client.setInjection("github", "A", { kind: "header", header: "X-Key" }, { ifRevision: 1 });
-  const { secrets } = await client.listSecrets("github");
-  expect(secrets).toMatchObject([{ name: "A", injection: { kind: "header", header: "X-Key" }, unusable: null }]);
-  const moved = await client.updateServer("github", { url: "https://other.example.com", disabled: true });
-  expect(moved).toMatchObject({ disabled: true, secretCount: 1 });
-  expect((await client.listSecrets("github")).secrets).toMatchObject([{ unusable: "origin-changed" }]);
-  expect(await client.deleteSecret("github", "A")).toMatchObject({ secretCount: 0 });
-  await client.setSecret("github", { name: "B", value: "a-value-of-a-test" });
-  expect(await client.deleteAllSecrets("github")).toMatchObject({ names: ["B"] });
-  expect(await client.getServer("github")).toMatchObject({ secretCount: 0 });
-  await client.deleteServer("github");
-  expect(await client.listServers()).toEqual({ items: [], next: null });
+/** Creates a folder that is removed when the test has finished. */
+function folder(): string {
+  const path = mkdtempSync(join(tmpdir(), "keyward-admin-"));
+  onTestFinished(() => rmSync(path, { recursive: true, force: true }));
+  return path;
+}
 
-  const issued = await client.createToken({ owner: "Ada", role: "member", methods: ["GET"], tools: ["list"] });
-  expect(issued.info).toMatchObject({ servers: null, tools: ["list"], methods: ["GET"] });
-  const rotated = await client.rotateToken(issued.info.id, { overlapMs: 60_000 });
-  expect((await client.listTokens({ owner: "Ada" })).items.map(({ id }) => id)).toEqual([
-    rotated.info.id,
-    issued.info.id,
-  ]);
-  expect(await client.revokeToken(rotated.info.id)).toMatchObject({ revoked: expect.stringMatching(/Z$/) });
-  expect(await client.revokeTokensOf("Ada")).toEqual([issued.info.id]);
-  expect((await client.listChanges({ action: "token.rotate" })).items).toMatchObject([{ outcome: "done" }]);
+it.each(["memory", "SQLite and an audit file"])(
+  "does the whole life of servers, secrets and tokens in %s, with a method for each route",
+  async (place) => {
+    const path = folder();
+    const store = place === "memory" ? new MemoryStore() : new SqliteStore(join(path, "service.db"));
+    onTestFinished(() => store.disconnect());
+    const { clientOf, admin, operator } = await install(
+      place === "memory" ? { store } : { store, auditPath: join(path, "audit.db") },
+    );
+    const client = clientOf(admin.token);
+    expect(await client.whoAmI()).toMatchObject({ role: "admin", owner: "first admin", expires: null });
+    expect(await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" })).toMatchObject({
+      revision: 0,
+    });
+    const set = await client.setSecret(
+      "github",
+      { name: "A", value: "a-value-of-a-test", expires: "2099-01-01T00:00:00Z", injection: { kind: "bearer" } },
+      { ifRevision: 0 },
+    );
+    expect(set).toMatchObject({
+      created: true,
+      secret: { revision: 1, expires: "2099-01-01T00:00:00.000Z", weak: false },
+    });
+    expect(await client.getInjection("github", "A")).toEqual({ kind: "bearer" });
+    await client.setInjection("github", "A", { kind: "header", header: "X-Key" }, { ifRevision: 1 });
+    const { secrets } = await client.listSecrets("github");
+    expect(secrets).toMatchObject([{ name: "A", injection: { kind: "header", header: "X-Key" }, unusable: null }]);
+    const moved = await client.updateServer("github", { url: "https://other.example.com", disabled: true });
+    expect(moved).toMatchObject({ disabled: true, secretCount: 1 });
+    expect((await client.listSecrets("github")).secrets).toMatchObject([{ unusable: "origin-changed" }]);
+    expect(await client.deleteSecret("github", "A")).toMatchObject({ secretCount: 0 });
+    await client.setSecret("github", { name: "B", value: "a-value-of-a-test" });
+    expect(await client.deleteAllSecrets("github")).toMatchObject({ names: ["B"] });
+    expect(await client.getServer("github")).toMatchObject({ secretCount: 0 });
+    await client.deleteServer("github");
+    expect(await client.listServers()).toEqual({ items: [], next: null });
 
-  const operatorClient = clientOf(operator.token);
-  const { workspace, admin: first } = await operatorClient.createWorkspace({ name: "other", adminOwner: "Grace" });
-  expect(await clientOf(first.token).whoAmI()).toMatchObject({ workspace: workspace.id, owner: "Grace" });
-  expect((await operatorClient.listWorkspaces()).items.map(({ name }) => name)).toEqual(["other", "main"]);
-  const { revision } = await operatorClient.getWorkspace("other");
-  await operatorClient.deleteWorkspace("other", { ifRevision: revision });
-  expect(await operatorClient.census()).toMatchObject({ unreadable: 0 });
-  expect(await operatorClient.rotation()).toBe(null);
-});
+    const issued = await client.createToken({ owner: "Ada", role: "member", methods: ["GET"], tools: ["list"] });
+    expect(issued.info).toMatchObject({ servers: null, tools: ["list"], methods: ["GET"] });
+    const rotated = await client.rotateToken(issued.info.id, { overlapMs: 60_000 });
+    expect((await client.listTokens({ owner: "Ada" })).items.map(({ id }) => id)).toEqual([
+      rotated.info.id,
+      issued.info.id,
+    ]);
+    expect(await client.revokeToken(rotated.info.id)).toMatchObject({ revoked: expect.stringMatching(/Z$/) });
+    expect(await client.revokeTokensOf("Ada")).toEqual([issued.info.id]);
+    expect((await client.listChanges({ action: "token.rotate" })).items).toMatchObject([{ outcome: "done" }]);
+    const actions: string[] = [];
+    for (let cursor: string | undefined; ; ) {
+      const { items, next } = await client.listChanges({ owner: "first admin" }, { limit: 5, cursor });
+      actions.push(...items.map(({ action }) => action));
+      if (next === null) break;
+      cursor = next;
+    }
+    expect(actions).toEqual((await client.listChanges({ owner: "first admin" })).items.map(({ action }) => action));
+    expect(actions).toHaveLength(12);
+
+    const operatorClient = clientOf(operator.token);
+    const { workspace, admin: first } = await operatorClient.createWorkspace({ name: "other", adminOwner: "Grace" });
+    expect(await clientOf(first.token).whoAmI()).toMatchObject({ workspace: workspace.id, owner: "Grace" });
+    expect((await operatorClient.listWorkspaces()).items.map(({ name }) => name)).toEqual(["other", "main"]);
+    const { revision } = await operatorClient.getWorkspace("other");
+    await operatorClient.deleteWorkspace("other", { ifRevision: revision });
+    expect(await operatorClient.census()).toMatchObject({ unreadable: 0 });
+    expect(await operatorClient.rotation()).toBe(null);
+  },
+);
 
 it("throws the problem of the service, with its code, hint, request id and fields", async () => {
   const { clientOf, admin } = await install();

@@ -1,7 +1,7 @@
 import { type AdminApiOptions, createAdminApi, type SecretsService } from "@keyward/admin";
 import { AdminClient } from "@keyward/admin/client";
 import { Keyring, type WrappableStore } from "@keyward/core";
-import { type IssuedToken, type Role, SecretsAdmin } from "@keyward/secrets";
+import { type IssuedToken, openAuditLog, type Role, SecretsAdmin } from "@keyward/secrets";
 import { MemoryStore } from "@keyward/store-memory";
 import { onTestFinished } from "vitest";
 import { MemoryAudit } from "./memory-audit.ts";
@@ -39,13 +39,22 @@ export interface Answer {
   readonly json: unknown;
 }
 
-/** Initializes a secrets service in an empty store, and mounts the admin API. */
+/**
+ * Initializes a secrets service in an empty store, and mounts the admin API. Without `auditPath`, the audit is in memory.
+ */
 export async function install({
   store = new MemoryStore(),
+  auditPath,
   ...options
-}: Partial<AdminApiOptions> & { readonly store?: WrappableStore } = {}): Promise<Installation> {
+}: Partial<AdminApiOptions> & {
+  readonly store?: WrappableStore;
+  readonly auditPath?: string;
+} = {}): Promise<Installation> {
+  const keys = Keyring.generate();
   const audit = new MemoryAudit();
-  const service = new SecretsAdmin({ store, keys: Keyring.generate(), audit });
+  const file = auditPath === undefined ? undefined : openAuditLog({ path: auditPath, keys });
+  onTestFinished(() => file?.close());
+  const service = new SecretsAdmin({ store, keys, audit: file ?? audit });
   onTestFinished(() => service.close());
   const { operator, admin } = await service.initialize();
   const app = createAdminApi({ admin: service, ...options });

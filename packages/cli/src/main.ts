@@ -26,7 +26,9 @@ export async function runProcess(name: keyof typeof programs): Promise<void> {
   const background = "An error was thrown in the background, by the configuration or by a package that it uses.";
   process.on("unhandledRejection", () => fail(background));
   process.on("uncaughtException", () => fail(background));
-  process.once("beforeExit", () => fail("The configuration waits for something that never happens."));
+  process.once("beforeExit", () =>
+    fail("The configuration never finishes, because it waits for something that never happens."),
+  );
   const exitCode = await main(name, process.argv.slice(2));
   // An open connection of a configuration would keep the process from ending.
   for (const stream of [process.stdout, process.stderr]) await new Promise((resolve) => stream.write("", resolve));
@@ -110,7 +112,7 @@ function flagsOf(commandLine: readonly string[]): readonly string[] {
 // Only these continue something. Others may have the key of a record in their command line.
 const continuing = ["rotate", "rollback", "revoke", "retire", "reencrypt", "migrate", "census"];
 
-/** Returns the end of the sentence that names a command line, which people can copy into a shell. */
+/** Returns the command line to copy into a shell, as the end of a sentence; "." if it may contain the key of a record. */
 function shownCommand(name: string, commandLine: readonly string[]): string {
   if (!commandLine.some((word) => continuing.includes(word)) || commandLine.includes("record")) return ".";
   const words = commandLine.map((word) => {

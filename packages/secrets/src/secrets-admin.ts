@@ -17,8 +17,8 @@ import { requireExpires, requireNewToken } from "./access/token-fields.ts";
 import { notInitialized, Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import { Changes } from "./audit/changes.ts";
-import { fieldRules, invalidField, requireField } from "./field-checks.ts";
-import { idField, kindField, ownerField, secretNameField, slugField, timeField } from "./fields.ts";
+import { invalidField, requireField } from "./field-checks.ts";
+import { fieldRules, idField, kindField, ownerField, secretNameField, slugField, timeField } from "./fields.ts";
 import type {
   CallerInfo,
   ChangeCondition,
@@ -398,8 +398,8 @@ export class SecretsAdmin {
       setBy: caller.owner,
     };
     return await this.#changes.record({ ...change, action: "secret.set", subject: name }, async () => {
-      const { revision, ...result } = await this.#secrets.set(address, checked, condition);
-      return { result, revision };
+      const result = await this.#secrets.set(address, checked, condition);
+      return { result, revision: result.revision };
     });
   }
 
@@ -464,8 +464,8 @@ export class SecretsAdmin {
     return await this.#changes.record(
       { ...change, action: "secret.inject", subject, detail: checked.kind },
       async () => {
-        const { revision, ...result } = await this.#secrets.inject(address, subject, checked, condition);
-        return { result, revision };
+        const result = await this.#secrets.inject(address, subject, checked, condition);
+        return { result, revision: result.revision };
       },
     );
   }

@@ -1,16 +1,12 @@
-import type { HttpBindings } from "@hono/node-server";
 import type { Caller } from "@keyward/secrets";
 import type { Context } from "hono";
 
-/** What the middleware of the admin API hands on to the routes. */
+/** What the admin API needs of the server that calls it, and what its middleware hands on to the routes. */
 export interface ApiEnvironment {
-  /** The request and the response of Node.js. Other runtimes have none. */
-  Bindings: Partial<HttpBindings>;
-  /** The id of the request, and the holder of its token after the token was checked. */
-  Variables: {
-    requestId: string;
-    caller: Caller | undefined;
-  };
+  /** The connection of the request, as `@hono/node-server` passes it. Other runtimes pass no connection. */
+  Bindings: { readonly incoming?: { readonly socket: { readonly remoteAddress?: string | undefined } } };
+  /** The id of the request, and the caller once the token was checked. */
+  Variables: { requestId: string; caller: Caller | undefined };
 }
 
 /** The context of a request. */

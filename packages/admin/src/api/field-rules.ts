@@ -36,7 +36,8 @@ function ruleOf(issue: Issue): string {
     case "too_big":
       return `must have at most ${issue.maximum}${unitOf(issue.origin)}`;
     case "invalid_format":
-      return issue.pattern === undefined ? `must be a ${issue.format}` : `must match ${issue.pattern}`;
+      // The fields of the service have a rule in words. Messages of zod begin with "Invalid".
+      return issue.message.startsWith("Invalid") ? `must be a ${issue.format}` : `must be ${issue.message}`;
     case "unrecognized_keys":
       return "must not have fields that the service does not know";
     case "invalid_value":

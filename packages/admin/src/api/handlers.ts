@@ -39,6 +39,7 @@ function callerOf(context: Pick<ApiContext, "get">): Caller {
 export function handleWorkspaces(api: Api, admin: SecretsService): void {
   api.openapi(workspaceRoutes.createWorkspace, async (context) => {
     const created = await admin.createWorkspace(callerOf(context), context.req.valid("json"));
+    setRevision(context, created.workspace.revision);
     context.header("location", `${apiPath}/workspaces/${created.workspace.name}`);
     return context.json({ workspace: toWorkspace(created.workspace), admin: toIssuedToken(created.admin) }, 201);
   });
@@ -98,7 +99,7 @@ export function handleSecrets(api: Api, admin: SecretsService): void {
     const { slug } = context.req.valid("param");
     const secret = fromNewSecret(context.req.valid("json"));
     const change = await admin.setSecret(callerOf(context), slug, secret, condition);
-    setRevision(context, change.secret.revision);
+    setRevision(context, change.revision);
     if (!change.created) return context.json(toSecretChange(change), 200);
     context.header("location", `${apiPath}/mcp-servers/${slug}/secrets/${change.secret.name}/injection`);
     return context.json(toSecretChange(change), 201);
@@ -126,6 +127,7 @@ export function handleSecrets(api: Api, admin: SecretsService): void {
     const condition = conditionOf(context.req.valid("header")["if-match"]);
     const { slug, name } = context.req.valid("param");
     const change = await admin.setInjection(callerOf(context), slug, name, context.req.valid("json"), condition);
+    setRevision(context, change.revision);
     return context.json(toSecretChange(change), 200);
   });
   api.openapi(secretRoutes.getInjection, async (context) => {

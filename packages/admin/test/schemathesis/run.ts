@@ -13,14 +13,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startAdminServer } from "@keyward/admin";
 import { Keyring } from "@keyward/core";
-import { type Caller, SecretsAdmin, SecretsError } from "@keyward/secrets";
+import { type Caller, openAuditLog, SecretsAdmin, SecretsError } from "@keyward/secrets";
 import { SqliteStore } from "@keyward/store-sqlite";
-import { MemoryAudit } from "../memory-audit.ts";
 
 const [program = "schemathesis", seconds = "300", ...more] = process.argv.slice(2);
 const folder = mkdtempSync(join(tmpdir(), "keyward-schemathesis-"));
 const store = new SqliteStore(join(folder, "service.db"));
-const admin = new SecretsAdmin({ store, keys: Keyring.generate(), audit: new MemoryAudit() });
+const keys = Keyring.generate();
+const audit = openAuditLog({ path: join(folder, "audit.db"), keys });
+const admin = new SecretsAdmin({ store, keys, audit });
 const first = await admin.initialize();
 const operator = await admin.authenticate(first.operator.token);
 const workspaceAdmin = await admin.authenticate(first.admin.token);
@@ -142,6 +143,7 @@ for (const [role, token, share] of [
 }
 await server.close();
 await admin.close();
+await audit.close();
 await store.disconnect();
 rmSync(folder, { recursive: true, force: true });
 

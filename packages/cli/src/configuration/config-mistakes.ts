@@ -50,7 +50,7 @@ function mistakesIn(given: unknown): readonly string[] {
     for (const [name, settings] of Object.entries(environments)) {
       const place = `environments.${name}`;
       if (!storeName.test(name))
-        found.add(place, "is no name: a name begins with a letter, and has letters, digits, - and _ after it");
+        found.add(place, "is not a valid name: a name begins with a letter, and has letters, digits, - and _ after it");
       if (found.requireNames(`${place}.`, settings, settingNames)) found.inSettings(`${place}.`, settings);
     }
   }
@@ -70,7 +70,12 @@ class Mistakes {
       for (const [name, source] of Object.entries(stores)) {
         const place = `${prefix}stores.${name}`;
         if (storeName.test(name)) this.#requireSource(place, source);
-        else this.add(place, "is no name: a name begins with a letter, and has letters, digits, - and _ after it");
+        else {
+          this.add(
+            place,
+            "is not a valid name: a name begins with a letter, and has letters, digits, - and _ after it",
+          );
+        }
       }
     }
     if (scope !== undefined && typeof scope !== "string" && typeof scope !== "function") {
@@ -99,7 +104,7 @@ class Mistakes {
       if (Object.hasOwn(names, name)) continue;
       // A name of another form may be a value that was written in the wrong place.
       const shown = storeName.test(name) ? name : "(a name that is not shown)";
-      this.add(`${prefix}${shown}`, `is unknown. The names here are ${Object.keys(names).join(", ")}`);
+      this.add(`${prefix}${shown}`, `is not a setting. The settings here are ${Object.keys(names).join(", ")}`);
     }
     return true;
   }

@@ -46,11 +46,7 @@ export class ServerSecrets {
    *
    * @throws SecretsError `FIELD_INVALID`, `RULE_CONFLICT`, `LIMIT_REACHED`; as {@link changeServer}.
    */
-  async set(
-    address: ServerAddress,
-    secret: CheckedSecret,
-    condition: ChangeCondition,
-  ): Promise<SecretChange & { readonly revision: number }> {
+  async set(address: ServerAddress, secret: CheckedSecret, condition: ChangeCondition): Promise<SecretChange> {
     for (let attempt = 1; attempt <= maxAttempts; attempt++) {
       const begun = await this.#handOutNumber(address, secret, condition);
       const isPointed = await this.#storeAndPoint(address, secret, condition, begun);
@@ -113,7 +109,7 @@ export class ServerSecrets {
     name: string,
     rule: InjectionRule,
     condition: ChangeCondition,
-  ): Promise<SecretChange & { readonly revision: number }> {
+  ): Promise<SecretChange> {
     return await changeServer(this.#context, address, condition, (server) => {
       const former = requireSecret(server, name);
       requireFreeHeader(server, name, rule);
@@ -162,7 +158,7 @@ export class ServerSecrets {
     secret: CheckedSecret,
     condition: ChangeCondition,
     begun: BegunValue,
-  ): Promise<(SecretChange & { readonly revision: number }) | undefined> {
+  ): Promise<SecretChange | undefined> {
     const key = valueKey(address.workspace, begun.server, begun.value);
     try {
       const record: ValueRecord = { v: 1, name: secret.name, origin: begun.origin, value: secret.value };
@@ -187,7 +183,7 @@ export class ServerSecrets {
     server: ServerRecord,
     secret: CheckedSecret,
     begun: BegunValue,
-  ): Decision<ServerRecord, (SecretChange & { readonly revision: number }) | undefined> {
+  ): Decision<ServerRecord, SecretChange | undefined> {
     const former = server.secrets.find(({ name }) => name === secret.name);
     if (server.id === begun.server && former?.value === begun.value) {
       // The former attempt was made after all, and other changes followed.

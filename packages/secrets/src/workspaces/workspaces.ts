@@ -77,7 +77,10 @@ export class Workspaces {
       admins: [],
     };
     await store.create(workspaceRecord, workspaceKey(id), workspace);
-    return { workspace: workspaceInfo(workspace), admin: await this.#tokens.create(id, admin, createdBy) };
+    const issued = await this.#tokens.create(id, admin, createdBy);
+    // The token of the admin has changed the workspace.
+    const current = await store.read(workspaceRecord, workspaceKey(id));
+    return { workspace: workspaceInfo(current?.value ?? workspace), admin: issued };
   }
 
   /**
