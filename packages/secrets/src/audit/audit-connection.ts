@@ -2,7 +2,7 @@ import { statSync } from "node:fs";
 import type { DatabaseSync, SQLInputValue, SQLOutputValue, StatementSync } from "node:sqlite";
 import { type AuditFileOptions, openAuditFile } from "./audit-file.ts";
 import { requireAuditSchema } from "./audit-schema.ts";
-import { describeProblem, FileProblem, MissingNames } from "./file-problem.ts";
+import { describeProblem, FileProblem, isBusy, MissingNames } from "./file-problem.ts";
 
 /** A row of a statement, by the names of its columns. */
 export type Row = Record<string, SQLOutputValue>;
@@ -89,7 +89,10 @@ export class AuditConnection {
         throw error;
       }
     } catch (error) {
-      throw error instanceof MissingNames ? error : describeProblem(this.#options.path, error);
+      if (error instanceof MissingNames) throw error;
+      // SQLite keeps a connection read-only that was opened while the file was read-only.
+      if (!isBusy(error)) this.close();
+      throw describeProblem(this.#options.path, error);
     }
   }
 
