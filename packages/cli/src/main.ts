@@ -12,6 +12,8 @@ const programs = {
 } as const;
 
 const stopAtOnceMs = 10_000;
+/** A second signal in this time is the first one, which this process has received twice. */
+const sameSignalMs = 500;
 
 /**
  * Runs the command line of this process, and ends the process with its exit code.
@@ -41,9 +43,15 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
   const { stdin, stdout, stderr, env } = process;
   const results = new Results(stdout);
   const surroundings: Surroundings = { name, stdin, stdout, results, stderr, env, signal: stop.signal };
+  let stoppedAtMs = 0;
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
-      if (stop.signal.aborted) return process.exit(exitCodes.interrupted);
+      if (stop.signal.aborted) {
+        // npx, timeout and other parents pass on a signal that a terminal or supervisor has sent to this process too.
+        if (performance.now() - stoppedAtMs < sameSignalMs) return undefined;
+        return process.exit(exitCodes.interrupted);
+      }
+      stoppedAtMs = performance.now();
       stderr.write(`${name}: stopping after the calls in progress. Press Ctrl-C again to stop at once.\n`);
       stop.abort(new Interrupted());
       // A call to a backend that does not answer ends only at its own timeout, or never.
