@@ -3,7 +3,7 @@ import type { Surroundings } from "./context.ts";
 import type { OutputOptions } from "./terminal/output.ts";
 import { version } from "./version.ts";
 
-/** Returns the program of an executable of this package, without commands. Its mistakes are thrown as `CommanderError`. */
+/** Returns commander's program for an executable, without commands. A wrong command line throws `CommanderError`. */
 export function newProgram({ name, stdout, stderr }: Surroundings, description: string): Command {
   return new Command(name)
     .description(description)
@@ -30,7 +30,7 @@ export function outputOptions(program: Command): Command {
     .option("--no-color", "print no colors (also with the environment variable NO_COLOR)");
 }
 
-/** Returns the options of a program about its output, as far as the command line was read. */
+/** Returns the values of the flags `--json`, `--quiet` and `--no-color` that commander has read so far. */
 export function commonOutputOptions(program: Command): OutputOptions {
   return { json: false, quiet: false, ...program.opts<Partial<OutputOptions> & Pick<OutputOptions, "color">>() };
 }

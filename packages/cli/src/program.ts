@@ -17,7 +17,7 @@ import { commonOutputOptions, newProgram, outputOptions } from "./new-program.ts
 export function programFor(surroundings: Surroundings): Command {
   const program = newProgram(
     surroundings,
-    "Keys and records of Keyward: make keys, see who uses them, rotate, count, retire and revoke.",
+    "Make, rotate, retire and revoke the encryption keys of Keyward, and count and re-encrypt its records.",
   )
     .option(
       "--keys <source>",
@@ -26,7 +26,7 @@ export function programFor(surroundings: Surroundings): Command {
     .addOption(
       new Option(
         "--store <name=source>",
-        "a store, such as sessions=redis://localhost, or the name of a configured store; repeat it for each store (default: KEYWARD_STORE_<NAME>, or all of the configuration)",
+        "a store, such as sessions=redis://localhost, or the name of a configured store; repeat it for each store (default: KEYWARD_STORE_<NAME>, or all stores of the configuration)",
       ).argParser(collect),
     )
     .addOption(
@@ -72,7 +72,7 @@ export function programFor(surroundings: Surroundings): Command {
   return program;
 }
 
-/** Returns the options that every command has, as far as the command line was read. */
+/** Returns the values of the options that every command has, which commander has read so far. */
 function commonOptions(program: Command): CommonOptions {
   const { store = [], emptyStore = [], yes = false, ...rest } = program.opts<Partial<CommonOptions>>();
   return { ...rest, store, emptyStore, yes, ...commonOutputOptions(program) };

@@ -98,7 +98,7 @@ describe("the command lines", () => {
     ["keyward rotate --newkey 2026-12", "--newkey"],
     ["keyward keyring shw", "shw"],
     ["keyward-kv tenants ad", "ad"],
-  ])("are incomplete if a page says: %s", (line, word) => {
+  ])("with an unknown command or flag are found by this test: %s", (line, word) => {
     const page = readPage("page.md", `\`${line}\`\n\n\`\`\`sh drill\n${line} # remark\n\`\`\`\n`);
     expect(commandLinesOf(page).flatMap(unknownIn)).toEqual([word, word]);
   });

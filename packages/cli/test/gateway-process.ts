@@ -20,6 +20,8 @@ export interface RunningGateway {
   printed(): { readonly stdout: string; readonly stderr: string };
   /** Sends SIGTERM, and returns the exit code. */
   stop(): Promise<unknown>;
+  /** Sends SIGTERM, and a second time when the process handles the first one, as npx does. Returns the exit code. */
+  stopThroughParent(): Promise<unknown>;
 }
 
 /** Makes a folder that is removed when the test has ended. */
@@ -66,6 +68,13 @@ export async function startGateway(
     processId: child.pid ?? -1,
     printed: () => ({ stdout, stderr }),
     stop: async () => {
+      child.kill("SIGTERM");
+      return await ended;
+    },
+    stopThroughParent: async () => {
+      child.stderr.on("data", (data) => {
+        if (String(data).includes("Press Ctrl-C again")) child.kill("SIGTERM");
+      });
       child.kill("SIGTERM");
       return await ended;
     },

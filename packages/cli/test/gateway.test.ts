@@ -144,6 +144,15 @@ describe("keyward gateway start", () => {
     expect(JSON.parse(stdout)).toMatchObject({ ok: true, openChains: [] });
   });
 
+  it("ends gracefully although its parent passes on the signal that it has received too", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const gateway = await startGateway(folder);
+    expect(await gateway.stopThroughParent()).toBe(0);
+    const { stdout } = await keyward(folder, {}, "audit", "verify", "--json");
+    expect(JSON.parse(stdout)).toMatchObject({ ok: true, openChains: [] });
+  });
+
   it("keeps every change that it has answered when it is stopped under load", async () => {
     const folder = await newFolder();
     const { admin } = await newService(folder);

@@ -580,14 +580,14 @@ function printedBy(child: ReturnType<typeof startKeyward>) {
   };
 }
 
-describe("the schemas", () => {
-  it("are those of the commands, and of the error", () => {
+describe("the JSON schemas of the package", () => {
+  it("exist for the error and for each command, and for nothing else", () => {
     const expected = [...leaves.keys()].filter((name) => !(name in withoutJson));
     expect([...schemas.keys()].toSorted()).toEqual([...expected, "error"].toSorted());
     expect(Object.keys(withoutJson).filter((name) => !leaves.has(name))).toEqual([]);
   });
 
-  it("are those of keyward-kv too", () => {
+  it("exist for each command of keyward-kv", () => {
     const names = [...leavesOf(programs["keyward-kv"]).keys()].filter((name) => !(name in withoutJson));
     expect(names.map((name) => `kv-${name}`).filter((name) => !schemas.has(name))).toEqual([]);
   });
@@ -611,7 +611,7 @@ describe("the schemas", () => {
     expect(differing.map(([name]) => name)).toEqual([]);
   });
 
-  it("are in the package", () => {
+  it("are published with the package", () => {
     const manifest: unknown = JSON.parse(readFileSync(join(schemaFolder, "../package.json"), "utf8"));
     expect(manifest).toMatchObject({ files: expect.arrayContaining(["schemas"]) });
   });
@@ -647,12 +647,12 @@ function faultsOf(schema: unknown, place: string): readonly string[] {
   return [...faults, ...Object.entries(schema).flatMap(([name, one]) => faultsOf(one, `${place}/${name}`))];
 }
 
-describe("the check of a line", () => {
+describe("the check of a printed line against its schema", () => {
   const details = { keyId: null, requestId: null, retryAfterMs: null };
   const error = { code: "USAGE", message: "m", hint: "h", ...details, recordsByStore: { sessions: 1 } };
   const line = (value: unknown) => `${JSON.stringify(value)}\n`;
 
-  it("accepts what a schema describes", () => {
+  it("accepts a line that its schema describes", () => {
     expect(expectValid("error", line({ error }))).toEqual({ error });
   });
 

@@ -20,7 +20,6 @@ import { Changes } from "./audit/changes.ts";
 import { findExpiringSecrets } from "./expiring-secrets.ts";
 import { invalidField, requireField } from "./field-checks.ts";
 import { fieldRules, idField, kindField, ownerField, secretNameField, slugField, timeField } from "./fields.ts";
-
 import type {
   CallerInfo,
   ChangeCondition,

@@ -4,7 +4,7 @@ import { inspectionResult } from "../results/inspection-result.ts";
 import { table } from "../terminal/output.ts";
 import { type AddressOptions, addressOf, noRecord } from "./record-address.ts";
 
-/** Shows what a stored record says without a key. Never shows the value. */
+/** Shows what can be read of a stored record without a key. Never shows the value. */
 export async function inspect(context: Context, key: string, options: AddressOptions): Promise<void> {
   const address = addressOf(key, options);
   await context.withInnerStore(async (store, name) => {

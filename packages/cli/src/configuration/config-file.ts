@@ -12,7 +12,7 @@ import { requireConfigOptions } from "./config-mistakes.ts";
 /** The names of a configuration file. At most one of them may be in a folder. */
 export const configFileNames = ["keyward.config.ts", "keyward.config.js", "keyward.config.json"] as const;
 
-/** Where a configuration is looked for. */
+/** Options of {@link loadConfig}: where the search for the configuration file begins, and which environment applies. */
 export interface LoadConfigOptions {
   /** The folder in which the search begins. Default: the folder of the process. */
   readonly from?: string;
@@ -86,8 +86,8 @@ async function findFile(from: string): Promise<string | undefined> {
 }
 
 /**
- * Checks that only this user and root may change what an import of a file in this folder can find further up: Node.js looks
- * for packages in every folder above, also above those in which a configuration is looked for.
+ * Checks that only this user and root may change the packages that a file in this folder can import. Node.js looks for
+ * packages in every folder above, also in folders above the last one that is searched for a configuration file.
  */
 export async function requireOwnPackages(folder: string): Promise<void> {
   if (process.platform === "win32") return;
@@ -113,10 +113,12 @@ async function requireOwn(path: string, folders: readonly string[]): Promise<voi
   if ((await lstat(path)).isSymbolicLink()) {
     throw invalid(path, "The configuration file is a symbolic link", "Put the file itself into the folder.");
   }
-  if (!(await lstat(path)).isFile()) throw invalid(path, "The configuration file is no regular file", "Remove it.");
+  if (!(await lstat(path)).isFile()) {
+    throw invalid(path, "The configuration file is not a regular file", "Put a regular file at this path.");
+  }
   for (const place of [path, ...folders]) {
     const status = await stat(place);
-    const hint = `The configuration is code that runs with your keys. If ${place} is yours, take the permission to write from others: \`chmod go-w\`. Otherwise do not trust it: run the command in another folder.`;
+    const hint = `The configuration is code that runs with your keys. If ${place} is yours, remove the write permission of other users: \`chmod go-w\`. Otherwise do not trust the configuration: run the command in another folder.`;
     if (!isOwnedBy(status)) throw invalid(place, "Another user owns the configuration file or its folder", hint);
     if (mayOthersWrite(status))
       throw invalid(place, "Other users may write to the configuration file or its folder", hint);
@@ -131,7 +133,11 @@ function mayOthersWrite({ mode, uid, gid }: Stats): boolean {
 
 async function readJson(path: string): Promise<unknown> {
   const text = await readFile(path, "utf8").catch((error: unknown) => {
-    throw invalid(path, `The configuration file cannot be read (${systemCode(error)})`, "Make it a readable file.");
+    throw invalid(
+      path,
+      `The configuration file cannot be read (${systemCode(error)})`,
+      "Make the file readable for you.",
+    );
   });
   try {
     const options: unknown = JSON.parse(text.replace(/^\uFEFF/, ""));

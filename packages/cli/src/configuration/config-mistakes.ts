@@ -58,7 +58,7 @@ function mistakesIn(given: unknown): readonly string[] {
     for (const [name, settings] of Object.entries(environments)) {
       const place = `environments.${name}`;
       if (!storeName.test(name))
-        found.add(place, "is no name: a name begins with a letter, and has letters, digits, - and _ after it");
+        found.add(place, "is not a valid name: a name begins with a letter, and has letters, digits, - and _ after it");
       if (found.requireNames(`${place}.`, settings, settingNames)) found.inSettings(`${place}.`, settings);
     }
   }
@@ -79,7 +79,11 @@ class Mistakes {
       for (const [name, source] of Object.entries(stores)) {
         const place = `${prefix}stores.${name}`;
         if (storeName.test(name)) this.#requireSource(place, source);
-        else this.add(place, "is no name: a name begins with a letter, and has letters, digits, - and _ after it");
+        else
+          this.add(
+            place,
+            "is not a valid name: a name begins with a letter, and has letters, digits, - and _ after it",
+          );
         if (gateway !== undefined && gatewayStoreNames.some((reserved) => reserved === name)) {
           this.add(place, "has the name of a store that the setting `gateway` has already");
         }
@@ -120,7 +124,7 @@ class Mistakes {
       if (Object.hasOwn(names, name)) continue;
       // A name of another form may be a value that was written in the wrong place.
       const shown = storeName.test(name) ? name : "(a name that is not shown)";
-      this.add(`${prefix}${shown}`, `is unknown. The names here are ${Object.keys(names).join(", ")}`);
+      this.add(`${prefix}${shown}`, `is not a setting. The settings here are ${Object.keys(names).join(", ")}`);
     }
     return true;
   }

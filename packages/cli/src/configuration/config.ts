@@ -4,14 +4,14 @@ import { requireConfigOptions } from "./config-mistakes.ts";
 import type { ConfigOptions, ConfigSettings } from "./config-options.ts";
 import { gatewayStoreNames } from "./store-name.ts";
 
-/** A store of a configuration with its keys: options of `createKeyv` and, except `store`, of `EncryptedStore`. */
+/** A store of a configuration with its keys, scope and formats, which are options of `createKeyv` and `EncryptedStore`. */
 export interface ConfiguredStore extends Pick<EncryptedStoreOptions, "keys" | "scope" | "accept"> {
   /** The store, which the caller closes. */
   readonly store: WrappableStore;
 }
 
 /**
- * Returns a configuration, which the command `keyward` and applications share.
+ * Checks a configuration, which the command `keyward` and an application share, and returns it as a {@link Config}.
  *
  * @throws KeywardError `VALUE_INVALID` that lists every mistake with its place.
  * @example
@@ -55,7 +55,7 @@ export class Config {
   }
 
   /**
-   * Returns the key provider. Every call returns the same one, so that the stores of a process share their keys.
+   * Returns the key provider. Every call returns the same object, so that the stores of a process share their keys.
    *
    * @throws KeywardError `VALUE_INVALID` if the configuration has no keys; the errors of `keysFrom`.
    */
@@ -134,7 +134,7 @@ export class Config {
     return scopeWithGateway(scope);
   }
 
-  /** Returns the path of a file that a source names, from the folder of the configuration. */
+  /** Resolves the path in a source against the folder of the configuration. */
   pathOf(path: string): string {
     return resolve(this.#options.folder ?? "", path);
   }
@@ -166,7 +166,7 @@ export class Config {
       const provider: unknown = await ofFunction("keys", keys);
       if (isKeyProvider(provider)) return provider;
       throw new KeywardError("VALUE_INVALID", "keys: the function does not return a key provider", {
-        hint: "Return what a function such as `fileKeys` or `vaultKeys` returns, which has a method `load`.",
+        hint: "Return a key provider, which is an object with the method `load`, such as the result of `fileKeys` or `vaultKeys`.",
       });
     }
     const source = keys.trim();
@@ -205,7 +205,7 @@ async function ofFunction<Result>(place: string, make: () => Result | Promise<Re
     if (cause instanceof KeywardError) throw cause;
     const name = cause instanceof Error ? cause.name : "a value that is not an Error";
     throw new KeywardError("VALUE_INVALID", `${place}: the function throws ${name}`, {
-      hint: "Correct the function in the configuration file. Call it in a program of its own to see the message.",
+      hint: "Correct the function in the configuration file. To see the message of the error, call the function in a program of its own.",
       cause,
     });
   }

@@ -7,7 +7,7 @@ import { inCommandTerms } from "./command-terms.ts";
 import type { Results } from "./results.ts";
 import { inServiceTerms } from "./service-terms.ts";
 
-/** Where a command writes, as `process` has it. */
+/** The streams of the process to which a command writes. */
 export interface Streams {
   /** The name of the executable, with which the messages to people begin. */
   readonly name: "keyward" | "keyward-kv";
@@ -16,17 +16,17 @@ export interface Streams {
   readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
 }
 
-/** How the output of a command looks. */
+/** The flags that set the form of a command's output. */
 export interface OutputOptions {
   readonly json: boolean;
   readonly quiet: boolean;
-  /** False if colors are not wanted although the output goes to a terminal. */
+  /** False if `--no-color` is passed, which switches colors off on a terminal too. */
   readonly color: boolean;
   /** The flag `--env` of the command, which the commands in hints need too. */
   readonly env?: string;
 }
 
-/** How a command writes its result, its progress and its errors. */
+/** Writes the result, the progress and the errors of a command. */
 export class Output {
   readonly #streams: Streams;
   readonly #options: OutputOptions;
@@ -36,7 +36,7 @@ export class Output {
     this.#options = options;
   }
 
-  /** Returns a hint whose commands have the flag `--env` of this command, so that they concern the same environment. */
+  /** Adds the flag `--env` of this command to each command in a hint, so that it concerns the same environment. */
   hint(text: string): string {
     const { env } = this.#options;
     if (env === undefined) return text;
@@ -216,7 +216,7 @@ function withoutControlCharacters(text: string): string {
   return text.replace(/\p{Cc}/gu, escaped);
 }
 
-/** What comes after the escape character in the colors of {@link Output.styled}. */
+/** The characters after the escape character in the colors of {@link Output.styled}. */
 const color = /^\[\d{1,2}m/;
 
 /**

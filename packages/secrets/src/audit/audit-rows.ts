@@ -161,6 +161,14 @@ export type AuditRequest =
   | { readonly method: "reservedScan"; readonly after: string | undefined; readonly limit: number }
   | { readonly method: "close" };
 
+/** A request on its way to the worker thread. */
+export interface SentRequest {
+  readonly id: number;
+  readonly request: AuditRequest;
+  /** The time of `process.hrtime.bigint()` after which a write must not begin. */
+  readonly latestStart: bigint;
+}
+
 /** What the worker thread answers to a request. */
 export type AuditAnswer =
   | { readonly id: number; readonly result: unknown }

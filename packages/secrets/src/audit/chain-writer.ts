@@ -131,9 +131,7 @@ export class ChainWriter {
     return new Promise((resolve, reject) => {
       this.#queue.push({ workspace, draft, withdrawable, deadlineMs, settled: false, resolve, reject });
       this.#watch();
-      this.#running ??= this.#run().finally(() => {
-        this.#running = undefined;
-      });
+      this.#running ??= this.#run();
     });
   }
 
@@ -149,22 +147,29 @@ export class ChainWriter {
       const startedMs = performance.now();
       try {
         await this.#store(this.#batch);
+        attempt = 0;
+        this.#failure = undefined;
+        this.#acknowledge();
       } catch (error) {
         this.#failure = { error, sinceMs: this.#failure?.sinceMs ?? startedMs };
         if (isLasting(error)) this.#refuse(() => true);
-        await sleep(Math.min(longestPauseMs, 10 * 2 ** attempt++));
-        continue;
+        // The process may end if no caller waits any more.
+        const ref = this.#waiting().some(({ settled }) => !settled);
+        await sleep(Math.min(longestPauseMs, 10 * 2 ** attempt++), undefined, { ref });
       }
-      attempt = 0;
-      this.#failure = undefined;
-      const written = this.#batch;
-      this.#batch = [];
-      this.#inBatch = 0;
-      for (const { entry, waiting } of written) {
-        if (waiting === undefined || waiting.settled) continue;
-        waiting.settled = true;
-        waiting.resolve({ chain: entry.chain, sequence: entry.sequence });
-      }
+    }
+    // In the same turn as the last test of the queue. Otherwise an entry that is added in between would wait forever.
+    this.#running = undefined;
+  }
+
+  #acknowledge(): void {
+    const written = this.#batch;
+    this.#batch = [];
+    this.#inBatch = 0;
+    for (const { entry, waiting } of written) {
+      if (waiting === undefined || waiting.settled) continue;
+      waiting.settled = true;
+      waiting.resolve({ chain: entry.chain, sequence: entry.sequence });
     }
   }
 

@@ -1,7 +1,7 @@
 import { EncryptedStore, type EncryptedStoreOptions, type KeyProvider, type Keyring } from "@keyward/core";
 import type { AuditFileOptions } from "./audit-file.ts";
 import { AuditTable } from "./audit-table.ts";
-import { AuditThread } from "./audit-thread.ts";
+import { AuditThread, longestQueueMs } from "./audit-thread.ts";
 import { auditScope } from "./record-key.ts";
 
 /** How long a call waits for a lock of another process, in milliseconds. */
@@ -73,5 +73,6 @@ export async function whileAuditIsOpen<Result>(
 
 function tableOf(options: AuditFileOptions): { readonly thread: AuditThread; readonly table: AuditTable } {
   const thread = new AuditThread(options);
-  return { thread, table: new AuditTable(thread, options.busyTimeoutMs) };
+  // A write waits for the thread, and then for the lock of another process.
+  return { thread, table: new AuditTable(thread, longestQueueMs + options.busyTimeoutMs) };
 }

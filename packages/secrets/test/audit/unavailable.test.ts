@@ -1,4 +1,5 @@
-import { chmodSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { accessSync, chmodSync, constants, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { DatabaseSync } from "node:sqlite";
 import type { Worker } from "node:worker_threads";
 import { Keyring } from "@keyward/core";
@@ -6,7 +7,7 @@ import { type AuditLog, openAuditLog, SecretsError, verifyAudit } from "@keyward
 import { describe, expect, it, onTestFinished } from "vitest";
 import { entriesOf, openedAudit, recordAll, secretChange, temporaryAudit, workspace } from "./audit-files.ts";
 
-const quickly = { busyTimeoutMs: 20, longestWaitMs: 300 };
+const quickly = { busyTimeoutMs: 20, longestWaitMs: 4_000 };
 
 /** Locks a file against writes until the returned function is called. */
 function lock(path: string): () => void {
@@ -29,11 +30,32 @@ async function refusalOf(audit: AuditLog): Promise<string> {
   }
 }
 
+/** Makes a file read-only. Returns a function that makes it writable again; `undefined` if that is not possible. */
+function makeReadOnly(path: string): (() => void) | undefined {
+  chmodSync(path, 0o400);
+  let makeWritable = () => chmodSync(path, 0o600);
+  try {
+    accessSync(path, constants.W_OK);
+    // Permissions do not bind the root user, but the attribute of the file system does.
+    execFileSync("chattr", ["+i", path], { stdio: "ignore" });
+    makeWritable = () => execFileSync("chattr", ["-i", path]);
+    accessSync(path, constants.W_OK);
+    makeWritable();
+    return undefined;
+  } catch (error) {
+    const isDenied = error instanceof Error && "code" in error && (error.code === "EACCES" || error.code === "EPERM");
+    if (!isDenied) return undefined;
+  }
+  onTestFinished(() => makeWritable());
+  return makeWritable;
+}
+
 describe("the audit log", () => {
   it("refuses changes while the file is locked, and records changes again afterwards", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys, ...quickly });
+    await audit.ready();
     const open = await audit.begin(secretChange());
     const release = lock(path);
     const refused = await Promise.allSettled([1, 2, 3].map(() => audit.begin(secretChange({ owner: "bob" }))));
@@ -83,6 +105,7 @@ describe("the audit log", () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys, ...quickly, maxBytes: 256 * 1_024 });
+    await audit.ready();
     const recorded: string[] = [];
     const fill = async () => {
       for (;;) recorded.push((await audit.begin(secretChange({ detail: "x".repeat(4_000) }))).id);
@@ -131,16 +154,17 @@ describe("the audit log", () => {
     expect(await verifyAudit({ path, keys })).toMatchObject({ ok: true, openChains: [] });
   });
 
-  it.skipIf(process.getuid?.() === 0)("says that the file is read-only, and recovers", async () => {
+  it("says that the file is read-only, and recovers", async ({ skip }) => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const first = openAuditLog({ path, keys });
     await recordAll(first, [secretChange()]);
     await first.close();
-    chmodSync(path, 0o400);
+    const makeWritable = makeReadOnly(path);
+    if (makeWritable === undefined) return skip("this file system cannot make a file read-only for this user");
     const audit = openedAudit({ path, keys, ...quickly });
     await expect.poll(() => refusalOf(audit)).toContain("cannot be opened for writing");
-    chmodSync(path, 0o600);
+    makeWritable();
     await expect
       .poll(() =>
         recordAll(audit, [secretChange()]).then(
@@ -149,6 +173,8 @@ describe("the audit log", () => {
         ),
       )
       .toBe(true);
+    await audit.close();
+    expect(await verifyAudit({ path, keys })).toMatchObject({ ok: true, openChains: [] });
   });
 
   it("refuses changes while the file is gone, instead of writing to a file without a path", async () => {
