@@ -43,7 +43,12 @@ export async function changeServer<Result>(
  */
 export function requireServer(found: ServerRecord | undefined): ServerRecord {
   if (found !== undefined && !found.deleting) return found;
-  throw new SecretsError("SERVER_NOT_FOUND", "The workspace has no such server", {
+  throw serverNotFound();
+}
+
+/** Returns the error for a server that does not exist or is being deleted. */
+export function serverNotFound(): SecretsError {
+  return new SecretsError("SERVER_NOT_FOUND", "The workspace has no such server", {
     hint: "List the servers with `keyward servers list`, and correct the slug.",
   });
 }
