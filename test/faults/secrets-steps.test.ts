@@ -1,0 +1,85 @@
+import type { MemoryStore } from "@keyward/store-memory";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
+import { copyOf, Fault, type FaultKind, FaultStore, faultKinds } from "./secrets-fault-store.ts";
+import { type Operation, operations } from "./secrets-operations.ts";
+import { type Allowed, expectOneOf, mine, PreparedService, passAnHour } from "./secrets-prepared.ts";
+import { codeOf } from "./secrets-view.ts";
+
+const isReporting = process.env["KEYWARD_REPORT"] === "1";
+let service: PreparedService;
+let faults = 0;
+let struckCalls = 0;
+
+beforeAll(async () => {
+  service = await PreparedService.make();
+});
+
+afterAll(() => {
+  if (isReporting) console.log(`${faults} faults, in ${struckCalls} calls to the store`);
+});
+
+interface Struck {
+  readonly store: MemoryStore;
+  readonly fault: Fault;
+  /** Resolves to "done", to the code of the refusal, or never. */
+  readonly outcome: Promise<string>;
+}
+
+async function strike(operation: Operation, kind: FaultKind, at: number): Promise<Struck> {
+  const store = await copyOf(service.records);
+  const fault = new Fault(kind, at);
+  const admin = service.open(new FaultStore(store, fault));
+  const outcome = operation.run({ admin, as: service.callers }, service.world, mine).then(() => "done", codeOf);
+  await Promise.race([outcome, fault.struck]);
+  return { store, fault, outcome };
+}
+
+/** The process ends, fails or goes on, and then others look, repeat the operation and sweep. */
+async function checkEnded(operation: Operation, { store, fault, outcome }: Struck, allowed: Allowed): Promise<void> {
+  const end = fault.kind === "halted" ? "" : await outcome;
+  if (end !== "" && end !== "done") expect([...operation.refusals, "STORE_UNAVAILABLE"]).toContain(end);
+  await service.expectEnded(operation, store, allowed, end === "done");
+}
+
+/** Others change the same while a write of the process is on its way. Then the write arrives. */
+async function checkLate(operation: Operation, { store, fault, outcome }: Struck, allowed: Allowed): Promise<void> {
+  expectOneOf(allowed.ended, await service.viewOf(store));
+  const isDead = fault.kind === "late, of a dead process";
+  // Others take over what a process has begun that was halted. The last call of a dead process arrives sooner.
+  if (!isDead) passAnHour();
+  const end = await service.makeByOthers(operation, store);
+  await fault.release();
+  const own = isDead ? "" : await outcome;
+  if (own !== "" && own !== "done") expect(operation.refusals).toContain(own);
+  const alone = own === "done" ? [] : [allowed.others];
+  const mineOrNone = end === "SERVICE_BUSY" ? allowed.ended : [];
+  expectOneOf([...allowed.both, ...alone, ...mineOrNone], await service.viewOf(store));
+  await service.expectWhole(store, operation);
+  await service.expectNothingLeft(store, operation);
+}
+
+describe.each(operations)("$name", (operation) => {
+  it.each(faultKinds)("loses, revives and leaves over nothing when one call to the store is: %s", async (kind) => {
+    onTestFinished(() => void vi.useRealTimers());
+    const allowed = await service.allowedFor(operation);
+    const failures: string[] = [];
+    for (let at = 1; ; at++) {
+      vi.useRealTimers();
+      const struck = await strike(operation, kind, at);
+      if (!struck.fault.hasStruck) {
+        expect(await struck.outcome).toBe("done");
+        expect(await service.viewOf(struck.store)).toBe(allowed.done);
+        struckCalls += at - 1;
+        break;
+      }
+      if (struck.fault.isHarmless) continue;
+      faults++;
+      try {
+        await (struck.fault.waits ? checkLate : checkEnded)(operation, struck, allowed);
+      } catch (error) {
+        failures.push(`call ${at}: ${String(error instanceof Error ? error.message : error)}`);
+      }
+    }
+    expect(failures).toEqual([]);
+  });
+});
