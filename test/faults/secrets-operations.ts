@@ -12,6 +12,8 @@ export interface World {
   readonly ids: Readonly<Record<TokenName, string>>;
   /** A time after all of these tokens were created, in milliseconds since the epoch. */
   readonly madeBefore: number;
+  /** The revision of the server `github` in the workspace `main`. */
+  readonly revision: number;
 }
 
 type TokenName = "admin" | "second" | "member" | "other" | "operator" | "spare";
@@ -47,6 +49,7 @@ export async function prepare(admin: SecretsAdmin): Promise<World> {
   const other = await token(asAdmin, "other member", "member");
   await addServer(admin, asAdmin, "github", ["ONE", "TWO"]);
   await addServer(admin, asAdmin, "jira", ["KEY"]);
+  const { revision } = await admin.getServer(asAdmin, "github");
   const spare = await admin.createWorkspace(asOperator, { name: "spare", adminOwner: "spare admin" });
   const asSpare = await admin.authenticate(spare.admin.token);
   await addServer(admin, asSpare, "github", ["SPARE"]);
@@ -64,6 +67,7 @@ export async function prepare(admin: SecretsAdmin): Promise<World> {
     tokens: of((name) => issued[name].token),
     ids: of((name) => issued[name].info.id),
     madeBefore: Date.now() + 1,
+    revision,
   };
 }
 
@@ -102,6 +106,13 @@ export const operations: readonly Operation[] = [
     name: "set a secret again",
     run: ({ admin, as }, _, who) => admin.setSecret(as.admin, "github", { name: "ONE", value: `value of ${who}` }),
     refusals: [],
+  },
+  {
+    name: "set a secret at a revision",
+    run: ({ admin, as }, { revision }, who) =>
+      admin.setSecret(as.admin, "github", { name: "ONE", value: `value of ${who}` }, { ifRevision: revision }),
+    refusals: ["REVISION_CHANGED"],
+    meanwhile: ({ admin, as }) => admin.setInjection(as.admin, "github", "TWO", { kind: "bearer" }),
   },
   {
     name: "delete a secret",

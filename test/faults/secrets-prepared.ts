@@ -28,8 +28,10 @@ export interface Allowed {
   readonly repeated: readonly string[];
   /** After others have done the same, and the process was as if it never began. */
   readonly others: string;
-  /** After this process and others have done the same at once. */
+  /** After this process and others have done the same at once, and this process was not the last. */
   readonly both: readonly string[];
+  /** After others have done the same, and then this process, unless it was refused. */
+  readonly afterOthers: readonly string[];
 }
 
 /** A service in memory from which each case of a test begins, and the checks of what becomes of it. */
@@ -128,12 +130,8 @@ export class PreparedService {
       ended: isGradual === true ? [] : [await after(), done, ...half],
       repeated: [done, await after(me, me), ...halfAndMine],
       others: await after(they, ...also),
-      both: [
-        await after(me, they, ...also),
-        await after(they, me, ...also),
-        await after(they, ...also, me),
-        ...(await Promise.all(atOnce.map((step) => after([step, mine], they)))),
-      ],
+      afterOthers: [await after(they, me, ...also), await after(they, ...also, me)],
+      both: [await after(me, they, ...also), ...(await Promise.all(atOnce.map((step) => after([step, mine], they))))],
     };
   }
 
