@@ -12,6 +12,7 @@ import type { KeyvStorageEntry } from "keyv";
  * - `repeated`: the call is made twice, as if the first answer were lost. The second answer is returned.
  * - `late`: the call is made when the test releases it, and the process goes on then.
  * - `late, of a dead process`: the same, but the process never goes on.
+ * - `failed, and made late`: the call rejects at once, and is made when the test releases it.
  * - `repeated late`: the call is made at once, and made again when the test releases it. The second answer is returned.
  */
 export type FaultKind = (typeof faultKinds)[number];
@@ -25,6 +26,7 @@ export const faultKinds = [
   "repeated",
   "late",
   "late, of a dead process",
+  "failed, and made late",
   "repeated late",
 ] as const;
 
@@ -66,7 +68,7 @@ export class Fault {
 
   /** True if the process of the fault has to wait until the test releases the call. */
   get waits(): boolean {
-    return this.kind === "late" || this.kind === "late, of a dead process" || this.kind === "repeated late";
+    return this.kind.includes("late");
   }
 
   /** Makes a call that is late, and resolves when it was made. */
@@ -104,6 +106,9 @@ export class Fault {
       case "repeated":
         await make();
         return await make();
+      case "failed, and made late":
+        void this.#released.promise.then(make).then(() => this.#landed.resolve(), this.#landed.reject);
+        throw unavailable();
       case "late":
       case "late, of a dead process":
       case "repeated late": {
@@ -129,6 +134,7 @@ export class Fault {
       case "repeated":
       case "late":
       case "late, of a dead process":
+      case "failed, and made late":
       case "repeated late":
         return await make();
     }

@@ -3,7 +3,7 @@ import type { Caller, InjectionRule, Role, SecretsAdmin, SecretsErrorCode } from
 /** The secrets service of one process, with callers. */
 export interface ServiceProcess {
   readonly admin: SecretsAdmin;
-  readonly as: Readonly<Record<"admin" | "operator" | "local", Caller>>;
+  readonly as: Readonly<Record<"admin" | "operator" | "spare" | "local", Caller>>;
 }
 
 /** What tests know of a service that {@link prepare} has filled: the texts and ids of its tokens. */
@@ -16,7 +16,7 @@ export interface World {
   readonly revision: number;
 }
 
-type TokenName = "admin" | "second" | "member" | "other" | "operator" | "spare";
+type TokenName = "admin" | "second" | "member" | "other" | "operator" | "spare" | "spareAdmin";
 
 /** @param who is part of what is written, so that the writes of two processes differ. */
 export type ServiceStep = (process: ServiceProcess, world: World, who: string) => Promise<unknown>;
@@ -25,7 +25,9 @@ export type ServiceStep = (process: ServiceProcess, world: World, who: string) =
 export interface Operation {
   readonly name: string;
   readonly run: ServiceStep;
-  /** What another process does after it has done the same while this process is halted. */
+  /** What other processes do while this process is halted. Default: the same. */
+  readonly others?: ServiceStep;
+  /** What other processes do after that, while this process is still halted. */
   readonly meanwhile?: ServiceStep;
   /** Operations of which each leaves a state in which a process that ends may leave this operation. */
   readonly between?: readonly ServiceStep[];
@@ -54,7 +56,15 @@ export async function prepare(admin: SecretsAdmin): Promise<World> {
   const asSpare = await admin.authenticate(spare.admin.token);
   await addServer(admin, asSpare, "github", ["SPARE"]);
   const spareMember = await token(asSpare, "spare member", "member");
-  const issued = { admin: first.admin, second, member, other, operator: first.operator, spare: spareMember };
+  const issued = {
+    admin: first.admin,
+    second,
+    member,
+    other,
+    operator: first.operator,
+    spare: spareMember,
+    spareAdmin: spare.admin,
+  };
   const of = <Field>(read: (name: TokenName) => Field): Readonly<Record<TokenName, Field>> => ({
     admin: read("admin"),
     second: read("second"),
@@ -62,6 +72,7 @@ export async function prepare(admin: SecretsAdmin): Promise<World> {
     other: read("other"),
     operator: read("operator"),
     spare: read("spare"),
+    spareAdmin: read("spareAdmin"),
   });
   return {
     tokens: of((name) => issued[name].token),
@@ -76,6 +87,7 @@ export async function processOf(admin: SecretsAdmin, { tokens }: World): Promise
   const as = {
     admin: await admin.authenticate(tokens.admin),
     operator: await admin.authenticate(tokens.operator),
+    spare: await admin.authenticate(tokens.spareAdmin),
     local: admin.localOperator(),
   };
   return { admin, as };
@@ -89,6 +101,7 @@ async function addServer(admin: SecretsAdmin, caller: Caller, slug: string, name
   }
 }
 
+const deleteSpare = ({ admin, as }: ServiceProcess) => admin.deleteWorkspace(as.operator, "spare");
 const addMember = ({ admin, as }: ServiceProcess) => admin.createToken(as.admin, { owner: "member", role: "member" });
 const addSecondAdmin = ({ admin, as }: ServiceProcess) =>
   admin.createToken(as.admin, { owner: "second admin", role: "admin" });
@@ -217,6 +230,32 @@ export const operations: readonly Operation[] = [
     run: ({ admin, as }, { madeBefore }) => admin.revokeTokensBefore(as.local, madeBefore),
     refusals: [],
     isGradual: true,
+  },
+  {
+    name: "set a secret while others create the server again",
+    run: ({ admin, as }, _, who) => admin.setSecret(as.admin, "github", { name: "ONE", value: `value of ${who}` }),
+    others: ({ admin, as }) => admin.deleteServer(as.admin, "github"),
+    meanwhile: ({ admin, as }) =>
+      admin.createServer(as.admin, { slug: "github", url: "https://again.example.com", kind: "http" }),
+    refusals: ["SERVER_NOT_FOUND", "SERVER_EXISTS"],
+  },
+  {
+    name: "set a secret while others delete the workspace",
+    run: ({ admin, as }, _, who) => admin.setSecret(as.spare, "github", { name: "SPARE", value: `value of ${who}` }),
+    others: deleteSpare,
+    refusals: ["SERVER_NOT_FOUND", "WORKSPACE_NOT_FOUND"],
+  },
+  {
+    name: "create a server while others delete the workspace",
+    run: ({ admin, as }) => admin.createServer(as.spare, { slug: "fresh", url: "https://mcp.example.com" }),
+    others: deleteSpare,
+    refusals: ["SERVER_EXISTS", "WORKSPACE_NOT_FOUND"],
+  },
+  {
+    name: "create a token while others delete the workspace",
+    run: ({ admin, as }, _, who) => admin.createToken(as.spare, { owner: who, role: "admin" }),
+    others: deleteSpare,
+    refusals: ["WORKSPACE_NOT_FOUND"],
   },
   {
     name: "sweep",

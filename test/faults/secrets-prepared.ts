@@ -80,7 +80,7 @@ export class PreparedService {
 
   /** Others do the same while a process is halted, and sweep. Returns how it ended for them. */
   async makeByOthers(operation: Operation, store: WrappableStore): Promise<string> {
-    const end = await this.makeStep(operation, operation.run, store, others);
+    const end = await this.makeStep(operation, operation.others ?? operation.run, store, others);
     if (operation.meanwhile !== undefined) await this.makeStep(operation, operation.meanwhile, store, others);
     const sweeper = this.open(store);
     await sweeper.sweep();
@@ -119,7 +119,7 @@ export class PreparedService {
   async allowedFor(operation: Operation): Promise<Allowed> {
     const { run, meanwhile, between = [], atOnce = [], isGradual } = operation;
     const me: readonly [ServiceStep, string] = [run, mine];
-    const they: readonly [ServiceStep, string] = [run, others];
+    const they: readonly [ServiceStep, string] = [operation.others ?? run, others];
     const also: readonly (readonly [ServiceStep, string])[] = meanwhile === undefined ? [] : [[meanwhile, others]];
     const after = (...steps: readonly (readonly [ServiceStep, string])[]) => this.#viewAfter(operation, steps);
     const half = await Promise.all(between.map((step) => after([step, mine])));

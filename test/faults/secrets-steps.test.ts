@@ -44,13 +44,16 @@ async function checkEnded(operation: Operation, { store, fault, outcome }: Struc
 
 /** Others change the same while a write of the process is on its way. Then the write arrives. */
 async function checkLate(operation: Operation, { store, fault, outcome }: Struck, allowed: Allowed): Promise<void> {
-  expectOneOf(allowed.ended, await service.viewOf(store));
   const isDead = fault.kind === "late, of a dead process";
-  // Others take over what a process has begun that was halted. The last call of a dead process arrives sooner.
-  if (!isDead) passAnHour();
+  const isFailed = fault.kind === "failed, and made late";
+  const early = isFailed ? await outcome : "";
+  if (early !== "" && early !== "done") expect([...operation.refusals, "STORE_UNAVAILABLE"]).toContain(early);
+  expectOneOf(early === "done" ? [allowed.done] : allowed.ended, await service.viewOf(store));
+  // Others take over what a process has begun that was halted. A call that is only in the network arrives sooner.
+  if (!isDead && !isFailed) passAnHour();
   const end = await service.makeByOthers(operation, store);
   await fault.release();
-  const own = isDead ? "" : await outcome;
+  const own = isDead || early === "STORE_UNAVAILABLE" ? "" : await outcome;
   if (own !== "" && own !== "done") expect(operation.refusals).toContain(own);
   const mineOrNone = end === "SERVICE_BUSY" ? allowed.ended : [];
   const refused = [...allowed.afterOthers, allowed.others];

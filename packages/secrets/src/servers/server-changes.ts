@@ -7,8 +7,8 @@ import type { Decision } from "../store/service-store.ts";
 
 /** A value that has waited this long to be pointed to was left by a process that has ended or is halted. */
 const abandonedAfterMs = 60_000;
-/** How long a value that a halted process may still store is looked after. */
-const lookedAfterMs = 24 * 3_600_000;
+/** How long a value is looked after that a halted process or a late write may still store. */
+export const lookedAfterMs = 24 * 3_600_000;
 
 /** The address of a server. */
 export interface ServerAddress {

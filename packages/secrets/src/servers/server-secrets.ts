@@ -12,6 +12,7 @@ import { headerOf, warningsOf } from "./injection-rule.ts";
 import { isPair, requirePair } from "./secret-value.ts";
 import {
   changeServer,
+  lookedAfterMs,
   removeGarbage,
   requireServer,
   revisionChanged,
@@ -171,13 +172,15 @@ export class ServerSecrets {
     begun: BegunValue,
   ): Promise<(SecretChange & { readonly revision: number }) | undefined> {
     const key = valueKey(address.workspace, begun.server, begun.value);
+    let isStored = false;
     try {
       const record: ValueRecord = { v: 1, name: secret.name, origin: begun.origin, value: secret.value };
       if (!(await this.#context.store.create({}, key, record, secret.expires))) {
         // A store that was restored from a backup in parts may have a record under this number.
-        await this.#giveUp(address, begun);
+        await this.#giveUp(address, begun, true);
         return undefined;
       }
+      isStored = true;
       // The condition is checked after it is clear that a former attempt was not made.
       const pointed = await changeServer(this.#context, address, {}, (server) =>
         this.#pointed(server, secret, condition, begun),
@@ -186,7 +189,7 @@ export class ServerSecrets {
       if (pointed === undefined) await this.#context.store.remove([key]);
       return pointed;
     } catch (error) {
-      await this.#giveUp(address, begun);
+      await this.#giveUp(address, begun, isStored);
       throw error;
     }
   }
@@ -243,8 +246,14 @@ export class ServerSecrets {
     return { next, result: { secret: info, created: former === undefined, warnings: warningsFor(info), revision } };
   }
 
-  /** Removes what a set that fails has stored. If that fails too, the sweep does so later. */
-  async #giveUp(address: ServerAddress, { value, server: id }: BegunValue): Promise<void> {
+  /**
+   * Removes what a set that fails has stored. If that fails too, the sweep does so later.
+   *
+   * @param isAnswered whether the store has answered that the value's record exists. Otherwise the store may still write
+   * the record, so the value is looked after for a day.
+   */
+  async #giveUp(address: ServerAddress, { value, server: id }: BegunValue, isAnswered: boolean): Promise<void> {
+    const left = isAnswered ? { value } : { value, until: Date.now() + lookedAfterMs };
     try {
       const isUsed = await this.#context.store.change(
         serverRecord,
@@ -255,7 +264,7 @@ export class ServerSecrets {
           if (server.secrets.some((secret) => secret.value === value)) return { result: true };
           const pending = server.pending.filter((other) => other.value !== value);
           if (pending.length === server.pending.length) return { result: false };
-          return { next: { ...server, pending, garbage: [...server.garbage, { value }] }, result: false };
+          return { next: { ...server, pending, garbage: [...server.garbage, left] }, result: false };
         },
       );
       if (isUsed) return;
