@@ -8,6 +8,7 @@ import { readPage } from "./markdown.ts";
 import { repository } from "./workspace.ts";
 
 const packagesWithTables = [
+  "packages/admin",
   "packages/cli",
   "packages/core",
   "packages/http-kv",

@@ -78,12 +78,19 @@ function masked(printed: string, root: string, values: readonly string[]): strin
   return text
     .replace(/\b(127\.0\.0\.1|localhost):\d+/g, "$1:(port)")
     .replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "(time)")
+    .replace(/\bkwt_[a-z0-9]+_[a-z0-9]{12}_\w{49}\b/g, "(token)")
+    .replace(/\bfirst-tokens-[0-9a-f]{6}\b/g, "first-tokens-(random)")
     .replace(/\b20\d\d-\d\d-\d\d-[0-9a-f]{6}\b/g, "(date)-(random)")
     .replace(/\b20\d\d-\d\d-\d\d\b/g, "(date)")
     .replace(/("\w*(?:Ms|PerSecond)":)\d+(\.\d+)?/g, "$1(number)")
     .replace(/(?<= {2}|begun |began |again in |seen |wait )\d+(?:ms|s|m|h|d)\b(?: \d+(?:ms|s|m|h)\b)?/g, "(duration)")
     .replace(/\b\d+ per second/g, "(rate) per second")
     .replace(/"id":"[\w-]{12}"/g, '"id":"(id)"')
+    .replace(
+      /(?<=^|\bid |^note +)[a-z0-9]{12}(?=[ )/])|(?<=\/)[a-z0-9]{12}(?=\/\d)|(?<= {2})[a-z0-9]{12}(?= {2}\(date\))/gm,
+      "(id)",
+    )
+    .replace(/\bused \d+(?:ms|s|m) ago/g, "used (duration) ago")
     .replace(/[\w+/]{43}=/g, "(base64)")
     .replace(/\b[0-9a-f]{64}\b/g, "(hex)")
     .replace(/(\w+):[0-9a-f]{8}\b/g, "$1:(fingerprint)")
@@ -92,8 +99,9 @@ function masked(printed: string, root: string, values: readonly string[]): strin
 
 async function filesIn(folder: string): Promise<ReadonlyMap<string, string>> {
   const files = new Map<string, string>();
-  for (const entry of await readdir(folder, { withFileTypes: true })) {
-    if (entry.isFile()) files.set(entry.name, await readFile(join(folder, entry.name), "latin1"));
+  for (const entry of await readdir(folder, { withFileTypes: true, recursive: true })) {
+    const path = join(entry.parentPath, entry.name);
+    if (entry.isFile()) files.set(path, await readFile(path, "latin1"));
   }
   return files;
 }

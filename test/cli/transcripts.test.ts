@@ -45,11 +45,11 @@ const timeout = 300_000;
 describe("what the commands print", () => {
   const withServers = ["redis.txt", "openbao.txt", "moto.txt"];
   const others = readdirSync(folder).filter((name) => !withServers.includes(name));
-  it.each(others)("is as in %s", { timeout }, async (name) => {
+  it.each(others)("equals the transcript %s", { timeout }, async (name) => {
     await compare(name, {});
   });
 
-  it("is in a transcript for each kind of source", () => {
+  it("has a transcript for each kind of source", () => {
     expect(readdirSync(folder).map((name) => basename(name, ".txt"))).toEqual(
       expect.arrayContaining(["help", "memory", "sqlite", "redis", "openbao", "moto"]),
     );
@@ -57,7 +57,7 @@ describe("what the commands print", () => {
 });
 
 describeWithRedis(redisServers, "what the commands print over Redis", () => {
-  it("is as in redis.txt", { timeout }, async () => {
+  it("equals the transcript redis.txt", { timeout }, async () => {
     const redis = await startRedis(redisServers);
     onTestFinished(() => redis.stop());
     await compare("redis.txt", { KEYWARD_STORE_SESSIONS: redis.url });
@@ -65,7 +65,7 @@ describeWithRedis(redisServers, "what the commands print over Redis", () => {
 });
 
 describeWithVault(vaultServers, "what the commands print with keys in OpenBao", () => {
-  it("is as in openbao.txt", { timeout }, async () => {
+  it("equals the transcript openbao.txt", { timeout }, async () => {
     const vault = await startVault(vaultServers);
     onTestFinished(() => vault.stop());
     await vault.request("POST", "sys/mounts/secret", { type: "kv", options: { version: "2" } });
@@ -81,7 +81,7 @@ describeWithVault(vaultServers, "what the commands print with keys in OpenBao", 
 });
 
 describeWithMoto(motoServers, "what the commands print with keys in AWS", () => {
-  it("is as in moto.txt", { timeout }, async () => {
+  it("equals the transcript moto.txt", { timeout }, async () => {
     const moto = await startMoto(motoServers);
     onTestFinished(() => moto.stop());
     await compare("moto.txt", {

@@ -13,6 +13,7 @@ import {
   openStores,
   type SourceOptions,
   type StoreOpening,
+  scopeOf,
   sourceText,
   type Told,
 } from "./configuration/sources.ts";
@@ -28,9 +29,9 @@ export interface CommonOptions extends SourceOptions, OutputOptions {
   readonly env?: string;
 }
 
-/** What `main` gets from the process. */
+/** The streams, the environment variables and the stop signal of the process, which `main` passes to a command. */
 export interface Surroundings extends Streams, OperatorStreams {
-  /** Where help and the scripts of shells are written. */
+  /** The stream for help and for the completion scripts of shells. */
   readonly stdout: NodeJS.WritableStream;
   readonly stderr: Streams["stderr"] & OperatorStreams["stderr"];
   readonly env: Readonly<Record<string, string | undefined>>;
@@ -41,7 +42,7 @@ export interface Surroundings extends Streams, OperatorStreams {
 /** Makes the context of a command when the command runs. */
 export type OpenContext = () => Promise<Context>;
 
-/** What a command works with: its output, the operator, its keys and its stores. */
+/** Gives a command its output, its operator (the person who answers questions), its keys and its stores. */
 export class Context {
   readonly output: Output;
   readonly operator: Operator;
@@ -71,19 +72,19 @@ export class Context {
     return await readInput(this.#stdin, { maxBytes, signal: this.signal });
   }
 
-  /** Returns what flags, environment variables and the configuration file say. */
+  /** Returns the flags, the environment variables and the configuration file of the command. */
   told(): Promise<Told> {
     this.#told ??= this.#findTold();
     return this.#told;
   }
 
-  /** Returns how the command shows a job over the records of stores. It ends with {@link Context.withStores}. */
+  /** Returns the display of the progress of a job over records. {@link Context.withStores} ends the display. */
   async recordProgress(stores: OpenStores["stores"]): Promise<RecordProgress> {
     this.#recordProgress ??= await RecordProgress.load(this.output, stores);
     return this.#recordProgress;
   }
 
-  /** Ends what {@link Context.recordProgress} shows, before a result is printed. */
+  /** Ends the display of {@link Context.recordProgress}. Call this method before a result is printed. */
   endProgress(): void {
     this.#recordProgress?.end();
   }
@@ -93,7 +94,7 @@ export class Context {
     return (await this.told()).config?.settings.rotation ?? {};
   }
 
-  /** Returns the text that names where a store of the command is; "" if a function makes the store. */
+  /** Returns the source of a store, such as `sqlite:sessions.sqlite`; "" if a function of the configuration makes it. */
   async sourceOf(name: string): Promise<string> {
     const told = await this.told();
     const found = namedStores(told, [name]).find((store) => store.name === name);
@@ -107,8 +108,8 @@ export class Context {
 
   /**
    * Runs `work` with the keys and the stores of the command, and closes the stores afterwards. `listed` has the names of
-   * the stores that the keyring lists; none if the keyring cannot be loaded. `inner` has the stores that the encrypted
-   * stores wrap.
+   * the stores that the keyring lists, and is empty if the keyring cannot be loaded. `inner` has the stores that the
+   * encrypted stores wrap.
    *
    * @param failed called with each store that cannot be opened, and its error. Default: rejects with the error.
    * @param opening how the stores are opened. Default: with the formats of the configuration, and only if they were used
@@ -170,7 +171,7 @@ export class Context {
     const used: string[] = [];
     for (const named of namedStores(told, [])) {
       if (told.options.emptyStore.includes(named.name)) continue;
-      // A store that was never used is refused, and one that does not answer says nothing.
+      // A store that was never used is refused. A store that does not answer is left out.
       const store = await openNamed(told, named).catch(() => undefined);
       if (store === undefined) continue;
       if (hasReservedSpace(store)) used.push(named.name);
@@ -193,18 +194,19 @@ export class Context {
   async withConfiguredStore(work: (store: ConfiguredStore, name: string) => Promise<void>): Promise<void> {
     const keys = await this.keys();
     const accept = (await this.told()).config?.settings.accept;
-    const scope = await this.scope();
+    const listed = await this.#listedBy(keys);
+    const scope = await this.scope(oneStore(await this.told(), listed).name);
     const options = {
       keys,
       ...(scope === undefined ? {} : { scope }),
       ...(accept === undefined ? {} : { accept }),
     };
-    const listed = await this.#listedBy(keys);
     await this.#withInner(listed, scope, (store, name) => work({ store, ...options }, name));
   }
 
   /**
-   * Runs `work` with the one store of the command below the encryption, and closes the store afterwards. Needs no keys.
+   * Runs `work` with the one store of the command, without decrypting its records, and closes the store afterwards. Needs
+   * no keys.
    *
    * @throws CommandError `USAGE` if the command has several stores.
    */
@@ -212,14 +214,16 @@ export class Context {
     await this.#withInner([], undefined, work);
   }
 
-  /** Returns whether `--empty-store` names a store, so that the command does not compare the store with its options. */
+  /** Returns whether `--empty-store` names a store, so that the command omits its checks for a misspelt source or scope. */
   mayBeEmpty(name: string): boolean {
     return this.#options.emptyStore.includes(name);
   }
 
-  /** Returns the scope of the records, which a flag or the configuration sets. */
-  async scope(): Promise<ConfiguredStore["scope"]> {
-    return this.#options.scope ?? (await this.told()).config?.settings.scope;
+  /** Returns the scope of the records in a store, which a flag or the configuration sets. */
+  async scope(name: string): Promise<ConfiguredStore["scope"]> {
+    const told = await this.told();
+    const named = namedStores(told, [name]).find((store) => store.name === name);
+    return await scopeOf(told, named ?? { name });
   }
 
   async #withInner(
@@ -237,7 +241,7 @@ export class Context {
     }
   }
 
-  /** Returns the names of the stores that the keyring lists; none if the keyring cannot be loaded. */
+  /** Returns the names of the stores that the keyring lists; an empty list if the keyring cannot be loaded. */
   async #listedBy(keys: KeyProvider): Promise<readonly string[]> {
     try {
       return (await keys.load({ signal: this.signal })).stores;

@@ -10,7 +10,7 @@ export const exitCodes = {
   interrupted: 130,
 } as const;
 
-/** The codes of errors that only the command has, not the packages that the command calls. */
+/** The error codes of the command itself. The packages that the command calls have other codes. */
 export type CommandErrorCode =
   /** The command line or the configuration is wrong, or names too little. */
   | "USAGE"

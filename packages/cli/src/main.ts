@@ -2,7 +2,7 @@ import { CommanderError } from "commander";
 import type { Surroundings } from "./context.ts";
 import { declareCompletion } from "./declarations/completion.ts";
 import { CommandError, exitCodeOf, exitCodes, Interrupted, ProblemsPrinted } from "./exit-codes.ts";
-import { commonOutputOptions, withoutArguments } from "./new-program.ts";
+import { commonOutputOptions, mayHaveSecrets, withoutArguments } from "./new-program.ts";
 import { Results } from "./terminal/results.ts";
 
 /** Loads the commands of an executable, and not those of the other one. */
@@ -12,6 +12,8 @@ const programs = {
 } as const;
 
 const stopAtOnceMs = 10_000;
+/** A second signal in this time is the first one, which this process has received twice. */
+const sameSignalMs = 500;
 
 /**
  * Runs the command line of this process, and ends the process with its exit code.
@@ -26,7 +28,9 @@ export async function runProcess(name: keyof typeof programs): Promise<void> {
   const background = "An error was thrown in the background, by the configuration or by a package that it uses.";
   process.on("unhandledRejection", () => fail(background));
   process.on("uncaughtException", () => fail(background));
-  process.once("beforeExit", () => fail("The configuration waits for something that never happens."));
+  process.once("beforeExit", () =>
+    fail("The configuration never finishes, because it waits for something that never happens."),
+  );
   const exitCode = await main(name, process.argv.slice(2));
   // An open connection of a configuration would keep the process from ending.
   for (const stream of [process.stdout, process.stderr]) await new Promise((resolve) => stream.write("", resolve));
@@ -39,9 +43,15 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
   const { stdin, stdout, stderr, env } = process;
   const results = new Results(stdout);
   const surroundings: Surroundings = { name, stdin, stdout, results, stderr, env, signal: stop.signal };
+  let stoppedAtMs = 0;
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
-      if (stop.signal.aborted) return process.exit(exitCodes.interrupted);
+      if (stop.signal.aborted) {
+        // npx, timeout and other parents pass on a signal that a terminal or supervisor has sent to this process too.
+        if (performance.now() - stoppedAtMs < sameSignalMs) return undefined;
+        return process.exit(exitCodes.interrupted);
+      }
+      stoppedAtMs = performance.now();
       stderr.write(`${name}: stopping after the calls in progress. Press Ctrl-C again to stop at once.\n`);
       stop.abort(new Interrupted());
       // A call to a backend that does not answer ends only at its own timeout, or never.
@@ -69,7 +79,9 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
       if (!flagsOf(commandLine).includes("--json")) return exitCodes.usage;
       const { Output } = await import("./terminal/output.ts");
       // Commander has written the message for people to stderr.
-      new Output(surroundings, { ...commonOutputOptions(program), json: true }).error(usageError(name, error));
+      new Output(surroundings, { ...commonOutputOptions(program), json: true }).error(
+        usageError(name, error, commandLine),
+      );
       return exitCodes.usage;
     }
     if (error instanceof ProblemsPrinted) return error.exitCode;
@@ -91,9 +103,9 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
 }
 
 /** Returns the error for a mistake in the command line that commander has found. */
-function usageError(name: string, error: CommanderError): CommandError {
+function usageError(name: string, error: CommanderError, commandLine: readonly string[]): CommandError {
   const isMissing = error.code === "commander.help";
-  const message = withoutArguments(error.message)
+  const message = withoutArguments(error.message, { hidesAll: mayHaveSecrets(commandLine) })
     .replace(/^error: /, "")
     .replaceAll("\n", " ");
   return new CommandError("USAGE", isMissing ? "The command line names no command" : message, {
@@ -110,9 +122,10 @@ function flagsOf(commandLine: readonly string[]): readonly string[] {
 // Only these continue something. Others may have the key of a record in their command line.
 const continuing = ["rotate", "rollback", "revoke", "retire", "reencrypt", "migrate", "census"];
 
-/** Returns the end of the sentence that names a command line, which people can copy into a shell. */
+/** Returns the command line to copy into a shell, as the end of a sentence; "." if it may contain the key of a record. */
 function shownCommand(name: string, commandLine: readonly string[]): string {
-  if (!commandLine.some((word) => continuing.includes(word)) || commandLine.includes("record")) return ".";
+  const isHidden = commandLine.includes("record") || mayHaveSecrets(commandLine);
+  if (isHidden || !commandLine.some((word) => continuing.includes(word))) return ".";
   const words = commandLine.map((word) => {
     // A password in a source is left out.
     const shown = word.replace(/(:\/\/[^/?#]*:).*@/, "$1…@");

@@ -3,7 +3,7 @@ import type { Surroundings } from "./context.ts";
 import type { OutputOptions } from "./terminal/output.ts";
 import { version } from "./version.ts";
 
-/** Returns the program of an executable of this package, without commands. Its mistakes are thrown as `CommanderError`. */
+/** Returns commander's program for an executable, without commands. A wrong command line throws `CommanderError`. */
 export function newProgram({ name, stdout, stderr }: Surroundings, description: string): Command {
   return new Command(name)
     .description(description)
@@ -30,17 +30,39 @@ export function outputOptions(program: Command): Command {
     .option("--no-color", "print no colors (also with the environment variable NO_COLOR)");
 }
 
-/** Returns the options of a program about its output, as far as the command line was read. */
+/** Returns the values of the flags `--json`, `--quiet` and `--no-color` that commander has read so far. */
 export function commonOutputOptions(program: Command): OutputOptions {
   return { json: false, quiet: false, ...program.opts<Partial<OutputOptions> & Pick<OutputOptions, "color">>() };
+}
+
+/** The commands whose arguments may be the value of a secret or a token. */
+const secretCommands: readonly string[] = ["secrets", "tokens", "login"];
+
+/** Returns whether a word of a command line may be a secret, so that no message may repeat a word. */
+export function mayHaveSecrets(commandLine: readonly string[]): boolean {
+  return commandLine.some((word) => secretCommands.includes(word));
+}
+
+/** Makes a command print mistakes in its command line without any word of the command line. */
+export function hidingArguments(command: Command): Command {
+  return command.configureOutput({
+    outputError: (text, write) => write(withoutArguments(text, { hidesAll: true })),
+  });
 }
 
 /**
  * Removes arguments from a message of commander, which repeats them: a source may contain a password, and the key of a
  * record may be a secret.
+ *
+ * @param options.hidesAll true if any word of the command line may be a secret, also an unknown flag.
  */
-export function withoutArguments(text: string): string {
-  return text
+export function withoutArguments(text: string, { hidesAll = false }: { readonly hidesAll?: boolean } = {}): string {
+  const shown = hidesAll
+    ? text
+        .replace(/unknown (option|command) '[\s\S]*'(?=\n|$)/, "unknown $1 (not shown)")
+        .replace(/argument '[\s\S]*' is invalid/, "argument (not shown) is invalid")
+    : text;
+  return shown
     .replace(/(too many arguments.* but got \d+): [\s\S]*\.$/m, "$1.")
     .replace(/unknown (option|command) '(?!(?:--)?[a-z][a-z-]{0,29}')[\s\S]*?'(?=\n|$)/, "unknown $1 (not shown)")
     .replace(/\S*:\/\/\S*/g, "(a source)");

@@ -3,19 +3,21 @@ import type { CommonOptions, OpenContext, Surroundings } from "./context.ts";
 import { collect } from "./declarations/arguments.ts";
 import { declareChecks } from "./declarations/checks.ts";
 import { declareConfiguration } from "./declarations/configuration.ts";
+import { declareGateway } from "./declarations/gateway.ts";
 import { declareKeys } from "./declarations/keys.ts";
 import { declareKv } from "./declarations/kv.ts";
 import { declareMigration } from "./declarations/migration.ts";
 import { declareRecord } from "./declarations/record.ts";
 import { declareRecords } from "./declarations/records.ts";
 import { declareRotation } from "./declarations/rotation.ts";
+import { declareService } from "./declarations/service.ts";
 import { commonOutputOptions, newProgram, outputOptions } from "./new-program.ts";
 
 /** Returns the commands of `keyward`. A command loads what it needs when it runs, so that `--help` is printed at once. */
 export function programFor(surroundings: Surroundings): Command {
   const program = newProgram(
     surroundings,
-    "Keys and records of Keyward: make keys, see who uses them, rotate, count, retire and revoke.",
+    "Make, rotate, retire and revoke the encryption keys of Keyward, and count and re-encrypt its records.",
   )
     .option(
       "--keys <source>",
@@ -24,7 +26,7 @@ export function programFor(surroundings: Surroundings): Command {
     .addOption(
       new Option(
         "--store <name=source>",
-        "a store, such as sessions=redis://localhost, or the name of a configured store; repeat it for each store (default: KEYWARD_STORE_<NAME>, or all of the configuration)",
+        "a store, such as sessions=redis://localhost, or the name of a configured store; repeat it for each store (default: KEYWARD_STORE_<NAME>, or all stores of the configuration)",
       ).argParser(collect),
     )
     .addOption(
@@ -58,6 +60,9 @@ export function programFor(surroundings: Surroundings): Command {
   declareRecord(program, context);
   program.commandsGroup("Checks:");
   declareChecks(program, context);
+  program.commandsGroup("Secrets service:");
+  declareGateway(program, context);
+  declareService(program, context);
   program.commandsGroup("HTTP KV:");
   declareKv(
     program.command("kv").description("Serve a store over HTTP, and manage the API keys of its clients."),
@@ -67,7 +72,7 @@ export function programFor(surroundings: Surroundings): Command {
   return program;
 }
 
-/** Returns the options that every command has, as far as the command line was read. */
+/** Returns the values of the options that every command has, which commander has read so far. */
 function commonOptions(program: Command): CommonOptions {
   const { store = [], emptyStore = [], yes = false, ...rest } = program.opts<Partial<CommonOptions>>();
   return { ...rest, store, emptyStore, yes, ...commonOutputOptions(program) };

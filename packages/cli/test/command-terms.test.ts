@@ -184,13 +184,13 @@ function foreignNames({ text }: SourceText, known: ReadonlySet<string>): readonl
   return namesIn(inCommandTerms(text)).filter((name) => !known.has(name));
 }
 
-describe("the terms of the commands", () => {
+describe("the translation of messages and hints into terms of the command", () => {
   const texts = textsIn(repository, packages);
   const parameters = [...parametersOf("packages/keys-from"), ...parametersOf("packages/stores-from")];
   const excepted = Object.values(exceptions).flat();
   const known = new Set([...parameters, ...excepted]);
 
-  it("are checked with texts of every package, with names that need a translation, and with the parameters of sources", () => {
+  it("is checked with texts of every package, with names that need a translation, and with the parameters of sources", () => {
     for (const folder of packages) expect(texts.map(({ file }) => file.split("/src/")[0])).toContain(folder);
     const names = texts.flatMap(({ text }) => namesIn(text));
     expect(names).toEqual(expect.arrayContaining(["rotateKey", "rollBackRotation", "graceMs", "load()", "reencrypt"]));
@@ -198,12 +198,12 @@ describe("the terms of the commands", () => {
     expect(functions).toEqual(expect.arrayContaining(["rotateKey", "createKeyv", "awsKeys", "fileKeys"]));
   });
 
-  it("translate every name of a function or option in the messages and hints of the packages", () => {
+  it("replaces every name of a function or option in the messages and hints of the packages", () => {
     const left = texts.flatMap((one) => foreignNames(one, known).map((name) => `${one.file}: ${name}`));
     expect(left).toEqual([]);
   });
 
-  it("have no exception that no text needs", () => {
+  it("has only exceptions that occur in a message or hint", () => {
     const shown = new Set(texts.flatMap(({ text }) => namesIn(inCommandTerms(text))));
     expect(excepted.filter((name) => !shown.has(name))).toEqual([]);
     expect(excepted.filter((name, index) => excepted.indexOf(name) !== index || parameters.includes(name))).toEqual([]);
@@ -213,7 +213,7 @@ describe("the terms of the commands", () => {
     "Call `rotateKeys` again.",
     "Call `load()`, and set `graceMillis`.",
     "Call exportKeyrings or census: awsKeys.",
-  ])("are incomplete if a hint says: %s", (text) =>
+  ])("is found incomplete by this test for the hint: %s", (text) =>
     expect(foreignNames({ file: "new.ts", text }, new Set())).not.toEqual([]),
   );
 
@@ -228,5 +228,5 @@ describe("the terms of the commands", () => {
     ["pass `unregistered: { waitMs: 0 }`.", "pass `--unregistered 0s`."],
     ["`census` counts the records under each key.", "`keyward census` counts the records under each key."],
     ["the function `scope` threw an error", "the function `scope` threw an error"],
-  ])("show %j as %j", (text, shown) => expect(inCommandTerms(text)).toBe(shown));
+  ])("turns %j into %j", (text, shown) => expect(inCommandTerms(text)).toBe(shown));
 });

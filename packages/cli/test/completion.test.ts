@@ -12,7 +12,7 @@ async function suggestions(...words: readonly string[]): Promise<readonly string
 }
 
 describe("the completion of a shell", () => {
-  it("knows commands, subcommands, flags and the values of flags", async () => {
+  it("suggests commands, subcommands, flags and the values of flags", async () => {
     expect(await suggestions("ro")).toEqual(["rotate", "rollback"]);
     expect(await suggestions("keyring", "")).toEqual(expect.arrayContaining(["show", "create", "enable"]));
     expect(await suggestions("rotate", "--un")).toEqual(expect.arrayContaining(["--until", "--unregistered"]));

@@ -81,11 +81,14 @@ describe("a configuration file", () => {
   });
 
   it.each([
-    ["the file can be written by others", (folder: string) => chmod(join(folder, "keyward.config.json"), 0o666)],
-    ["its folder can be written by others", (folder: string) => chmod(folder, 0o777)],
-    ["a folder on the way can be written by others", (folder: string) => chmod(join(folder, "below"), 0o777)],
+    ["other users may write to the file", (folder: string) => chmod(join(folder, "keyward.config.json"), 0o666)],
+    ["other users may write to its folder", (folder: string) => chmod(folder, 0o777)],
     [
-      "its folder can be written by a group of several users",
+      "other users may write to a folder between the working directory and the file",
+      (folder: string) => chmod(join(folder, "below"), 0o777),
+    ],
+    [
+      "a group of several users may write to its folder",
       async (folder: string) => {
         await chmod(folder, 0o770);
         const { uid } = await stat(folder);
@@ -93,7 +96,7 @@ describe("a configuration file", () => {
       },
     ],
     [
-      "the file is a link to a file that others could replace",
+      "the file is a link to a file that other users could replace",
       async (folder: string) => {
         const other = await newFolder();
         await writeFile(join(other, "keyward.config.json"), JSON.stringify(sources));
@@ -110,7 +113,7 @@ describe("a configuration file", () => {
     expect(shown.stderr).toMatch(/Other users may write|symbolic link/);
   });
 
-  it.runIf(process.getuid?.() === 0)("is refused if it or its folder belongs to another user", async () => {
+  it.runIf(process.getuid?.() === 0)("is refused if the file or its folder belongs to another user", async () => {
     const folder = await configured();
     for (const place of ["", "keyward.config.json"]) {
       await chown(join(folder, place), 12_345, 12_345);
@@ -121,7 +124,7 @@ describe("a configuration file", () => {
     expect(await keyward(folder, {}, "keyring", "show")).toMatchObject({ exitCode: 0 });
   });
 
-  it("is refused before its code runs if others may write to it", async () => {
+  it("is refused before its code runs if other users may write to the file", async () => {
     const folder = await newFolder();
     await writeFile(join(folder, "keyward.config.js"), 'process.stdout.write("the code ran\\n");', { mode: 0o666 });
     await chmod(join(folder, "keyward.config.js"), 0o666);
@@ -161,7 +164,7 @@ describe("a configuration file", () => {
     },
   );
 
-  it("is refused beside another configuration file", async () => {
+  it("is refused if its folder has a second configuration file", async () => {
     const folder = await configured();
     await writeFile(join(folder, "keyward.config.js"), "");
     const shown = await keyward(folder, {}, "keyring", "show");
@@ -174,13 +177,13 @@ describe("a configuration file", () => {
     ["keyward.config.js", "export const keys = 1;", /has no default export/],
     ["keyward.config.js", "", /The source of the keys is not set/],
     ["keyward.config.json", '{"folder": "."}', /folder must be the absolute path/],
-    ["keyward.config.js", "export default { inEnvironment: 1 }", /inEnvironment is unknown/],
+    ["keyward.config.js", "export default { inEnvironment: 1 }", /inEnvironment is not a setting/],
     ["keyward.config.js", 'export default { "redis://u:a secret@h": 1 }', /a name that is not shown/],
     ["keyward.config.js", "export default {", /it has a syntax error/],
     ["keyward.config.js", 'throw new Error("a secret")', /Error was thrown/],
     ["keyward.config.js", 'import "gone"; export default {}', /Cannot find package 'gone'/],
     ["keyward.config.ts", "export default { keys: 1 as number }", /keys must be a text/],
-  ])("names its mistake: %s with %j", async (name, text, problem) => {
+  ])("is refused with an error that names the mistake: %s with %j", async (name, text, problem) => {
     const folder = await newFolder();
     await writeFile(join(folder, name), text);
     const shown = await keyward(folder, {}, "keyring", "show");
@@ -191,18 +194,27 @@ describe("a configuration file", () => {
   });
 
   it.each<[object, RegExp]>([
-    [{ key: "file:a" }, /key is unknown\. The names here are keys, stores/],
-    [{ stores: { "a b": "memory:", b: 3 } }, /stores\.a b is no name.*stores\.b must be a text/],
+    [{ key: "file:a" }, /key is not a setting\. The settings here are keys, stores/],
+    [{ stores: { "a b": "memory:", b: 3 } }, /stores\.a b is not a valid name.*stores\.b must be a text/],
     [
       { rotation: { graceMs: -1, perSecond: 3 } },
-      /rotation\.perSecond is unknown.*rotation\.graceMs must be an integer/,
+      /rotation\.perSecond is not a setting.*rotation\.graceMs must be an integer/,
     ],
     [
       { environments: { production: { keys: "", folder: "/" } } },
-      /environments\.production\.folder is unknown.*environments\.production\.keys must be/,
+      /environments\.production\.folder is not a setting.*environments\.production\.keys must be/,
     ],
     [{ scope: 4, accept: "plaintext" }, /scope must be.*accept must be a list/],
-  ])("names the place of each mistake: %j", (options, problem) => {
+    [{ gateway: "sqlite:a.db" }, /gateway must be an object/],
+    [
+      { gateway: { store: "", audit: "sqlite:a.db", url: "x" } },
+      /gateway\.url is not a setting.*gateway\.store must be a text.*gateway\.audit must be the path of a file/,
+    ],
+    [
+      { stores: { audit: "sqlite:c.db" }, gateway: { store: "sqlite:a.db", audit: "b.db" } },
+      /stores\.audit has the name of a store that the setting `gateway` has already/,
+    ],
+  ])("is refused with an error that names the place of each mistake: %j", (options, problem) => {
     let thrown: unknown;
     try {
       defineConfig(JSON.parse(JSON.stringify(options)));
@@ -226,7 +238,7 @@ describe("a configuration file", () => {
     expect(unknown).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("has the environments production") });
   });
 
-  it("yields to environment variables, and these to flags", async () => {
+  it("is overridden by environment variables, which flags override", async () => {
     const folder = await configured();
     for (const id of ["variable", "flag"]) {
       await keyward(folder, {}, "keygen", "--format", "keyring", "--id", id, "--out", `${id}.keyring`);
@@ -237,7 +249,7 @@ describe("a configuration file", () => {
     expect(byFlag.stdout).toMatch(/^flag +primary/m);
   });
 
-  it("has the stores that a bare name in --store chooses", async () => {
+  it("has the source of a store that --store passes by its name only", async () => {
     const folder = await configured({ stores: { sessions: "sqlite:sessions.sqlite", flows: "sqlite:flows.sqlite" } });
     const one = await keyward(folder, {}, "census", "--store", "sessions", "--json");
     expect(one).toMatchObject({ exitCode: 0, stdout: expect.stringMatching(/^\{"stores":\{"sessions":/) });
@@ -250,7 +262,7 @@ describe("a configuration file", () => {
     expect(unknown).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("The names are: sessions, flows") });
   });
 
-  it("sets the grace of a rotation, which --grace replaces", async () => {
+  it("sets the grace of a rotation, which --grace overrides", async () => {
     const folder = await configured({ rotation: { graceMs: 0, unregisteredMs: 0 } });
     const { stdout } = await keyward(folder, {}, "rotate", "--dry-run", "--json");
     expect(JSON.parse(stdout).steps).toContainEqual({ step: "grace", waitMs: 0 });
@@ -262,7 +274,7 @@ describe("a configuration file", () => {
     });
   });
 
-  it("serves an application and the command, in TypeScript, from any folder", async () => {
+  it("configures an application and the command in any working directory, if the file is in TypeScript", async () => {
     const folder = await newFolder();
     await linkPackages(folder);
     const { stdout } = await keyward(folder, {}, "init", "--id", "first");
@@ -287,7 +299,7 @@ describe("a configuration file", () => {
     });
   });
 
-  it("may make a store with a function, which the command uses too", async () => {
+  it("may define a store by a function, which the command calls too", async () => {
     const folder = await newFolder();
     await linkPackages(folder);
     await keyward(folder, {}, "init", "--id", "first");
@@ -319,7 +331,7 @@ describe("the code of a configuration", () => {
     ["throws", 'export default { keys: () => { throw new Error("a secret") } }', 1, /keys: the function throws Error/],
     ["returns no key provider", "export default { keys: () => 1 }", 1, /does not return a key provider/],
     [
-      "waits for ever",
+      "never finishes",
       "export default { keys: () => new Promise(() => {}) }",
       1,
       /waits for something that never happens/,
@@ -336,14 +348,14 @@ describe("the code of a configuration", () => {
       1,
       /An error was thrown in the background/,
     ],
-  ])("may not hang or print secrets: it %s", async (_, text, exitCode, problem) => {
+  ])("makes the command fail without a secret in its output if the code %s", async (_, text, exitCode, problem) => {
     const folder = await inFolder(text);
     const shown = await keyward(folder, {}, "keyring", "show");
     expect(shown).toMatchObject({ exitCode, stdout: "", stderr: expect.stringMatching(problem) });
     expect(shown.stderr).not.toMatch(/a secret|\n {4}at |top-level await/);
   });
 
-  it("does not keep the command from ending", async () => {
+  it("does not keep the command running with a timer that never ends", async () => {
     const folder = await inFolder('setInterval(() => {}, 1_000); export default { keys: "env:APP_KEY" }');
     const { stdout: key } = await keyward(folder, {}, "keygen");
     const shown = await keyward(folder, { APP_KEY: key.trim() }, "keyring", "show");
@@ -366,6 +378,26 @@ describe("an empty flag", () => {
 describe("config.store()", () => {
   const keys = () => Keyring.generate("one");
 
+  it("has the stores of the secrets service, whose records have scopes of their own", async () => {
+    const gateway = { store: "sqlite::memory:", audit: "audit.db" };
+    const config = defineConfig({ folder: "/", stores: { app: "memory:" }, scope: "tenant", gateway });
+    expect(config.storeNames).toEqual(["app", "service", "audit"]);
+    expect([config.sourceOf("app"), config.sourceOf("audit"), config.sourceOf("none")]).toEqual([
+      "memory:",
+      "sqlite:audit.db",
+      "",
+    ]);
+    expect(await config.scopeOf("app")).toBe("tenant");
+    for (const name of ["service", "audit"]) {
+      const scope = await config.scopeOf(name);
+      if (typeof scope !== "function") throw new TypeError("The scope depends on the record");
+      expect(scope({ namespace: "keyward-service", key: "workspace/abcdefghijkl" })).toBe("abcdefghijkl/config");
+      expect(scope({ namespace: "keyward-audit", key: "service/lookup" })).toBe("service/audit");
+      expect(scope({ namespace: "sessions", key: "service/lookup" })).toBe("tenant");
+    }
+    expect(await defineConfig({ stores: { app: "memory:" } }).scopeOf("app")).toBeUndefined();
+  });
+
   it("returns the same keys for every store, and refuses unknown stores", async () => {
     const provider = { load: async () => keys() };
     const config = defineConfig({ keys: () => provider, stores: { a: "memory:", b: "memory:" } });
@@ -383,7 +415,7 @@ describe("config.store()", () => {
     [{ keys: "file:/a.keyring", stores: { a: "sqlite:a.sqlite" } }, /^stores\.a has a relative path/],
     [{ keys: "aws-kms://region/key?place=file:a", stores: { a: "memory:" } }, /^keys has a relative path/],
     [{ stores: { a: "memory:" } }, /^The configuration has no keys/],
-  ])("refuses what would differ between folders: %j", async (options, problem) => {
+  ])("rejects if the configuration has no keys, or a relative path without a folder: %j", async (options, problem) => {
     await expect(defineConfig(options).store("a")).rejects.toMatchObject({
       code: "VALUE_INVALID",
       message: expect.stringMatching(problem),
@@ -392,7 +424,7 @@ describe("config.store()", () => {
 });
 
 describe("keyward init", () => {
-  it("writes a configuration, a keyring and lines for Git, from an empty folder to a rotated key", async () => {
+  it("writes a configuration, a keyring and lines for Git, with which the next command can rotate the key", async () => {
     const folder = await newFolder();
     await writeFile(join(folder, ".gitignore"), "dist");
     const begun = await keyward(folder, {}, "init", "--id", "first");
@@ -426,7 +458,7 @@ describe("keyward init", () => {
     expect(await readFile(join(folder, "production.keyring"), "utf8")).toBe(before);
   });
 
-  it("keeps a keyring that exists", async () => {
+  it("does not replace a keyring that exists", async () => {
     const folder = await configured();
     await rm(join(folder, "keyward.config.json"));
     const before = await readFile(join(folder, "production.keyring"), "utf8");
@@ -471,13 +503,13 @@ describe("keyward init", () => {
     expect(stdout.split("\n").toSorted()).toEqual(["", "?? .gitignore", "?? keyward.config.json"]);
   });
 
-  it("says which store is not ready, with exit code 1", async () => {
+  it("prints which store is not ready, and ends with exit code 1", async () => {
     const folder = await newFolder();
     const begun = await keyward(folder, {}, "init", "--store", "sessions=redis://127.0.0.1:1?timeoutMs=200");
     expect(begun).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("The store sessions is not ready") });
   });
 
-  it("asks on a terminal", async () => {
+  it("asks on a terminal for the source of the keys and for the store", async () => {
     const folder = await newFolder();
     const terminal = new Terminal(folder, {}, "init", "--id", "first");
     await terminal.answer("The source of the keys:", "");

@@ -61,7 +61,7 @@ describe("keyward doctor", () => {
   it.each([
     ["ahead", 3_600_000],
     ["behind", -3_600_000],
-  ])("says that the clock of a process is an hour %s", async (direction, offsetMs) => {
+  ])("warns if the clock of a process is an hour %s", async (direction, offsetMs) => {
     const folder = await begun();
     await startApplication(folder, "late-clock", offsetMs);
     const { exitCode, stdout } = await keyward(folder, {}, "doctor");
@@ -70,11 +70,11 @@ describe("keyward doctor", () => {
     expect(stdout).toContain("Synchronize the clocks");
   });
 
-  it("writes nothing into a store that was never used, which rotations refuse afterwards too", async () => {
+  it("writes nothing into a store that was never used, so that a rotation still refuses the store", async () => {
     const folder = await begun();
     const flags = ["--store", "sessions=sqlite:typo.sqlite"];
     const looked = await keyward(folder, {}, "doctor", ...flags, "--empty-store", "sessions");
-    expect(looked.stdout).toMatch(/^warning {2}sessions: no process has written to it$/m);
+    expect(looked.stdout).toMatch(/^warning {2}sessions: no process has written to this store$/m);
     const refused = await keyward(folder, {}, "rotate", ...flags, "--unregistered", "0s", "--grace", "0s");
     expect(refused).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("was never used with Keyward") });
   });
@@ -95,7 +95,7 @@ describe("keyward doctor", () => {
     expect(await count()).toEqual(before);
   });
 
-  it("says which processes hold other keys, and changes nothing", async () => {
+  it("warns which processes have other keys, and changes nothing", async () => {
     const folder = await begun();
     const path = join(folder, "production.keyring");
     const first = await fileKeys(path).load();
@@ -121,7 +121,7 @@ describe("keyward doctor", () => {
     expect(JSON.parse((await keyward(folder, {}, "census", "--json")).stdout).stores.sessions.records).toBe(2);
   });
 
-  it("says that a store of the configuration cannot be rotated", async () => {
+  it("reports a problem if a store of the configuration cannot list its records", async () => {
     const folder = await begun();
     await linkPackages(folder, "store-sqlite");
     await rm(join(folder, "keyward.config.json"));
@@ -137,7 +137,7 @@ describe("keyward doctor", () => {
     expect(stdout).toMatch(/^PROBLEM {2}sessions: .*cannot list its records$/m);
   });
 
-  it("says that the connection to another machine is not encrypted", async () => {
+  it("warns if the connection to another machine is not encrypted", async () => {
     const folder = await begun();
     const source = "sessions=redis://user:hunter2@192.0.2.1:6379?timeoutMs=200";
     const { exitCode, stdout, stderr } = await keyward(
@@ -157,7 +157,7 @@ describe("keyward doctor", () => {
 });
 
 describeWithRedis(servers, "keyward doctor over Redis", () => {
-  it("says that the user of Redis may not write", async () => {
+  it("reports a problem if the Redis user lacks the permission to write", async () => {
     const redis = await startRedis(servers);
     onTestFinished(() => redis.stop());
     const folder = await newFolder();

@@ -74,7 +74,7 @@ describe("the command lines", () => {
   it("in the messages and hints of the packages name existing commands and flags", () => {
     const texts = textsIn(
       repository,
-      ["core", "http-kv", "keys-aws", "keys-env", "keys-vault"].map((name) => `packages/${name}`),
+      ["core", "http-kv", "keys-aws", "keys-env", "keys-vault", "secrets", "admin"].map((name) => `packages/${name}`),
     );
     const quoted = texts.flatMap(({ text }) => inCommandTerms(text).match(/`[^`]+`/g) ?? []);
     const lines = quoted.flatMap(commandLinesIn);
@@ -98,7 +98,7 @@ describe("the command lines", () => {
     ["keyward rotate --newkey 2026-12", "--newkey"],
     ["keyward keyring shw", "shw"],
     ["keyward-kv tenants ad", "ad"],
-  ])("are incomplete if a page says: %s", (line, word) => {
+  ])("with an unknown command or flag are found by this test: %s", (line, word) => {
     const page = readPage("page.md", `\`${line}\`\n\n\`\`\`sh drill\n${line} # remark\n\`\`\`\n`);
     expect(commandLinesOf(page).flatMap(unknownIn)).toEqual([word, word]);
   });

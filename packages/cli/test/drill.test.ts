@@ -215,7 +215,7 @@ describeWithRedis(
       return () => started.stop();
     });
 
-    it("fail no call if the keys are in a file", { timeout }, async () => {
+    it("have no failed call if the keys are in a file", { timeout }, async () => {
       const path = join(await newFolder(), "production.keyring");
       await drill({
         config: { keys: `file:${path}`, stores: { sessions: redis.url } },
@@ -235,7 +235,7 @@ describeWithRedis(
         return () => started.stop();
       });
 
-      it("fail no call", { timeout }, async () => {
+      it("have no failed call", { timeout }, async () => {
         const source = "vault://secret/app/keyring";
         await drill({
           config: {},

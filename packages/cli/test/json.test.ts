@@ -20,6 +20,7 @@ import { programFor } from "../src/program.ts";
 import { replicaResult } from "../src/results/replica-result.ts";
 import { Results } from "../src/terminal/results.ts";
 import { type Ended, executable, keywardReading, startKeyward } from "./keyward-process.ts";
+import { serviceCases } from "./service-cases.ts";
 
 const schemaFolder = fileURLToPath(new URL("../schemas", import.meta.url));
 const page = fileURLToPath(new URL("../../../docs/command-json.md", import.meta.url));
@@ -224,6 +225,7 @@ type Case = (desk: Desk) => Promise<void>;
 
 /** For each command: what it prints as a result, in each of its forms, and as an error. */
 const cases: Readonly<Record<string, Case>> = {
+  ...serviceCases(expectValid),
   init: async (desk) => {
     desk.env = {};
     const flags = ["--store", "sessions=sqlite:sessions.sqlite", "--store", "flows=redis://127.0.0.1:1?timeoutMs=200"];
@@ -578,14 +580,14 @@ function printedBy(child: ReturnType<typeof startKeyward>) {
   };
 }
 
-describe("the schemas", () => {
-  it("are those of the commands, and of the error", () => {
+describe("the JSON schemas of the package", () => {
+  it("exist for the error and for each command, and for nothing else", () => {
     const expected = [...leaves.keys()].filter((name) => !(name in withoutJson));
     expect([...schemas.keys()].toSorted()).toEqual([...expected, "error"].toSorted());
     expect(Object.keys(withoutJson).filter((name) => !leaves.has(name))).toEqual([]);
   });
 
-  it("are those of keyward-kv too", () => {
+  it("exist for each command of keyward-kv", () => {
     const names = [...leavesOf(programs["keyward-kv"]).keys()].filter((name) => !(name in withoutJson));
     expect(names.map((name) => `kv-${name}`).filter((name) => !schemas.has(name))).toEqual([]);
   });
@@ -609,7 +611,7 @@ describe("the schemas", () => {
     expect(differing.map(([name]) => name)).toEqual([]);
   });
 
-  it("are in the package", () => {
+  it("are published with the package", () => {
     const manifest: unknown = JSON.parse(readFileSync(join(schemaFolder, "../package.json"), "utf8"));
     expect(manifest).toMatchObject({ files: expect.arrayContaining(["schemas"]) });
   });
@@ -645,11 +647,12 @@ function faultsOf(schema: unknown, place: string): readonly string[] {
   return [...faults, ...Object.entries(schema).flatMap(([name, one]) => faultsOf(one, `${place}/${name}`))];
 }
 
-describe("the check of a line", () => {
-  const error = { code: "USAGE", message: "m", hint: "h", keyId: null, recordsByStore: { sessions: 1 } };
+describe("the check of a printed line against its schema", () => {
+  const details = { keyId: null, requestId: null, retryAfterMs: null };
+  const error = { code: "USAGE", message: "m", hint: "h", ...details, recordsByStore: { sessions: 1 } };
   const line = (value: unknown) => `${JSON.stringify(value)}\n`;
 
-  it("accepts what a schema describes", () => {
+  it("accepts a line that its schema describes", () => {
     expect(expectValid("error", line({ error }))).toEqual({ error });
   });
 

@@ -158,7 +158,7 @@ describe("keyward keyring add", () => {
     await desk.expectReadable();
   });
 
-  it("names a key as a rotation does, and refuses an id that exists or is invalid", async () => {
+  it("makes an id of date and random digits if --id is missing, and refuses an id that exists or is invalid", async () => {
     const desk = await Desk.withKeyring();
     const { keyId: id } = JSON.parse(await desk.do("keyring", "add", "--json"));
     expect(id).toMatch(/^\d{4}-\d\d-\d\d-[0-9a-f]{6}$/);
@@ -166,7 +166,7 @@ describe("keyward keyring add", () => {
     expect(await desk.refused(1, "keyring", "add", "--id", "a key")).toContain("(KEY_INVALID)");
   });
 
-  it("says what to change if the source cannot be saved, with exit code 3", async () => {
+  it("prints what to change if the source cannot be saved, and ends with exit code 3", async () => {
     const folder = await newFolder();
     await mkdir(join(folder, "keys"));
     await writeFile(join(folder, "keys", "one"), randomBytes(32).toString("base64"));
@@ -217,7 +217,7 @@ describe("keyward keyring promote", () => {
 });
 
 describe("keyward keyring disable and remove", () => {
-  it("disable and remove a key that no record needs, and a removal is confirmed", async () => {
+  it("disable and remove a key that no record needs, and need a confirmation for the removal", async () => {
     const desk = await Desk.withRecords();
     await desk.do("keyring", "add", "--id", "two");
     expect(await desk.refused(1, "--yes", "keyring", "remove", "two")).toContain(
@@ -247,7 +247,7 @@ describe("keyward keyring disable and remove", () => {
     expect(inUse).toMatch(/3 in sessions.*\(KEY_IN_USE\)/);
   });
 
-  it("refuse the keys of a running rotation, which every hint leads out of", async () => {
+  it("refuse the keys of a running rotation, with a hint to roll back, which works even if the new key is gone", async () => {
     const desk = await Desk.withRecords();
     await desk.do("rotate", "--new-key", "two", "--until", "distribute", ...alone);
     for (const command of [
@@ -341,8 +341,8 @@ function writeAsSpecified(document: string, passphrase: string): Record<string, 
   };
 }
 
-describe("keyward keyring stores", () => {
-  it("refuses to export the keyring of a scope, which could not be imported", async () => {
+describe("keyward keyring", () => {
+  it("refuses to export the keyring of a scope, because `import` would refuse it", async () => {
     const desk = await Desk.withKeyring();
     const document = exportKeyring((await desk.keyring()).scope("tenant"));
     await writeFile(desk.path("scoped.keyring"), document, { mode: 0o600 });
@@ -350,7 +350,7 @@ describe("keyward keyring stores", () => {
     expect(refused).toContain("only the keyring of a scope");
   });
 
-  it("lets the keyring list a new store, which doctor asks for, and confirms that a name is left out", async () => {
+  it("`stores` adds a store to the list of the keyring, as doctor advises, and leaves out a name only after a confirmation", async () => {
     const desk = await Desk.withKeyring("--stores", "sessions");
     const both = ["--store", "sessions=sqlite:s", "--store", "flows=sqlite:f"];
     const asked = await desk.run("doctor", ...both, "--empty-store", "sessions", "--empty-store", "flows");
@@ -365,7 +365,7 @@ describe("keyward keyring stores", () => {
     expect(left).toBe("The keyring lists the stores flows.\n");
   });
 
-  it("creates no keyring beside a store that was used with another one", async () => {
+  it("`create` refuses to save a keyring if a store was used with another keyring", async () => {
     const desk = await Desk.withRecords();
     await rm(desk.path("production.keyring"));
     const refused = await desk.refused(1, "keyring", "create", "--id", "other");
@@ -373,7 +373,7 @@ describe("keyward keyring stores", () => {
     await expect(stat(desk.path("production.keyring"))).rejects.toThrow("ENOENT");
   });
 
-  it("does not say that a key was promoted to which the last rotation is recorded as done", async () => {
+  it("`promote` reports success only if the key is the primary, even if the last rotation to the key is recorded as done", async () => {
     const desk = await Desk.withRecords();
     await desk.do("rotate", "--new-key", "two", "--grace", "1d", ...alone);
     await desk.do("keyring", "export", "a.backup");
@@ -461,7 +461,7 @@ describe("keyward keyring export", () => {
     expect(await readdir(desk.folder)).not.toContain("bad.backup");
   });
 
-  it("leaves no file if the text does not fit", async () => {
+  it("leaves no file if the disk has no space for the backup", async () => {
     const desk = await Desk.withKeyring();
     // A file of this shell can have at most 512 bytes, which the keyring document exceeds.
     await desk.do("keyring", "add", "--id", "two");
@@ -529,24 +529,28 @@ describe("keyward keyring import", () => {
     await desk.expectReadable();
   });
 
-  it("restores a backup that cannot decrypt what was last written only if that is confirmed", async () => {
+  it("restores a backup that cannot decrypt the check record of a store only after a confirmation", async () => {
     const desk = await Desk.withRecords();
     await desk.do("keyring", "export", "old.backup");
     await desk.do("rotate", "--new-key", "two", "--grace", "0s", ...alone);
     await rename(desk.path("production.keyring"), desk.path("lost.keyring"));
-    expect(await desk.refused(1, "keyring", "import", "old.backup")).toMatch(/to sessions: .*\(NOT_CONFIRMED\)/s);
+    expect(await desk.refused(1, "keyring", "import", "old.backup")).toMatch(
+      /check records of sessions: .*\(NOT_CONFIRMED\)/s,
+    );
     expect(await desk.do("--yes", "keyring", "import", "old.backup")).toContain(
       "The keyring was restored, with 1 key.",
     );
   });
 
-  it("restores a keyring while its store does not answer, and says which stores were not asked", async () => {
+  it("restores a keyring while its store does not answer, and prints which stores were not asked", async () => {
     const desk = await Desk.withRecords();
     await desk.do("keyring", "export", "a.backup");
     await rm(desk.path("production.keyring"));
     const down = await desk.run("keyring", "import", "a.backup", "--store", "sessions=sqlite:gone.sqlite");
     expect(down.exitCode).toBe(0);
-    expect(down.stderr).toContain("Stores that were not asked which generation they require: sessions (STORE_INVALID)");
+    expect(down.stderr).toContain(
+      "These stores were not asked which generation they require: sessions (STORE_INVALID)",
+    );
     const other = new Desk(desk.folder, { KEYWARD_KEYS: "file:other.keyring" });
     const none = await other.run("keyring", "import", "a.backup");
     expect(none).toMatchObject({ exitCode: 0, stderr: expect.stringContaining("sessions (not named)") });
@@ -586,7 +590,7 @@ describe("keyward keyring import", () => {
     await desk.expectReadable();
   });
 
-  it("refuses other material under an id, and adds the keys of an unrelated keyring only if that is confirmed", async () => {
+  it("refuses other material under an id, and adds the keys of an unrelated keyring only after a confirmation", async () => {
     const desk = await Desk.withRecords();
     const write = async (file: string, ring: Keyring) => await writeFile(desk.path(file), exportKeyring(ring));
     await write("same-id.backup", Keyring.generate("one").add({ id: "two" }));
@@ -601,7 +605,7 @@ describe("keyward keyring import", () => {
     await desk.expectReadable();
   });
 
-  it("refuses to add keys while a rotation is in progress that does not need them", async () => {
+  it("refuses to add keys during a rotation that does not need these keys", async () => {
     const desk = await Desk.withRecords();
     await desk.do("keyring", "add", "--id", "unused");
     await desk.do("keyring", "export", "early.backup");
@@ -616,7 +620,7 @@ describe("keyward keyring import", () => {
     expect(await desk.do("--yes", "keyring", "import", "early.backup")).toContain('Key "unused" was added, disabled');
   });
 
-  it("says that the passphrase is wrong, and refuses each altered field of an encrypted backup", async () => {
+  it("reports a wrong passphrase, and refuses an encrypted backup in which any field was altered", async () => {
     const desk = await Desk.withKeyring();
     const passphrase = randomUUID();
     const flags = await desk.passphrase(passphrase);
@@ -657,7 +661,7 @@ describe("keyward keyring import", () => {
     expect(await desk.do("keyring", "import", "a.backup", ...flags)).toContain('Key "two" was added.');
   });
 
-  it("refuses a file that is not a backup, and a plain backup instead of an encrypted one", async () => {
+  it("refuses a file that is not a backup, and a backup that is not encrypted if a passphrase is passed", async () => {
     const desk = await Desk.withKeyring();
     const flags = await desk.passphrase(randomUUID());
     expect(await desk.refused(2, "keyring", "import", "gone.backup")).toContain("does not exist");
@@ -677,7 +681,7 @@ describe("keyward keyring import", () => {
     expect(swapped).toContain("is not encrypted, but a passphrase was given");
   });
 
-  it("refuses a source that has broken keys or cannot be saved, and says what to change", async () => {
+  it("refuses a source that has broken keys or cannot be saved, and prints what to change", async () => {
     const desk = await Desk.withKeyring();
     await desk.do("keyring", "add", "--id", "two");
     await desk.do("keyring", "export", "a.backup");
@@ -685,7 +689,7 @@ describe("keyward keyring import", () => {
     await writeFile(desk.path("production.keyring"), document.slice(0, -20));
     const broken = await desk.refused(1, "keyring", "import", "a.backup");
     expect(broken).toContain("(KEYRING_INVALID)");
-    expect(broken).toContain("move them away from the source first");
+    expect(broken).toContain("first move those keys to another place");
     const key = Buffer.from(JSON.parse(document).keys[0].material, "base64url").toString("base64");
     const variable = new Desk(desk.folder, { KEYWARD_KEYS: "env:APP_KEY", APP_KEY: `one=${key}` });
     const readOnly = await variable.refused(1, "keyring", "import", "a.backup");

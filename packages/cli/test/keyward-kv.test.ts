@@ -340,7 +340,7 @@ describe("without @keyward/http-kv", () => {
   });
 });
 
-it("keyward-kv says on an older Node.js which one it needs, before it loads any package", () => {
+it("keyward-kv prints on an older Node.js which version it needs, before it loads any package", () => {
   const older = `data:text/javascript,Object.defineProperty(process, "versions", { value: { node: "20.19.0" } })`;
   const { status, stderr } = spawnSync(process.execPath, ["--import", older, executable, "--help"], {
     encoding: "utf8",

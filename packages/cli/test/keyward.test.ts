@@ -78,7 +78,7 @@ describe("keyward", () => {
     const counted = await run("census");
     expect(counted.stdout).toMatch(/^store +records +status +count\nsessions +key 2026-12 +primary +10 +█{20}\n$/);
     expect((await run("doctor")).stdout).toMatch(
-      /warning {2}keys: a rotation from key "2026-11" to "2026-12" began \S+ ago, and is at step grace\n +Finish it with `keyward rotate --resume`/,
+      /warning {2}keys: a rotation from key "2026-11" to "2026-12" began \S+ ago, and is at step grace\n +Finish the rotation with `keyward rotate --resume`/,
     );
     expect((await run("status")).stdout).toMatch(/^rotation from key "2026-11" to "2026-12": at step grace, begun /);
     const ended = await run("rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s");
@@ -91,7 +91,7 @@ describe("keyward", () => {
     await expectReadable();
   });
 
-  it("counts each namespace apart, and shows keys that the keyring lacks and control characters of names", async () => {
+  it("counts each namespace separately, marks keys that the keyring lacks, and escapes control characters of names", async () => {
     const { folder, run } = await begun();
     const store = new SqliteStore(join(folder, "sessions.sqlite"));
     const elsewhere = new SqliteStore(":memory:");
@@ -107,7 +107,7 @@ describe("keyward", () => {
     expect(stdout).not.toContain("\u009b");
   });
 
-  it("enables a disabled key, which a rotation has disabled", async () => {
+  it("enables a key that a rotation has disabled", async () => {
     const { run } = await begun();
     await run("rotate", "--new-key", "2026-12", "--unregistered", "0s");
     expect((await run("keyring", "show")).stdout).toMatch(/^2026-11 +disabled +/m);
@@ -272,7 +272,7 @@ describe("keyward", () => {
     expect((await readdir(directory)).toSorted()).toEqual(["2026-12", "primary"]);
   });
 
-  it("says which change of an environment variable is needed, with exit code 3", async () => {
+  it("prints which change of an environment variable is needed, and ends with exit code 3", async () => {
     const folder = await newFolder();
     const env = {
       KEYWARD_KEYS: "env:APP_KEY",
@@ -296,7 +296,7 @@ describe("keyward", () => {
     expect(stderr).not.toContain(env.APP_KEY);
   });
 
-  it("never lets two writers of one new file both succeed, and removes no file of others", async () => {
+  it("writes a new file for only one of two commands with the same path, and removes no other file", async () => {
     const folder = await newFolder();
     await writeFile(join(folder, "key.unfinished"), "precious");
     for (let round = 0; round < 5; round++) {
@@ -313,7 +313,7 @@ describe("keyward", () => {
     expect(await readFile(join(folder, "key.unfinished"), "utf8")).toBe("precious");
   });
 
-  it("ends a watch when the reader of its output ends", async () => {
+  it("ends `census --watch` when the reader of its output ends", async () => {
     const { folder } = await begun();
     const command = `"$0" --conditions development "$1" census --watch --every 100ms | head -n 1`;
     const { PATH = "", HOME = "" } = process.env;
@@ -391,7 +391,7 @@ describe("keyward", () => {
     expect(ended.stderr).not.toMatch(/\n {4}at /);
   });
 
-  it("says on an older Node.js which one it needs, before it loads any package", async () => {
+  it("prints on an older Node.js which version it needs, before it loads any package", async () => {
     const older = `data:text/javascript,Object.defineProperty(process, "versions", { value: { node: "20.19.0" } })`;
     const child = spawn(process.execPath, ["--import", older, executable, "--help"], { stdio: "pipe" });
     let printed = "";
@@ -402,7 +402,7 @@ describe("keyward", () => {
     expect(printed).toBe("keyward: this is Node.js 20.19.0, and keyward needs Node.js 22.19 or newer.\n");
   });
 
-  it("continues after SIGINT, which ends it with exit code 130", async () => {
+  it("ends with exit code 130 at SIGINT, and the same command continues", async () => {
     const { folder, run, expectReadable } = await begun();
     const flags = ["rotate", "--new-key", "2026-12", "--unregistered", "10m", "--grace", "0s"];
     const child = startKeyward(folder, sources, ...flags);
@@ -445,7 +445,9 @@ describe("keyward", () => {
     await connected.promise;
     child.kill("SIGINT");
     await isStopping.promise;
-    child.kill("SIGINT");
+    // A signal at the same time would count as the first one.
+    const pressing = setInterval(() => child.kill("SIGINT"), 100);
+    onTestFinished(() => clearInterval(pressing));
     expect(await exited).toEqual([130, null]);
   });
 });

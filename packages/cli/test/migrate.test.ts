@@ -179,7 +179,7 @@ describe("keyward migrate", () => {
     for (const ended of [counted, unconfirmed, encrypted, again]) expectNoSecrets(ended, oldKey ? [oldKey] : []);
   });
 
-  it("leaves what it cannot read, and says for each form which format to name and what to do", async () => {
+  it("does not change records that it cannot read, and prints for each form which format may read it and what to do", async () => {
     const fernet = await formats["fernet"]?.();
     const other = await formats["fernet"]?.();
     if (fernet?.oldKey === undefined || other?.oldKey === undefined) throw new Error("fernet has no key");
@@ -246,7 +246,7 @@ describe("keyward migrate", () => {
     expect((await run("migrate")).stdout).toContain("RECORD_NOT_SEALED, may be --from iron");
   });
 
-  it("leaves records without authentication until the operator has verified the old key", async () => {
+  it("does not change records without authentication unless --encrypt-unauthenticated is passed", async () => {
     const { oldKey = "", records } = (await formats["cryptojs"]?.()) ?? { records: {} };
     const { folder, run, readStored } = await existing(records);
     await writeFile(join(folder, "old.key"), oldKey);
@@ -262,7 +262,7 @@ describe("keyward migrate", () => {
     expect(await readStored("secret-id:a")).toEqual(before);
   });
 
-  it("leaves values that Keyv could not read afterwards, unless --any-value is set", async () => {
+  it("does not change values that Keyv could not read afterwards, unless --any-value is passed", async () => {
     const oldKey = randomBytes(32).toString("base64url");
     const token = new Fernet.Token({ secret: new Fernet.Secret(oldKey), ttl: 0 }).encode("text of the application");
     const { folder, run, readStored } = await existing({ "secret-id:a": token });
@@ -280,7 +280,7 @@ describe("keyward migrate", () => {
     expect(Buffer.from((await readStored("secret-id:a")) ?? "").toString("latin1")).toMatch(/^kw/);
   });
 
-  it("is not complete if a record that Keyward encrypted earlier cannot be read", async () => {
+  it("ends with exit code 1 if a record that Keyward encrypted earlier cannot be decrypted", async () => {
     const { folder, run } = await existing({ "secret-id:a": keyvJson, "secret-id:b": keyvJson });
     const command = ["migrate", "--from", "plaintext", "--encrypt", "--yes"];
     expect((await run(...command)).exitCode).toBe(0);
@@ -340,7 +340,7 @@ describe("keyward migrate", () => {
     expect(await inApplication((keyv) => keyv.get("secret-id:a"))).toEqual(value);
   });
 
-  it("keeps the expiry of a record, and removes expired ones only with --remove-expired", async () => {
+  it("keeps the expiry of a record, and removes expired records only with --remove-expired", async () => {
     const expired = JSON.stringify({ value, expires: Date.now() - 60_000 });
     const later = Date.now() + 3_600_000;
     const { run, folder, readByApplication, readStored } = await existing({
@@ -471,7 +471,7 @@ export default {
     expect(await readdir(folder)).not.toContain("sesions.sqlite");
   });
 
-  it("refuses a store that was begun and has no record, because its source may be that of another adapter", async () => {
+  it("refuses a store that `init` has begun and that has no record, because another adapter may have the records", async () => {
     const { folder } = await existing({});
     await rm(join(folder, "production.keyring"), { force: true });
     expect(await keyward(folder, {}, "init", "--store", "begun=sqlite:begun.sqlite")).toMatchObject({ exitCode: 0 });
@@ -503,7 +503,7 @@ export default {
       [["aes-gcm=short"], /need options[\s\S]*aesGcm/],
       [[`plaintext=${secret}`], /Plaintext has no old key/],
       [["plaintext:text"], /matches/],
-      [["iron=short", "iron:text=short"], /different values/],
+      [["iron=short", "iron:text=short"], /different texts/],
     ];
     const ended = await Promise.all(
       cases.map(([flags]) => keyward(folder, sources, "migrate", ...flags.flatMap((flag) => ["--from", flag]))),
@@ -519,7 +519,7 @@ export default {
 });
 
 describeWithRedis(servers, "keyward migrate over Redis", () => {
-  it("encrypts what Keyv wrote without Keyward, while an application that accepts plaintext continues", async () => {
+  it("encrypts the records that Keyv wrote, while an application that accepts plaintext keeps running", async () => {
     const redis = await startRedis(servers);
     onTestFinished(() => redis.stop());
     const folder = await newFolder();
@@ -553,7 +553,7 @@ describeWithRedis(servers, "keyward migrate over Redis", () => {
 });
 
 describe("keyward refuse-plaintext", () => {
-  it("refuses with the counts while there is plaintext, and is done afterwards", async () => {
+  it("fails with the counts while the namespace has plaintext, and succeeds after the plaintext is encrypted", async () => {
     const { folder, run } = await existing({ "secret-id:a": keyvJson });
     await run("migrate", "--from", "plaintext", "--encrypt", "--yes");
     const store = new SqliteStore(join(folder, "sessions.sqlite"));
@@ -656,7 +656,7 @@ describe("keyward reencrypt", () => {
     for (const ended of [failed, json]) expectNoSecrets(ended, []);
   });
 
-  it("ends with 1 after it resumed from a checkpoint, if an earlier run counted unreadable records", async () => {
+  it("ends with exit code 1 after it resumed from a checkpoint, if an earlier run counted unreadable records", async () => {
     const names = Array.from({ length: 1_000 }, (_, index) => [`secret-id:${index}`, keyvJson]);
     const { folder, run } = await existing(Object.fromEntries(names));
     await run("migrate", "--from", "plaintext", "--encrypt", "--yes");
@@ -672,7 +672,7 @@ describe("keyward reencrypt", () => {
     child.kill("SIGINT");
     expect(await exited).toEqual([130, null]);
     const resumed = await run(...command);
-    expect(resumed.stdout).toContain("1 unreadable\n  1 of an earlier run");
+    expect(resumed.stdout).toContain("1 unreadable\n  1 not listed: of an earlier run");
     expect(resumed).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("(RECORDS_UNREADABLE)") });
     expect(resumed.stderr).toContain("1 others: `keyward reencrypt --dry-run`");
   });

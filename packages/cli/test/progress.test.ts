@@ -31,7 +31,7 @@ async function withRecords(count: number): Promise<string> {
 const rotation = ["rotate", "--new-key", "second", "--unregistered", "0s", "--grace", "0s"];
 
 describe("the progress of a rotation", () => {
-  it("is a bar with the rate and the remaining time on a terminal, and the last numbers stay", async () => {
+  it("is a bar with the rate and the remaining time on a terminal, and the last numbers stay visible", async () => {
     const folder = await withRecords(3_000);
     const terminal = new Terminal(folder, {}, ...rotation, "--max-per-second", "1500");
     await terminal.waitFor(/sessions [█░]+ \d+ of 3000 records, \d+ per second, \S+ left/);
@@ -56,7 +56,7 @@ describe("the progress of a rotation", () => {
     expect(terminal.text.trim()).toBe('rotation from key "first" to "second": done');
   });
 
-  it("ends at Ctrl-C, and the same command continues", async () => {
+  it("ends at Ctrl-C, and the same command continues the rotation", async () => {
     const folder = await withRecords(3_000);
     const terminal = new Terminal(folder, {}, ...rotation, "--max-per-second", "300");
     await terminal.waitFor(/of 3000 records/);
@@ -69,7 +69,7 @@ describe("the progress of a rotation", () => {
     });
   });
 
-  it("survives as a rotation that the same command continues if the terminal closes", async () => {
+  it("ends if the terminal closes, and the same command continues the rotation", async () => {
     const folder = await withRecords(3_000);
     const terminal = new Terminal(folder, {}, ...rotation, "--max-per-second", "300");
     await terminal.waitFor(/of 3000 records/);
@@ -84,10 +84,10 @@ describe("the progress of a rotation", () => {
 
 describe("colors", () => {
   it.each<[string, Readonly<Record<string, string>>, readonly string[], boolean]>([
-    ["on a terminal", {}, [], true],
-    ["with NO_COLOR", { NO_COLOR: "1" }, [], false],
-    ["with --no-color", {}, ["--no-color"], false],
-    ["on a terminal that shows none", { TERM: "dumb" }, [], false],
+    ["are printed on a terminal", {}, [], true],
+    ["are not printed with NO_COLOR", { NO_COLOR: "1" }, [], false],
+    ["are not printed with --no-color", {}, ["--no-color"], false],
+    ["are not printed on a terminal that shows no colors", { TERM: "dumb" }, [], false],
   ])("%s", async (_, env, flags, isColored) => {
     const folder = await mkdtemp(join(tmpdir(), "keyward-colors-"));
     onTestFinished(() => rm(folder, { recursive: true }));

@@ -121,11 +121,11 @@ async function expectSameValues({ inApplication, run, pipe }: Awaited<ReturnType
 }
 
 describe("keyward record over SQLite", () => {
-  it("prints what the application wrote, and the application reads what was put", async () => {
+  it("`get` prints what the application wrote, and the application reads what `put` wrote", async () => {
     await expectSameValues(await overSqlite());
   });
 
-  it("uses the scope and the namespace of the record, and no other", async () => {
+  it("reads a record only with the scope and the namespace of the record", async () => {
     const { inApplication, run, pipe } = await overSqlite();
     const scope = ["--scope", "tenant-7"];
     await inApplication((sessions) => sessions.set(key, "scoped"), { scope: "tenant-7" });
@@ -159,7 +159,7 @@ describe("keyward record over SQLite", () => {
     expect(await inApplication((sessions) => sessions.get(key), { namespace: "unscoped" })).toBe(9);
   });
 
-  it("says that there is no record, with exit code 1, and with --json on stdout", async () => {
+  it("ends with exit code 1 and NO_RECORD if there is no record, also with --json", async () => {
     const { inApplication, run } = await overSqlite();
     await inApplication((sessions) => sessions.set("other", "value"));
     for (const command of [["record", "get"], ["inspect"]]) {
@@ -216,7 +216,7 @@ describe("keyward record over SQLite", () => {
     expect((await run("record", "get", key, ...namespaced)).stdout).toBe("null\n");
   });
 
-  it("refuses numbers that JSON cannot keep exactly, and keeps all others", async () => {
+  it("refuses numbers that JavaScript cannot keep exactly, and writes all other numbers", async () => {
     const { inApplication, pipe, run } = await overSqlite();
     await inApplication((sessions) => sessions.set("other", "value"));
     const put = ["record", "put", key, ...namespaced, "--yes"];
@@ -262,7 +262,7 @@ describe("keyward record over SQLite", () => {
     expect(await inApplication((sessions) => sessions.get(key))).toBe("value");
   });
 
-  it("writes into no store in memory, and creates no file for a source with spaces", async () => {
+  it("refuses a store in memory, and creates no file for a source with spaces", async () => {
     const { folder, pipe } = await overSqlite();
     const put = ["record", "put", key, ...namespaced];
     const memory = ["r= memory:", "r=sqlite::memory:", " memory:", "r= sqlite::memory: "];
@@ -312,7 +312,7 @@ describe("keyward record over SQLite", () => {
     expect(await exited).toEqual([130, null]);
   });
 
-  it("deletes a record only if that is confirmed, and says whether there was one", async () => {
+  it("deletes a record only after a confirmation, and prints whether there was a record", async () => {
     const { inApplication, run } = await overSqlite();
     await inApplication((sessions) => sessions.set(key, "value"));
     const refused = await run("record", "delete", key, ...namespaced);
@@ -413,7 +413,7 @@ describe("keyward record over SQLite", () => {
     [["record", "get", "one", key], /too many arguments for 'get'. Expected 1 argument but got 2\.$/m],
     [["inspect", `-${key}`], /unknown option \(not shown\)$/m],
     [["record", key], /unknown command \(not shown\)$/m],
-    [["record", "put", "one", "--ttl", "0s"], /A record lives longer than 0/],
+    [["record", "put", "one", "--ttl", "0s"], /The duration must be longer than 0/],
     [["record", "put", "one", "--ttl", "7"], /A duration is a number and a unit/],
     [["record", "put", "one", "--ttl", "99999999999999999d"], /longer than 100,000 years/],
     [["record", "put", "one", "--ttl", "9007199254740993ms"], /longer than 100,000 years/],
@@ -435,7 +435,7 @@ describe("keyward record over SQLite", () => {
     }
   });
 
-  it("names the stores of the environment among which to choose", async () => {
+  it("lists the stores of the environment variables in the error if the command needs one of them", async () => {
     const { folder, stores, inApplication } = await overSqlite();
     await inApplication((sessions) => sessions.set(key, "value"));
     const env = { ...stores, KEYWARD_STORE_FLOWS: "sqlite:gone.sqlite" };
@@ -447,7 +447,7 @@ describe("keyward record over SQLite", () => {
     expect((await keyward(folder, env, "inspect", key, ...namespaced, "--store", "sessions")).exitCode).toBe(0);
   });
 
-  it("ends with a message if the store is a text file, a directory, or was never used", async () => {
+  it("ends with an error message if the store is a text file, a directory, or was never used", async () => {
     const { folder, run, pipe } = await overSqlite();
     await writeFile(join(folder, "text"), "This is no database, but a text of some length. ".repeat(99));
     await mkdir(join(folder, "directory"));
@@ -508,7 +508,7 @@ describe("keyward inspect", () => {
     }
   });
 
-  it("says why an envelope is broken, and which shape another record has", async () => {
+  it("shows why an envelope is broken, and the form of a record that is not an envelope", async () => {
     const { folder, stores, inApplication } = await overSqlite();
     await inApplication((sessions) => sessions.set("other", "value"));
     const store = new SqliteStore(join(folder, "sessions.sqlite"));
@@ -548,7 +548,7 @@ describe("keyward inspect", () => {
 });
 
 describeWithRedis(servers, "keyward record over Redis", () => {
-  it("prints what the application wrote, and the application reads what was put", async () => {
+  it("`get` prints what the application wrote, and the application reads what `put` wrote", async () => {
     const tools = await overRedis();
     await expectSameValues(tools);
     const shown = await keyward(tools.folder, tools.stores, "inspect", key, ...namespaced);
@@ -557,7 +557,7 @@ describeWithRedis(servers, "keyward record over Redis", () => {
     expect(await tools.inApplication((sessions) => sessions.get(key))).toBeUndefined();
   });
 
-  it("ends with a message if no server answers, or if the store was never used", async () => {
+  it("ends with an error message if no server answers, or if the store was never used", async () => {
     const { run, pipe } = await overRedis();
     const closed = createServer().listen(0, "127.0.0.1");
     await once(closed, "listening");

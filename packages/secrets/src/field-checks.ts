@@ -19,12 +19,3 @@ export function invalidField(name: string, rule: string): SecretsError {
     hint: `Correct the field "${name}", and repeat the call. Nothing was changed.`,
   });
 }
-
-/** The rules of fields that several checks name. */
-export const fieldRules = {
-  slug: "1 to 32 lower-case letters and digits, with single hyphens inside",
-  id: "an id of 12 lower-case letters and digits",
-  owner: "1 to 100 printable characters, without a space at either end",
-  secretName: "1 to 128 letters, digits, `_`, `-` and `.`, beginning with a letter or `_`",
-  time: "a time in milliseconds since the epoch",
-} as const;

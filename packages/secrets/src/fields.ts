@@ -16,20 +16,32 @@ export const valueBytes = { least: 8, most: 8_192 } as const;
 /** A value with fewer bytes is marked as weak, because it could be guessed. */
 export const weakBelowBytes = 16;
 
+/** The rules of fields, each of which completes the sentence "The field must be …". */
+export const fieldRules = {
+  slug: "1 to 32 lower-case letters and digits, with single hyphens inside",
+  id: "an id of 12 lower-case letters and digits",
+  owner: "1 to 100 printable characters, without a space at either end",
+  secretName: "1 to 128 letters, digits, `_`, `-` and `.`, beginning with a letter or `_`",
+  header: "the name of an HTTP header, of at most 128 letters, digits and the signs !#$%&'*+.^_`|~-",
+  tool: "1 to 128 visible ASCII characters",
+  template: "7 to 256 printable ASCII characters",
+  time: "a time in milliseconds since the epoch",
+} as const;
+
 /** The name of a server or a workspace: 1 to 32 lower-case letters and digits, with single hyphens inside. */
-export const slugField = z.string().min(1).max(32).regex(slugPattern);
+export const slugField = z.string().min(1).max(32).regex(slugPattern, fieldRules.slug);
 /** A random id of 12 lower-case letters and digits. */
-export const idField = z.string().regex(/^[a-z0-9]{12}$/);
+export const idField = z.string().regex(/^[a-z0-9]{12}$/, fieldRules.id);
 /** The label of a token, such as the name of a person or a program. */
-export const ownerField = z.string().min(1).max(100).regex(shownText);
+export const ownerField = z.string().min(1).max(100).regex(shownText, fieldRules.owner);
 /** The name of a secret: 1 to 128 letters, digits, `_`, `-` and `.`, beginning with a letter or `_`. */
 export const secretNameField = z
   .string()
   .min(1)
   .max(128)
-  .regex(/^[A-Za-z_][A-Za-z0-9_.-]*$/);
+  .regex(/^[A-Za-z_][A-Za-z0-9_.-]*$/, fieldRules.secretName);
 /** The name of an HTTP header. {@link requireRule} refuses the headers that the gateway sets itself. */
-export const headerField = z.string().min(1).max(128).regex(headerPattern);
+export const headerField = z.string().min(1).max(128).regex(headerPattern, fieldRules.header);
 /** The URL of a server, as text. `requireServerUrl` checks its parts. */
 export const urlField = z.string().min(1).max(2_048);
 /** The kind of a server: an MCP server, or any other HTTP API. */
@@ -45,7 +57,7 @@ export const toolField = z
   .string()
   .min(1)
   .max(128)
-  .regex(/^[\x21-\x7e]+$/);
+  .regex(/^[\x21-\x7e]+$/, fieldRules.tool);
 /** An HTTP method that a token may use. */
 export const methodField = z.enum(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]);
 
@@ -62,6 +74,6 @@ export const ruleField = z.discriminatedUnion("kind", [
       .string()
       .min(7)
       .max(256)
-      .regex(/^[\x20-\x7e]*$/),
+      .regex(/^[\x20-\x7e]*$/, fieldRules.template),
   }),
 ]);

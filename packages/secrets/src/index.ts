@@ -1,7 +1,15 @@
 export { Caller, type CallerFields } from "./access/caller.ts";
 export { hasRight, type Right, rolesWithRight } from "./access/rights.ts";
 export { auditAnchor } from "./audit/audit-anchor.ts";
-export type { AuditEntry } from "./audit/audit-entry.ts";
+export type {
+  AuditEntry,
+  ChainClosedEntry,
+  ChainOpenedEntry,
+  ChangeEntry,
+  ChangeFields,
+  EntryPlace,
+  OutcomeEntry,
+} from "./audit/audit-entry.ts";
 export type { AuditLog, BegunChange } from "./audit/audit-log.ts";
 export type { AuditTable } from "./audit/audit-table.ts";
 export type { AnchoredHead, AuditAnchor, ChainProof } from "./audit/chain-proof.ts";

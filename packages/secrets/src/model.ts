@@ -133,6 +133,8 @@ export interface NewSecret {
 export interface SecretChange {
   /** The secret after the change. */
   readonly secret: SecretInfo;
+  /** The revision of the server after the change. */
+  readonly revision: number;
   /** False if the secret had a value before. */
   readonly created: boolean;
   /** What the admin should know, as sentences, such as that the header's name has an underscore. */

@@ -17,8 +17,9 @@ import { requireExpires, requireNewToken } from "./access/token-fields.ts";
 import { notInitialized, Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import { Changes } from "./audit/changes.ts";
-import { fieldRules, invalidField, requireField } from "./field-checks.ts";
-import { idField, kindField, ownerField, secretNameField, slugField, timeField } from "./fields.ts";
+import { findExpiringSecrets } from "./expiring-secrets.ts";
+import { invalidField, requireField } from "./field-checks.ts";
+import { fieldRules, idField, kindField, ownerField, secretNameField, slugField, timeField } from "./fields.ts";
 import type {
   CallerInfo,
   ChangeCondition,
@@ -47,7 +48,7 @@ import { requireServerUrl } from "./servers/server-url.ts";
 import { type NewServer, type ServerChange, Servers } from "./servers/servers.ts";
 import type { ServiceContext } from "./store/service-context.ts";
 import { ServiceStore } from "./store/service-store.ts";
-import { Sweep, type SweepOptions, type SweepReport } from "./sweep.ts";
+import { type ExpiringSecret, Sweep, type SweepOptions, type SweepReport } from "./sweep.ts";
 import { Workspaces } from "./workspaces/workspaces.ts";
 
 /** The options of {@link SecretsAdmin}. */
@@ -399,8 +400,8 @@ export class SecretsAdmin {
       setBy: caller.owner,
     };
     return await this.#changes.record({ ...change, action: "secret.set", subject: name }, async () => {
-      const { revision, ...result } = await this.#secrets.set(address, checked, condition);
-      return { result, revision };
+      const result = await this.#secrets.set(address, checked, condition);
+      return { result, revision: result.revision };
     });
   }
 
@@ -465,8 +466,8 @@ export class SecretsAdmin {
     return await this.#changes.record(
       { ...change, action: "secret.inject", subject, detail: checked.kind },
       async () => {
-        const { revision, ...result } = await this.#secrets.inject(address, subject, checked, condition);
-        return { result, revision };
+        const result = await this.#secrets.inject(address, subject, checked, condition);
+        return { result, revision: result.revision };
       },
     );
   }
@@ -614,6 +615,19 @@ export class SecretsAdmin {
       workspaces: this.#workspaces,
     };
     return await new Sweep(parts, options).run();
+  }
+
+  /**
+   * Returns the secrets of all workspaces that expire within seven days, or have expired: at most 100. Changes nothing.
+   *
+   * @param caller what {@link SecretsAdmin.localOperator} returned.
+   * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
+   */
+  async expiringSecrets(caller: Caller): Promise<readonly ExpiringSecret[]> {
+    requireRight(caller, "workspaces.read");
+    if (caller.tokenId !== "local") throw notAllowed();
+    const parts = { servers: this.#servers, workspaces: this.#workspaces };
+    return await findExpiringSecrets(parts, this.#context.store);
   }
 
   /** Waits for writes in the background, and ends the heartbeat of this process. The store and the audit stay open. */

@@ -47,7 +47,13 @@ export interface SweepOptions {
   readonly abandonedAfterMs?: number | undefined;
 }
 
-const maxReported = 100;
+/** The most secrets that are reported. */
+export const maxReported = 100;
+
+/** Returns whether a value has expired, or expires soon enough to be reported. */
+export function isExpiring(expires: number | undefined, now: number): expires is number {
+  return expires !== undefined && expires - now <= warnedBeforeMs;
+}
 
 /** The parts of the service that a sweep works on. */
 export interface SweepParts {
@@ -156,7 +162,7 @@ export class Sweep {
     const address = { workspace, slug: server.slug };
     if (server.deleting) return await servers.finishIfDeleting(address);
     for (const { name, expires } of server.secrets) {
-      if (expires === undefined || expires - this.#now > warnedBeforeMs) continue;
+      if (!isExpiring(expires, this.#now)) continue;
       if (this.#expiring.length < maxReported) this.#expiring.push({ workspace, server: server.slug, name, expires });
     }
     if (server.pending.length === 0 && server.garbage.length === 0) return;

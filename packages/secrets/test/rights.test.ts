@@ -60,11 +60,12 @@ const calls: Record<
   },
   recoverToken: { right: "workspaces.change", call: (admin, caller) => admin.recoverToken(caller, { owner: "x" }) },
   revokeTokensBefore: { right: "workspaces.change", call: (admin, caller) => admin.revokeTokensBefore(caller, 0) },
+  expiringSecrets: { right: "workspaces.read", call: (admin, caller) => admin.expiringSecrets(caller) },
   listChanges: { right: "changes.read", call: (admin, caller) => admin.listChanges(caller) },
 };
 
 /** Only the holder of the keyring on the machine may call these, so every token is refused. */
-const onlyLocal: readonly string[] = ["recoverToken", "revokeTokensBefore"];
+const onlyLocal: readonly string[] = ["recoverToken", "revokeTokensBefore", "expiringSecrets"];
 
 async function codeOf(call: () => unknown): Promise<string> {
   try {

@@ -104,6 +104,20 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
   }
 
   /**
+   * Returns what each primary does when its memory is full: its `maxmemory-policy`, such as `noeviction`. A server with
+   * another policy than `noeviction` deletes records when its memory is full. "" for a server that does not say.
+   *
+   * @throws KeywardError `STORE_UNAVAILABLE`.
+   */
+  async evictionPolicies(): Promise<readonly string[]> {
+    return await this.#connection.within(async (deadline) => {
+      const servers = await this.#connection.servers(deadline);
+      const replies = await Promise.all(servers.map((server) => server.transaction([["INFO", "memory"]], deadline)));
+      return replies.map(([information]) => /^maxmemory_policy:(\S+)/m.exec(String(information))?.[1] ?? "");
+    });
+  }
+
+  /**
    * Returns the reserved space, where Keyward keeps its own records. The other methods of this store neither read nor
    * change records in the reserved space. The store and its views, which `namespaced` returns, have the same reserved
    * space.

@@ -23,7 +23,7 @@ export async function readBackup(
   if (!isEncryptedBackup(text)) {
     if (passphraseFile === undefined) return wholeKeyring(file, text);
     throw new CommandError("USAGE", `The backup ${file} is not encrypted, but a passphrase was given`, {
-      hint: "Somebody may have replaced the encrypted backup. Only if the file is the right one, omit `--passphrase-file`.",
+      hint: "An attacker may have replaced the encrypted backup by this file. Omit `--passphrase-file` only if you made this backup without a passphrase.",
     });
   }
   const document = await decryptBackup(text, await existingPassphrase(operator, passphraseFile));
@@ -37,6 +37,6 @@ function wholeKeyring(file: string, document: string): Keyring {
   const keyring = Keyring.parse(document);
   if (keyring.scopeName === undefined) return keyring;
   throw new KeywardError("KEYRING_INVALID", `The backup ${file} has only the keyring of a scope`, {
-    hint: "Import the backup of the whole keyring.",
+    hint: "Import a backup of the whole keyring, from which the keyring of the scope was derived.",
   });
 }

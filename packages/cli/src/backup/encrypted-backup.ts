@@ -13,7 +13,7 @@ const bounds = { N: [2 ** 14, 2 ** 20], r: [1, 8], p: [1, 4] } as const;
 
 const deriveKey = promisify<string, Buffer, number, ScryptOptions, Buffer>(scrypt);
 
-/** The fields of an encrypted backup that the key and the associated data follow from. */
+/** The fields of an encrypted backup from which the encryption key and the associated data are computed. */
 interface Header {
   readonly N: number;
   readonly r: number;
@@ -45,8 +45,8 @@ export async function encryptBackup(document: string, passphrase: string): Promi
 }
 
 /**
- * Decrypts an encrypted backup, and returns the keyring document. Returns `undefined` if the passphrase is wrong or the
- * text was altered, which cannot be told apart.
+ * Decrypts an encrypted backup, and returns the keyring document. Returns `undefined` if the passphrase is wrong, and also
+ * if the text was altered, because the two look the same.
  *
  * @throws KeywardError `KEYRING_INVALID` if the text is not a document of an encrypted backup, or has a field that is out
  * of range.

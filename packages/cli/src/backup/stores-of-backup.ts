@@ -10,7 +10,7 @@ import {
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
 
-/** What was found in the stores about a keyring that is to be restored. */
+/** The facts from the stores that an import needs before it restores a keyring from a backup. */
 export interface StoresOfBackup {
   /** The highest generation that a store requires, or that a running replica uses; 0 if there is none. */
   readonly generation: number;
@@ -26,7 +26,8 @@ export interface StoresOfBackup {
  * Asks the named stores about a keyring that is to be restored. Changes nothing. A store that does not answer is not an error:
  * a keyring must be restorable while a store is down.
  *
- * @param keyring the keyring as it is to be, because the keyring at the source may be unable to decrypt their check records.
+ * @param keyring the keyring as it will be after the import. The present keyring may be unable to decrypt the check records
+ * of the stores.
  * @throws CommandError `USAGE` if the command line or the configuration is wrong about a store.
  */
 export async function askStores(context: Context, keyring: Keyring): Promise<StoresOfBackup> {

@@ -1,9 +1,9 @@
 import { type KeyProvider, type Keyring, KeywardError } from "@keyward/core";
 
 /**
- * Returns why a provider cannot save a keyring. Returns `undefined` if it can.
+ * Returns the error that explains why a provider cannot save a keyring; `undefined` if the provider can save one.
  *
- * @throws KeywardError the error of the provider, if it cannot be asked.
+ * @throws KeywardError the error of the provider, if it cannot find out whether it can save.
  */
 export async function whyReadOnly(provider: KeyProvider): Promise<KeywardError | undefined> {
   try {

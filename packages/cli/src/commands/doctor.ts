@@ -20,18 +20,18 @@ import { inCommandTerms } from "../terminal/command-terms.ts";
 import { shownSince } from "../terminal/durations.ts";
 import { rotationName } from "./rotate.ts";
 
-/** One check: what was looked at, and how it is. */
+/** The result of one check: its subject, and whether it found a problem. */
 interface Finding {
   readonly level: "good" | "warning" | "problem";
   readonly of: Subject;
   readonly text: string;
-  /** What to do. Absent if the level is good. */
+  /** An instruction for the operator. Absent if the level is good. */
   readonly hint?: string;
   /** The code of the error with which the check failed. Absent if there was no error. */
   readonly code?: KeywardErrorCode;
 }
 
-/** What was looked at. */
+/** The subject of a check: the configuration, the keys, or one store. */
 interface Subject {
   readonly subject: "configuration" | "keys" | "store";
   /** The name of the store; `null` if the subject is not a store. */
@@ -75,9 +75,12 @@ export async function doctor(context: Context): Promise<void> {
     for (const [name, store] of Object.entries(stores)) {
       context.signal.throwIfAborted();
       const of = ofStore(name);
-      const scope = await context.scope();
+      const scope = await context.scope(name);
       const checkInner = () => checkUse(of, inner[name], typeof scope === "string" ? scope : undefined);
-      findings.push(...(await checkStore(of, store, keys, checkInner)));
+      const isAudit = config?.settings.gateway !== undefined && name === "audit";
+      // The audit takes entries from the audit log only.
+      findings.push(...(await checkStore(of, store, keys, { checkInner, takesWrites: !isAudit })));
+      findings.push(...(await checkEviction(of, inner[name], config?.settings.gateway !== undefined)));
       findings.push(...checkCapabilities(of, inner[name]), ...checkConnection(of, await context.sourceOf(name)));
     }
     const shownFindings = findings.map((finding) =>
@@ -127,7 +130,7 @@ function checkNames(listed: readonly string[], names: readonly string[]): readon
     ...missing.map((name) => ({
       level: "problem" as const,
       of: ofStore(name),
-      text: "the keyring lists this store, which was not named",
+      text: "the keyring lists this store, but no flag, environment variable or configuration names it",
       hint,
     })),
     ...unlisted.map((name) => ({
@@ -149,7 +152,7 @@ async function checkRotation(
     if (status === undefined || status.step === "done") return [];
     const { kind, from, to, step, startedAtMs } = status;
     const text = `a ${rotationName[kind]} from key "${from}" to "${to}" began ${shownSince(startedAtMs)} ago, and is at step ${step}`;
-    return [{ level: "warning", of, text, hint: "Finish it with `keyward rotate --resume`." }];
+    return [{ level: "warning", of, text, hint: `Finish the ${rotationName[kind]} with \`keyward rotate --resume\`.` }];
   } catch (error) {
     return [problemOf(of, error)];
   }
@@ -162,14 +165,14 @@ async function checkSaving(provider: KeyProvider): Promise<Finding> {
       await provider.requireWritable?.();
       const text =
         provider.requireWritable === undefined
-          ? "the source can save a keyring; whether this process is permitted to, only a change shows"
+          ? "the source can save a keyring; only a change shows whether this process has the permission"
           : "this process can save a changed keyring";
       return { level: "good", of, text };
     }
   } catch (error) {
     if (!(error instanceof KeywardError && error.code === "PROVIDER_READ_ONLY")) return problemOf(of, error);
   }
-  const hint = "A rotation tells you which changes to make at the source of the keys.";
+  const hint = "`keyward rotate` prints which changes to make at the source of the keys.";
   return { level: "warning", of, text: "this process cannot save a changed keyring", hint };
 }
 
@@ -177,7 +180,10 @@ async function checkStore(
   of: Subject,
   store: EncryptedStore,
   keys: KeyProvider,
-  checkInner: () => Promise<readonly Finding[]>,
+  {
+    checkInner,
+    takesWrites,
+  }: { readonly checkInner: () => Promise<readonly Finding[]>; readonly takesWrites: boolean },
 ): Promise<readonly Finding[]> {
   try {
     await store.ready();
@@ -185,7 +191,12 @@ async function checkStore(
     return [problemOf(of, error)];
   }
   const findings: Finding[] = [{ level: "good", of, text: "answers, and the keys belong to it" }];
-  for (const check of [checkInner, () => checkWrites(of, store), () => checkReplicas(of, store, keys)]) {
+  const checks = [
+    checkInner,
+    ...(takesWrites ? [() => checkWrites(of, store)] : []),
+    () => checkReplicas(of, store, keys),
+  ];
+  for (const check of checks) {
     try {
       findings.push(...(await check()));
     } catch (error) {
@@ -201,6 +212,22 @@ async function checkWrites(of: Subject, store: EncryptedStore): Promise<readonly
   return [{ level: "good", of, text: "accepts writes of this process" }];
 }
 
+/** Checks that the Redis of the secrets service never deletes a record because its memory is full. */
+async function checkEviction(
+  { store: name, ...of }: Subject,
+  store: WrappableStore | undefined,
+  hasGateway: boolean,
+): Promise<readonly Finding[]> {
+  if (!hasGateway || name !== "service" || store === undefined) return [];
+  try {
+    const { requireNoEviction } = await import("../service/redis-policy.ts");
+    await requireNoEviction(store);
+    return [];
+  } catch (error) {
+    return [problemOf({ store: name, ...of }, error)];
+  }
+}
+
 /** Checks that a process has written to the store before, in the scope of the command. */
 async function checkUse(
   of: Subject,
@@ -212,7 +239,7 @@ async function checkUse(
   const hint =
     "Compare the source of the store and `--scope` with those of the application. If the application has not written yet, nothing is wrong.";
   const where = scope === undefined ? "" : " in this scope";
-  return [{ level: "warning", of, text: `no process has written to it${where}`, hint }];
+  return [{ level: "warning", of, text: `no process has written to this store${where}`, hint }];
 }
 
 function checkCapabilities(of: Subject, store: WrappableStore | undefined): readonly Finding[] {
@@ -244,7 +271,12 @@ async function checkReplicas(of: Subject, store: EncryptedStore, keys: KeyProvid
   };
   const readable = running.filter(({ problem }) => problem === undefined);
   const unreadable = running.filter(({ problem }) => problem !== undefined);
-  report("problem", unreadable, "processes have other keys", "Give these processes the same keys.");
+  report(
+    "problem",
+    unreadable,
+    "heartbeats cannot be decrypted, because their processes have other keys",
+    "Give these processes the keys of this command.",
+  );
   const late = readable.filter((replica) => replica.generation < generation || replica.primary !== primary);
   report("warning", late, `processes do not encrypt with the primary ${primary} of generation ${generation}`, wait);
   const commonKeys = keysOf(readable[0]);
@@ -265,7 +297,8 @@ async function checkReplicas(of: Subject, store: EncryptedStore, keys: KeyProvid
 }
 
 /**
- * Returns the registered processes that run. A process whose clock is far behind looks lapsed, but its heartbeat changes.
+ * Returns the registered processes that are running. If the clock of a process is far behind, the process looks lapsed, but
+ * its heartbeat changes.
  */
 async function runningReplicas(store: EncryptedStore): Promise<readonly Replica[]> {
   const first = await replicas(store);

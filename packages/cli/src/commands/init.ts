@@ -28,13 +28,13 @@ interface Answers {
   readonly stores: Readonly<Record<string, string>>;
 }
 
-/** Writes a configuration file, a first keyring, and lines for `.gitignore`, into the folder of the process. */
+/** Writes a configuration file, a first keyring, and lines for `.gitignore`, into the working directory. */
 export async function init(context: Context, { format, id }: InitOptions): Promise<void> {
   const folder = process.cwd();
   for (const name of configFileNames) {
     if (!(await pathExists(join(folder, name)))) continue;
     throw new CommandError("USAGE", `This folder has the configuration file ${name} already, so nothing was written`, {
-      hint: "Change the file in an editor: another store belongs into `stores`, and another environment into `environments`. Or run the command in another folder.",
+      hint: "To add a store or an environment, change `stores` or `environments` of the file in an editor. Or run the command in another folder.",
     });
   }
   const answers = await answersFrom(context);
@@ -77,15 +77,15 @@ export async function init(context: Context, { format, id }: InitOptions): Promi
   if (Object.values(stores).some(({ ready }) => !ready)) throw new ProblemsPrinted();
 }
 
-/** What `keyward init` did with a store, as `--json` prints it. */
+/** The result of `keyward init` for one store, as `--json` prints it. */
 interface BegunStore {
   readonly source: string;
   readonly ready: boolean;
-  /** Why the store is not ready; `null` if it is. */
+  /** The error because of which the store is not ready; `null` if the store is ready. */
   readonly error: ErrorResult | null;
 }
 
-/** What `keyward init` found or made at the source of the keys. */
+/** The keyring that `keyward init` found or saved at the source of the keys. */
 interface FirstKeyring {
   readonly text: string;
   readonly isCreated: boolean;
@@ -105,7 +105,7 @@ async function answersFrom(context: Context): Promise<Answers> {
   }
   const name = (await ask("The name of the store:", defaultStore.name)).trim();
   if (!storeName.test(name)) {
-    throw new CommandError("USAGE", "This cannot be the name of a store", {
+    throw new CommandError("USAGE", "The name of the store is not valid", {
       hint: "A name begins with a letter, and has letters, digits, - and _ after it.",
     });
   }
@@ -151,8 +151,8 @@ async function createFirst(keys: KeyProvider, id: string, stores: readonly strin
 }
 
 /**
- * Writes the check record of a store, as the first write of an application would. Afterwards a store without a check
- * record is known to be misspelt. Returns the error of a store that is not ready.
+ * Writes the check record of a store, as the first write of an application would. Later commands refuse a store without a
+ * check record, because its source may be misspelt. Returns the error of a store that is not ready.
  */
 async function beginStore(config: Config, keys: KeyProvider, name: string): Promise<KeywardError | undefined> {
   const store = new EncryptedStore(await config.openStore(name), { keys });

@@ -4,13 +4,13 @@ import { inspectionResult } from "../results/inspection-result.ts";
 import { table } from "../terminal/output.ts";
 import { type AddressOptions, addressOf, noRecord } from "./record-address.ts";
 
-/** Shows what a stored record says without a key. Never shows the value. */
+/** Shows what can be read of a stored record without a key. Never shows the value. */
 export async function inspect(context: Context, key: string, options: AddressOptions): Promise<void> {
   const address = addressOf(key, options);
   await context.withInnerStore(async (store, name) => {
     const shown = await inspectRecord(store, address);
     if (shown === undefined) throw noRecord();
-    const scope = await scopeOf(context, address);
+    const scope = await scopeOf(context, name, address);
     const rows = [["store", name], ...rowsOf(shown)];
     if (scope !== undefined) rows.push(["scope", scope]);
     if (shown.kind === "envelope") rows.push(["expires", "only a key shows the expiry, which is encrypted too"]);
@@ -37,8 +37,8 @@ function rowsOf(shown: RecordInspection): string[][] {
 }
 
 /** Returns the scope that the flag or the configuration gives to the record. The record itself does not show its scope. */
-async function scopeOf(context: Context, address: RecordAddress): Promise<string | undefined> {
-  const scope = await context.scope();
+async function scopeOf(context: Context, store: string, address: RecordAddress): Promise<string | undefined> {
+  const scope = await context.scope(store);
   if (typeof scope !== "function") return scope;
   try {
     const name: unknown = scope(address);

@@ -12,7 +12,7 @@ export interface KeygenOptions {
 /** Makes a key, and prints it or writes it to a new file. */
 export async function keygen(output: Output, { format, id, out }: KeygenOptions): Promise<void> {
   if (id !== undefined && format !== "keyring") {
-    throw new CommandError("USAGE", "Only a keyring has ids of keys", {
+    throw new CommandError("USAGE", "The flag --id needs the format keyring, because only a keyring contains key ids", {
       hint: "Add `--format keyring`, or omit `--id`.",
     });
   }

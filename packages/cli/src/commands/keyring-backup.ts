@@ -25,7 +25,8 @@ export async function exportToFile(context: Context, file: string, options: Expo
   await requireNothingAt(file);
   const keyring = await (await context.keys()).load({ signal });
   if (keyring.scopeName !== undefined) {
-    throw new KeywardError("KEYRING_INVALID", "The source has only the keyring of a scope, which is not a backup", {
+    const problem = "A backup needs the whole keyring, and the source of the keys has only the keyring of a scope";
+    throw new KeywardError("KEYRING_INVALID", problem, {
       hint: "Export the whole keyring, from which the keyring of the scope was derived.",
     });
   }
@@ -74,13 +75,13 @@ async function restoreWhole(
   const { output, operator, signal } = context;
   if (provider.create === undefined) {
     throw new KeywardError("PROVIDER_READ_ONLY", "This source of keys cannot save a keyring", {
-      hint: `Write the keys of the backup where the source keeps its keys. Where the source accepts a keyring document, use the text of a backup without a passphrase. ${loadFailure.hint}`,
+      hint: `Write the keys of the backup where the source keeps its keys. If the source accepts a keyring document, use the text of a backup without a passphrase. ${loadFailure.hint}`,
     });
   }
   const stores = await askStores(context, backup);
   if (stores.foreign.length > 0) {
     await operator.confirm(
-      `The backup cannot decrypt what was last written to ${stores.foreign.join(", ")}: it is from before a rotation, or of another application.`,
+      `The keys of the backup cannot decrypt the check records of ${stores.foreign.join(", ")}: the backup is from before a rotation, or of another application.`,
     );
   }
   reportNotAsked(context, stores);
@@ -112,7 +113,7 @@ async function addMissing(context: Context, provider: KeyProvider, backup: Keyri
   const ids = added.map(({ id }) => id);
   if (added.length === backup.keys.length) {
     await operator.confirm(
-      "The backup shares no key with the keyring at the source: it is from before a rotation, or of another application. Its keys would be added, disabled.",
+      "The backup shares no key with the keyring at the source: the backup is from before a rotation, or of another application. The keys of the backup would be added, disabled.",
     );
   }
   const stores = await askStores(context, merged);
@@ -143,8 +144,8 @@ async function addMissing(context: Context, provider: KeyProvider, backup: Keyri
 }
 
 /**
- * Loads the keyring at the source. Returns the error of the load if the source has no keyring, or does not answer: only
- * `create` tells these apart.
+ * Loads the keyring at the source. Returns the error of the load if the source has no keyring, and also if it does not
+ * answer: only `create` shows which of the two is the case.
  */
 async function loadIfAny(provider: KeyProvider, signal: AbortSignal): Promise<Keyring | KeywardError> {
   try {
@@ -154,7 +155,7 @@ async function loadIfAny(provider: KeyProvider, signal: AbortSignal): Promise<Ke
     if (error.code === "PROVIDER_UNAVAILABLE") return error;
     throw new KeywardError(error.code, error.message, {
       keyId: error.keyId,
-      hint: `To restore the backup in place of these keys, move them away from the source first. Do not delete them. Otherwise: ${error.hint}`,
+      hint: `To restore the backup in place of the keys at the source, first move those keys to another place. Do not delete those keys. Otherwise: ${error.hint}`,
     });
   }
 }
@@ -178,7 +179,7 @@ function raised(keyring: Keyring, { generation }: StoresOfBackup): Keyring {
 function reportNotAsked({ output }: Context, { notAsked }: StoresOfBackup): void {
   if (notAsked.length === 0) return;
   output.notice(
-    `Stores that were not asked which generation they require: ${notAsked.join(", ")}. If processes refuse the keyring (KEYRING_ROLLBACK), run the same command again with these stores.`,
+    `These stores were not asked which generation they require: ${notAsked.join(", ")}. If processes refuse the keyring (KEYRING_ROLLBACK), run the same command again with these stores.`,
   );
 }
 
@@ -192,7 +193,7 @@ function requireNoRotation({ rotation }: StoresOfBackup, missing: readonly strin
     `A rotation from key "${from}" to "${to}" is in progress, at step ${step}`,
     {
       keyId: from,
-      hint: "Finish it with the command that began it (`keyward status`), or undo it with `keyward rollback`. Then import the backup.",
+      hint: "Finish the rotation with `keyward rotate --resume`, or undo it with `keyward rollback`. Then import the backup.",
     },
   );
 }

@@ -62,8 +62,8 @@ export async function createKeyring(context: Context, { id, stores }: CreateOpti
 }
 
 /**
- * Changes which stores the keyring lists. Rotations, `retire` and `revoke` refuse to run without a listed store, and count
- * the records of no other. So leaving out a name is confirmed first.
+ * Changes which stores the keyring lists. Rotations, `retire` and `revoke` refuse to run without a listed store, and do not
+ * count the records of unlisted stores. So the operator confirms first that a name is left out.
  *
  * @throws CommandError `USAGE` for an ill-formed name; `NOT_CONFIRMED`; KeywardError `PROVIDER_READ_ONLY`,
  * `KEYRING_CONFLICT`; the errors of the provider.
@@ -108,7 +108,7 @@ export interface AddOptions {
 }
 
 /**
- * Adds a new key, which decrypts and is not the primary.
+ * Adds a new key, which is enabled and not the primary.
  *
  * @throws KeywardError `CHANGE_NEEDED`, with an instruction, if the source of the keys cannot be saved; `KEY_INVALID`,
  * `KEYRING_INVALID`, `KEYRING_CONFLICT`; the errors of the provider.

@@ -5,7 +5,7 @@ import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
 import { table } from "../terminal/output.ts";
 
-/** What the commands of an HTTP KV server work with. */
+/** The parts of a {@link Context} that the commands of an HTTP KV server use. */
 export type KvContext = Pick<Context, "output" | "signal" | "env">;
 
 /** The option that every command of API keys has. */
@@ -137,7 +137,7 @@ function sourceOf({ store: flags = [] }: ServeOptions, env: KvContext["env"]): s
   if (/^\s*https?:/.test(source)) {
     throw new CommandError(
       "USAGE",
-      "A server cannot keep its records on another HTTP KV server, whose limits would refuse the largest of them",
+      "A server cannot keep its records on another HTTP KV server, because the limits of that server would refuse the largest records",
       {
         hint: "Name a store of another kind. Or let the clients use the other server, with an API key for each tenant.",
       },

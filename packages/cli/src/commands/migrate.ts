@@ -36,9 +36,10 @@ export interface MigrateCommandOptions extends JobCommandOptions {
 type Surveys = Readonly<Record<string, MigrationReport>>;
 
 /**
- * Counts which format reads which records of the stores. With `--encrypt`, then encrypts the records that a format reads.
+ * Counts the records that each format can read. With `--encrypt`, then encrypts the records that a format can read.
  *
- * @throws CommandError `USAGE` for an invalid `--from` and a namespace without records; `NOT_CONFIRMED`; ProblemsPrinted if records are left.
+ * @throws CommandError `USAGE` for an invalid `--from` and a namespace without records; `NOT_CONFIRMED`; ProblemsPrinted if
+ * some records are not encrypted afterwards.
  */
 export async function migrateStores(context: Context, options: MigrateCommandOptions): Promise<void> {
   const opening = await openingFor(context, options);
@@ -85,7 +86,7 @@ async function openingFor(context: Context, options: MigrateCommandOptions): Pro
   };
 }
 
-/** Refuses what an application could not read through Keyv after the encryption, such as the result of a wrong format. */
+/** Throws for a value that an application could not read through Keyv, such as the result of a wrong format. */
 function requireKeyvJson(value: string | Uint8Array): void {
   if (readKeyvJson(value) === undefined) throw new TypeError("not Keyv's JSON");
 }
@@ -129,13 +130,13 @@ function ofNamespaces(namespaces: readonly string[]): string {
  * @throws KeywardError `RECORDS_UNREADABLE`, `STORE_INVALID`.
  */
 async function requireScope(context: Context, inner: OpenStores["inner"], surveys: Surveys): Promise<void> {
-  const scope = await context.scope();
   for (const [name, { envelopes, unread }] of Object.entries(surveys)) {
+    const scope = await context.scope(name);
     const mismatched = mismatchedIn(unread);
     if (mismatched > 0) {
       throw new KeywardError(
         "RECORDS_UNREADABLE",
-        `Nothing was encrypted: the key of the same id does not decrypt ${recordsOf(mismatched)} of the store ${name}`,
+        `Nothing was encrypted: ${recordsOf(mismatched)} of the store ${name} cannot be decrypted with the key whose id they name`,
         {
           hint:
             "Pass the scope of the application: `--scope <name>`, or set `scope` in the configuration. If the scope is right, " +

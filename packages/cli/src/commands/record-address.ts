@@ -13,7 +13,7 @@ export interface AddressOptions {
  */
 const closedAreas = ["keyward-service", "%reserved"] as const;
 
-/** What stores put between a namespace and a key: nothing, ":" or, by default, "::" as `@keyv/redis` does. */
+/** The texts that stores put between a namespace and a key: nothing, ":" or "::", which is the default of `@keyv/redis`. */
 const separators = ["", ":", "::"] as const;
 
 /**
@@ -27,7 +27,7 @@ export function addressOf(key: string, { namespace = "" }: AddressOptions): Reco
 }
 
 /**
- * Returns the address of a record that is decrypted, written or deleted.
+ * Returns the address of a record that a command decrypts, writes or deletes, unless it may belong to Keyward itself.
  *
  * @throws CommandError `USAGE` for an empty key, and for an address that may belong to a record of Keyward itself.
  */

@@ -108,7 +108,7 @@ async function refusingDepth<Result>(write: () => Promise<Result>): Promise<Resu
     return await write();
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    throw invalidValue("The value on stdin has too many levels", "Write a value with fewer levels.");
+    throw invalidValue("The value on stdin is nested too deeply", "Write a value with fewer nested lists and objects.");
   }
 }
 
@@ -117,7 +117,7 @@ function parse(input: string): unknown {
   for (const number of numbersIn(input)) {
     if (isExact(number)) continue;
     throw invalidValue(
-      "The value on stdin has a number with more digits than JSON numbers keep",
+      "The value on stdin has a number with more digits than JavaScript keeps",
       "Write the number in quotes, or the whole value as a text with `--text`.",
     );
   }
@@ -140,13 +140,13 @@ function endOfString(json: string, start: number): number {
   return at + 1;
 }
 
-/** Returns whether a number that is read from this text is written with the same digits, apart from its notation. */
+/** Returns whether JavaScript keeps all digits of the number in this text. The notation of the number may change. */
 function isExact(number: string): boolean {
   const value = Number(number);
   return Number.isFinite(value) && sameDigits(number) === sameDigits(String(value));
 }
 
-/** Returns a decimal number in one notation: its digits without zeros around them, and the place of the first of them. */
+/** Returns a decimal number in a fixed notation: its digits without leading and trailing zeros, and its exponent. */
 function sameDigits(number: string): string {
   const [, whole = "", fraction = "", exponent = "0"] = /^-?(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/.exec(number) ?? [];
   const digits = whole + fraction;

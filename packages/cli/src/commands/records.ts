@@ -151,7 +151,7 @@ export async function reencryptStores(context: Context, options: ReencryptStores
       // A run that resumed lists only its own records, and the report lists at most 1,000 of them.
       const others = report.unreadable - report.unreadableRecords.length;
       if (others > 0)
-        lines.push(`  ${others} of an earlier run, or after the first ${report.unreadableRecords.length}`);
+        lines.push(`  ${others} not listed: of an earlier run, or after the first ${report.unreadableRecords.length}`);
       ungrouped += Math.max(0, others);
       if (report.unauthenticated > 0) {
         lines.push(
@@ -184,8 +184,8 @@ export interface RetireCommandOptions {
 }
 
 /**
- * Disables or removes a key, after checking that no record needs it. A removal is confirmed first, because only a backup of
- * the keyring undoes it.
+ * Disables or removes a key, after checking that no record needs it. The operator confirms a removal first, because only a
+ * backup of the keyring can undo a removal.
  */
 export async function retire(context: Context, id: string, options: RetireCommandOptions): Promise<void> {
   const { remove = false, abandonUnreadable = false } = options;
@@ -201,7 +201,7 @@ export async function retire(context: Context, id: string, options: RetireComman
     const done = remove ? "removed" : "disabled";
     const text = saved
       ? `Key "${id}" is ${done}.`
-      : `No record needs key "${id}". The source of the keys cannot be saved: \`keyward keyring remove ${id}\` says how to remove the key.`;
+      : `No record needs key "${id}". The source of the keys cannot be saved: \`keyward keyring remove ${id}\` prints how to remove the key.`;
     // Without a change at the source, the keyring of the result is the one that was not saved.
     const present = saved ? keyring : await keys.load({ signal });
     output.result(text, {

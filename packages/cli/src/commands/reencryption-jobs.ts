@@ -18,10 +18,10 @@ export interface JobCommandOptions {
 }
 
 /**
- * Returns the settings of a re-encryption that flags name.
+ * Returns the settings of a re-encryption from the flags of its command.
  *
- * @param formats what the result of the job depends on besides the store, such as the names of the formats. A checkpoint of
- * a job with others is refused.
+ * @param formats texts for all that the job depends on besides the store, such as the names of the formats. A checkpoint of
+ * a job with different texts is refused.
  * @throws CommandError `USAGE` for a checkpoint of several stores, because each store needs a checkpoint of its own.
  */
 export async function jobSettings(
@@ -47,20 +47,20 @@ export async function jobSettings(
   };
 }
 
-/** Returns the text that a checkpoint has for the formats of a job. */
+/** Returns a text for each format of a job, with which a checkpoint detects that the formats were changed. */
 export function formatNames(formats: readonly ForeignFormat[]): readonly string[] {
   return formats.map(({ name = "foreign", encryptUnauthenticated = false }) => `${name} ${encryptUnauthenticated}`);
 }
 
-/** Returns digits that differ for a store of another name or place, another scope and other formats. */
+/** Returns a hash that identifies a job: by the name and the source of its store, its scope and its formats. */
 async function jobName(
   context: Context,
   name: string,
   store: WrappableStore | undefined,
   formats: readonly string[],
 ): Promise<string> {
-  const scope = await context.scope();
-  // A store that a function of the configuration makes has no source, and a SQLite store says its absolute path.
+  const scope = await context.scope(name);
+  // A store that a function of the configuration makes has no source. A SQLite store describes itself by its absolute path.
   const described: unknown = store === undefined ? "" : (Reflect.get(store, "description") ?? store.constructor.name);
   const source = await context.sourceOf(name);
   const place = source === "" || source.startsWith("sqlite:") ? String(described) : withoutCredentials(source);
@@ -68,7 +68,7 @@ async function jobName(
   return hash("sha256", JSON.stringify(parts));
 }
 
-/** Returns a source without what may be secret, because a password could be guessed from its hash. */
+/** Returns a source without its user name and password, because a password could be guessed from the hash. */
 function withoutCredentials(source: string): string {
   if (!URL.canParse(source)) return source;
   const url = new URL(source);
@@ -77,7 +77,7 @@ function withoutCredentials(source: string): string {
   return url.href;
 }
 
-/** Adds the numbers of records in some groups to the counts by code. */
+/** Adds the number of records in each group to the count of its error code. */
 export function addByCode(
   counts: Map<KeywardErrorCode, number>,
   groups: readonly { readonly code: KeywardErrorCode; readonly records: number }[],

@@ -42,7 +42,7 @@ export async function refusePlaintext(context: Context, namespace: string): Prom
     }
     const keyring = await forbidPlaintext(keys, stores, namespace, { signal, onProgress });
     output.result(
-      `Plaintext ${shown} is refused from now on. Processes follow when they load the keyring again. Then remove \`plaintext()\` from \`accept\` of the application.`,
+      `Plaintext ${shown} is refused from now on, by each process after it has loaded the keyring again. Then remove \`plaintext()\` from \`accept\` of the application.`,
       { namespace, changed: true, keyring: keyringResult(keyring) },
     );
   });

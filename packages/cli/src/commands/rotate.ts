@@ -25,7 +25,7 @@ import { inCommandTerms } from "../terminal/command-terms.ts";
 import { shownDuration, shownSince } from "../terminal/durations.ts";
 import { type Output, table } from "../terminal/output.ts";
 
-/** What people call each kind of a rotation. */
+/** The name of each kind of rotation in texts for people. */
 export const rotationName: Readonly<Record<RotationStatus["kind"], string>> = {
   rotate: "rotation",
   revoke: "revocation",
@@ -47,7 +47,7 @@ export interface RotationCommandOptions {
 export interface RotateCommandOptions extends RotationCommandOptions {
   readonly newKey?: string;
   readonly dryRun?: boolean;
-  /** True if no rotation is begun. */
+  /** True to continue a running rotation, and to begin none. */
   readonly resume?: boolean;
 }
 
@@ -79,7 +79,8 @@ export async function rotate(context: Context, options: RotateCommandOptions): P
     await requireReady(stores);
     const run = options.resume === true ? await resumingRun(keys, settings) : rotateKey;
     if (run === undefined) {
-      context.output.result("Nothing is running, and nothing was begun.", { dryRun: false, rotation: null });
+      const text = "No rotation, roll-back or revocation is running, and none was begun.";
+      context.output.result(text, { dryRun: false, rotation: null });
       return;
     }
     const report = await inParts(context, options, settings.graceMs, (until) => run(keys, { ...settings, ...until }));
@@ -87,7 +88,7 @@ export async function rotate(context: Context, options: RotateCommandOptions): P
   });
 }
 
-/** Returns the function that continues what is running; `undefined` if nothing is running. */
+/** Returns the function that continues the running rotation, roll-back or revocation; `undefined` if none is running. */
 async function resumingRun(keys: KeyProvider, { stores }: RotateKeyOptions): Promise<typeof rotateKey | undefined> {
   const status = await rotationStatus(keys, { stores });
   if (status === undefined || status.step === "done") return undefined;
@@ -182,14 +183,15 @@ function statusText(status: RotationStatus | undefined): string {
 }
 
 /**
- * Checks that every store was named that the keyring lists, because the record of a rotation is in one of them.
+ * Checks that the command has every store that the keyring lists. One of these stores has the record of the rotation.
  *
  * @throws KeywardError `STORES_MISSING`.
  */
 function requireListedStores(listed: readonly string[], stores: OpenStores["stores"]): void {
   const missing = listed.filter((name) => !(name in stores));
   if (missing.length === 0) return;
-  throw new KeywardError("STORES_MISSING", `The keyring lists stores that were not named: ${missing.join(", ")}`, {
+  const problem = `The keyring lists stores that no flag, environment variable or configuration names: ${missing.join(", ")}`;
+  throw new KeywardError("STORES_MISSING", problem, {
     hint: "Name each store that the keyring lists: `--store name=source`.",
   });
 }
@@ -319,7 +321,7 @@ export function printInstruction(output: Output): Instruct {
 }
 
 function countingLine(count: number): string {
-  return `  searched ${count} records, with those of Keyward itself`;
+  return `  searched ${count} records, including those of Keyward itself`;
 }
 
 function progressLine(progress: Exclude<RotationProgress, { readonly kind: "reencrypting" | "counting" }>): string {

@@ -1,5 +1,6 @@
 import { constants, type Stats } from "node:fs";
 import { lstat, readFile, stat } from "node:fs/promises";
+import { registerHooks } from "node:module";
 import { homedir } from "node:os";
 import { basename, dirname, join, parse, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -11,7 +12,7 @@ import { requireConfigOptions } from "./config-mistakes.ts";
 /** The names of a configuration file. At most one of them may be in a folder. */
 export const configFileNames = ["keyward.config.ts", "keyward.config.js", "keyward.config.json"] as const;
 
-/** Where a configuration is looked for. */
+/** Options of {@link loadConfig}: where the search for the configuration file begins, and which environment applies. */
 export interface LoadConfigOptions {
   /** The folder in which the search begins. Default: the folder of the process. */
   readonly from?: string;
@@ -85,8 +86,8 @@ async function findFile(from: string): Promise<string | undefined> {
 }
 
 /**
- * Checks that only this user and root may change what an import of a file in this folder can find further up: Node.js looks
- * for packages in every folder above, also above those in which a configuration is looked for.
+ * Checks that only this user and root may change the packages that a file in this folder can import. Node.js looks for
+ * packages in every folder above, also in folders above the last one that is searched for a configuration file.
  */
 export async function requireOwnPackages(folder: string): Promise<void> {
   if (process.platform === "win32") return;
@@ -112,10 +113,12 @@ async function requireOwn(path: string, folders: readonly string[]): Promise<voi
   if ((await lstat(path)).isSymbolicLink()) {
     throw invalid(path, "The configuration file is a symbolic link", "Put the file itself into the folder.");
   }
-  if (!(await lstat(path)).isFile()) throw invalid(path, "The configuration file is no regular file", "Remove it.");
+  if (!(await lstat(path)).isFile()) {
+    throw invalid(path, "The configuration file is not a regular file", "Put a regular file at this path.");
+  }
   for (const place of [path, ...folders]) {
     const status = await stat(place);
-    const hint = `The configuration is code that runs with your keys. If ${place} is yours, take the permission to write from others: \`chmod go-w\`. Otherwise do not trust it: run the command in another folder.`;
+    const hint = `The configuration is code that runs with your keys. If ${place} is yours, remove the write permission of other users: \`chmod go-w\`. Otherwise do not trust the configuration: run the command in another folder.`;
     if (!isOwnedBy(status)) throw invalid(place, "Another user owns the configuration file or its folder", hint);
     if (mayOthersWrite(status))
       throw invalid(place, "Other users may write to the configuration file or its folder", hint);
@@ -130,7 +133,11 @@ function mayOthersWrite({ mode, uid, gid }: Stats): boolean {
 
 async function readJson(path: string): Promise<unknown> {
   const text = await readFile(path, "utf8").catch((error: unknown) => {
-    throw invalid(path, `The configuration file cannot be read (${systemCode(error)})`, "Make it a readable file.");
+    throw invalid(
+      path,
+      `The configuration file cannot be read (${systemCode(error)})`,
+      "Make the file readable for you.",
+    );
   });
   try {
     const options: unknown = JSON.parse(text.replace(/^\uFEFF/, ""));
@@ -145,13 +152,29 @@ async function readJson(path: string): Promise<unknown> {
 async function importConfig(path: string): Promise<unknown> {
   await requireOwnPackages(dirname(path));
   let module: { readonly default?: unknown };
+  const hooks = readAsModule(pathToFileURL(path).href);
   try {
     module = await import(pathToFileURL(path).href);
   } catch (cause) {
     if (cause instanceof KeywardError) throw named(path, cause);
     throw invalid(path, `The configuration file cannot be loaded: ${reasonOf(cause)}`, hintFor(cause));
+  } finally {
+    hooks.deregister();
   }
   return module.default;
+}
+
+/**
+ * Makes Node.js read a TypeScript file as a module, whatever the `type` in the package.json of its folder is: `npm init`
+ * writes `commonjs`, and without a `type` Node.js prints a warning.
+ */
+function readAsModule(url: string): { deregister(): void } {
+  return registerHooks({
+    resolve: (specifier, context, next) => {
+      const found = next(specifier, context);
+      return found.url === url && url.endsWith(".ts") ? { ...found, format: "module-typescript" } : found;
+    },
+  });
 }
 
 function configOf(options: unknown, path: string, environment: string | undefined): Config {

@@ -1,11 +1,19 @@
 import { isAbsolute } from "node:path";
 import { KeywardError } from "@keyward/core";
-import type { ConfigOptions, ConfigSettings, RotationSettings } from "./config-options.ts";
-import { storeName } from "./store-name.ts";
+import type { ConfigOptions, ConfigSettings, GatewaySettings, RotationSettings } from "./config-options.ts";
+import { gatewayStoreNames, storeName } from "./store-name.ts";
 
 type Names<Options> = Readonly<Record<keyof Options, true>>;
 
-const settingNames: Names<ConfigSettings> = { keys: true, stores: true, scope: true, accept: true, rotation: true };
+const settingNames: Names<ConfigSettings> = {
+  keys: true,
+  stores: true,
+  scope: true,
+  accept: true,
+  rotation: true,
+  gateway: true,
+};
+const gatewayNames: Names<GatewaySettings> = { store: true, audit: true };
 const optionNames: Names<ConfigOptions> = { ...settingNames, folder: true, environments: true };
 const rotationNames: Names<RotationSettings> = {
   graceMs: true,
@@ -50,7 +58,7 @@ function mistakesIn(given: unknown): readonly string[] {
     for (const [name, settings] of Object.entries(environments)) {
       const place = `environments.${name}`;
       if (!storeName.test(name))
-        found.add(place, "is no name: a name begins with a letter, and has letters, digits, - and _ after it");
+        found.add(place, "is not a valid name: a name begins with a letter, and has letters, digits, - and _ after it");
       if (found.requireNames(`${place}.`, settings, settingNames)) found.inSettings(`${place}.`, settings);
     }
   }
@@ -64,15 +72,24 @@ class Mistakes {
     this.sentences.push(`${place} ${problem}.`);
   }
 
-  inSettings(prefix: string, { keys, stores, scope, accept, rotation }: Readonly<Record<string, unknown>>): void {
+  inSettings(prefix: string, settings: Readonly<Record<string, unknown>>): void {
+    const { keys, stores, scope, accept, rotation, gateway } = settings;
     if (keys !== undefined) this.#requireSource(`${prefix}keys`, keys);
     if (stores !== undefined && this.requireObject(`${prefix}stores`, stores)) {
       for (const [name, source] of Object.entries(stores)) {
         const place = `${prefix}stores.${name}`;
         if (storeName.test(name)) this.#requireSource(place, source);
-        else this.add(place, "is no name: a name begins with a letter, and has letters, digits, - and _ after it");
+        else
+          this.add(
+            place,
+            "is not a valid name: a name begins with a letter, and has letters, digits, - and _ after it",
+          );
+        if (gateway !== undefined && gatewayStoreNames.some((reserved) => reserved === name)) {
+          this.add(place, "has the name of a store that the setting `gateway` has already");
+        }
       }
     }
+    if (gateway !== undefined) this.#inGateway(`${prefix}gateway`, gateway);
     if (scope !== undefined && typeof scope !== "string" && typeof scope !== "function") {
       this.add(`${prefix}scope`, "must be a text, or a function of the address of a record");
     }
@@ -89,6 +106,14 @@ class Mistakes {
     }
   }
 
+  #inGateway(place: string, gateway: unknown): void {
+    if (!this.requireNames(`${place}.`, gateway, gatewayNames)) return;
+    const { store, audit } = gateway;
+    this.#requireSource(`${place}.store`, store);
+    if (typeof audit === "string" && audit.trim() !== "" && !/^[a-z][a-z0-9+.-]+:/i.test(audit)) return;
+    this.add(`${place}.audit`, "must be the path of a file, such as `.keyward/audit.db`");
+  }
+
   requireNames(
     prefix: string,
     given: unknown,
@@ -99,7 +124,7 @@ class Mistakes {
       if (Object.hasOwn(names, name)) continue;
       // A name of another form may be a value that was written in the wrong place.
       const shown = storeName.test(name) ? name : "(a name that is not shown)";
-      this.add(`${prefix}${shown}`, `is unknown. The names here are ${Object.keys(names).join(", ")}`);
+      this.add(`${prefix}${shown}`, `is not a setting. The settings here are ${Object.keys(names).join(", ")}`);
     }
     return true;
   }

@@ -1,6 +1,6 @@
 import type { EncryptedStoreOptions, ForeignFormat, KeyProvider, WrappableStore } from "@keyward/core";
 
-/** The settings of rotations that `keyward` runs. Each setting has a flag of the same meaning, which replaces it. */
+/** The settings of rotations that `keyward` runs. Each setting is the default of the flag with the same meaning. */
 export interface RotationSettings {
   /** How long the old key stays disabled before it is removed, in milliseconds. Default: one day. */
   readonly graceMs?: number;
@@ -8,11 +8,25 @@ export interface RotationSettings {
   readonly maxPerSecond?: number;
   /** How long processes that are not registered take to load changed keys, in milliseconds. 0 if there are none. */
   readonly unregisteredMs?: number;
-  /** How long to wait for the replicas in each step, in milliseconds. Default: ten minutes. */
+  /**
+   * How long to wait for the replicas in each step, in milliseconds. Default: ten minutes, or twice the longest lease if
+   * that is longer.
+   */
   readonly replicasWithinMs?: number;
 }
 
-/** What an application and `keyward` must agree on. Each environment may have settings of its own. */
+/** Where the secrets service keeps its records. */
+export interface GatewaySettings {
+  /**
+   * The store of workspaces, servers, secrets and tokens: a source as for `storeFrom` of `@keyward/stores-from`, such as
+   * `sqlite:.keyward/service.db`; or a function that returns a store.
+   */
+  readonly store: string | (() => WrappableStore | Promise<WrappableStore>);
+  /** The path of the SQLite file of the audit, such as `.keyward/audit.db`. */
+  readonly audit: string;
+}
+
+/** The settings that an application and the command `keyward` share. Each environment may have settings of its own. */
 export interface ConfigSettings {
   /**
    * The source of the keys, as for `keysFrom` of `@keyward/keys-from`, such as `file:production.keyring`; or a function
@@ -29,8 +43,13 @@ export interface ConfigSettings {
   readonly scope?: NonNullable<EncryptedStoreOptions["scope"]>;
   /** The foreign formats in which the stores have records that Keyward did not write. Default: none. */
   readonly accept?: readonly ForeignFormat[];
-  /** The settings of rotations that `keyward` runs. Default: those of the command. */
+  /** The settings of rotations that `keyward` runs. Default: the defaults of the flags. */
   readonly rotation?: RotationSettings;
+  /**
+   * Where the secrets service keeps its records. With this setting, the configuration has the stores `service` and `audit`
+   * too, so that a rotation re-encrypts their records. Default: no secrets service.
+   */
+  readonly gateway?: GatewaySettings;
 }
 
 /** The content of a configuration file. */

@@ -2,15 +2,16 @@ import { resolve } from "node:path";
 import { type EncryptedStoreOptions, type KeyProvider, KeywardError, type WrappableStore } from "@keyward/core";
 import { requireConfigOptions } from "./config-mistakes.ts";
 import type { ConfigOptions, ConfigSettings } from "./config-options.ts";
+import { gatewayStoreNames } from "./store-name.ts";
 
-/** A store of a configuration with its keys: options of `createKeyv` and, except `store`, of `EncryptedStore`. */
+/** A store of a configuration with its keys, scope and formats, which are options of `createKeyv` and `EncryptedStore`. */
 export interface ConfiguredStore extends Pick<EncryptedStoreOptions, "keys" | "scope" | "accept"> {
   /** The store, which the caller closes. */
   readonly store: WrappableStore;
 }
 
 /**
- * Returns a configuration, which the command `keyward` and applications share.
+ * Checks a configuration, which the command `keyward` and an application share, and returns it as a {@link Config}.
  *
  * @throws KeywardError `VALUE_INVALID` that lists every mistake with its place.
  * @example
@@ -54,7 +55,7 @@ export class Config {
   }
 
   /**
-   * Returns the key provider. Every call returns the same one, so that the stores of a process share their keys.
+   * Returns the key provider. Every call returns the same object, so that the stores of a process share their keys.
    *
    * @throws KeywardError `VALUE_INVALID` if the configuration has no keys; the errors of `keysFrom`.
    */
@@ -74,7 +75,8 @@ export class Config {
    * `keysFrom`.
    */
   async store(name: string): Promise<ConfiguredStore> {
-    const { scope, accept } = this.settings;
+    const { accept } = this.settings;
+    const scope = await this.scopeOf(name);
     const keys = await this.keys();
     return {
       store: await this.openStore(name),
@@ -94,19 +96,63 @@ export class Config {
     name: string,
     env: Readonly<Record<string, string | undefined>> = process.env,
   ): Promise<WrappableStore> {
-    const { stores = {} } = this.settings;
-    const configured = Object.hasOwn(stores, name) ? stores[name] : undefined;
-    if (configured === undefined) throw unknownStore(name, Object.keys(stores));
-    if (typeof configured === "function") return await ofFunction(`stores.${name}`, configured);
+    const configured = this.#configured(name);
+    if (configured === undefined) throw unknownStore(name, this.storeNames);
+    const place = this.#placeOf(name);
+    if (typeof configured === "function") return await ofFunction(place, configured);
     const source = configured.trim();
-    this.#requireFolder(`stores.${name}`, source, ["sqlite:"]);
+    this.#requireFolder(place, source, ["sqlite:"]);
+    if (place === "gateway.audit") {
+      const { openAuditStore } = await import("./gateway-stores.ts");
+      return openAuditStore(this.pathOf(source.slice("sqlite:".length)));
+    }
     const { storeFrom } = await import("@keyward/stores-from");
     return await storeFrom(source, { env, ...this.#folder });
   }
 
-  /** Returns the path of a file that a source names, from the folder of the configuration. */
+  /** The names of the stores: those of the setting `stores`, and with the setting `gateway` also `service` and `audit`. */
+  get storeNames(): readonly string[] {
+    const { stores = {}, gateway } = this.settings;
+    return [...Object.keys(stores), ...(gateway === undefined ? [] : gatewayStoreNames)];
+  }
+
+  /** Returns the source of a store as text; "" if a function makes the store, or if there is no such store. */
+  sourceOf(name: string): string {
+    const configured = this.#configured(name);
+    return typeof configured === "string" ? configured.trim() : "";
+  }
+
+  /**
+   * Returns the scope of the records in a store. In the stores of the setting `gateway`, the records of the secrets service
+   * have scopes of their own.
+   *
+   * @param scope the scope of all other records. Default: the setting `scope`.
+   */
+  async scopeOf(name: string, scope = this.settings.scope): Promise<ConfigSettings["scope"]> {
+    if (!this.#isOfGateway(name)) return scope;
+    const { scopeWithGateway } = await import("./gateway-stores.ts");
+    return scopeWithGateway(scope);
+  }
+
+  /** Resolves the path in a source against the folder of the configuration. */
   pathOf(path: string): string {
     return resolve(this.#options.folder ?? "", path);
+  }
+
+  #isOfGateway(name: string): boolean {
+    return this.settings.gateway !== undefined && gatewayStoreNames.some((reserved) => reserved === name);
+  }
+
+  #configured(name: string): string | (() => WrappableStore | Promise<WrappableStore>) | undefined {
+    const { stores = {}, gateway } = this.settings;
+    if (gateway !== undefined && name === "service") return gateway.store;
+    if (gateway !== undefined && name === "audit") return `sqlite:${gateway.audit.trim()}`;
+    return Object.hasOwn(stores, name) ? stores[name] : undefined;
+  }
+
+  #placeOf(name: string): string {
+    if (!this.#isOfGateway(name)) return `stores.${name}`;
+    return name === "service" ? "gateway.store" : "gateway.audit";
   }
 
   async #openKeys(): Promise<KeyProvider> {
@@ -120,7 +166,7 @@ export class Config {
       const provider: unknown = await ofFunction("keys", keys);
       if (isKeyProvider(provider)) return provider;
       throw new KeywardError("VALUE_INVALID", "keys: the function does not return a key provider", {
-        hint: "Return what a function such as `fileKeys` or `vaultKeys` returns, which has a method `load`.",
+        hint: "Return a key provider, which is an object with the method `load`, such as the result of `fileKeys` or `vaultKeys`.",
       });
     }
     const source = keys.trim();
@@ -159,7 +205,7 @@ async function ofFunction<Result>(place: string, make: () => Result | Promise<Re
     if (cause instanceof KeywardError) throw cause;
     const name = cause instanceof Error ? cause.name : "a value that is not an Error";
     throw new KeywardError("VALUE_INVALID", `${place}: the function throws ${name}`, {
-      hint: "Correct the function in the configuration file. Call it in a program of its own to see the message.",
+      hint: "Correct the function in the configuration file. To see the message of the error, call the function in a program of its own.",
       cause,
     });
   }

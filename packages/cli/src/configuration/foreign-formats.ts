@@ -18,7 +18,7 @@ import { readOldKey } from "./old-key.ts";
 
 /** A format of encrypted records that the flag `--from` can name. */
 interface NamedFormat {
-  /** What the text of an old key is, for a hint. */
+  /** Describes the text of an old key of this format, for a hint. */
   readonly keyText: string;
   /** Makes the format. Without `value`, the format has its own default. */
   make(keys: readonly string[], value: { readonly value?: DecryptedValue }): ForeignFormat | Promise<ForeignFormat>;
@@ -96,8 +96,8 @@ export async function formatsFrom(
     const named = flags.filter((flag) => flag.name === name);
     if (new Set(named.map(({ value }) => value)).size > 1) {
       throw usage(
-        `Two flags --from give the format ${name} different values`,
-        `Write the same value in each flag: \`--from ${name}:json=current.key --from ${name}:json=former.key\`.`,
+        `Two flags --from have different texts after the colon of the format ${name}`,
+        `Write the same text after each colon: \`--from ${name}:json=current.key --from ${name}:json=former.key\`.`,
       );
     }
     const value = named[0]?.value;
@@ -149,7 +149,7 @@ function parse(text: string): From {
   const withOptions = Object.hasOwn(formatsWithOptions, name) ? formatsWithOptions[name] : undefined;
   if (withOptions !== undefined) {
     throw usage(
-      "The formats of AES by hand need options, which the flag --from cannot have",
+      "The formats aes-gcm and aes-cbc need options, which the flag --from cannot have",
       `List \`${withOptions}({ … })\` in the setting \`accept\` of keyward.config.ts, as docs/migration.md shows, and omit --from.`,
     );
   }

@@ -10,11 +10,11 @@ import {
 
 const checkKey = "check";
 const pageSize = 100;
-/** The largest number of envelopes, and of pages, that show whether a namespace has records without a scope. */
+/** The most envelopes and the most pages that are read to find a record without a scope in a namespace. */
 const maxEnvelopes = 100;
 const maxPages = 10;
 
-/** Returns the key of the check record in the reserved space of a store: that of a scope, or that of all other records. */
+/** Returns the key of a check record in the reserved space: of the check record of a scope, or of that without a scope. */
 export function checkRecordKey(scope: string | undefined): string {
   return scope === undefined ? checkKey : `${checkKey}/${scope}`;
 }
@@ -48,8 +48,8 @@ export async function usesScopes(store: WrappableStore): Promise<boolean> {
 }
 
 /**
- * Checks that a record without a scope may be written to a namespace. If the application uses scopes, it could not read
- * the record, unless it also has records without a scope in this namespace.
+ * Checks that an application can read a record that is written to a namespace without a scope. If the application uses
+ * scopes, the namespace must already have a record without a scope.
  *
  * @param name the name of the store.
  * @param keyv the namespace, opened without a scope.
@@ -81,7 +81,10 @@ export function scopeMissing(name: string): KeywardError {
   );
 }
 
-/** Returns whether envelopes of a namespace can be decrypted without a scope, or fail as those of a scope do. */
+/**
+ * Returns "readable" if an envelope of a namespace can be decrypted without a scope, and "mismatched" if an envelope fails
+ * with `KEY_MISMATCH`, as an envelope of a scope does.
+ */
 async function readEnvelopes(
   store: WrappableStore,
   keyv: KeywardKeyv,

@@ -25,7 +25,7 @@ export interface SourceOptions {
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** What is told to a command: by its flags, by environment variables, and by a configuration file, in this order. */
+/** The flags, the environment variables and the configuration file of a command. The first that has a setting applies. */
 export interface Told {
   readonly options: SourceOptions;
   readonly env: Environment;
@@ -35,7 +35,7 @@ export interface Told {
 }
 
 const storeVariable = "KEYWARD_STORE";
-/** The name of a store whose flag or variable gives it no other. */
+/** The name of a store if its flag or variable contains only a source. */
 const unnamedStore = "records";
 
 /**
@@ -71,7 +71,7 @@ export interface OpenStores {
   close(): Promise<void>;
 }
 
-/** How a command opens its stores, if it does not open them as most commands do. */
+/** Settings for the opening of stores. Most commands use the defaults. */
 export interface StoreOpening extends Pick<EncryptedStoreOptions, "accept" | "decode"> {
   /**
    * True if a store may have only records that Keyward did not write. A store without any record is still refused.
@@ -80,7 +80,7 @@ export interface StoreOpening extends Pick<EncryptedStoreOptions, "accept" | "de
   readonly mayBeForeign?: boolean;
 }
 
-/** What {@link openStores} needs to know besides what is told. */
+/** The settings of {@link openStores} that are not in {@link Told}. */
 export interface OpenStoresSettings extends StoreOpening {
   readonly keys: KeyProvider;
   /** The names that the keyring lists, with which the names in environment variables are compared. */
@@ -107,12 +107,12 @@ export async function openStores(
     for (const store of Object.values(stores)) await store.disconnect();
     for (const store of Object.values(inner)) await closeStore(store);
   };
-  const { options, config } = told;
-  const scope = options.scope ?? config?.settings.scope;
+  const { config } = told;
   const accept = settings.accept ?? config?.settings.accept;
   for (const named of namedStores(told, listed)) {
     const { name } = named;
     try {
+      const scope = await scopeOf(told, named);
       const store = await openNamed(told, named, { mayBeForeign, scope });
       inner[name] = store;
       stores[name] = new EncryptedStore(store, {
@@ -133,7 +133,16 @@ export async function openStores(
   return { stores, inner, close };
 }
 
-/** A store that a command is told to use. Without a source, the store of the configuration that has this name. */
+/** Returns the scope of the records in a store, which a flag or the configuration sets. */
+export async function scopeOf(
+  { options, config }: Told,
+  { name, source }: StoreSource,
+): Promise<EncryptedStoreOptions["scope"]> {
+  if (source !== undefined || config === undefined) return options.scope ?? config?.settings.scope;
+  return await config.scopeOf(name, options.scope ?? config.settings.scope);
+}
+
+/** The name and the source of a store of a command. Without `source`, the configuration has the source. */
 export interface StoreSource {
   readonly name: string;
   readonly source?: string;
@@ -149,7 +158,7 @@ export interface StoreSource {
  */
 export function namedStores({ options, env, config }: Told, listed: readonly string[]): readonly StoreSource[] {
   const inVariables = readVariables(env, listed);
-  const inConfig = Object.keys(config?.settings.stores ?? {}).map((name) => ({ name }));
+  const inConfig = (config?.storeNames ?? []).map((name) => ({ name }));
   const known = [...inVariables, ...inConfig];
   const named =
     options.store.length > 0
@@ -169,9 +178,9 @@ export function namedStores({ options, env, config }: Told, listed: readonly str
   });
 }
 
-/** Returns whether a command is told to use any store. */
+/** Returns whether flags, environment variables or the configuration name a store. */
 export function namesAnyStore({ options, env, config }: Told): boolean {
-  const inConfig = Object.keys(config?.settings.stores ?? {});
+  const inConfig = config?.storeNames ?? [];
   return options.store.length > 0 || readVariables(env, []).length > 0 || inConfig.length > 0;
 }
 
@@ -192,17 +201,17 @@ export function oneStore(told: Told, listed: readonly string[]): StoreSource {
   });
 }
 
-/** How {@link openNamed} checks a store. */
+/** Settings for the checks that {@link openNamed} makes of a store. */
 export interface NamedOpening {
-  /** True if records that Keyward did not write are enough. Default: false. */
+  /** True if a store may have only records that Keyward did not write. Default: false. */
   readonly mayBeForeign?: boolean;
   /** The scope of the records. If the scope is a name, a store that was never used with it is refused. */
   readonly scope?: EncryptedStoreOptions["scope"] | undefined;
 }
 
 /**
- * Opens a store. A store that was never used with Keyward, or never with the scope, is refused, unless `--empty-store`
- * names it: its source or the scope may be misspelt, and the application could not read what a command writes.
+ * Opens a store. Unless `--empty-store` names the store, it is refused if it was never used with Keyward, or never with the
+ * scope. Its source or the scope may be misspelt, and then the application could not read what a command writes.
  */
 export async function openNamed(
   { options, env, config }: Told,
@@ -242,7 +251,7 @@ function requireUsedFile(name: string, path: string, mayBeForeign: boolean): voi
 
 const classesInMemory: readonly string[] = ["MemoryStore", "MemorySpace", "KeyvMemoryAdapter"];
 
-/** Returns whether a store, which a function of the configuration may have made, is lost when this process ends. */
+/** Returns whether a store keeps its records only in memory. A function of the configuration may have made such a store. */
 function isInMemory(store: WrappableStore): boolean {
   if (store instanceof Map || Reflect.get(store, "description") === 'SqliteStore ":memory:"') return true;
   // The package of a store in memory need not be installed, so the classes are compared by their names.
@@ -258,13 +267,12 @@ function inMemory(name: string): CommandError {
   });
 }
 
-/** Returns the text that names where a store is; "" if a function of the configuration makes the store. */
+/** Returns the source of a store, such as `redis://localhost`; "" if a function of the configuration makes the store. */
 export function sourceText({ name, source }: StoreSource, config: Config | undefined): string {
-  const inConfig = config?.settings.stores?.[name];
-  return source ?? (typeof inConfig === "string" ? inConfig.trim() : "");
+  return source ?? config?.sourceOf(name) ?? "";
 }
 
-/** Closes the connection of a store, which would keep the process from ending. */
+/** Closes the connection of a store, because an open connection would keep the process running. */
 export async function closeStore(store: WrappableStore): Promise<void> {
   if ("disconnect" in store) await store.disconnect?.();
 }
@@ -315,7 +323,7 @@ function noRecords(name: string): string {
 function neverUsed(name: string, problem: string): KeywardError {
   return new KeywardError("STORE_INVALID", problem, {
     hint:
-      "Compare its source with that of the application: the path, the host, the number of the database and the prefix. " +
+      "Compare the source of the store with that of the application: the path, the host, the number of the database and the prefix. " +
       `Only if no record was ever written to this store, add \`--empty-store ${name}\`.`,
   });
 }

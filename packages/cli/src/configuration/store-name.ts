@@ -1,2 +1,5 @@
-/** The form of the name of a store or an environment. */
+/** Matches a valid name of a store or an environment: a letter, and then letters, digits, - and _. */
 export const storeName = /^[A-Za-z][A-Za-z0-9_-]*$/;
+
+/** The names of the stores that a configuration with the setting `gateway` has besides `stores`. */
+export const gatewayStoreNames = ["service", "audit"] as const;

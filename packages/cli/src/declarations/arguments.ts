@@ -23,3 +23,33 @@ export function amountBetween(least: number, most: number): (text: string) => nu
     throw new InvalidArgumentError(`The value is not an integer between ${least} and ${most}.`);
   };
 }
+
+const day = /^\d{4}-\d\d-\d\d$/;
+const moment = /^\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:\d\d)$/;
+
+/**
+ * Reads a day or a time in RFC 3339, and returns the time in RFC 3339 and UTC.
+ *
+ * @throws InvalidArgumentError for any other text.
+ */
+export function readTime(text: string): string {
+  const time = day.test(text) || moment.test(text) ? Date.parse(text) : Number.NaN;
+  if (Number.isNaN(time)) throw new InvalidArgumentError("A time is 2030-01-31 or 2030-01-31T12:00:00Z.");
+  return new Date(time).toISOString();
+}
+
+/**
+ * Reads a time as {@link readTime} does.
+ *
+ * @throws InvalidArgumentError also for a time that has passed.
+ */
+export function readFutureTime(text: string): string {
+  const time = readTime(text);
+  if (Date.parse(time) > Date.now()) return time;
+  throw new InvalidArgumentError("The time has passed.");
+}
+
+/** Reads a list whose items are separated by commas. */
+export function readList(text: string): readonly string[] {
+  return text.split(",").map((item) => item.trim());
+}

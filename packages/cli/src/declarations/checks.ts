@@ -9,6 +9,6 @@ export function declareChecks(program: Command, context: OpenContext): void {
     .action(async () => await (await import("../commands/records.ts")).showReplicas(await context()));
   program
     .command("doctor")
-    .description("Check the keys, and each store with the keys, and say what to do. Changes nothing.")
+    .description("Check the keys and the stores, and print what to do about each problem. Changes nothing.")
     .action(async () => await (await import("../commands/doctor.ts")).doctor(await context()));
 }

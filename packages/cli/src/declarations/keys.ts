@@ -46,7 +46,9 @@ export function declareKeys(program: Command, context: OpenContext, output: () =
   waitOptions(
     keyring
       .command("promote <id>")
-      .description("Make a key of the keyring the primary, when every replica has it. Begins a rotation to the key."),
+      .description(
+        "Make a key of the keyring the primary, after every replica has loaded the key. Begins a rotation to it.",
+      ),
   ).action(
     async (id: string, options) =>
       await (await import("../commands/keyring.ts")).promoteKey(await context(), id, options),

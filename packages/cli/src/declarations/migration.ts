@@ -30,8 +30,8 @@ export function declareMigration(program: Command, context: OpenContext): void {
     .addHelpText(
       "after",
       `
-Formats: plaintext, keyv-encrypt-node, fernet, laravel, iron, cryptojs, openssl, jwe, secretbox. A colon says what the
-application encrypted: fernet:json. List any other format in \`accept\` of keyward.config.ts, such as aesGcm or aesCbc.
+Formats: plaintext, keyv-encrypt-node, fernet, laravel, iron, cryptojs, openssl, jwe, secretbox. After a colon, add what
+the application encrypted: fernet:json. List any other format in \`accept\` of keyward.config.ts, such as aesGcm or aesCbc.
 
 Examples:
   keyward migrate --from plaintext

@@ -7,7 +7,7 @@ export function declareRecord(program: Command, context: OpenContext): void {
   inNamespace(
     program
       .command("inspect <key>")
-      .description("Show what a stored record says without a key: its key id, form and size. Never shows the value.")
+      .description("Show what can be read of a record without a key: its key id, form and size. Never shows the value.")
       .addHelpText("after", "\nExample:\n  keyward inspect session:42 --namespace sessions --store sessions"),
   ).action(
     async (key: string, options) =>
@@ -44,7 +44,9 @@ export function declareRecord(program: Command, context: OpenContext): void {
 function readLifetime(text: string): number {
   const lifetimeMs = readDuration(text);
   if (lifetimeMs > 0) return lifetimeMs;
-  throw new InvalidArgumentError("A record lives longer than 0. To remove a record, use `keyward record delete`.");
+  throw new InvalidArgumentError(
+    "The duration must be longer than 0. To remove a record, use `keyward record delete`.",
+  );
 }
 
 function inNamespace(command: Command): Command {

@@ -14,7 +14,11 @@ export function declareRecords(program: Command, context: OpenContext): void {
   program
     .command("census")
     .description("Count the records under each key, by store or by namespace.")
-    .addOption(new Option("--by <place>", "what is counted apart").choices(["store", "namespace"]).default("store"))
+    .addOption(
+      new Option("--by <place>", "whether to count each store or each namespace separately")
+        .choices(["store", "namespace"])
+        .default("store"),
+    )
     .option("--watch", "count again and again, until Ctrl-C", false)
     .addOption(
       new Option("--every <duration>", "with --watch: the pause between two counts")
@@ -24,7 +28,7 @@ export function declareRecords(program: Command, context: OpenContext): void {
     .action(async (options) => await (await import("../commands/records.ts")).showCensus(await context(), options));
 }
 
-/** A shorter pause would keep the store busy. A timer cannot take a much longer one. */
+/** Reads the pause between two counts. A shorter pause would keep the store busy. Timers cannot wait much longer. */
 function readPause(text: string): number {
   const durationMs = readDuration(text);
   if (durationMs >= 100 && durationMs <= 86_400_000) return durationMs;

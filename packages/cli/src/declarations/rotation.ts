@@ -5,7 +5,7 @@ import { collect, readAmount } from "./arguments.ts";
 
 const abandonUnreadable = [
   "--abandon-unreadable",
-  "go on although records cannot be decrypted, which are then lost",
+  "continue although some records cannot be decrypted; these records are then lost",
   false,
 ] as const;
 const stepNames = ["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"] as const;
@@ -17,7 +17,7 @@ export function declareRotation(program: Command, context: OpenContext): void {
       .command("rotate")
       .description("Replace the primary key, re-encrypt every record, and take the old key out of use.")
       .option("--new-key <id>", "the id of the new key (default: the date and six random characters)")
-      .option("--resume", "only continue what is running: a rotation, a roll-back or a revocation")
+      .option("--resume", "only continue a running rotation, roll-back or revocation, and begin none")
       .option("--dry-run", "print the steps, and change nothing"),
   ).addHelpText(
     "after",
@@ -34,13 +34,13 @@ export function declareRotation(program: Command, context: OpenContext): void {
   rotationOptions(
     program
       .command("revoke <id>")
-      .description("Take a compromised key out of use. Without --order, show what each order costs, and ask.")
+      .description("Take a compromised key out of use. Without --order, count its records, and ask for the order.")
       .option("--new-key <id>", "the id of the new key (default: the date and six random characters)")
       .addOption(
-        new Option("--order <order>", "keep forged records, or make all records unreadable").choices([
-          "reencrypt-first",
-          "disable-first",
-        ]),
+        new Option(
+          "--order <order>",
+          "reencrypt-first keeps the records under the key readable, forged ones too; disable-first makes all of them unreadable",
+        ).choices(["reencrypt-first", "disable-first"]),
       ),
   ).action(
     async (id: string, options) => await (await import("../commands/rotate.ts")).revoke(await context(), id, options),

@@ -1,6 +1,6 @@
 import type { KeywardErrorCode, RecordInspection } from "@keyward/core";
 
-/** What a stored record says without a key, as `--json` prints it. Contains nothing of the value. */
+/** The parts of a stored record that can be read without a key, as `--json` prints them. Contains nothing of the value. */
 export type InspectionResult =
   | {
       readonly kind: "envelope";
@@ -19,7 +19,7 @@ export type InspectionResult =
     }
   | { readonly kind: "foreign"; readonly shape: string; readonly sizeBytes: number | null };
 
-/** Returns what a stored record says without a key, as `--json` prints it. */
+/** Returns the inspection of a stored record, which needs no key, as `--json` prints it. */
 export function inspectionResult(shown: RecordInspection): InspectionResult {
   switch (shown.kind) {
     case "envelope": {

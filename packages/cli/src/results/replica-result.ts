@@ -1,6 +1,9 @@
 import type { KeywardErrorCode, Replica } from "@keyward/core";
 
-/** A registered process as `--json` prints it. What only its heartbeat tells is `null` if no key decrypts the heartbeat. */
+/**
+ * A registered process as `--json` prints it. If no key decrypts its heartbeat, the properties that only the heartbeat
+ * contains are `null`, and `drained` is false.
+ */
 export interface ReplicaResult {
   /** The name of the store in which the process is registered. */
   readonly store: string;
@@ -21,7 +24,7 @@ export interface ReplicaResult {
 /** A key with which a process can decrypt records. */
 export interface HeldKey {
   readonly keyId: string;
-  /** Digits that differ for different material; `null` in a keyring that is derived for a scope. */
+  /** Digits that differ for different key material; `null` if the keyring of the process is derived for a scope. */
   readonly fingerprint: string | null;
 }
 

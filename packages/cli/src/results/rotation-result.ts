@@ -11,9 +11,9 @@ export interface RotationResult {
   readonly from: string;
   readonly to: string;
   readonly step: RotationStatus["step"];
-  /** In milliseconds since the epoch. */
+  /** When the rotation began, in milliseconds since the epoch. */
   readonly startedAtMs: number;
-  /** In milliseconds since the epoch; `null` until the old key is disabled. */
+  /** When the old key was disabled, in milliseconds since the epoch; `null` until then. */
   readonly disabledAtMs: number | null;
 }
 
@@ -30,15 +30,15 @@ export function rotationResult(status: RotationStatus | undefined): RotationResu
 export interface RotationRunResult {
   readonly rotation: RotationResult;
   readonly keyring: KeyringResult;
-  /** What the run did to each store of the command, by the name of the store. */
+  /** The changes of the run to each store of the command, by the name of the store. */
   readonly stores: Readonly<Record<string, RotatedStore>>;
   /** Counts the records that the run abandoned because they could not be decrypted. */
   readonly abandonedGroups: readonly UnreadableGroup[];
 }
 
-/** What one run of a rotation did to a store. */
+/** The changes of one run of a rotation to a store. */
 export interface RotatedStore {
-  /** `null` if the run did not re-encrypt the store. */
+  /** The report of the re-encryption; `null` if the run did not re-encrypt the store. */
   readonly reencryption: ReencryptionResult | null;
   /** The number of records that the run made unreadable. */
   readonly madeUnreadable: number;
@@ -123,7 +123,7 @@ function stepResult(planned: PlannedStep, to: string | undefined): StepResult {
   }
 }
 
-/** The cost of a revocation as `--json` prints it. No rotation was begun. */
+/** The number of records under a key that may be revoked, as `--json` prints it. No revocation was begun. */
 export interface CostResult {
   readonly rotation: null;
   readonly keyId: string;

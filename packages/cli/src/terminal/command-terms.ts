@@ -76,7 +76,7 @@ const sentences: Terms = [
     "`overwriteCheckRecord()` in a program",
   ],
   [/Read `error\.cause`, the store's own error\. /g, ""],
-  [/ ?(?:The property `cause` has [^.]*|Read the reason in the property `cause` of this error)\. ?/g, " "],
+  [/ ?(?:The property `cause` (?:has|contains) [^.]*|Read the reason in the property `cause` of this error)\. ?/g, " "],
   [/ Or pass an SDK client in the option `client`\./g, ""],
   [
     /If the backend only takes long, raise the option `timeoutMs` of `ready\(\)`\./g,

@@ -21,7 +21,7 @@ export function readDuration(text: string): number {
   throw new InvalidArgumentError("The duration is longer than 100,000 years.");
 }
 
-/** Returns for people how long ago a time was, in milliseconds since the epoch. A time in the future counts as now. */
+/** Returns how long ago a time was, such as `2d 3h`. `timeMs` is in milliseconds since the epoch. The future counts as now. */
 export function shownSince(timeMs: number): string {
   return shownDuration(Math.max(0, Date.now() - timeMs));
 }

@@ -6,10 +6,10 @@ export interface OperatorStreams {
   readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean };
 }
 
-/** What Ctrl-D sends. */
+/** The byte that a terminal sends for Ctrl-D. */
 const endOfInput = 0x04;
 
-/** The person who runs a command, whom the command can ask if a terminal is there. Questions are on stderr. */
+/** Asks questions of the operator, the person who runs a command. Questions are on stderr, and need a terminal. */
 export class Operator {
   readonly #streams: OperatorStreams;
   readonly #yes: boolean;
@@ -28,11 +28,12 @@ export class Operator {
   }
 
   /**
-   * Returns when the operator has confirmed what cannot be undone, on the terminal or with `--yes`.
+   * Asks the operator to confirm a change that cannot be undone. Returns when the change is confirmed, on the terminal or
+   * with `--yes`.
    *
-   * @param consequence what happens then, as a whole sentence.
-   * @param otherwise what the command has left undone without a confirmation.
-   * @throws CommandError `NOT_CONFIRMED` if the operator says no, or if there is no terminal.
+   * @param consequence what the command does after the confirmation, as a whole sentence.
+   * @param otherwise the end of the error without a confirmation: what the command did not do.
+   * @throws CommandError `NOT_CONFIRMED` if the operator answers no, or if there is no terminal.
    */
   async confirm(consequence: string, otherwise = "nothing was changed"): Promise<void> {
     if (this.#yes) return;
@@ -45,7 +46,7 @@ export class Operator {
     const question = { message: `${consequence} Go on?`, default: false };
     if (await this.#answer((context) => confirm(question, context))) return;
     throw new CommandError("NOT_CONFIRMED", `The answer was no, so ${otherwise}`, {
-      hint: "Run the command again to be asked again.",
+      hint: "To answer yes, run the command again.",
     });
   }
 
@@ -55,10 +56,10 @@ export class Operator {
     return await this.#answer((context) => input({ message: question, default: fallback }, context));
   }
 
-  /** Asks for a secret, which is not shown. */
+  /** Asks for a secret, which is not shown, and which no key can make visible. */
   async askSecret(question: string): Promise<string> {
     const { default: password } = await import("@inquirer/password");
-    return await this.#answer((context) => password({ message: question }, context));
+    return await this.#answer((context) => password({ message: question, toggleMask: false }, context));
   }
 
   /** Returns an answer. If the operator presses Ctrl-C or Ctrl-D, rejects as for a signal. */

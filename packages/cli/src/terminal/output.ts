@@ -1,10 +1,13 @@
 import { styleText } from "node:util";
-import type { KeywardError, KeywardErrorCode } from "@keyward/core";
-import { CommandError, type CommandErrorCode } from "../exit-codes.ts";
+import type { AdminApiError } from "@keyward/admin/client";
+import type { KeywardError } from "@keyward/core";
+import type { SecretsError } from "@keyward/secrets";
+import { CommandError } from "../exit-codes.ts";
 import { inCommandTerms } from "./command-terms.ts";
 import type { Results } from "./results.ts";
+import { inServiceTerms } from "./service-terms.ts";
 
-/** Where a command writes, as `process` has it. */
+/** The streams of the process to which a command writes. */
 export interface Streams {
   /** The name of the executable, with which the messages to people begin. */
   readonly name: "keyward" | "keyward-kv";
@@ -13,17 +16,17 @@ export interface Streams {
   readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean; readonly columns?: number };
 }
 
-/** How the output of a command looks. */
+/** The flags that set the form of a command's output. */
 export interface OutputOptions {
   readonly json: boolean;
   readonly quiet: boolean;
-  /** False if colors are not wanted although the output goes to a terminal. */
+  /** False if `--no-color` is passed, which switches colors off on a terminal too. */
   readonly color: boolean;
   /** The flag `--env` of the command, which the commands in hints need too. */
   readonly env?: string;
 }
 
-/** How a command writes its result, its progress and its errors. */
+/** Writes the result, the progress and the errors of a command. */
 export class Output {
   readonly #streams: Streams;
   readonly #options: OutputOptions;
@@ -33,7 +36,7 @@ export class Output {
     this.#options = options;
   }
 
-  /** Returns a hint whose commands have the flag `--env` of this command, so that they concern the same environment. */
+  /** Adds the flag `--env` of this command to each command in a hint, so that it concerns the same environment. */
   hint(text: string): string {
     const { env } = this.#options;
     if (env === undefined) return text;
@@ -127,35 +130,46 @@ export class Output {
 
 /** An error as `--json` prints it. */
 export interface ErrorResult {
-  readonly code: KeywardErrorCode | CommandErrorCode;
+  /** A code of `KeywardErrorCode`, `SecretsErrorCode`, `CommandErrorCode`, or of the admin API. */
+  readonly code: string;
   readonly message: string;
   readonly hint: string;
   /** The id of the key that the error is about; `null` if it is about none. */
   readonly keyId: string | null;
   /** The number of records that are the reason for the error, by the name of their store; `null` if there are none. */
   readonly recordsByStore: Readonly<Record<string, number>> | null;
+  /** The id of the request that the admin API refused, as its log names it; `null` for another error. */
+  readonly requestId: string | null;
+  /** After how many milliseconds the request may be sent again; `null` if the admin API did not say so. */
+  readonly retryAfterMs: number | null;
 }
 
 /** Returns an error as `--json` prints it, in the terms of the command line. */
 export function errorResult(error: unknown): ErrorResult {
   if (!isExpected(error)) {
-    return { code: "UNEXPECTED", message: faultOf(error), hint: reportFault, keyId: null, recordsByStore: null };
+    return { code: "UNEXPECTED", message: faultOf(error), hint: reportFault, ...withoutDetails };
   }
-  const { keyId = null, counts = null } = error instanceof CommandError ? {} : error;
   const { code } = error;
-  return {
-    code,
-    message: inCommandTerms(error.message),
-    hint: inCommandTerms(error.hint),
-    keyId,
-    recordsByStore: counts,
-  };
+  const shown = (text: string) => inCommandTerms(inServiceTerms(text));
+  const texts = { message: shown(error.message), hint: shown(error.hint) };
+  if (isAdminApiError(error)) {
+    const { requestId = null, retryAfterSeconds } = error;
+    const retryAfterMs = retryAfterSeconds === undefined ? null : retryAfterSeconds * 1_000;
+    return { code, ...texts, ...withoutDetails, requestId, retryAfterMs };
+  }
+  const keyId = "keyId" in error ? (error.keyId ?? null) : null;
+  const recordsByStore = "counts" in error ? (error.counts ?? null) : null;
+  return { code, ...texts, ...withoutDetails, keyId, recordsByStore };
 }
+
+const withoutDetails = { keyId: null, recordsByStore: null, requestId: null, retryAfterMs: null } as const;
 
 const reportFault = "Run the command again with the latest release of keyward. If the fault stays, report it.";
 
-function isExpected(error: unknown): error is KeywardError | CommandError {
-  return error instanceof CommandError || isKeywardError(error);
+type ExpectedError = KeywardError | SecretsError | AdminApiError | CommandError;
+
+function isExpected(error: unknown): error is ExpectedError {
+  return error instanceof CommandError || isLinkedError(error) || isAdminApiError(error);
 }
 
 function faultOf(error: unknown): string {
@@ -164,9 +178,14 @@ function faultOf(error: unknown): string {
   return `${name} was thrown. This is a fault of keyward or of one of its packages.`;
 }
 
-/** Returns whether an error is of Keyward. The class would have to be loaded for a comparison, which takes time. */
-function isKeywardError(error: unknown): error is KeywardError {
+// The classes would have to be loaded for a comparison, which takes time.
+
+function isLinkedError(error: unknown): error is KeywardError | SecretsError {
   return error instanceof Error && "link" in error && String(error.link).startsWith("docs/errors.md#");
+}
+
+function isAdminApiError(error: unknown): error is AdminApiError {
+  return error instanceof Error && error.name === "AdminApiError" && "code" in error && "hint" in error;
 }
 
 /** Returns data as one line of JSON. Control characters, which could steer a terminal, are escaped. */
@@ -197,7 +216,7 @@ function withoutControlCharacters(text: string): string {
   return text.replace(/\p{Cc}/gu, escaped);
 }
 
-/** What comes after the escape character in the colors of {@link Output.styled}. */
+/** The characters after the escape character in the colors of {@link Output.styled}. */
 const color = /^\[\d{1,2}m/;
 
 /**

@@ -1,17 +1,18 @@
 import type { KeywardErrorCode } from "@keyward/core";
 
-/** What to do about records that cannot be read, by the code of the error. */
+/** Hints for records that cannot be read, by the code of the error. */
 const advice: Readonly<Partial<Record<KeywardErrorCode, string>>> = {
   KEY_UNKNOWN: "Add the key to the keyring, from a backup of the keyring. Do not remove other keys meanwhile.",
   KEY_DISABLED:
     "If the key is not compromised, enable it with `keyward keyring enable <id>`, and run the command again.",
   KEY_MISMATCH:
-    "Check `--scope`, and compare `--keys` with the keys of the application. A key of the same id has other material.",
+    "Check `--scope`, and compare `--keys` with the keys of the application. The keyring has a key with the id that the " +
+    "records name, but with other material.",
   RECORD_TAMPERED:
     "If a foreign format wrote the records, add its former key: repeat `--from`, or add the key in `accept`. " +
     "Otherwise find out who writes to the store, and restore the records from a backup.",
   RECORD_MALFORMED:
-    "If a foreign format wrote the records, say what the application encrypted: `--from <format>:json` or " +
+    "If a foreign format wrote the records, add what the application encrypted: `--from <format>:json` or " +
     "`--from <format>:text`. Otherwise restore the records from a backup.",
   RECORD_NOT_SEALED:
     "These records are not encrypted, or in a foreign format: run `keyward migrate` with their format in `--from` or in " +

@@ -15,7 +15,7 @@ export class RecordProgress {
   readonly #stores: Readonly<Record<string, EncryptedStore>>;
   readonly #newBar: (() => SingleBar) | undefined;
   #shown: StoreProgress | undefined;
-  /** The last line, if it was left out. */
+  /** The last line, if it was not printed; otherwise `undefined`. */
   #latest: string | undefined;
   /** When the last line was printed, in milliseconds since the epoch. */
   #printedAtMs = Date.now();
@@ -60,7 +60,7 @@ export class RecordProgress {
     this.#printLatest();
   }
 
-  /** Removes the bar, and prints the last line if it was left out. Call this method before another line is printed. */
+  /** Removes the bar, and prints the last line if it was not printed yet. Call this method before printing another line. */
   end(): void {
     if (this.#shown !== undefined) {
       this.#shown.counting.abort();

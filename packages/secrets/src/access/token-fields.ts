@@ -1,6 +1,6 @@
 import { z } from "zod";
-import { fieldRules, invalidField, requireField } from "../field-checks.ts";
-import { methodField, ownerField, roleField, slugField, timeField, toolField } from "../fields.ts";
+import { invalidField, requireField } from "../field-checks.ts";
+import { fieldRules, methodField, ownerField, roleField, slugField, timeField, toolField } from "../fields.ts";
 import type { NewToken } from "../model.ts";
 import type { Caller } from "./caller.ts";
 import { notAllowed } from "./require-right.ts";

@@ -2,7 +2,7 @@ import { statSync } from "node:fs";
 import type { DatabaseSync, SQLInputValue, SQLOutputValue, StatementSync } from "node:sqlite";
 import { type AuditFileOptions, openAuditFile } from "./audit-file.ts";
 import { requireAuditSchema } from "./audit-schema.ts";
-import { describeProblem, FileProblem, MissingNames } from "./file-problem.ts";
+import { describeProblem, FileProblem, isBusy, MissingNames } from "./file-problem.ts";
 
 /** A row of a statement, by the names of its columns. */
 export type Row = Record<string, SQLOutputValue>;
@@ -51,9 +51,18 @@ export class AuditConnection {
    * Runs `work` in a transaction that writes: either all its writes are stored, or none. They are on the disk when this
    * method returns.
    *
+   * @param latestStart the time of `process.hrtime.bigint()` after which the transaction must not begin: a replica whose
+   * lease has lapsed must not write.
    * @throws FileProblem
    */
-  write<Result>(work: (transaction: Transaction) => Result): Result {
+  write<Result>(latestStart: bigint, work: (transaction: Transaction) => Result): Result {
+    if (process.hrtime.bigint() > latestStart) {
+      throw new FileProblem(
+        "unavailable",
+        `The thread that writes ${this.#options.path} was busy for too long`,
+        "Repeat the call. If this error returns, check that the disk of the file is fast enough.",
+      );
+    }
     return this.#run("BEGIN IMMEDIATE", work);
   }
 
@@ -80,7 +89,10 @@ export class AuditConnection {
         throw error;
       }
     } catch (error) {
-      throw error instanceof MissingNames ? error : describeProblem(this.#options.path, error);
+      if (error instanceof MissingNames) throw error;
+      // SQLite keeps a connection read-only that was opened while the file was read-only.
+      if (!isBusy(error)) this.close();
+      throw describeProblem(this.#options.path, error);
     }
   }
 

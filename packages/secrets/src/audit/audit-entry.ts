@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { z } from "zod";
 import { revisionField, roleField, timeField } from "../fields.ts";
-import type { Change, ChangeAction, ChangeOutcome } from "../model.ts";
+import type { Change, ChangeAction, ChangeOutcome, Role } from "../model.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { EntryColumns } from "./audit-rows.ts";
 import { isChain, isWorkspace } from "./record-key.ts";
@@ -38,7 +38,7 @@ const text = (most: number) =>
     .refine((value) => value.isWellFormed());
 
 /** The fields of a change that an entry contains. */
-export const changeFields = z.strictObject({
+const changeFields = z.strictObject({
   action: z.literal(keysOf(actions)),
   caller: z.strictObject({
     tokenId: text(64),
@@ -77,8 +77,77 @@ const entrySchema = z.discriminatedUnion("kind", [
   }),
 ]);
 
-/** An entry of the audit, decrypted. `at` is in milliseconds since the epoch. */
-export type AuditEntry = z.infer<typeof entrySchema>;
+/** What each entry of the audit contains. */
+export interface EntryPlace {
+  /** When the entry was made, in milliseconds since the epoch. */
+  readonly at: number;
+  /** The id of the workspace; `service` for the changes of the installation. */
+  readonly workspace: string;
+  /** The id of the chain: one process and one workspace. */
+  readonly chain: string;
+  /** The number of the entry in its chain, from 1. */
+  readonly sequence: number;
+  /** 16 random bytes, so that the hash of the entry confirms no guess of its content. */
+  readonly nonce: string;
+}
+
+/** The fields of a change, as an entry contains them. */
+export interface ChangeFields {
+  /** The kind of the change. */
+  readonly action: ChangeAction;
+  /** Who made the change. */
+  readonly caller: {
+    /** The id of the caller's token. */
+    readonly tokenId: string;
+    /** The label of the caller's token. */
+    readonly owner: string;
+    /** The role of the caller. */
+    readonly role: Role;
+    /** The network address of the caller. `undefined` on the machine itself. */
+    readonly address?: string | undefined;
+  };
+  /** The slug of the server. */
+  readonly server?: string | undefined;
+  /** The name of the secret, the id of the token or the name of the workspace. */
+  readonly subject?: string | undefined;
+  /** What changed, in words. */
+  readonly detail?: string | undefined;
+}
+
+/** The first entry of a chain. */
+export interface ChainOpenedEntry extends EntryPlace {
+  /** The kind of the entry. */
+  readonly kind: "chain-opened";
+  /** The process that writes the chain: its id and the name of its machine. */
+  readonly process: { readonly pid: number; readonly host: string };
+}
+
+/** The last entry of a chain whose process has stopped in an orderly way. */
+export interface ChainClosedEntry extends EntryPlace {
+  /** The kind of the entry. */
+  readonly kind: "chain-closed";
+}
+
+/** The beginning of a change. */
+export interface ChangeEntry extends EntryPlace, ChangeFields {
+  /** The kind of the entry. */
+  readonly kind: "change";
+}
+
+/** How a change ended. */
+export interface OutcomeEntry extends EntryPlace {
+  /** The kind of the entry. */
+  readonly kind: "outcome";
+  /** The number of the change in the same chain. */
+  readonly change: number;
+  /** How the change ended. */
+  readonly outcome: Exclude<ChangeOutcome, "unknown">;
+  /** The revision of the server or workspace after the change. */
+  readonly revision?: number | undefined;
+}
+
+/** An entry of the audit, decrypted. */
+export type AuditEntry = ChainOpenedEntry | ChainClosedEntry | ChangeEntry | OutcomeEntry;
 
 /** The part of an entry that the caller of the writer knows. The writer adds the place in the chain. */
 export type EntryDraft = AuditEntry extends infer Entry
@@ -86,9 +155,6 @@ export type EntryDraft = AuditEntry extends infer Entry
     ? Omit<Entry, "workspace" | "chain" | "sequence" | "nonce">
     : never
   : never;
-
-/** The fields of a change, as an entry contains them. */
-export type ChangeFields = z.infer<typeof changeFields>;
 
 /** The names of an entry that are in columns. */
 export interface EntryNames {

@@ -19,3 +19,19 @@ export function auditClosed(path: string): SecretsError {
     hint: "The process is stopping. Repeat the change at another process, or after the start.",
   });
 }
+
+/** Returns the error for an entry that was not written in time, although no attempt has failed yet. */
+export function notWrittenInTime(path: string, waitedMs: number): SecretsError {
+  return new SecretsError("AUDIT_UNAVAILABLE", `An entry was not written to the audit file ${path} in ${waitedMs} ms`, {
+    hint: "Check that the disk of the file is fast enough, and that no other process keeps the file locked. Then repeat the change.",
+  });
+}
+
+/** Returns the error for a change while too many entries wait to be written. */
+export function tooManyWait(path: string, maxWaiting: number): SecretsError {
+  return new SecretsError("AUDIT_UNAVAILABLE", `${maxWaiting} entries wait to be written to the audit file ${path}`, {
+    hint:
+      "Repeat the change in a few seconds. If this error returns, check that the disk of the file is fast enough, and that " +
+      "no other process keeps the file locked.",
+  });
+}

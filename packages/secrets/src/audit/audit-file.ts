@@ -11,6 +11,8 @@ export interface AuditFileOptions {
   readonly create: boolean;
   /** How long a call waits for a lock of another process, in milliseconds. */
   readonly busyTimeoutMs: number;
+  /** The largest size of the file, without its `-wal`. `undefined` for no bound but the disk. */
+  readonly maxBytes: number | undefined;
 }
 
 /** An open audit file, and its path with symbolic links resolved. */
@@ -26,7 +28,7 @@ export interface OpenAuditFile {
  *
  * @throws FileProblem if the file is refused. Errors of SQLite and of the file system are thrown unchanged.
  */
-export function openAuditFile({ path, create, busyTimeoutMs }: AuditFileOptions): OpenAuditFile {
+export function openAuditFile({ path, create, busyTimeoutMs, maxBytes }: AuditFileOptions): OpenAuditFile {
   const location = prepareFile(resolve(path), create);
   const database = new DatabaseSync(location, { timeout: busyTimeoutMs, enableForeignKeyConstraints: false });
   try {
@@ -34,6 +36,10 @@ export function openAuditFile({ path, create, busyTimeoutMs }: AuditFileOptions)
     database.exec("PRAGMA trusted_schema = OFF; PRAGMA secure_delete = ON; PRAGMA cell_size_check = ON");
     setUpSchema(location, database);
     database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL");
+    if (maxBytes !== undefined) {
+      const pageBytes = Number(database.prepare("PRAGMA page_size").get()?.["page_size"]);
+      database.exec(`PRAGMA max_page_count = ${Math.max(1, Math.floor(maxBytes / pageBytes))}`);
+    }
     // Checked again, because SQLite has now opened or created the files beside the database.
     requireOwnCompanions(location);
     return { database, location };

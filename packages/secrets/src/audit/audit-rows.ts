@@ -81,7 +81,7 @@ export interface ChangeRow {
 }
 
 /** The place of an entry in the order of the rows. */
-export interface EntryPlace {
+export interface RowPlace {
   readonly id: number;
   readonly workspace: string;
   readonly chain: string;
@@ -160,6 +160,14 @@ export type AuditRequest =
   | { readonly method: "reservedReplace"; readonly changes: readonly ReservedReplacement[] }
   | { readonly method: "reservedScan"; readonly after: string | undefined; readonly limit: number }
   | { readonly method: "close" };
+
+/** A request on its way to the worker thread. */
+export interface SentRequest {
+  readonly id: number;
+  readonly request: AuditRequest;
+  /** The time of `process.hrtime.bigint()` after which a write must not begin. */
+  readonly latestStart: bigint;
+}
 
 /** What the worker thread answers to a request. */
 export type AuditAnswer =

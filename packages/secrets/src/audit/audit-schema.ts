@@ -22,6 +22,7 @@ const tables = {
 
 // Each index contains the columns of the other filters, so that a page needs few rows of the table.
 const indexes = {
+  chains_by_workspace: "chains_by_workspace ON chains (workspace, id)",
   entries_by_time: "entries_by_time ON entries (workspace, kind, time)",
   entries_by_owner: "entries_by_owner ON entries (owner, kind, time, server, action) WHERE owner IS NOT NULL",
   entries_by_server: "entries_by_server ON entries (server, kind, time, owner, action) WHERE server IS NOT NULL",

@@ -122,7 +122,11 @@ export class AuditTable
     }
   }
 
-  /** @throws KeywardError `STORE_INVALID` for a record that does not come from the audit log. */
+  /**
+   * Writes a record of the audit log. Rejects for everybody else.
+   *
+   * @throws KeywardError `STORE_INVALID` for a record that does not come from the audit log.
+   */
   async set(key: string, value: unknown): Promise<boolean> {
     return (await this.setMany([{ key, value }]))[0] === true;
   }
@@ -143,17 +147,29 @@ export class AuditTable
     return entries.map(() => isWritten);
   }
 
-  /** @throws KeywardError `STORE_INVALID`: only retention removes entries. */
+  /**
+   * Rejects, because only retention removes entries.
+   *
+   * @throws KeywardError `STORE_INVALID`.
+   */
   async delete(_key: string): Promise<boolean> {
     throw onlyFromTheLog();
   }
 
-  /** @throws KeywardError `STORE_INVALID`: only retention removes entries. */
+  /**
+   * Rejects, because only retention removes entries.
+   *
+   * @throws KeywardError `STORE_INVALID`.
+   */
   async deleteMany(_keys: readonly string[]): Promise<boolean[]> {
     throw onlyFromTheLog();
   }
 
-  /** @throws KeywardError `STORE_INVALID`: only retention removes entries. */
+  /**
+   * Rejects, because only retention removes entries.
+   *
+   * @throws KeywardError `STORE_INVALID`.
+   */
   async clear(): Promise<void> {
     throw onlyFromTheLog();
   }

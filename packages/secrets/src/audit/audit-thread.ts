@@ -1,7 +1,10 @@
 import { Worker } from "node:worker_threads";
 import { KeywardError } from "@keyward/core";
 import type { AuditFileOptions } from "./audit-file.ts";
-import type { AuditAnswer, AuditRequest } from "./audit-rows.ts";
+import type { AuditAnswer, AuditRequest, SentRequest } from "./audit-rows.ts";
+
+/** How long a write may wait for the thread before it is refused, in milliseconds. */
+export const longestQueueMs = 5_000;
 
 interface WaitingRequest {
   readonly settle: (answer: AuditAnswer) => void;
@@ -53,7 +56,9 @@ export class AuditThread {
       this.#waiting.set(id, { settle, fail: reject });
       // The process stays alive while a request is in progress.
       worker.ref();
-      worker.postMessage({ id, request });
+      const latestStart = process.hrtime.bigint() + BigInt(longestQueueMs * 1e6);
+      const sent: SentRequest = { id, request, latestStart };
+      worker.postMessage(sent);
     });
   }
 

@@ -1,7 +1,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { AuditConnection } from "./audit-connection.ts";
 import type { AuditFileOptions } from "./audit-file.ts";
-import type { AuditAnswer, AuditRequest } from "./audit-rows.ts";
+import type { AuditAnswer, AuditRequest, SentRequest } from "./audit-rows.ts";
 import { chainEntries, chains, changes, integrity, places, removable, remove } from "./entry-queries.ts";
 import { describeProblem, MissingNames } from "./file-problem.ts";
 import { append, read, replace, scan } from "./record-rows.ts";
@@ -21,14 +21,14 @@ const options: AuditFileOptions = workerData;
 const connection = new AuditConnection(options);
 const port = parentPort;
 
-port?.on("message", ({ id, request }: { readonly id: number; readonly request: AuditRequest }) => {
-  port.postMessage(answer(id, request));
+port?.on("message", ({ id, request, latestStart }: SentRequest) => {
+  port.postMessage(answer({ id, request, latestStart }));
   if (request.method === "close") port.close();
 });
 
-function answer(id: number, request: AuditRequest): AuditAnswer {
+function answer({ id, request, latestStart }: SentRequest): AuditAnswer {
   try {
-    return { id, result: run(request) };
+    return { id, result: run(request, latestStart) };
   } catch (error) {
     if (error instanceof MissingNames) return { id, result: error.tags };
     const { kind, message, hint, cause } = describeProblem(options.path, error);
@@ -36,16 +36,16 @@ function answer(id: number, request: AuditRequest): AuditAnswer {
   }
 }
 
-function run(request: AuditRequest): unknown {
+function run(request: AuditRequest, latestStart: bigint): unknown {
   switch (request.method) {
     case "check":
-      return connection.write(() => undefined);
+      return connection.write(latestStart, () => undefined);
     case "append":
-      return connection.write((transaction) => append(transaction, request.batch));
+      return connection.write(latestStart, (transaction) => append(transaction, request.batch));
     case "read":
       return connection.read((transaction) => read(transaction, request.keys));
     case "replace":
-      return connection.write((transaction) => replace(transaction, request.changes));
+      return connection.write(latestStart, (transaction) => replace(transaction, request.changes));
     case "scan":
       return connection.read((transaction) => scan(transaction, request.cursor, request.limit));
     case "changes":
@@ -61,17 +61,17 @@ function run(request: AuditRequest): unknown {
     case "removable":
       return connection.read((transaction) => removable(transaction, request.workspace, request.before, request.limit));
     case "remove":
-      return connection.write((transaction) => remove(transaction, request.removal));
+      return connection.write(latestStart, (transaction) => remove(transaction, request.removal));
     case "reservedRead":
       return connection.read((transaction) => reservedRead(transaction, request.keys));
     case "reservedWrite":
-      return connection.write((transaction) => reservedWrite(transaction, request.records));
+      return connection.write(latestStart, (transaction) => reservedWrite(transaction, request.records));
     case "reservedDelete":
-      return connection.write((transaction) => reservedDelete(transaction, request.keys));
+      return connection.write(latestStart, (transaction) => reservedDelete(transaction, request.keys));
     case "reservedClear":
-      return connection.write((transaction) => reservedClear(transaction));
+      return connection.write(latestStart, (transaction) => reservedClear(transaction));
     case "reservedReplace":
-      return connection.write((transaction) => reservedReplace(transaction, request.changes));
+      return connection.write(latestStart, (transaction) => reservedReplace(transaction, request.changes));
     case "reservedScan":
       return connection.read((transaction) => reservedScan(transaction, request.after, request.limit));
     case "close":

@@ -7,6 +7,7 @@ const proofFields = z.strictObject({ sequence: z.int().min(1), hash: hashField }
 
 /** The sequence number and the hash of an entry: of the last entry of a chain, or of the last entry that was removed. */
 export interface ChainProof {
+  /** The number of the entry in its chain. */
   readonly sequence: number;
   /** SHA-256 in hexadecimal. */
   readonly hash: string;
@@ -25,7 +26,9 @@ export function parseProof(text: unknown): ChainProof | undefined {
 
 /** The head of one chain in an {@link AuditAnchor}. */
 export interface AnchoredHead extends ChainProof {
+  /** The id of the workspace; `service` for the changes of the installation. */
   readonly workspace: string;
+  /** The id of the chain. */
   readonly chain: string;
 }
 
@@ -34,10 +37,13 @@ export interface AnchoredHead extends ChainProof {
  * the audit file can change it.
  */
 export interface AuditAnchor {
+  /** Marks the value as an anchor. */
   readonly format: "keyward-audit-anchor";
+  /** The version of the form of the anchor. */
   readonly version: 1;
   /** When the anchor was made, in milliseconds since the epoch. */
   readonly time: number;
+  /** The last entry of each chain. */
   readonly heads: readonly AnchoredHead[];
 }
 

@@ -1,10 +1,10 @@
-import { randomInt } from "node:crypto";
 import { hostname } from "node:os";
 import { performance } from "node:perf_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type EncryptedStore, KeywardError } from "@keyward/core";
+import { newId } from "../records/ids.ts";
 import { type AuditEntry, columnsOf, type EntryDraft, firstHash, hashAfter, namesOf, newNonce } from "./audit-entry.ts";
-import { auditClosed, cannotWrite } from "./audit-errors.ts";
+import { auditClosed, cannotWrite, notWrittenInTime, tooManyWait } from "./audit-errors.ts";
 import type { AuditNames, DictionaryName } from "./audit-names.ts";
 import type { EntryTags, NewEntryRow } from "./audit-rows.ts";
 import type { AuditTable } from "./audit-table.ts";
@@ -53,7 +53,8 @@ interface Chain {
   hash: Uint8Array;
 }
 
-const mostInBatch = 256;
+// The entries of a batch are encrypted at once, which holds the event loop for about 50 µs an entry.
+const mostInBatch = 64;
 const longestPauseMs = 1_000;
 
 /**
@@ -65,8 +66,11 @@ export class ChainWriter {
   readonly #chains = new Map<string, Chain>();
   #queue: WaitingEntry[] = [];
   #batch: readonly BuiltEntry[] = [];
+  /** The number of entries in the batch for which a caller waits. */
+  #inBatch = 0;
   #running: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #isKeyringChecked = false;
   #closing = false;
   #stopped = false;
   /** The error of the last attempt, and when the first of the failed attempts began. */
@@ -92,8 +96,9 @@ export class ChainWriter {
     const { path, longestWaitMs, maxWaiting } = this.#options;
     if (this.#closing) return Promise.reject(auditClosed(path));
     const nowMs = performance.now();
-    if (withdrawable && this.#isBlocked(nowMs, maxWaiting)) {
-      return Promise.reject(cannotWrite(path, this.#failure?.error));
+    if (withdrawable) {
+      if (this.#queue.length + this.#inBatch >= maxWaiting) return Promise.reject(tooManyWait(path, maxWaiting));
+      if (this.#isBlocked(nowMs)) return Promise.reject(cannotWrite(path, this.#failure?.error));
     }
     return this.#add(workspace, draft, withdrawable, nowMs + longestWaitMs);
   }
@@ -112,10 +117,13 @@ export class ChainWriter {
     const closed = [...this.#chains.keys()].map((workspace) =>
       this.#add(workspace, { kind: "chain-closed", at: Date.now() }, false, deadlineMs),
     );
-    const outcomes = await Promise.allSettled(closed);
+    // Without this, a rejection while the queue drains would count as unhandled.
+    const outcomes = Promise.allSettled(closed);
+    await this.#drainUntil(deadlineMs);
     this.#stopped = true;
     clearTimeout(this.#timer);
-    const failed = outcomes.find((outcome) => outcome.status === "rejected");
+    this.#refuse(() => true);
+    const failed = (await outcomes).find((outcome) => outcome.status === "rejected");
     if (failed !== undefined) throw cannotWrite(path, failed.reason);
   }
 
@@ -123,14 +131,11 @@ export class ChainWriter {
     return new Promise((resolve, reject) => {
       this.#queue.push({ workspace, draft, withdrawable, deadlineMs, settled: false, resolve, reject });
       this.#watch();
-      this.#running ??= this.#run().finally(() => {
-        this.#running = undefined;
-      });
+      this.#running ??= this.#run();
     });
   }
 
-  #isBlocked(nowMs: number, maxWaiting: number): boolean {
-    if (this.#queue.length + this.#batch.length >= maxWaiting) return true;
+  #isBlocked(nowMs: number): boolean {
     const failure = this.#failure;
     if (failure === undefined) return false;
     return isLasting(failure.error) || nowMs - failure.sinceMs >= this.#options.longestWaitMs;
@@ -142,33 +147,42 @@ export class ChainWriter {
       const startedMs = performance.now();
       try {
         await this.#store(this.#batch);
+        attempt = 0;
+        this.#failure = undefined;
+        this.#acknowledge();
       } catch (error) {
         this.#failure = { error, sinceMs: this.#failure?.sinceMs ?? startedMs };
         if (isLasting(error)) this.#refuse(() => true);
-        await sleep(Math.min(longestPauseMs, 10 * 2 ** attempt++));
-        continue;
+        // The process may end if no caller waits any more.
+        const ref = this.#waiting().some(({ settled }) => !settled);
+        await sleep(Math.min(longestPauseMs, 10 * 2 ** attempt++), undefined, { ref });
       }
-      attempt = 0;
-      this.#failure = undefined;
-      const written = this.#batch;
-      this.#batch = [];
-      for (const { entry, waiting } of written) {
-        if (waiting === undefined || waiting.settled) continue;
-        waiting.settled = true;
-        waiting.resolve({ chain: entry.chain, sequence: entry.sequence });
-      }
+    }
+    // In the same turn as the last test of the queue. Otherwise an entry that is added in between would wait forever.
+    this.#running = undefined;
+  }
+
+  #acknowledge(): void {
+    const written = this.#batch;
+    this.#batch = [];
+    this.#inBatch = 0;
+    for (const { entry, waiting } of written) {
+      if (waiting === undefined || waiting.settled) continue;
+      waiting.settled = true;
+      waiting.resolve({ chain: entry.chain, sequence: entry.sequence });
     }
   }
 
   /** Gives the entries that wait their places in the chains. */
   #build(): BuiltEntry[] {
     const taken = this.#queue.splice(0, mostInBatch);
+    this.#inBatch = taken.length;
     const built: BuiltEntry[] = [];
     for (const waiting of taken) {
       const { workspace, draft } = waiting;
       let chain = this.#chains.get(workspace);
       if (chain === undefined) {
-        chain = { id: newChainId(), sequence: 0, hash: firstHash };
+        chain = { id: newId(), sequence: 0, hash: firstHash };
         this.#chains.set(workspace, chain);
         const process_ = { pid: process.pid, host: hostname().slice(0, 256) };
         built.push(link(workspace, chain, { kind: "chain-opened", at: draft.at, process: process_ }, undefined));
@@ -191,6 +205,9 @@ export class ChainWriter {
 
   async #tryToStore(batch: readonly BuiltEntry[]): Promise<boolean> {
     const { table, encrypted, names } = this.#options;
+    // Says that the keyring is another one, before the first record fails to be decrypted.
+    if (!this.#isKeyringChecked) await encrypted.ready();
+    this.#isKeyringChecked = true;
     const lacking = new Map<string, DictionaryName>();
     const rows = new Map<string, Omit<NewEntryRow, "entry">>();
     const heads = new Map<string, DictionaryName>();
@@ -241,7 +258,9 @@ export class ChainWriter {
   #refuse(isRefused: (waiting: WaitingEntry) => boolean): void {
     const refused = new Set(this.#waiting().filter((waiting) => !waiting.settled && isRefused(waiting)));
     if (refused.size === 0) return;
-    const error = cannotWrite(this.#options.path, this.#failure?.error);
+    const { path, longestWaitMs } = this.#options;
+    const failure = this.#failure;
+    const error = failure === undefined ? notWrittenInTime(path, longestWaitMs) : cannotWrite(path, failure.error);
     this.#queue = this.#queue.filter((waiting) => !(refused.has(waiting) && waiting.withdrawable));
     for (const { entry, waiting } of this.#batch) {
       if (entry.kind !== "change" || waiting === undefined || !refused.has(waiting)) continue;
@@ -255,12 +274,12 @@ export class ChainWriter {
     }
   }
 
+  /** Waits until no entry waits, or the file has failed for so long that waiting does not help. */
   async #drainUntil(deadlineMs: number): Promise<void> {
-    while (this.#running !== undefined && performance.now() < deadlineMs) {
-      await Promise.race([
-        this.#running,
-        sleep(Math.max(1, deadlineMs - performance.now()), undefined, { ref: false }),
-      ]);
+    for (;;) {
+      const nowMs = performance.now();
+      if (this.#running === undefined || nowMs >= deadlineMs || this.#isBlocked(nowMs)) return;
+      await Promise.race([this.#running, sleep(Math.min(100, deadlineMs - nowMs), undefined, { ref: false })]);
     }
   }
 }
@@ -275,10 +294,6 @@ function link(workspace: string, chain: Chain, draft: EntryDraft, waiting: Waiti
 
 function keyOf({ workspace, chain, sequence }: AuditEntry): string {
   return formatRecordKey({ kind: "entry", workspace, chain, sequence });
-}
-
-function newChainId(): string {
-  return Array.from({ length: 12 }, () => randomInt(36).toString(36)).join("");
 }
 
 /** Returns whether an error stays until somebody mends the file or the keys, so that waiting does not help. */

@@ -3,8 +3,8 @@ import type {
   ChainRemoval,
   ChangeRow,
   ChangesQuery,
-  EntryPlace,
   RemovablePart,
+  RowPlace,
   StoredChainRow,
   StoredEntryRow,
 } from "./audit-rows.ts";
@@ -14,16 +14,25 @@ const nameId = `(SELECT id FROM names WHERE workspace = ${workspaceId} AND tag =
 /** The columns that refer to names. */
 const nameColumns = ["server", "token", "owner", "action"] as const;
 
+/** How many rows of a name are counted, to find the rarest name of a filter. */
+const mostCounted = 5_000;
+
 /** Returns the changes of one workspace that a query selects, newest first. */
 export function changes(transaction: Transaction, query: ChangesQuery): ChangeRow[] {
-  const conditions = [`entries.workspace = ${workspaceId}`, "kind = ?"];
-  const values: (string | number)[] = [query.workspace, query.kind];
-  for (const column of ["owner", "server", "action"] as const) {
-    const tag = query[column];
-    if (tag === undefined) continue;
-    conditions.push(`${column} = ${nameId}`);
-    values.push(query.workspace, tag);
+  const named = namedFilters(transaction, query);
+  if (named === undefined) return [];
+  const conditions = [];
+  const values: number[] = [];
+  for (const [index, { column, name }] of named.entries()) {
+    // The plus keeps SQLite from another index than that of the rarest name.
+    conditions.push(index === 0 ? `${column} = ?` : `+${column} = ?`);
+    values.push(name);
   }
+  // A name belongs to one workspace, so the index by workspace is needed only without names.
+  conditions.push(`${named.length > 0 ? "+" : ""}entries.workspace = ?`, "kind = ?");
+  const workspace = transaction.get("SELECT id FROM workspaces WHERE workspace = ?", query.workspace);
+  if (workspace === undefined) return [];
+  values.push(numberOf(workspace, "id"), query.kind);
   if (query.from !== undefined) {
     conditions.push("time >= ?");
     values.push(query.from);
@@ -55,13 +64,35 @@ export function changes(transaction: Transaction, query: ChangesQuery): ChangeRo
   }));
 }
 
+/**
+ * Returns the numbers of the names that a query filters by, the rarest name first; `undefined` if a name is not in the
+ * dictionary.
+ */
+function namedFilters(
+  transaction: Transaction,
+  query: ChangesQuery,
+): { readonly column: string; readonly name: number }[] | undefined {
+  const named: { readonly column: string; readonly name: number; readonly rows: number }[] = [];
+  for (const column of ["owner", "server", "action"] as const) {
+    const tag = query[column];
+    if (tag === undefined) continue;
+    const row = transaction.get(`SELECT ${nameId} AS name`, query.workspace, tag);
+    if (row === undefined || row["name"] === null) return undefined;
+    const name = numberOf(row, "name");
+    const some = `SELECT 1 FROM entries WHERE ${column} = ? AND kind = ? LIMIT ${mostCounted}`;
+    const counted = transaction.get(`SELECT count(*) AS rows FROM (${some})`, name, query.kind) ?? {};
+    named.push({ column, name, rows: numberOf(counted, "rows") });
+  }
+  return named.sort((one, other) => one.rows - other.rows);
+}
+
 /** Returns the places of entries of one workspace, or of all, in the order in which they were written. */
 export function places(
   transaction: Transaction,
   workspace: string | undefined,
   after: number,
   limit: number,
-): EntryPlace[] {
+): RowPlace[] {
   const select = `SELECT entries.id AS id, workspaces.workspace AS workspace, chains.chain AS chain, sequence FROM entries
     JOIN chains ON chains.id = entries.chain JOIN workspaces ON workspaces.id = chains.workspace WHERE entries.id > ?`;
   const order = "ORDER BY entries.id LIMIT ?";

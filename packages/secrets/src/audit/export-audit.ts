@@ -1,6 +1,6 @@
 import { SecretsError } from "../secrets-error.ts";
 import { type AuditEntry, parseEntry } from "./audit-entry.ts";
-import type { EntryPlace } from "./audit-rows.ts";
+import type { RowPlace } from "./audit-rows.ts";
 import { type AuditFile, openAudit } from "./open-audit-file.ts";
 import { formatRecordKey, isWorkspace } from "./record-key.ts";
 
@@ -30,7 +30,7 @@ export async function* exportAudit({ workspace, ...file }: ExportAuditOptions): 
   const { thread, encrypted } = openAudit({ ...file, create: false, reencrypt: "off" });
   try {
     for (let after = 0; ; ) {
-      const places = await thread.request<EntryPlace[]>({ method: "places", workspace, after, limit: pageSize });
+      const places = await thread.request<RowPlace[]>({ method: "places", workspace, after, limit: pageSize });
       const last = places.at(-1);
       if (last === undefined) return;
       const texts = await encrypted.getMany(places.map((place) => formatRecordKey({ kind: "entry", ...place })));

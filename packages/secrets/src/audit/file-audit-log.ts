@@ -1,4 +1,4 @@
-import { KeywardError } from "@keyward/core";
+import { type EncryptedStore, type EncryptedStoreOptions, KeywardError, requireAmount } from "@keyward/core";
 import { revisionField } from "../fields.ts";
 import type { Change, ChangeFilter, ChangeOutcome, Page, PageRequest, RecordedChange } from "../model.ts";
 import { SecretsError } from "../secrets-error.ts";
@@ -16,13 +16,18 @@ import { formatRecordKey, isWorkspace, serviceWorkspace } from "./record-key.ts"
 /** The options of {@link openAuditLog}. */
 export interface AuditLogOptions extends AuditFile {
   /** Registers this process as a replica of the audit file, as the option of `EncryptedStore`. Default: false. */
-  readonly replica?: boolean | undefined;
+  readonly replica?: EncryptedStoreOptions["replica"] | undefined;
   /** How long an entry waits to be written before its change is refused, in milliseconds. Default: 10,000. */
   readonly longestWaitMs?: number | undefined;
   /** How many entries may wait to be written. Further changes are refused. Default: 10,000. */
   readonly maxWaiting?: number | undefined;
   /** How long one attempt to write waits for a lock of another process, in milliseconds. Default: 5,000. */
   readonly busyTimeoutMs?: number | undefined;
+  /**
+   * The largest size of the file in bytes, without its `-wal`. Further changes are refused until retention has removed
+   * entries. Default: no bound but the disk.
+   */
+  readonly maxBytes?: number | undefined;
 }
 
 /** One transaction of retention removes at most this many entries, so that writers wait only a few milliseconds. */
@@ -52,12 +57,20 @@ class FileAuditLog implements AuditLog {
   #closing: Promise<void> | undefined;
 
   constructor(options: AuditLogOptions) {
-    const { path, longestWaitMs = 10_000, maxWaiting = 10_000 } = options;
+    const { path, longestWaitMs = 10_000, maxWaiting = 10_000, busyTimeoutMs, maxBytes } = options;
+    requireAmount("longestWaitMs", longestWaitMs, "milliseconds");
+    requireAmount("maxWaiting", maxWaiting, "records");
+    if (busyTimeoutMs !== undefined) requireAmount("busyTimeoutMs", busyTimeoutMs, "milliseconds", { least: 0 });
+    if (maxBytes !== undefined) requireAmount("maxBytes", maxBytes, "bytes");
     this.#path = path;
     this.#audit = openAudit({ ...options, create: true });
     const { table, encrypted } = this.#audit;
     this.#names = new AuditNames(encrypted);
     this.#writer = new ChainWriter({ path, table, encrypted, names: this.#names, longestWaitMs, maxWaiting });
+  }
+
+  get encrypted(): EncryptedStore {
+    return this.#audit.encrypted;
   }
 
   async begin(change: Change): Promise<BegunChange> {

@@ -65,7 +65,7 @@ export function describeProblem(path: string, error: unknown): FileProblem {
     case "EDQUOT":
       return unavailable(
         `There is no space left for ${path}`,
-        "Free space on the disk of the file, or raise the quota of its user. Do not remove the files `-wal` and `-shm` " +
+        "Free space on the disk of the file, raise the quota of its user or the option `maxBytes`, or remove old entries by a shorter retention. Do not remove the files `-wal` and `-shm` " +
           "beside the file, because they hold the last entries.",
       );
     case primaryCodes.readOnly:

@@ -1,6 +1,7 @@
-import { EncryptedStore, type KeyProvider, type Keyring } from "@keyward/core";
+import { EncryptedStore, type EncryptedStoreOptions, type KeyProvider, type Keyring } from "@keyward/core";
+import type { AuditFileOptions } from "./audit-file.ts";
 import { AuditTable } from "./audit-table.ts";
-import { AuditThread } from "./audit-thread.ts";
+import { AuditThread, longestQueueMs } from "./audit-thread.ts";
 import { auditScope } from "./record-key.ts";
 
 /** How long a call waits for a lock of another process, in milliseconds. */
@@ -10,6 +11,7 @@ const defaultBusyTimeoutMs = 5_000;
 export interface AuditFile {
   /** The path of the SQLite file of the audit. */
   readonly path: string;
+  /** The encryption keys: a keyring or a key provider. */
   readonly keys: Keyring | KeyProvider;
 }
 
@@ -23,9 +25,10 @@ export interface OpenAudit {
 /** How {@link openAudit} opens a file. */
 export interface OpenAuditOptions extends AuditFile {
   readonly create: boolean;
-  readonly replica?: boolean | undefined;
+  readonly replica?: EncryptedStoreOptions["replica"] | undefined;
   readonly reencrypt?: "on-read" | "off" | undefined;
   readonly busyTimeoutMs?: number | undefined;
+  readonly maxBytes?: number | undefined;
 }
 
 /**
@@ -39,12 +42,13 @@ export interface OpenAuditOptions extends AuditFile {
  * await audit.disconnect();
  */
 export function auditStore(path: string): AuditTable {
-  return tableOf({ path, create: true, busyTimeoutMs: defaultBusyTimeoutMs }).table;
+  return tableOf({ path, create: true, busyTimeoutMs: defaultBusyTimeoutMs, maxBytes: undefined }).table;
 }
 
 /** Opens an audit file with its keys. The file itself is opened with the first call. */
-export function openAudit({ path, keys, create, replica, reencrypt, busyTimeoutMs }: OpenAuditOptions): OpenAudit {
-  const { thread, table } = tableOf({ path, create, busyTimeoutMs: busyTimeoutMs ?? defaultBusyTimeoutMs });
+export function openAudit(options: OpenAuditOptions): OpenAudit {
+  const { path, keys, create, replica, reencrypt, busyTimeoutMs = defaultBusyTimeoutMs, maxBytes } = options;
+  const { thread, table } = tableOf({ path, create, busyTimeoutMs, maxBytes });
   const encrypted = new EncryptedStore(table, {
     keys,
     scope: auditScope,
@@ -67,10 +71,8 @@ export async function whileAuditIsOpen<Result>(
   }
 }
 
-function tableOf(options: { readonly path: string; readonly create: boolean; readonly busyTimeoutMs: number }): {
-  readonly thread: AuditThread;
-  readonly table: AuditTable;
-} {
+function tableOf(options: AuditFileOptions): { readonly thread: AuditThread; readonly table: AuditTable } {
   const thread = new AuditThread(options);
-  return { thread, table: new AuditTable(thread, options.busyTimeoutMs) };
+  // A write waits for the thread, and then for the lock of another process.
+  return { thread, table: new AuditTable(thread, longestQueueMs + options.busyTimeoutMs) };
 }

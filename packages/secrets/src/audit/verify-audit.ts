@@ -24,10 +24,13 @@ export interface AuditProblem {
 
 /** A chain without a closing entry: its process is running, or was killed. */
 export interface OpenChain {
+  /** The id of the workspace. */
   readonly workspace: string;
+  /** The id of the chain. */
   readonly chain: string;
   /** The sequence number of its last entry. */
   readonly last: number;
+  /** What this means. */
   readonly note: "ended without closing; up to one batch may be missing";
 }
 

@@ -54,11 +54,7 @@ export class ServerSecrets {
    *
    * @throws SecretsError `FIELD_INVALID`, `RULE_CONFLICT`, `LIMIT_REACHED`; as {@link changeServer}.
    */
-  async set(
-    address: ServerAddress,
-    secret: CheckedSecret,
-    condition: ChangeCondition,
-  ): Promise<SecretChange & { readonly revision: number }> {
+  async set(address: ServerAddress, secret: CheckedSecret, condition: ChangeCondition): Promise<SecretChange> {
     for (let attempt = 1; attempt <= maxAttempts; attempt++) {
       const begun = await this.#handOutNumber(address, secret, condition);
       const isPointed = await this.#storeAndPoint(address, secret, condition, begun);
@@ -121,7 +117,7 @@ export class ServerSecrets {
     name: string,
     rule: InjectionRule,
     condition: ChangeCondition,
-  ): Promise<SecretChange & { readonly revision: number }> {
+  ): Promise<SecretChange> {
     return await changeServer(this.#context, address, condition, (server) => {
       const former = requireSecret(server, name);
       requireFreeHeader(server, name, rule);
@@ -170,7 +166,7 @@ export class ServerSecrets {
     secret: CheckedSecret,
     condition: ChangeCondition,
     begun: BegunValue,
-  ): Promise<(SecretChange & { readonly revision: number }) | undefined> {
+  ): Promise<SecretChange | undefined> {
     const key = valueKey(address.workspace, begun.server, begun.value);
     let isStored = false;
     try {
@@ -199,7 +195,7 @@ export class ServerSecrets {
     secret: CheckedSecret,
     { ifRevision }: ChangeCondition,
     begun: BegunValue,
-  ): Decision<ServerRecord, (SecretChange & { readonly revision: number }) | undefined> {
+  ): Decision<ServerRecord, SecretChange | undefined> {
     // The caller has not seen the server that was created in the place of the deleted one.
     if (server.id !== begun.server) throw serverNotFound();
     const former = server.secrets.find(({ name }) => name === secret.name);

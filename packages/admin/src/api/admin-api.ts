@@ -1,0 +1,164 @@
+import { randomUUID } from "node:crypto";
+import { OpenAPIHono } from "@hono/zod-openapi";
+import { type OptionNames, requireOptions } from "@keyward/core";
+import type { Hono } from "hono";
+import { apiPath } from "../routes/admin-route.ts";
+import { allRoutes } from "../routes/all-routes.ts";
+import { type OperationId, routeRights } from "../routes/route-rights.ts";
+import { conditionalReads } from "./answer-headers.ts";
+import type { ApiContext, ApiEnvironment } from "./api-environment.ts";
+import { type ApiLimits, checkedLimits } from "./api-limits.ts";
+import { Authorization } from "./authorization.ts";
+import { boundedBody } from "./bounded-body.ts";
+import { ClientAddresses } from "./client-address.ts";
+import { problemOf } from "./error-problems.ts";
+import { refusedFields } from "./field-rules.ts";
+import { handleReads, handleSecrets, handleServers, handleTokens, handleWorkspaces } from "./handlers.ts";
+import { documentRoute, openApiText } from "./openapi-document.ts";
+import { OwnNames } from "./own-names.ts";
+import { ProblemError } from "./problem-error.ts";
+import { answerHeaders, problemResponse } from "./problem-response.ts";
+import type { SecretsService } from "./secrets-service.ts";
+import { unknownRoute } from "./unknown-route.ts";
+
+/** The options of {@link createAdminApi}. */
+export interface AdminApiOptions {
+  /** The secrets service. */
+  readonly admin: SecretsService;
+  /**
+   * The URL at which clients reach the service, such as `https://keyward.example.com`. Default: none, so the API answers
+   * only to `localhost`, `127.0.0.1` and `[::1]`.
+   */
+  readonly publicUrl?: string | undefined;
+  /** The addresses or CIDR blocks of the proxies whose `X-Forwarded-For` counts. Default: none. */
+  readonly trustProxies?: readonly string[] | undefined;
+  /** Limits on requests. "lifted", for load tests, leaves only the limit of a body. */
+  readonly limits?: ApiLimits | "lifted" | undefined;
+  /** Called with each error that is answered with a status from 500, and the id of its request. Default: none. */
+  readonly onError?: ((error: unknown, request: { readonly requestId: string }) => void) | undefined;
+}
+
+/** The names of the options of {@link createAdminApi}. */
+export const adminApiOptionNames = {
+  admin: true,
+  publicUrl: true,
+  trustProxies: true,
+  limits: true,
+  onError: true,
+} satisfies OptionNames<AdminApiOptions>;
+
+/**
+ * Creates the admin API as an app of Hono: a handler of fetch requests. On Node.js, `startAdminServer` serves it.
+ *
+ * @throws KeywardError `VALUE_INVALID` for an unknown option, a `publicUrl` that is not a URL, one of `trustProxies`
+ * that is not a CIDR block, or a limit that is not a positive integer.
+ * @example
+ * const audit = openAuditLog({ path: "audit.db", keys });
+ * const app = createAdminApi({ admin: new SecretsAdmin({ store, keys, audit }) });
+ * console.log((await app.request("/api/v1/admin/whoami")).status); // 401
+ * await audit.close();
+ */
+export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
+  const given = requireOptions("createAdminApi", options, adminApiOptionNames);
+  const { admin, publicUrl, trustProxies = [], onError } = given;
+  const limits = checkedLimits(given.limits);
+  const names = new OwnNames(publicUrl);
+  const addresses = new ClientAddresses(trustProxies);
+  const authorization = new Authorization(admin, limits);
+  const addressOf = ({ env, req }: ApiContext) =>
+    addresses.of(env?.incoming?.socket.remoteAddress, req.header("x-forwarded-for"));
+  let inProgress = 0;
+
+  const app = new OpenAPIHono<ApiEnvironment>({
+    defaultHook: (result) => {
+      if (!result.success) throw refusedFields(placeOf(result.target), result.error.issues);
+    },
+  });
+
+  app.onError((error, context) => {
+    const problem = problemOf(error);
+    const requestId = context.get("requestId");
+    if (problem.problem.status >= 500) report(onError, error, requestId);
+    return problemResponse(problem, requestId);
+  });
+  app.notFound((context) => {
+    throw unknownRoute(context.req.path);
+  });
+
+  app.use(async (context, next) => {
+    context.set("requestId", randomUUID());
+    await next();
+    for (const [name, value] of Object.entries(answerHeaders)) context.res.headers.set(name, value);
+    context.res.headers.set("x-request-id", context.get("requestId"));
+  });
+  app.use(async ({ req }, next) => {
+    names.require(req.header("host") ?? new URL(req.url).host, req.header("origin"));
+    if (inProgress >= limits.concurrentRequests) throw busy();
+    inProgress++;
+    try {
+      await next();
+    } finally {
+      inProgress--;
+    }
+  });
+  app.use(conditionalReads);
+
+  const api = app.basePath(apiPath);
+  let document: string | undefined;
+  api.get(documentRoute.path, (context) => {
+    document ??= openApiText(api);
+    return context.body(document, 200, { "content-type": "application/json" });
+  });
+  for (const id of operationIds()) {
+    const { method, request, getRoutingPath } = allRoutes[id];
+    const on = [method.toUpperCase(), getRoutingPath()] as const;
+    api.on(...on, authorization.requires(routeRights[id], addressOf));
+    if (request?.body !== undefined) api.on(...on, boundedBody(limits.maxBodyBytes));
+  }
+  handleReads(api, admin);
+  handleWorkspaces(api, admin);
+  handleServers(api, admin);
+  handleSecrets(api, admin);
+  handleTokens(api, admin);
+  return app;
+}
+
+function operationIds(): readonly OperationId[] {
+  const isOperation = (name: string): name is OperationId => Object.hasOwn(routeRights, name);
+  return Object.keys(routeRights).filter(isOperation);
+}
+
+function placeOf(target: string): "body" | "query" | "path" | "header" {
+  switch (target) {
+    case "query":
+      return "query";
+    case "param":
+      return "path";
+    case "header":
+      return "header";
+    default:
+      return "body";
+  }
+}
+
+function busy() {
+  return new ProblemError(
+    {
+      type: "docs/errors.md#service_busy",
+      title: "Busy",
+      status: 503,
+      detail: "The service already has as many requests in progress as it allows",
+      code: "SERVICE_BUSY",
+      hint: "Send the request again after a second.",
+    },
+    { "retry-after": "1" },
+  );
+}
+
+function report(onError: AdminApiOptions["onError"], error: unknown, requestId: string): void {
+  try {
+    onError?.(error, { requestId });
+  } catch {
+    // A log that fails must not change the answer.
+  }
+}

@@ -1,0 +1,62 @@
+import { requireAmount, requireOptions } from "@keyward/core";
+
+/** The limits of the admin API. */
+export interface ApiLimits {
+  /** How many requests a second one token may send on average. Default: 50. */
+  readonly requestsPerSecond?: number | undefined;
+  /** How many requests one token may send at once after a pause. Default: 100. */
+  readonly burstRequests?: number | undefined;
+  /** How many different tokens of one client address may be refused a minute. Default: 10. */
+  readonly refusedTokensPerMinute?: number | undefined;
+  /** How many requests may be in progress at once. Default: 100. */
+  readonly concurrentRequests?: number | undefined;
+  /** The largest body of a request, in bytes. Default: 65,536. */
+  readonly maxBodyBytes?: number | undefined;
+}
+
+/** Limits with a value for each. */
+export type CheckedLimits = { readonly [Name in keyof Required<ApiLimits>]: number };
+
+const defaultLimits: CheckedLimits = {
+  requestsPerSecond: 50,
+  burstRequests: 100,
+  refusedTokensPerMinute: 10,
+  concurrentRequests: 100,
+  maxBodyBytes: 65_536,
+};
+
+const names = {
+  requestsPerSecond: true,
+  burstRequests: true,
+  refusedTokensPerMinute: true,
+  concurrentRequests: true,
+  maxBodyBytes: true,
+} as const;
+
+/**
+ * Checks the limits and adds the defaults. "lifted", for load tests, leaves only the limit of a body.
+ *
+ * @throws KeywardError `VALUE_INVALID` for an unknown limit or one that is not a positive integer.
+ */
+export function checkedLimits(given: ApiLimits | "lifted" = {}): CheckedLimits {
+  if (given === "lifted") {
+    const none = Number.POSITIVE_INFINITY;
+    return {
+      requestsPerSecond: none,
+      burstRequests: none,
+      refusedTokensPerMinute: none,
+      concurrentRequests: none,
+      maxBodyBytes: defaultLimits.maxBodyBytes,
+    };
+  }
+  const limits = requireOptions("limits", given, names);
+  const of = (name: keyof ApiLimits, unit: "requests" | "attempts" | "bytes") =>
+    requireAmount(`limits.${name}`, limits[name] ?? defaultLimits[name], unit);
+  return {
+    requestsPerSecond: of("requestsPerSecond", "requests"),
+    burstRequests: of("burstRequests", "requests"),
+    refusedTokensPerMinute: of("refusedTokensPerMinute", "attempts"),
+    concurrentRequests: of("concurrentRequests", "requests"),
+    maxBodyBytes: of("maxBodyBytes", "bytes"),
+  };
+}

@@ -1,0 +1,44 @@
+import type { MiddlewareHandler } from "hono";
+import type { ApiEnvironment } from "./api-environment.ts";
+import { bodyTooLarge } from "./error-problems.ts";
+import { apiProblem } from "./problem-error.ts";
+
+/**
+ * Reads the body of a request if it has at most `maxBytes`. The middleware of Hono cannot be used, because it clones the
+ * request, which `@hono/node-server` supports only with its own global classes.
+ */
+export function boundedBody(maxBytes: number): MiddlewareHandler<ApiEnvironment> {
+  return async ({ req }, next) => {
+    const { raw } = req;
+    if (Number(req.header("content-length") ?? 0) > maxBytes) throw bodyTooLarge();
+    if (raw.body !== null) {
+      const body = await read(raw.body, maxBytes);
+      req.raw = new Request(req.url, { method: req.method, headers: new Headers(raw.headers), body });
+    }
+    await next();
+  };
+}
+
+async function read(stream: ReadableStream<Uint8Array>, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
+  const pieces: Uint8Array[] = [];
+  let bytes = 0;
+  try {
+    for await (const piece of stream) {
+      bytes += piece.byteLength;
+      if (bytes > maxBytes) break;
+      pieces.push(piece);
+    }
+  } catch {
+    throw incompleteBody();
+  }
+  if (bytes > maxBytes) throw bodyTooLarge();
+  return new Uint8Array(Buffer.concat(pieces));
+}
+
+function incompleteBody() {
+  return apiProblem("REQUEST_MALFORMED", {
+    title: "Incomplete request",
+    detail: "The connection ended before the whole body had arrived",
+    hint: "Send the request again. Nothing was changed.",
+  });
+}

@@ -1,0 +1,56 @@
+import { BlockList, isIP, isIPv4 } from "node:net";
+import { KeywardError } from "@keyward/core";
+
+const maxForwarded = 32;
+
+/**
+ * Returns the address of a request's client: the address of the connection, or, if the connection comes from a trusted
+ * proxy, the last address in `X-Forwarded-For` that is not one of a trusted proxy.
+ */
+export class ClientAddresses {
+  readonly #trusted = new BlockList();
+  readonly #trustsAny: boolean;
+
+  /** @throws KeywardError `VALUE_INVALID` if one of `trustProxies` is not an address or a CIDR block. */
+  constructor(trustProxies: readonly string[]) {
+    for (const block of trustProxies) this.#trust(block);
+    this.#trustsAny = trustProxies.length > 0;
+  }
+
+  /** Returns the client's address. `connection` is the address at the other end of the connection. */
+  of(connection: string | undefined, forwardedFor: string | undefined): string | undefined {
+    let address = connection === undefined ? undefined : plain(connection);
+    if (!this.#trustsAny || address === undefined || forwardedFor === undefined) return address;
+    const hops = forwardedFor.split(",").slice(-maxForwarded).reverse();
+    for (const hop of hops) {
+      if (!this.#isTrusted(address)) return address;
+      const next = plain(hop.trim());
+      if (isIP(next) === 0) return address;
+      address = next;
+    }
+    return address;
+  }
+
+  #isTrusted(address: string): boolean {
+    return isIP(address) !== 0 && this.#trusted.check(address, isIPv4(address) ? "ipv4" : "ipv6");
+  }
+
+  #trust(block: string): void {
+    const [address = "", bits, ...rest] = block.split("/");
+    const family = isIPv4(address) ? "ipv4" : "ipv6";
+    const most = family === "ipv4" ? 32 : 128;
+    const prefix = bits === undefined ? most : /^\d{1,3}$/.test(bits) ? Number(bits) : -1;
+    if (isIP(address) === 0 || rest.length > 0 || prefix < 0 || prefix > most) {
+      throw new KeywardError("VALUE_INVALID", `trustProxies has "${block}", which is not an address or a CIDR block`, {
+        hint: "Write each proxy as an address or a block, such as 10.0.0.0/8 or fd00::/8.",
+      });
+    }
+    this.#trusted.addSubnet(address, prefix, family);
+  }
+}
+
+/** Returns an IPv4 address that a dual-stack socket shows as ::ffff:… as IPv4. */
+function plain(address: string): string {
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address);
+  return mapped?.[1] ?? address;
+}

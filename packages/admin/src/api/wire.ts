@@ -1,0 +1,148 @@
+import type { RotationStatus } from "@keyward/core";
+import type {
+  CallerInfo,
+  RecordedChange as ChangeInfo,
+  NewSecret as DomainSecret,
+  NewToken as DomainToken,
+  InjectionRule,
+  IssuedToken as IssuedTokenInfo,
+  KeyCensus as KeyCensusInfo,
+  Page,
+  SecretChange as SecretChangeInfo,
+  SecretInfo,
+  ServerInfo,
+  TokenInfo,
+  WorkspaceInfo,
+} from "@keyward/secrets";
+import type { z } from "zod";
+import type { WhoAmI } from "../schemas/caller-schemas.ts";
+import type { RecordedChange } from "../schemas/change-schemas.ts";
+import type { KeyCensus, Rotation } from "../schemas/key-schemas.ts";
+import type { newSecret, Secret, SecretChange } from "../schemas/secret-schemas.ts";
+import type { Server } from "../schemas/server-schemas.ts";
+import { millisecondsOf, optionalTimeOf, timeOf } from "../schemas/times.ts";
+import type { IssuedToken, newToken, Token } from "../schemas/token-schemas.ts";
+import type { Workspace } from "../schemas/workspace-schemas.ts";
+
+// From the domain's models to the API's answers, and from bodies to the domain's arguments. Each field is named, so that
+// a new field of the domain reaches no answer by accident.
+
+export function toWhoAmI({ tokenId, owner, role, workspace, expires }: CallerInfo): WhoAmI {
+  return { tokenId, owner, role, workspace: workspace ?? null, expires: optionalTimeOf(expires) };
+}
+
+export function toWorkspace({ id, name, revision, created, retentionDays, deleting }: WorkspaceInfo): Workspace {
+  return { id, name, revision, created: timeOf(created), retentionDays, deleting };
+}
+
+export function toServer(info: ServerInfo): Server {
+  const { slug, url, kind, disabled, revision, created, secretCount, deleting } = info;
+  return { slug, url, kind, disabled, revision, created: timeOf(created), secretCount, deleting };
+}
+
+export function toSecret(info: SecretInfo): Secret {
+  const { name, rule, revision, setAt, setBy, expires, lastUsed, weak, redacted, unusable } = info;
+  return {
+    name,
+    injection: toInjection(rule),
+    revision,
+    setAt: timeOf(setAt),
+    setBy,
+    expires: optionalTimeOf(expires),
+    lastUsed: optionalTimeOf(lastUsed),
+    weak,
+    redacted,
+    unusable: unusable ?? null,
+  };
+}
+
+export function toInjection(rule: InjectionRule): InjectionRule {
+  switch (rule.kind) {
+    case "header":
+      return { kind: rule.kind, header: rule.header };
+    case "bearer":
+    case "basic":
+      return { kind: rule.kind };
+    case "template":
+      return { kind: rule.kind, header: rule.header, template: rule.template };
+    default:
+      return rule satisfies never;
+  }
+}
+
+export function toSecretChange({ secret, created, warnings }: SecretChangeInfo): SecretChange {
+  return { secret: toSecret(secret), created, warnings: [...warnings] };
+}
+
+export function toToken(info: TokenInfo): Token {
+  const { id, owner, role, servers, tools, methods, created, createdBy, expires, revoked, lastUsed } = info;
+  return {
+    id,
+    owner,
+    role,
+    servers: servers === undefined ? null : [...servers],
+    tools: tools === undefined ? null : [...tools],
+    methods: methods === undefined ? null : [...methods],
+    created: timeOf(created),
+    createdBy,
+    expires: optionalTimeOf(expires),
+    revoked: optionalTimeOf(revoked),
+    lastUsed: optionalTimeOf(lastUsed),
+  };
+}
+
+export function toIssuedToken({ token, info }: IssuedTokenInfo): IssuedToken {
+  return { token, info: toToken(info) };
+}
+
+export function toChange(info: ChangeInfo): RecordedChange {
+  const { id, at, action, outcome, revision, caller, server, subject, detail } = info;
+  const { tokenId, owner, role, address } = caller;
+  return {
+    id,
+    at: timeOf(at),
+    action,
+    outcome,
+    revision: revision ?? null,
+    caller: { tokenId, owner, role, address: address ?? null },
+    server: server ?? null,
+    subject: subject ?? null,
+    detail: detail ?? null,
+  };
+}
+
+export function toCensus({ primary, records, unreadable }: KeyCensusInfo): KeyCensus {
+  return { primary, records: { ...records }, unreadable };
+}
+
+export function toRotation(status: RotationStatus): Rotation {
+  const { id, kind, order, from, to, step, startedAtMs, disabledAtMs, generation } = status;
+  return {
+    id,
+    kind,
+    order: order ?? null,
+    from,
+    to,
+    step,
+    startedAt: timeOf(startedAtMs),
+    disabledAt: optionalTimeOf(disabledAtMs),
+    generation: generation ?? null,
+  };
+}
+
+export function toPage<Item, Answer>({ items, next }: Page<Item>, answerOf: (item: Item) => Answer) {
+  return { items: items.map(answerOf), next: next ?? null };
+}
+
+export function fromNewSecret({ injection, expires, ...secret }: z.output<typeof newSecret>): DomainSecret {
+  return { ...secret, rule: injection, expires: optionalMilliseconds(expires) };
+}
+
+export function fromNewToken({ expires, ...token }: z.output<typeof newToken>): DomainToken {
+  return { ...token, expires: optionalMilliseconds(expires) };
+}
+
+/** Returns a time that a caller sent in milliseconds since the epoch. */
+export function optionalMilliseconds(text: string | undefined): number | undefined {
+  return text === undefined ? undefined : millisecondsOf(text);
+}

@@ -1,0 +1,67 @@
+import * as fields from "@keyward/secrets/fields";
+import { z } from "zod";
+import { pageOf } from "./paging.ts";
+import { answerTime } from "./times.ts";
+
+const exampleUrl = "https://mcp.example.com/mcp";
+const urlText = fields.urlField.meta({
+  description: "The URL of the server: http or https, without a user, a password, a query and a fragment.",
+  format: "uri",
+  examples: [exampleUrl],
+});
+
+/** The path parameter of the routes of one server. */
+export const serverPath = z.strictObject({
+  slug: fields.slugField.meta({ description: "The slug of a server.", examples: ["github"] }),
+});
+
+/** The body of `POST /mcp-servers`. */
+export const newServer = z
+  .strictObject({
+    slug: fields.slugField.meta({ examples: ["github"] }),
+    url: urlText,
+    kind: fields.kindField.optional().meta({ description: "Default: mcp.", examples: ["mcp"] }),
+  })
+  .meta({ id: "NewServer" });
+
+/** The body of `PATCH /mcp-servers/{slug}`. */
+export const serverChange = z
+  .strictObject({
+    url: urlText.optional(),
+    kind: fields.kindField.optional().meta({ examples: ["http"] }),
+    disabled: z
+      .boolean()
+      .optional()
+      .meta({ description: "True: calls to the server are refused.", examples: [true] }),
+  })
+  .meta({ id: "ServerChange", description: "What changes. An absent field stays as it is." });
+
+/** A server, without its secrets. */
+export const server = z
+  .object({
+    slug: fields.slugField.meta({ examples: ["github"] }),
+    url: z.string().meta({ examples: [exampleUrl] }),
+    kind: fields.kindField.meta({ examples: ["mcp"] }),
+    disabled: z.boolean().meta({ description: "True if calls to the server are refused.", examples: [false] }),
+    revision: fields.revisionField.meta({
+      description: "A number that grows with each change of the server or of one of its secrets.",
+      examples: [3],
+    }),
+    created: answerTime,
+    secretCount: z
+      .int()
+      .min(0)
+      .meta({ examples: [1] }),
+    deleting: z.boolean().meta({ description: "True while the server is being deleted.", examples: [false] }),
+  })
+  .meta({ id: "Server", description: "A server, without its secrets." });
+
+/** The answer of `GET /mcp-servers`. */
+export const serverPage = pageOf(server, "ServerPage");
+
+/** A server, without its secrets. */
+export type Server = z.infer<typeof server>;
+/** What {@link AdminClient.createServer} sends. */
+export type NewServer = z.input<typeof newServer>;
+/** What {@link AdminClient.updateServer} sends. */
+export type ServerChange = z.input<typeof serverChange>;

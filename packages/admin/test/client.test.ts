@@ -1,0 +1,184 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { AdminApiError, AdminClient } from "@keyward/admin/client";
+import { MemoryStore } from "@keyward/store-memory";
+import { SqliteStore } from "@keyward/store-sqlite";
+import { expect, it, onTestFinished } from "vitest";
+import { install } from "./installation.ts";
+
+/** Creates a folder that is removed when the test has finished. */
+function folder(): string {
+  const path = mkdtempSync(join(tmpdir(), "keyward-admin-"));
+  onTestFinished(() => rmSync(path, { recursive: true, force: true }));
+  return path;
+}
+
+it.each(["memory", "SQLite and an audit file"])(
+  "does the whole life of servers, secrets and tokens in %s, with a method for each route",
+  async (place) => {
+    const path = folder();
+    const store = place === "memory" ? new MemoryStore() : new SqliteStore(join(path, "service.db"));
+    onTestFinished(() => store.disconnect());
+    const { clientOf, admin, operator } = await install(
+      place === "memory" ? { store } : { store, auditPath: join(path, "audit.db") },
+    );
+    const client = clientOf(admin.token);
+    expect(await client.whoAmI()).toMatchObject({ role: "admin", owner: "first admin", expires: null });
+    expect(await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" })).toMatchObject({
+      revision: 0,
+    });
+    const set = await client.setSecret(
+      "github",
+      { name: "A", value: "a-value-of-a-test", expires: "2099-01-01T00:00:00Z", injection: { kind: "bearer" } },
+      { ifRevision: 0 },
+    );
+    expect(set).toMatchObject({
+      created: true,
+      secret: { revision: 1, expires: "2099-01-01T00:00:00.000Z", weak: false },
+    });
+    expect(await client.getInjection("github", "A")).toEqual({ kind: "bearer" });
+    await client.setInjection("github", "A", { kind: "header", header: "X-Key" }, { ifRevision: 1 });
+    const { secrets } = await client.listSecrets("github");
+    expect(secrets).toMatchObject([{ name: "A", injection: { kind: "header", header: "X-Key" }, unusable: null }]);
+    const moved = await client.updateServer("github", { url: "https://other.example.com", disabled: true });
+    expect(moved).toMatchObject({ disabled: true, secretCount: 1 });
+    expect((await client.listSecrets("github")).secrets).toMatchObject([{ unusable: "origin-changed" }]);
+    expect(await client.deleteSecret("github", "A")).toMatchObject({ secretCount: 0 });
+    await client.setSecret("github", { name: "B", value: "a-value-of-a-test" });
+    expect(await client.deleteAllSecrets("github")).toMatchObject({ names: ["B"] });
+    expect(await client.getServer("github")).toMatchObject({ secretCount: 0 });
+    await client.deleteServer("github");
+    expect(await client.listServers()).toEqual({ items: [], next: null });
+
+    const issued = await client.createToken({ owner: "Ada", role: "member", methods: ["GET"], tools: ["list"] });
+    expect(issued.info).toMatchObject({ servers: null, tools: ["list"], methods: ["GET"] });
+    const rotated = await client.rotateToken(issued.info.id, { overlapMs: 60_000 });
+    expect((await client.listTokens({ owner: "Ada" })).items.map(({ id }) => id)).toEqual([
+      rotated.info.id,
+      issued.info.id,
+    ]);
+    expect(await client.revokeToken(rotated.info.id)).toMatchObject({ revoked: expect.stringMatching(/Z$/) });
+    expect(await client.revokeTokensOf("Ada")).toEqual([issued.info.id]);
+    expect((await client.listChanges({ action: "token.rotate" })).items).toMatchObject([{ outcome: "done" }]);
+    const actions: string[] = [];
+    for (let cursor: string | undefined; ; ) {
+      const { items, next } = await client.listChanges({ owner: "first admin" }, { limit: 5, cursor });
+      actions.push(...items.map(({ action }) => action));
+      if (next === null) break;
+      cursor = next;
+    }
+    expect(actions).toEqual((await client.listChanges({ owner: "first admin" })).items.map(({ action }) => action));
+    expect(actions).toHaveLength(12);
+
+    const operatorClient = clientOf(operator.token);
+    const { workspace, admin: first } = await operatorClient.createWorkspace({ name: "other", adminOwner: "Grace" });
+    expect(await clientOf(first.token).whoAmI()).toMatchObject({ workspace: workspace.id, owner: "Grace" });
+    expect((await operatorClient.listWorkspaces()).items.map(({ name }) => name)).toEqual(["other", "main"]);
+    const { revision } = await operatorClient.getWorkspace("other");
+    await operatorClient.deleteWorkspace("other", { ifRevision: revision });
+    expect(await operatorClient.census()).toMatchObject({ unreadable: 0 });
+    expect(await operatorClient.rotation()).toBe(null);
+  },
+);
+
+it("throws the problem of the service, with its code, hint, request id and fields", async () => {
+  const { clientOf, admin } = await install();
+  const client = clientOf(admin.token);
+  await expect(client.getServer("nowhere")).rejects.toMatchObject({
+    name: "AdminApiError",
+    status: 404,
+    code: "SERVER_NOT_FOUND",
+    hint: expect.stringContaining("slug"),
+    requestId: expect.stringMatching(/^[0-9a-f-]{36}$/),
+  });
+  await expect(client.createServer({ slug: "UPPER", url: "https://mcp.example.com" })).rejects.toMatchObject({
+    status: 422,
+    code: "FIELD_INVALID",
+    message: expect.stringContaining("slug"),
+  });
+  await expect(clientOf("not-a-token").whoAmI()).rejects.toMatchObject({ status: 401, code: "TOKEN_REFUSED" });
+});
+
+it.each([
+  ["not a URL", "token", "OPTION_INVALID"],
+  ["ftp://localhost", "token", "OPTION_INVALID"],
+  ["http://keyward.example.com", "token", "OPTION_INVALID"],
+  ["https://user:password@keyward.example.com", "token", "OPTION_INVALID"],
+  ["https://keyward.example.com/?a=b", "token", "OPTION_INVALID"],
+  ["https://keyward.example.com", "two words", "OPTION_INVALID"],
+  ["https://keyward.example.com", "", "OPTION_INVALID"],
+])("refuses the URL %s with the token %j, and repeats neither", (url, token, code) => {
+  expect(() => new AdminClient({ url, token })).toThrow(expect.objectContaining({ code }));
+  expect(() => new AdminClient({ url, token })).toThrow(
+    expect.objectContaining({ message: expect.not.stringContaining("password@") }),
+  );
+});
+
+/** Starts a server that is not a secrets service. */
+async function serve(answer: (target: string) => { status: number; headers?: Record<string, string>; body?: string }) {
+  const requests: string[] = [];
+  const server = createServer((request, response) => {
+    requests.push(request.url ?? "");
+    const { status, headers = {}, body } = answer(request.url ?? "");
+    response.writeHead(status, headers);
+    response.end(body);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  onTestFinished(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  const address = server.address();
+  const port = typeof address === "object" && address !== null ? address.port : 0;
+  return { url: `http://127.0.0.1:${port}`, requests };
+}
+
+it("refuses answers that are not of the admin API, and shows no token that they repeat", async () => {
+  const token = "kwt_a_b_0123456789";
+  const hostile = JSON.stringify({
+    type: "x",
+    title: "x",
+    status: 400,
+    detail: `\u001b[31mYour token is ${token}`,
+    code: "X",
+    hint: `Send ${token}`,
+    instance: "1",
+  });
+  for (const [answer, code] of [
+    [{ status: 200, body: "<html>" }, "ANSWER_INVALID"],
+    [{ status: 200, body: "{}" }, "ANSWER_INVALID"],
+    [{ status: 200, body: "x".repeat(9 * 1024 * 1024) }, "ANSWER_INVALID"],
+    [{ status: 502, body: "Bad gateway" }, "ANSWER_INVALID"],
+    [{ status: 302, headers: { location: "/elsewhere" } }, "ANSWER_INVALID"],
+    [{ status: 400, body: hostile }, "X"],
+  ] as const) {
+    const { url, requests } = await serve(() => answer);
+    const error: unknown = await new AdminClient({ url, token }).whoAmI().catch((thrown: unknown) => thrown);
+    if (!(error instanceof AdminApiError)) throw new Error("The client did not refuse the answer");
+    expect(error.code).toBe(code);
+    expect(`${error.message}${error.hint}`).not.toContain(token);
+    expect(`${error.message}${error.hint}`).not.toContain("\u001b");
+    expect(requests).toEqual(["/api/v1/admin/whoami"]);
+  }
+});
+
+it("reports a service that cannot be reached or does not answer in time", async () => {
+  const { url } = await serve(() => ({ status: 200, body: "{}" }));
+  const port = Number(new URL(url).port);
+  const silent = new AdminClient({
+    url,
+    token: "token",
+    timeoutMs: 50,
+    fetch: (_, init) =>
+      new Promise((__, reject) => {
+        init?.signal?.addEventListener("abort", () => reject(new Error("aborted")));
+      }),
+  });
+  await expect(silent.whoAmI()).rejects.toMatchObject({ code: "SERVICE_UNREACHABLE", status: undefined });
+  // Port 1 of the loopback interface has no server.
+  expect(port).not.toBe(1);
+  const unreachable = new AdminClient({ url: "http://127.0.0.1:1", token: "token" });
+  await expect(unreachable.whoAmI()).rejects.toMatchObject({ code: "SERVICE_UNREACHABLE" });
+});

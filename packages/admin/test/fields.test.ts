@@ -1,0 +1,149 @@
+import { expect, it } from "vitest";
+import { type Installation, install } from "./installation.ts";
+
+type Case = readonly [route: string, field: string, good: unknown, bad: unknown];
+
+const long = (length: number) => "a".repeat(length);
+const many = (length: number, item: string) => Array.from({ length }, () => item);
+const newServer = { slug: "another", url: "https://another.example.com" };
+const newSecret = { name: "ANOTHER", value: "a-value-of-a-test" };
+const newToken = { owner: "somebody", role: "member" };
+const secrets = "POST /mcp-servers/github/secrets";
+const injection = "PUT /mcp-servers/github/secrets/A/injection";
+const rotate = "POST /tokens/{id}/rotate";
+
+const valid: Readonly<Record<string, object>> = {
+  "POST /workspaces": { name: "another", adminOwner: "somebody" },
+  "POST /mcp-servers": newServer,
+  "PATCH /mcp-servers/github": {},
+  [secrets]: newSecret,
+  [injection]: { kind: "header", header: "X-Key" },
+  "POST /tokens": newToken,
+  [rotate]: { overlapMs: 0 },
+};
+
+// Each field at its bound, and one step beyond.
+const cases: readonly Case[] = [
+  ["POST /workspaces", "name", long(32), long(33)],
+  ["POST /workspaces", "name", "a-b", "a--b"],
+  ["POST /workspaces", "adminOwner", long(100), long(101)],
+  ["POST /workspaces", "adminOwner", "Ada E", " Ada"],
+  ["POST /mcp-servers", "slug", long(32), long(33)],
+  ["POST /mcp-servers", "slug", "a", ""],
+  ["POST /mcp-servers", "slug", "a1", "A1"],
+  ["POST /mcp-servers", "url", `https://a.example.com/${long(2_026)}`, `https://a.example.com/${long(2_027)}`],
+  ["POST /mcp-servers", "url", "https://a.example.com", "https://user:password@a.example.com"],
+  ["POST /mcp-servers", "url", "https://a.example.com/x", "https://a.example.com/x?y=z"],
+  ["POST /mcp-servers", "url", "http://a.example.com", "ftp://a.example.com"],
+  ["POST /mcp-servers", "kind", "http", "https"],
+  ["PATCH /mcp-servers/github", "disabled", false, "false"],
+  ["PATCH /mcp-servers/github", "kind", "mcp", null],
+  ["PATCH /mcp-servers/github", "url", "https://b.example.com", 1],
+  [secrets, "name", long(128), long(129)],
+  [secrets, "name", "_a.b-c", "1a"],
+  [secrets, "value", long(8), long(7)],
+  [secrets, "value", long(8_192), long(8_193)],
+  [secrets, "value", "éééé", "ééé"],
+  [secrets, "value", "é".repeat(4_096), "é".repeat(4_097)],
+  [secrets, "value", "a value with spaces", "a value with a new line\n"],
+  [secrets, "value", "a-value-of-a-test", "a-value\u0000of-a-test"],
+  [secrets, "value", "a-value-of-a-test", " a-value-of-a-test"],
+  [secrets, "value", "a-value-of-a-test", 12_345_678],
+  [secrets, "expires", "2099-01-01T00:00:00Z", "2099-01-01"],
+  [secrets, "expires", "2099-01-01T00:00:00+01:00", "2001-01-01T00:00:00Z"],
+  [secrets, "expires", "9999-12-31T23:59:59Z", "1969-12-31T23:59:59Z"],
+  [secrets, "redacted", false, 0],
+  [secrets, "injection", { kind: "bearer" }, { kind: "bearer", header: "X" }],
+  [secrets, "injection", { kind: "header", header: long(128) }, { kind: "header", header: long(129) }],
+  [secrets, "injection", { kind: "header", header: "X-Key" }, { kind: "header", header: "X Key" }],
+  [secrets, "injection", { kind: "header", header: "X-Key" }, { kind: "header", header: "Transfer-Encoding" }],
+  [
+    secrets,
+    "injection",
+    { kind: "template", header: "X-Key", template: `{value}${long(249)}` },
+    { kind: "template", header: "X-Key", template: `{value}${long(250)}` },
+  ],
+  [injection, "header", "X-Other", "Host"],
+  [injection, "kind", "header", "unknown"],
+  ["POST /tokens", "owner", long(100), long(101)],
+  ["POST /tokens", "owner", "Zoë Ünal", "Zoë\u202eÜnal"],
+  ["POST /tokens", "role", "admin", "owner"],
+  ["POST /tokens", "servers", many(100, "github"), many(101, "github")],
+  ["POST /tokens", "servers", ["github"], []],
+  ["POST /tokens", "tools", many(100, "tool"), many(101, "tool")],
+  ["POST /tokens", "tools", [long(128)], [long(129)]],
+  ["POST /tokens", "methods", ["GET"], ["get"]],
+  ["POST /tokens", "expires", "2099-01-01T00:00:00Z", 4_070_908_800_000],
+  [rotate, "overlapMs", 2_592_000_000, 2_592_000_001],
+  [rotate, "overlapMs", 0, -1],
+  [rotate, "overlapMs", 1, 1.5],
+];
+
+async function ask(installation: Installation, route: string, body: object) {
+  const { send, admin, operator, clientOf, tokenOf } = installation;
+  const client = clientOf(admin.token);
+  await client.createServer({ slug: "github", url: "https://mcp.example.com" });
+  await client.setSecret("github", { name: "A", value: "a-value-of-a-test" });
+  const { info } = await tokenOf("member", "somebody");
+  const [method = "", path = ""] = route.split(" ");
+  const token = path.startsWith("/workspaces") ? operator.token : admin.token;
+  return await send(token, method, path.replace("{id}", info.id), { body });
+}
+
+it.each(cases)("accepts %s with %s at its bound, and refuses it beyond", async (route, field, good, bad) => {
+  const accepted = await ask(await install(), route, { ...valid[route], [field]: good });
+  expect(accepted.status, accepted.text).toBeLessThan(300);
+  const refused = await ask(await install(), route, { ...valid[route], [field]: bad });
+  expect(refused.status, refused.text).toBe(422);
+  expect(refused.json).toMatchObject({ code: "FIELD_INVALID" });
+  expect(Reflect.get(Object(refused.json), "detail")).toContain(field);
+});
+
+it.each(Object.keys(valid))("refuses %s with an unknown field, and does not repeat its name", async (route) => {
+  const { status, text } = await ask(await install(), route, { ...valid[route], "secret-looking-name": 1 });
+  expect(status).toBe(422);
+  expect(text).not.toContain("secret-looking-name");
+});
+
+it.each(Object.keys(valid))("refuses %s with a body that is not an object", async (route) => {
+  for (const body of [[], "text", 1, null]) {
+    const { send, admin, operator } = await install();
+    const [method = "", path = ""] = route.split(" ");
+    const token = path.startsWith("/workspaces") ? operator.token : admin.token;
+    const { status, text } = await send(token, method, path.replace("{id}", admin.info.id), {
+      body: JSON.stringify(body),
+    });
+    expect(status, text).toBe(422);
+  }
+});
+
+it.each([
+  ["/mcp-servers/UPPER", "slug"],
+  ["/mcp-servers/a%2Fb", "slug"],
+  ["/mcp-servers/github/secrets/1a/injection", "name"],
+  ["/workspaces/a_b", "name"],
+])("refuses the path %s, and names the field %s", async (path, name) => {
+  const { send, admin, operator } = await install();
+  const token = path.startsWith("/workspaces") ? operator.token : admin.token;
+  const { status, json } = await send(token, "GET", path);
+  expect(status).toBe(422);
+  expect(json).toMatchObject({ fields: [{ in: "path", name }] });
+});
+
+it("filters the changes by owner, server, action and time, and refuses other filters", async () => {
+  const { send, clientOf, admin } = await install();
+  const client = clientOf(admin.token);
+  await client.createServer({ slug: "github", url: "https://mcp.example.com" });
+  await client.createServer({ slug: "gitlab", url: "https://mcp.example.com" });
+  await client.setSecret("github", { name: "A", value: "a-value-of-a-test" });
+  const of = async (filter: Parameters<typeof client.listChanges>[0]) =>
+    (await client.listChanges(filter)).items.map(({ action, server }) => `${action} ${server}`);
+  expect(await of({ server: "github" })).toEqual(["secret.set github", "server.create github"]);
+  expect(await of({ action: "server.create" })).toEqual(["server.create gitlab", "server.create github"]);
+  expect(await of({ owner: "nobody" })).toEqual([]);
+  expect(await of({ from: "2099-01-01T00:00:00Z" })).toEqual([]);
+  expect(await of({ until: "2099-01-01T00:00:00Z", server: "gitlab" })).toEqual(["server.create gitlab"]);
+  for (const query of ["from=yesterday", "action=secret.read", "server=A", "secret=A"]) {
+    expect((await send(admin.token, "GET", `/changes?${query}`)).status, query).toBe(422);
+  }
+});

@@ -1,0 +1,188 @@
+import { lstat, readdir } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { type KeyProvider, KeywardError } from "@keyward/core";
+import { type SecretsAdmin, SecretsError, verifyAudit } from "@keyward/secrets";
+import type { Config } from "../../configuration/config.ts";
+import type { Context } from "../../context.ts";
+import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
+import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
+import { requireNoEviction } from "../../service/redis-policy.ts";
+import { errorResult } from "../../terminal/output.ts";
+
+/** One check of the service: what was looked at, and how it is. */
+interface Finding {
+  readonly level: "good" | "warning" | "problem";
+  readonly subject: "configuration" | "files" | "keys" | "store" | "audit" | "secrets" | "service" | "clock";
+  readonly message: string;
+  /** What to do; `null` if the level is good. */
+  readonly hint: string | null;
+  /** The code of the error with which the check failed; `null` if there was no error. */
+  readonly code: string | null;
+}
+
+const marks = { good: "ok", warning: "warning", problem: "PROBLEM" } as const;
+const colors = { good: "green", warning: "yellow", problem: "red" } as const;
+const toleratedClockMs = 5_000;
+const answerWithinMs = 10_000;
+
+/**
+ * Checks a secrets service and prints a line for each check. Changes nothing.
+ *
+ * @throws ProblemsPrinted if a check found a problem, after all checks were printed.
+ */
+export async function gatewayDoctor(context: Context, { url }: { readonly url?: string }): Promise<void> {
+  const { output } = context;
+  const config = await gatewayConfig(context);
+  const findings: Finding[] = [good("configuration", (await context.told()).path)];
+  const files = await checkFiles(config);
+  findings.push(...files);
+  const keys = await check("keys", async () => await checkKeys(await context.keys(), context.signal));
+  findings.push(...keys);
+  // Opening a missing file would create it, and without keys nothing can be read.
+  if ([...files, ...keys].every(({ level }) => level !== "problem")) {
+    findings.push(
+      ...(await check("store", async () =>
+        withLocalService(context, {}, async ({ admin, store }) => [
+          ...(await check("store", async () => {
+            await requireNoEviction(store);
+            return await checkService(admin);
+          })),
+          ...(await check("secrets", async () => await checkExpiry(admin))),
+        ]),
+      )),
+    );
+    findings.push(...(await check("audit", async () => await checkAudit(context, config))));
+  }
+  if (url !== undefined) findings.push(...(await checkUrl(url)));
+  const lines = findings.map(({ level, subject, message, hint, code }) => {
+    const shown = code === null ? message : `${message} (${code})`;
+    const line = `${output.styled(colors[level], marks[level].padEnd(7))}  ${subject}: ${shown}`;
+    return hint === null ? line : `${line}\n         ${hint}`;
+  });
+  const problems = findings.filter(({ level }) => level === "problem").length;
+  const warnings = findings.filter(({ level }) => level === "warning").length;
+  output.result(lines.join("\n"), { problems, warnings, findings });
+  if (problems > 0) throw new ProblemsPrinted();
+}
+
+/** Checks that only the user of the service can read the files of the service. */
+async function checkFiles(config: Config): Promise<readonly Finding[]> {
+  const audit = auditPath(config);
+  const source = config.sourceOf("service");
+  const sqlite = source.startsWith("sqlite:") ? [config.pathOf(source.slice("sqlite:".length))] : [];
+  const folder = dirname(audit);
+  const findings: Finding[] = [];
+  for (const path of new Set([folder, audit, ...sqlite])) {
+    const status = await lstat(path).catch(() => undefined);
+    if (status === undefined) {
+      findings.push(
+        problem("files", `${path} does not exist`, "Run `keyward gateway init`, or restore a backup of the folder."),
+      );
+    } else if (process.platform !== "win32" && (status.mode & 0o077) !== 0) {
+      const isFolder = path === folder;
+      // The folder of a configuration may have other files, which others may read.
+      if (isFolder && basename(folder) !== ".keyward") continue;
+      findings.push(problem("files", `other users may read ${path}`, `\`chmod ${isFolder ? "700" : "600"} ${path}\``));
+    }
+  }
+  const left = (await readdir(folder).catch(() => [])).find((name) => /^first-tokens-.*\.txt$/.test(name));
+  if (left !== undefined) {
+    const hint = "Delete the file after its tokens were used: keep them in a password manager.";
+    findings.push({
+      level: "warning",
+      subject: "files",
+      message: `${join(folder, left)} has the first tokens`,
+      hint,
+      code: null,
+    });
+  }
+  return findings.length > 0 ? findings : [good("files", `only you can read ${folder}`)];
+}
+
+async function checkKeys(keys: KeyProvider, signal: AbortSignal): Promise<readonly Finding[]> {
+  const { primary, generation, stores } = await keys.load({ signal });
+  const missing = ["service", "audit"].filter((name) => !stores.includes(name));
+  if (missing.length === 0) return [good("keys", `generation ${generation}, primary ${primary}`)];
+  const hint = `Let the keyring list the stores: \`keyward keyring stores ${[...stores, ...missing].join(" ")}\`.`;
+  return [problem("keys", `the keyring does not list the stores: ${missing.join(", ")}`, hint)];
+}
+
+async function checkService(admin: SecretsAdmin): Promise<readonly Finding[]> {
+  await admin.ready();
+  return [good("store", "answers, the keys belong to it, and the service is set up"), good("audit", "can be written")];
+}
+
+async function checkExpiry(admin: SecretsAdmin): Promise<readonly Finding[]> {
+  const expiring = await admin.expiringSecrets(admin.localOperator());
+  if (expiring.length === 0) return [good("secrets", "none has expired or expires within 7 days")];
+  return expiring.map(({ workspace, server, name, expires }) => {
+    const state = expires <= Date.now() ? "has expired" : "expires soon";
+    const message = `${name} of the server ${server} ${state}: ${new Date(expires).toISOString()} (workspace ${workspace})`;
+    const hint = `Let an admin of the workspace set a new value: \`keyward secrets set ${server} ${name}\`.`;
+    return { level: "warning", subject: "secrets", message, hint, code: null };
+  });
+}
+
+async function checkAudit(context: Context, config: Config): Promise<readonly Finding[]> {
+  const path = auditPath(config);
+  const { ok, entries, chains, problemCount } = await verifyAudit({
+    path,
+    keys: await context.keys(),
+    signal: context.signal,
+  });
+  if (ok) return [good("audit", `${entries} entries in ${chains} chains verify`)];
+  return [problem("audit", `${problemCount} problems in ${path}`, "Run `keyward audit verify`, which lists them.")];
+}
+
+/** Checks that the service at a URL is ready, and that its clock agrees with the clock of this machine. */
+async function checkUrl(url: string): Promise<readonly Finding[]> {
+  if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol)) {
+    throw new CommandError("USAGE", "The value of --url is not a URL", {
+      hint: "Pass a URL such as http://127.0.0.1:8490.",
+    });
+  }
+  try {
+    const target = new URL(`${new URL(url).href.replace(/\/+$/, "")}/readyz`);
+    const response = await fetch(target, { redirect: "manual", signal: AbortSignal.timeout(answerWithinMs) });
+    await response.body?.cancel();
+    const findings: Finding[] = response.ok
+      ? [good("service", `${target.origin} is ready`)]
+      : [problem("service", `${target.origin} answers ${response.status}`, "Read the log of the service.")];
+    const apartMs = Math.abs(Date.now() - Date.parse(response.headers.get("date") ?? new Date().toISOString()));
+    return [...findings, clockFinding(apartMs)];
+  } catch {
+    const hint = "Check the URL, and that `keyward gateway start` runs. Read the log of the service.";
+    return [problem("service", `${new URL(url).origin} does not answer`, hint)];
+  }
+}
+
+function clockFinding(apartMs: number): Finding {
+  if (apartMs <= toleratedClockMs) return good("clock", "agrees with the clock of the service");
+  const message = `differs by ${Math.round(apartMs / 1_000)} seconds from the clock of the service`;
+  return {
+    level: "warning",
+    subject: "clock",
+    message,
+    hint: "Synchronize the clocks: values and tokens expire by them.",
+    code: null,
+  };
+}
+
+/** Runs a check. An error of Keyward is a problem of the subject. */
+async function check(subject: Finding["subject"], run: () => Promise<readonly Finding[]>): Promise<readonly Finding[]> {
+  try {
+    return await run();
+  } catch (error) {
+    if (!(error instanceof KeywardError || error instanceof SecretsError)) throw error;
+    const { code, message, hint } = errorResult(error);
+    return [{ level: "problem", subject, message, hint, code }];
+  }
+}
+
+function good(subject: Finding["subject"], message: string): Finding {
+  return { level: "good", subject, message, hint: null, code: null };
+}
+
+function problem(subject: Finding["subject"], message: string, hint: string): Finding {
+  return { level: "problem", subject, message, hint, code: null };
+}

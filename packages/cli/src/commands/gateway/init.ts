@@ -1,0 +1,174 @@
+import { lstat, mkdir, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import {
+  hasReservedSpace,
+  type KeyProvider,
+  Keyring,
+  KeywardError,
+  systemCode,
+  type WrappableStore,
+} from "@keyward/core";
+import { slugField } from "@keyward/secrets/fields";
+import type { Config } from "../../configuration/config.ts";
+import { configFileNames, findConfig } from "../../configuration/config-file.ts";
+import { closeStore } from "../../configuration/sources.ts";
+import { gatewayStoreNames } from "../../configuration/store-name.ts";
+import type { Context } from "../../context.ts";
+import { CommandError } from "../../exit-codes.ts";
+import { writeNewFile } from "../../files/new-file.ts";
+import { firstTokens } from "../../service/first-tokens.ts";
+import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
+import { requireNoEviction } from "../../service/redis-policy.ts";
+
+/** The options of `keyward gateway init`. */
+export interface GatewayInitOptions {
+  /** The name of the first workspace. */
+  readonly workspace: string;
+  /** True if the tokens are printed although stdout is no terminal. */
+  readonly printTokens: boolean;
+}
+
+const folderName = ".keyward";
+const configuration = `export default {
+  folder: import.meta.dirname,
+  keys: "file:${folderName}/keyring.json",
+  gateway: { store: "sqlite:${folderName}/service.db", audit: "${folderName}/audit.db" },
+};
+`;
+
+/**
+ * Sets up a secrets service: the configuration, the keyring, the store, the audit, and the first tokens. Each step leaves
+ * what exists as it is, so that a stopped command can be run again, and of two commands at once one gets the tokens.
+ */
+export async function initGateway(context: Context, { workspace, printTokens }: GatewayInitOptions): Promise<void> {
+  if (!slugField.safeParse(workspace).success) {
+    throw new CommandError("USAGE", "This cannot be the name of a workspace, so nothing was set up", {
+      hint: "A name has 1 to 32 lower-case letters and digits, with single hyphens inside.",
+    });
+  }
+  const file = await writeConfiguration(process.cwd());
+  const config = await gatewayConfig(context);
+  const folder = dirname(auditPath(config));
+  await makeFolder(folder);
+  const keyring = await ensureKeyring(context, config);
+  await withLocalService(context, {}, async ({ admin, store }) => {
+    await requireNoEviction(store);
+    const initialization = await admin.initialize({ workspace });
+    const shown = await firstTokens(context, initialization, { printsTokens: printTokens, beside: auditPath(config) });
+    const lines = [
+      ...(file === undefined ? [] : [`${file} is the configuration of the service.`]),
+      `${folder} has the ${keyring === "created" ? "keyring, the " : ""}records and the audit. A copy of this folder is everything: keep it private.`,
+      shown.text,
+      "Next:",
+      "  keyward gateway start                 # the admin API, until Ctrl-C",
+      "  keyward login                         # asks for the URL and the token of the admin",
+      "  keyward servers add <slug> <url>      # then: keyward secrets set <slug> <NAME> --bearer",
+    ];
+    context.output.result(lines.join("\n"), {
+      file: file ?? null,
+      folder,
+      keyringCreated: keyring === "created",
+      workspace: initialization.workspace.name,
+      tokens: shown.tokens,
+      tokensFile: shown.tokensFile,
+      operatorExpiresAtMs: initialization.operator.info.expires ?? null,
+    });
+  });
+}
+
+/** Writes the configuration, unless the folder has one. Returns the name of the new file. */
+async function writeConfiguration(folder: string): Promise<string | undefined> {
+  if ((await findConfig({ from: folder, environment: "" })) !== undefined) return undefined;
+  const path = join(folder, configFileNames[0]);
+  try {
+    await writeNewFile(path, configuration);
+    return basename(path);
+  } catch (error) {
+    // Another command at the same time has written the same file.
+    if (error instanceof KeywardError && error.code === "KEYRING_CONFLICT") return undefined;
+    throw error;
+  }
+}
+
+/** Makes the folder of the service, which only its owner can open. Git keeps nothing of it. */
+async function makeFolder(folder: string): Promise<void> {
+  try {
+    await mkdir(folder, { mode: 0o700 });
+  } catch (error) {
+    if (systemCode(error) !== "EEXIST") {
+      throw new CommandError("USAGE", `The folder ${folder} cannot be made (${systemCode(error)})`, {
+        hint: "Make the folder yourself, so that only the user of the service can open it: mode 0700.",
+      });
+    }
+    const status = await lstat(folder);
+    if (!status.isDirectory() || (basename(folder) === folderName && (status.mode & 0o077) !== 0)) {
+      throw new CommandError("USAGE", `Other users may open ${folder}, or it is no folder`, {
+        hint: `If the folder is yours and has nothing that others need: \`chmod 700 ${folder}\`.`,
+      });
+    }
+  }
+  if (basename(folder) !== folderName) return;
+  await writeFile(join(folder, ".gitignore"), "*\n", { flag: "wx" }).catch((error: unknown) => {
+    if (systemCode(error) !== "EEXIST") throw error;
+  });
+}
+
+/** Makes the first keyring if there is none, and lets the keyring list the stores of the service. */
+async function ensureKeyring(context: Context, config: Config): Promise<"created" | "kept"> {
+  const keys = await context.keys();
+  const isNew = await createKeyring(keys, context, config);
+  const keyring = await keys.load({ signal: context.signal });
+  const missing = gatewayStoreNames.filter((name) => !keyring.stores.includes(name));
+  if (missing.length > 0) {
+    const others = keyring.stores.length > 0 ? keyring.stores : config.storeNames;
+    const names = [...new Set([...others, ...missing])];
+    if (keys.save === undefined) {
+      throw new CommandError("USAGE", "The keyring does not list the stores of the service, and cannot be saved", {
+        hint: `Let the keyring list its stores at the source of the keys: ${names.join(", ")}.`,
+      });
+    }
+    await keys.save(keyring.withStores(names), keyring);
+  }
+  return isNew ? "created" : "kept";
+}
+
+async function createKeyring(keys: KeyProvider, context: Context, config: Config): Promise<boolean> {
+  if (keys.create === undefined || (await isLoaded(keys, context.signal))) return false;
+  const store = await config.openStore("service", context.env);
+  try {
+    // Another command at the same time may have made the keyring since it was looked for.
+    if ((await isUsed(store)) && !(await isLoaded(keys, context.signal))) {
+      throw new CommandError("USAGE", "There is no keyring, and the store of the service is encrypted under one", {
+        hint: "Restore the keyring from a backup: `keyward keyring import <file>`. No other keyring reads the store.",
+      });
+    }
+  } finally {
+    await closeStore(store);
+  }
+  try {
+    await keys.create(Keyring.generate(new Date().toISOString().slice(0, 10)).withStores([...gatewayStoreNames]));
+    return true;
+  } catch (error) {
+    // Another command at the same time has made the keyring.
+    if (error instanceof KeywardError && error.code === "KEYRING_CONFLICT") return false;
+    throw error;
+  }
+}
+
+async function isLoaded(keys: KeyProvider, signal: AbortSignal): Promise<boolean> {
+  try {
+    await keys.load({ signal });
+    return true;
+  } catch (error) {
+    // A keyring that exists and is broken is never replaced: `create` refuses to.
+    if (error instanceof KeywardError) return false;
+    throw error;
+  }
+}
+
+/** Returns whether a process with a keyring has used a store. */
+export async function isUsed(store: WrappableStore): Promise<boolean> {
+  if (!hasReservedSpace(store)) return false;
+  const { entries } = await store.reserved().scan({ limit: 1 });
+  return entries.length > 0;
+}

@@ -1,0 +1,163 @@
+import { dirname } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { packageNotLoaded } from "@keyward/core";
+import { type ExpiringSecret, type SecretsAdmin, SecretsError } from "@keyward/secrets";
+import type { Context } from "../../context.ts";
+import { CommandError } from "../../exit-codes.ts";
+import { type FirstTokens, firstTokens } from "../../service/first-tokens.ts";
+import { auditPath, gatewayConfig, type LocalService, withLocalService } from "../../service/local-service.ts";
+import { requireNoEviction } from "../../service/redis-policy.ts";
+import { errorResult } from "../../terminal/output.ts";
+import { isUsed } from "./init.ts";
+
+/** The options of `keyward gateway start`. */
+export interface GatewayStartOptions {
+  readonly host?: string;
+  readonly port: number;
+  readonly publicUrl?: string;
+  readonly trustProxy?: readonly string[];
+  /** Revokes the tokens that were created before this time, in milliseconds since the epoch. */
+  readonly revokeTokensBefore?: number;
+  readonly workspace: string;
+}
+
+const sweepEveryMs = 3_600_000;
+const waitedAttempts = 10;
+const waitedMs = 500;
+// Shorter than the time after which the command line ends the process.
+const drainMs = 7_000;
+const maxFrames = 5;
+const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|::1)$/;
+
+/** Runs the secrets service until the operator stops the command: the admin API, and a sweep each hour. */
+export async function startGateway(context: Context, options: GatewayStartOptions): Promise<void> {
+  const { output, signal } = context;
+  const { startAdminServer } = await import("@keyward/admin").catch(
+    packageNotLoaded("@keyward/admin", "This command", "STORE_INVALID"),
+  );
+  const config = await gatewayConfig(context);
+  const log = logTo(context);
+  const folder = dirname(auditPath(config));
+  output.notice(
+    `A copy of ${folder} is everything that the service knows, with its keyring. Let only the user of the service read the folder, and keep backups encrypted.`,
+  );
+  await withLocalService(context, { replica: true, onProblem: log.problem }, async (service) => {
+    const { admin, store } = service;
+    await requireNoEviction(store);
+    const first = await initializeIfNew(context, service, options.workspace);
+    await admin.ready();
+    if (options.revokeTokensBefore !== undefined) await revokeTokens(context, admin, options.revokeTokensBefore);
+    const { host, port, publicUrl, trustProxy } = options;
+    const server = await startAdminServer({
+      admin,
+      host,
+      port,
+      publicUrl,
+      trustProxies: trustProxy,
+      drainMs,
+      onError: (error, { requestId }) => log.problem(error, requestId),
+    });
+    log.event("start", { url: server.url });
+    if (host !== undefined && !loopback.test(host) && publicUrl === undefined) {
+      output.notice("The service answers only to requests for localhost. For other hosts, pass `--public-url`.");
+    }
+    output.result([...(first === undefined ? [] : [first.text]), `The admin API listens on ${server.url}`].join("\n"), {
+      url: server.url,
+      initialized: first !== undefined,
+      tokensFile: first?.tokensFile ?? null,
+    });
+    const sweeping = sweepHourly(admin, signal, log);
+    await aborted(signal);
+    log.event("stopping", {});
+    await server.close();
+    await sweeping;
+    log.event("stop", {});
+  });
+}
+
+/** Initializes the service in a store that no process has used, as `keyward gateway init` does. */
+async function initializeIfNew(
+  context: Context,
+  { admin, store, config }: LocalService,
+  workspace: string,
+): Promise<FirstTokens | undefined> {
+  // The first read writes no record, so the reserved space shows whether any process has used the store.
+  if (await isUsed(store)) {
+    // Another process that started at the same time may be setting up the service.
+    for (let attempt = 0; attempt < waitedAttempts; attempt++) {
+      if (await admin.isInitialized()) return undefined;
+      await sleep(waitedMs, undefined, { signal: context.signal });
+    }
+    throw new CommandError("USAGE", "The store was used with a keyring before, and has no secrets service", {
+      hint: "Check that `gateway.store` of the configuration names the right store. If the service is to begin in this store, run `keyward gateway init`.",
+    });
+  }
+  const initialization = await admin.initialize({ workspace }).catch((error: unknown) => {
+    if (error instanceof SecretsError && error.code === "ALREADY_INITIALIZED") return undefined;
+    throw error;
+  });
+  if (initialization === undefined) return undefined;
+  context.output.notice("The store was empty, so a new secrets service was set up in it.");
+  return await firstTokens(context, initialization, { printsTokens: false, beside: auditPath(config) });
+}
+
+async function revokeTokens({ output }: Context, admin: SecretsAdmin, before: number): Promise<void> {
+  const time = new Date(before).toISOString();
+  const count = await admin.revokeTokensBefore(admin.localOperator(), before);
+  output.notice(
+    `Revoked ${count} tokens that were created before ${time}. To make new ones on this machine, run \`keyward tokens recover\`.`,
+  );
+}
+
+async function sweepHourly(admin: SecretsAdmin, signal: AbortSignal, log: Log): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      const { removed, expiring } = await admin.sweep({ signal });
+      if (removed > 0) log.event("sweep", { removed });
+      for (const secret of expiring) log.event("secret-expires", expiryOf(secret));
+    } catch (error) {
+      if (!signal.aborted) log.problem(error);
+    }
+    await sleep(sweepEveryMs, undefined, { signal }).catch(() => undefined);
+  }
+}
+
+function expiryOf({ workspace, server, name, expires }: ExpiringSecret) {
+  const state = expires <= Date.now() ? "expired" : "expires soon";
+  return { level: "warning", workspace, server, secret: name, expires: new Date(expires).toISOString(), state };
+}
+
+/** How the service writes its log. */
+interface Log {
+  event(event: string, fields: Readonly<Record<string, string | number>>): void;
+  /** Logs an error without anything that could be a value: only errors of Keyward have a message without values. */
+  problem(error: unknown, requestId?: string): void;
+}
+
+/** Writes the log to stderr, as one line of JSON for each entry. */
+function logTo({ output }: Context): Log {
+  const write = (entry: object) => output.notice(JSON.stringify({ time: new Date().toISOString(), ...entry }));
+  return {
+    event: (event, fields) => write({ event, ...fields }),
+    problem: (error, requestId) => {
+      const { code, message, hint } = errorResult(error);
+      const request = requestId === undefined ? {} : { requestId };
+      const place = code === "UNEXPECTED" ? { stack: framesOf(error) } : {};
+      write({ event: "problem", level: "error", code, message, hint, ...request, ...place });
+    },
+  };
+}
+
+/** Returns where an error was thrown. The message of an error of another library may contain a value, a frame does not. */
+function framesOf(error: unknown): readonly string[] {
+  const lines = error instanceof Error ? (error.stack ?? "").split("\n") : [];
+  return lines
+    .filter((line) => /^ {4}at /.test(line))
+    .slice(0, maxFrames)
+    .map((line) => line.trim());
+}
+
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  await new Promise<void>((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}

@@ -1,0 +1,180 @@
+import { parseEnv } from "node:util";
+import { AdminApiError, type Secret, type SecretChange } from "@keyward/admin/client";
+import type { Context } from "../../context.ts";
+import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
+import { secretResult } from "../../results/service-results.ts";
+import { adminAccess } from "../../service/admin-access.ts";
+import { type InjectionFlags, injectionOf, shownInjection } from "../../service/injection-flags.ts";
+import { readValue, textOfFile } from "../../service/secret-value.ts";
+import { shownSince } from "../../terminal/durations.ts";
+import { type ErrorResult, errorResult, table } from "../../terminal/output.ts";
+import { dayOf } from "../../terminal/times.ts";
+
+/** The options of commands that set values. */
+export interface ValueOptions {
+  /** When the value expires, in RFC 3339. */
+  readonly expires?: string;
+  /** False for `--no-redact`. */
+  readonly redact: boolean;
+}
+
+/** The options of `keyward secrets set`. */
+export interface SetOptions extends ValueOptions, InjectionFlags {
+  readonly fromFile?: string;
+  readonly ifRevision?: number;
+}
+
+const nextCall = "The change takes effect on the next call.";
+
+/** Sets a value of a secret, which is read from stdin, a file or a question. Never prints the value. */
+export async function setSecret(
+  context: Context,
+  server: string,
+  name: string,
+  value: string | undefined,
+  { fromFile, expires, redact, ifRevision, ...flags }: SetOptions,
+): Promise<void> {
+  const injection = injectionOf(flags);
+  const { client } = await adminAccess(context);
+  const text = await readValue(context, name, { value, fromFile });
+  const redacted = redact ? undefined : false;
+  const change = await client.setSecret(server, { name, value: text, injection, expires, redacted }, { ifRevision });
+  printWarnings(context, change);
+  const done = change.created ? "is set" : "has a new value";
+  context.output.result(
+    `${name} ${done}: ${shownInjection(change.secret.injection)}. ${nextCall}`,
+    changeResult(change),
+  );
+}
+
+/** Changes how the value of a secret enters the request. */
+export async function setInjection(
+  context: Context,
+  server: string,
+  name: string,
+  { ifRevision, ...flags }: InjectionFlags & { readonly ifRevision?: number },
+): Promise<void> {
+  const injection = injectionOf(flags);
+  if (injection === undefined) {
+    throw new CommandError("USAGE", "The command line has no rule", {
+      hint: "Pass one of --bearer, --basic, --header <name> and --template <text>.",
+    });
+  }
+  const { client } = await adminAccess(context);
+  const change = await client.setInjection(server, name, injection, { ifRevision });
+  printWarnings(context, change);
+  context.output.result(`${name}: ${shownInjection(change.secret.injection)}. ${nextCall}`, changeResult(change));
+}
+
+/** Lists the secrets of a server, sorted by name. Never prints a value. */
+export async function listSecrets(context: Context, server: string): Promise<void> {
+  const { client } = await adminAccess(context);
+  const { secrets } = await client.listSecrets(server);
+  const text =
+    secrets.length === 0
+      ? `The server ${server} has no secrets. Set one: keyward secrets set ${server} <NAME>`
+      : table(secrets.map(rowOf));
+  context.output.result(text, { server, secrets: secrets.map(secretResult) });
+}
+
+/** Deletes a secret, or all secrets of a server. */
+export async function deleteSecrets(
+  context: Context,
+  server: string,
+  name: string | undefined,
+  { all, ifRevision }: { readonly all: boolean; readonly ifRevision?: number },
+): Promise<void> {
+  if (all === (name !== undefined)) {
+    throw new CommandError("USAGE", "The command deletes one secret or all secrets of a server", {
+      hint: "Pass the name of the secret, or --all instead of a name.",
+    });
+  }
+  const { client } = await adminAccess(context);
+  const what =
+    name === undefined ? `All secrets of the server ${server} are` : `The secret ${name} of the server ${server} is`;
+  await context.operator.confirm(`${what} deleted. A deleted value cannot be read again.`, "nothing was deleted");
+  const names = name === undefined ? (await client.deleteAllSecrets(server, { ifRevision })).names : [name];
+  if (name !== undefined) await client.deleteSecret(server, name, { ifRevision });
+  const text =
+    names.length === 0 ? `The server ${server} has no secrets.` : `Deleted: ${names.join(", ")}. ${nextCall}`;
+  context.output.result(text, { server, names });
+}
+
+/** A secret of a file as `--json` prints it. */
+interface ImportedSecret {
+  readonly name: string;
+  readonly created: boolean;
+  /** Why the secret was not set; `null` if it was. */
+  readonly error: ErrorResult | null;
+}
+
+/**
+ * Sets a secret for each variable of an `.env` file. Goes on after a variable that the service refuses.
+ *
+ * @throws ProblemsPrinted if a variable was not set.
+ */
+export async function importSecrets(
+  context: Context,
+  server: string,
+  path: string,
+  { expires, redact }: ValueOptions,
+): Promise<void> {
+  const { output, signal } = context;
+  const variables = Object.entries(parseEnv(await textOfFile(path)));
+  if (variables.length === 0) {
+    throw new CommandError("USAGE", "The file has no variables", {
+      hint: "A line of the file has the form `NAME=value`. Check the path.",
+    });
+  }
+  const { client } = await adminAccess(context);
+  const redacted = redact ? undefined : false;
+  const secrets: ImportedSecret[] = [];
+  for (const [name, value = ""] of variables) {
+    signal.throwIfAborted();
+    try {
+      const change = await client.setSecret(server, { name, value, expires, redacted });
+      printWarnings(context, change);
+      secrets.push({ name, created: change.created, error: null });
+    } catch (error) {
+      // After these codes no further variable could be set.
+      if (!(error instanceof AdminApiError) || !perSecret.includes(error.code)) throw error;
+      secrets.push({ name, created: false, error: errorResult(error) });
+    }
+  }
+  const rows = secrets.map(({ name, created, error }) => [
+    name,
+    error === null ? (created ? "set" : "has a new value") : `NOT SET: ${error.message} (${error.code})`,
+  ]);
+  const isWhole = secrets.every(({ error }) => error === null);
+  output.result(`${table(rows)}\n${isWhole ? "Delete the file, if nothing else needs it. " : ""}${nextCall}`, {
+    server,
+    secrets,
+  });
+  if (!isWhole) throw new ProblemsPrinted();
+}
+
+const perSecret: readonly string[] = ["FIELD_INVALID", "RULE_CONFLICT", "LIMIT_REACHED"];
+
+function changeResult({ secret, created, warnings }: SecretChange) {
+  return { secret: secretResult(secret), created, warnings };
+}
+
+function printWarnings({ output }: Context, { warnings }: SecretChange): void {
+  for (const warning of warnings) output.notice(warning);
+}
+
+function rowOf(secret: Secret): readonly string[] {
+  const { name, injection, revision, setAt, lastUsed } = secret;
+  const used = lastUsed === null ? "never used" : `used ${shownSince(Date.parse(lastUsed))} ago`;
+  return [name, shownInjection(injection), `revision ${revision}`, dayOf(setAt), used, notesOn(secret).join(", ")];
+}
+
+function notesOn({ expires, weak, redacted, unusable }: Secret): readonly string[] {
+  return [
+    ...(unusable === "origin-changed" ? ["UNUSABLE: the URL has another origin, so set the value again"] : []),
+    ...(unusable === "expired" ? ["UNUSABLE: expired, so set a new value"] : []),
+    ...(expires === null || unusable === "expired" ? [] : [`expires ${dayOf(expires)}`]),
+    ...(weak ? ["weak"] : []),
+    ...(redacted ? [] : ["not redacted"]),
+  ];
+}

@@ -1,0 +1,128 @@
+import type { IssuedToken, Token } from "@keyward/admin/client";
+import type { Context } from "../../context.ts";
+import { CommandError } from "../../exit-codes.ts";
+import { localTokenResult, tokenResult } from "../../results/service-results.ts";
+import { adminAccess } from "../../service/admin-access.ts";
+import { type ListOptions, listAll } from "../../service/listed.ts";
+import { shownSince } from "../../terminal/durations.ts";
+import { table } from "../../terminal/output.ts";
+import { dayOf } from "../../terminal/times.ts";
+
+/** The flags of `keyward tokens create`. */
+export interface NewTokenFlags {
+  readonly owner: string;
+  readonly role: Token["role"];
+  readonly servers?: readonly string[];
+  readonly tools?: readonly string[];
+  readonly methods?: readonly ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE")[];
+  readonly expires?: string;
+}
+
+/** Creates a token and prints it once. */
+export async function createToken(context: Context, flags: NewTokenFlags): Promise<void> {
+  const { client, url } = await adminAccess(context);
+  const { owner, role, servers, tools, methods, expires } = flags;
+  const issued = await client.createToken({
+    owner,
+    role,
+    servers: listOf(servers),
+    tools: listOf(tools),
+    methods: listOf(methods),
+    expires,
+  });
+  printIssued(context, issued, url);
+}
+
+/** Replaces a token by one of the same owner, role and scopes, and prints the new one once. */
+export async function rotateToken(
+  context: Context,
+  id: string,
+  { overlap: overlapMs }: { readonly overlap: number },
+): Promise<void> {
+  requireId(id);
+  const { client, url } = await adminAccess(context);
+  printIssued(context, await client.rotateToken(id, { overlapMs }), url);
+}
+
+/** Lists the tokens, newest first, without their texts. */
+export async function listTokens(
+  context: Context,
+  { owner, ...options }: ListOptions & { readonly owner?: string },
+): Promise<void> {
+  const { client } = await adminAccess(context);
+  const { items, complete } = await listAll(context, (page) => client.listTokens({ ...page, owner }), options);
+  const rows = items.map((token) => [
+    token.id,
+    token.owner,
+    token.role,
+    token.servers === null ? (token.role === "member" ? "all servers" : "") : token.servers.join(","),
+    stateOf(token),
+    token.lastUsed === null ? "never used" : `used ${shownSince(Date.parse(token.lastUsed))} ago`,
+  ]);
+  context.output.result(items.length === 0 ? "There are no such tokens." : table(rows), {
+    tokens: items.map(tokenResult),
+    complete,
+  });
+}
+
+/** Revokes a token, or all tokens of an owner. */
+export async function revokeTokens(
+  context: Context,
+  id: string | undefined,
+  { owner }: { readonly owner?: string },
+): Promise<void> {
+  if ((id === undefined) === (owner === undefined)) {
+    throw new CommandError("USAGE", "The command revokes one token or all tokens of an owner", {
+      hint: "Pass the id of the token, or --owner instead of an id. `keyward tokens list` shows both.",
+    });
+  }
+  if (id !== undefined) requireId(id);
+  const { client } = await adminAccess(context);
+  const what = owner === undefined ? "The token is" : `All tokens of ${owner} are`;
+  await context.operator.confirm(`${what} revoked. This cannot be undone.`, "nothing was revoked");
+  const tokenIds = owner === undefined ? [(await client.revokeToken(id ?? "")).id] : await client.revokeTokensOf(owner);
+  const text =
+    tokenIds.length === 0 ? "The owner has no token that is not revoked." : `Revoked: ${tokenIds.join(", ")}`;
+  context.output.result(text, { tokenIds });
+}
+
+/** Creates a token for whoever holds the keyring on this machine, without the admin API, and prints it once. */
+export async function recoverToken(
+  context: Context,
+  { workspace, owner }: { readonly workspace?: string; readonly owner: string },
+): Promise<void> {
+  const { withLocalService } = await import("../../service/local-service.ts");
+  await withLocalService(context, {}, async ({ admin }) => {
+    const { token, info } = await admin.recoverToken(admin.localOperator(), { workspace, owner });
+    const whose = workspace === undefined ? "an operator" : `an admin of the workspace ${workspace}`;
+    context.output.progress(`This is the token of ${whose}. It is printed once. The audit has an entry about it.`);
+    context.output.result(token, { token, info: localTokenResult(info), urls: [] });
+  });
+}
+
+function printIssued({ output }: Context, { token, info }: IssuedToken, url: string): void {
+  const urls = info.role === "member" ? (info.servers ?? ["<server>"]).map((slug) => `${url}/s/${slug}/mcp`) : [];
+  const until = info.expires === null ? "" : `, until ${info.expires}`;
+  output.progress(`The token of ${info.owner} (${info.role}, id ${info.id})${until}. It is printed once.`);
+  for (const one of urls) output.progress(`Paste this URL into the client: ${one}`);
+  output.result(token, { token, info: tokenResult(info), urls });
+}
+
+/** Refuses the text of a token where the id of a token belongs. */
+function requireId(id: string): void {
+  if (!id.startsWith("kwt_")) return;
+  throw new CommandError("USAGE", "The command line has the text of a token, and needs the id of the token", {
+    hint: "The id is the part between the last two underscores. Revoke this token, because others can see a command line.",
+  });
+}
+
+/** Commander has no list for a flag that is missing, and the service refuses an empty one. */
+function listOf<Item>(items: readonly Item[] | undefined): Item[] | undefined {
+  return items === undefined ? undefined : [...items];
+}
+
+function stateOf({ revoked, expires }: Token): string {
+  if (revoked !== null) return `revoked ${dayOf(revoked)}`;
+  if (expires === null) return "valid";
+  return Date.parse(expires) <= Date.now() ? `expired ${dayOf(expires)}` : `until ${dayOf(expires)}`;
+}

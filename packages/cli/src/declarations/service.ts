@@ -1,0 +1,246 @@
+import type { ChangeAction } from "@keyward/admin/client";
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { OpenContext } from "../context.ts";
+import { hidingArguments } from "../new-program.ts";
+import { readDuration } from "../terminal/durations.ts";
+import { amountBetween, readFutureTime, readList, readTime } from "./arguments.ts";
+
+const actions = [
+  "service.initialize",
+  "workspace.create",
+  "workspace.delete",
+  "server.create",
+  "server.update",
+  "server.delete",
+  "secret.set",
+  "secret.delete",
+  "secret.inject",
+  "token.create",
+  "token.revoke",
+  "token.rotate",
+  "token.recover",
+] as const satisfies readonly ChangeAction[];
+const methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] as const;
+const largestRevision = 2 ** 40;
+const longestOverlapMs = 30 * 24 * 3_600_000;
+/** The most items that a list command prints. */
+const mostListed = 100_000;
+
+/** Declares the commands of the admin API: workspaces, servers, secrets, tokens, changes and the audit. */
+export function declareService(program: Command, context: OpenContext): void {
+  declareWorkspaces(program.command("workspaces").description("Manage the workspaces. For operators."), context);
+  declareServers(program.command("servers").description("Manage the servers of the workspace."), context);
+  declareSecrets(
+    program.command("secrets").description("Set and delete the secrets of servers. No command prints a value."),
+    context,
+  );
+  declareTokens(program.command("tokens").description("Manage the tokens of the workspace, or of operators."), context);
+  limited(program.command("changes").description("List who changed what, newest first. Never a value."))
+    .option("--owner <owner>", "only the changes of this owner")
+    .option("--server <slug>", "only the changes of this server")
+    .addOption(new Option("--action <action>", "only the changes of this kind").choices(actions))
+    .option("--from <time>", "only the changes at or after a time, such as 2030-01-31", readTime)
+    .option("--until <time>", "only the changes before a time", readTime)
+    .action(
+      async (options) => await (await import("../commands/service/changes.ts")).listChanges(await context(), options),
+    );
+  declareAudit(
+    program.command("audit").description("Verify and export the audit, on the machine that has the keyring."),
+    context,
+  );
+}
+
+function declareWorkspaces(workspaces: Command, context: OpenContext): void {
+  const load = () => import("../commands/service/workspaces.ts");
+  workspaces
+    .command("create <name>")
+    .description("Create a workspace, and print the token of its first admin.")
+    .requiredOption("--owner <owner>", "the label of the admin's token, such as the name of a person")
+    .action(async (name: string, options) => await (await load()).createWorkspace(await context(), name, options));
+  limited(workspaces.command("list").description("List the workspaces, newest first.")).action(
+    async (options) => await (await load()).listWorkspaces(await context(), options),
+  );
+  conditional(
+    workspaces.command("delete <name>").description("Delete a workspace with its servers, secrets and tokens."),
+  ).action(async (name: string, options) => await (await load()).deleteWorkspace(await context(), name, options));
+}
+
+function declareServers(servers: Command, context: OpenContext): void {
+  const load = () => import("../commands/service/servers.ts");
+  const kind = () => new Option("--kind <kind>", "an MCP server, or any other HTTP API").choices(["mcp", "http"]);
+  servers
+    .command("add <slug> <url>")
+    .description("Add a server: its name in URLs, and the URL that calls are sent to.")
+    .addOption(kind())
+    .addHelpText("after", "\nExample:\n  keyward servers add github https://mcp.example.com/mcp")
+    .action(
+      async (slug: string, url: string, options) => await (await load()).addServer(await context(), slug, url, options),
+    );
+  limited(servers.command("list").description("List the servers, newest first.")).action(
+    async (options) => await (await load()).listServers(await context(), options),
+  );
+  servers
+    .command("show <slug>")
+    .description("Show a server.")
+    .action(async (slug: string) => await (await load()).showServer(await context(), slug));
+  conditional(
+    servers.command("set <slug>").description("Change the URL or the kind of a server, or whether it is enabled."),
+  )
+    .option("--url <url>", "the URL. If it has another origin, each value must be set again")
+    .addOption(kind())
+    .addOption(new Option("--disable", "refuse calls to the server").conflicts("enable"))
+    .option("--enable", "allow calls to the server again")
+    .action(async (slug: string, options) => await (await load()).setServer(await context(), slug, options));
+  conditional(servers.command("remove <slug>").description("Remove a server with its secrets.")).action(
+    async (slug: string, options) => await (await load()).removeServer(await context(), slug, options),
+  );
+}
+
+function declareSecrets(secrets: Command, context: OpenContext): void {
+  const load = () => import("../commands/service/secrets.ts");
+  hidingArguments(secrets);
+  hidingArguments(
+    conditional(ruled(valued(secrets.command("set <server> <name> [value]"))))
+      .usage("[options] <server> <name>")
+      .description("Set a value. Asks for the value without showing it, or reads it from stdin or a file."),
+  )
+    .option("--from-file <file>", "the file that has the value")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  keyward secrets set github GITHUB_TOKEN --bearer\n  keyward secrets set github GITHUB_TOKEN --bearer --from-file token.txt",
+    )
+    .action(
+      async (server: string, name: string, value: string | undefined, options) =>
+        await (await load()).setSecret(await context(), server, name, value, options),
+    );
+  secrets
+    .command("list <server>")
+    .description("List the secrets of a server: rule, revision, date and last use. Never a value.")
+    .action(async (server: string) => await (await load()).listSecrets(await context(), server));
+  conditional(secrets.command("delete <server> [name]").description("Delete a secret, or all secrets of a server."))
+    .option("--all", "delete all secrets of the server", false)
+    .action(
+      async (server: string, name: string | undefined, options) =>
+        await (await load()).deleteSecrets(await context(), server, name, options),
+    );
+  conditional(
+    ruled(secrets.command("inject <server> <name>").description("Change how the value enters the request.")),
+  ).action(
+    async (server: string, name: string, options) =>
+      await (await load()).setInjection(await context(), server, name, options),
+  );
+  valued(
+    secrets.command("import <server> <file>").description("Set a secret for each variable of an .env file."),
+  ).action(
+    async (server: string, file: string, options) =>
+      await (await load()).importSecrets(await context(), server, file, options),
+  );
+  for (const command of secrets.commands) hidingArguments(command);
+}
+
+function declareTokens(tokens: Command, context: OpenContext): void {
+  const load = () => import("../commands/service/tokens.ts");
+  hidingArguments(tokens);
+  tokens
+    .command("create")
+    .description("Create a token and print it once.")
+    .requiredOption("--owner <owner>", "the label of the token, such as the name of a person or a program")
+    .addOption(
+      new Option("--role <role>", "what the holder may do")
+        .choices(["member", "auditor", "admin", "operator"])
+        .default("member"),
+    )
+    .option("--servers <slugs>", "the servers that a member may call (default: all)", readList)
+    .option("--tools <names>", "the tools that a member may call (default: all)", readList)
+    .option("--methods <methods>", "the HTTP methods that a member may use (default: all)", readMethods)
+    .option("--expires <time>", "when the token expires, such as 2030-01-31 (default: never)", readFutureTime)
+    .addHelpText("after", "\nExample:\n  keyward tokens create --owner ci --servers github")
+    .action(async (options) => await (await load()).createToken(await context(), options));
+  limited(tokens.command("list").description("List the tokens, newest first, without their texts."))
+    .option("--owner <owner>", "only the tokens of this owner")
+    .action(async (options) => await (await load()).listTokens(await context(), options));
+  tokens
+    .command("revoke [id]")
+    .description("Revoke a token, or all tokens of an owner.")
+    .option("--owner <owner>", "revoke all tokens of this owner")
+    .action(async (id: string | undefined, options) => await (await load()).revokeTokens(await context(), id, options));
+  tokens
+    .command("rotate <id>")
+    .description("Replace a token by one of the same owner, role and scopes, and print the new one once.")
+    .addOption(
+      new Option("--overlap <duration>", "how long the former token stays valid, at most 30d")
+        .argParser(readOverlap)
+        .default(3_600_000, "1h"),
+    )
+    .action(async (id: string, options) => await (await load()).rotateToken(await context(), id, options));
+  tokens
+    .command("recover")
+    .description("Create a token on the machine that has the keyring, without the admin API.")
+    .option("--workspace <name>", "the workspace of which the token is an admin (default: a token of an operator)")
+    .option("--owner <owner>", "the label of the token", "recovered")
+    .action(async (options) => await (await load()).recoverToken(await context(), options));
+  for (const command of tokens.commands) hidingArguments(command);
+}
+
+function declareAudit(audit: Command, context: OpenContext): void {
+  const load = () => import("../commands/service/audit.ts");
+  audit
+    .command("verify")
+    .description("Check the chains of the audit, and with --anchor that the file was not put back to an older state.")
+    .option("--anchor <file>", "a file that `keyward audit anchor` has written")
+    .action(async (options) => await (await load()).verify(await context(), options));
+  audit
+    .command("anchor")
+    .description("Print the heads of the chains as one line of JSON, to keep on another machine.")
+    .option("--out <file>", "write the anchor into a new file")
+    .action(async (options) => await (await load()).anchor(await context(), options));
+  audit
+    .command("export")
+    .description("Print each entry as one line of JSON, decrypted, oldest first.")
+    .option("--workspace <id>", "only the entries of a workspace, or `service` for those of the installation")
+    .action(async (options) => await (await load()).exportEntries(await context(), options));
+}
+
+function limited(command: Command): Command {
+  return command.option("--limit <number>", "the most items (default: 1000)", amountBetween(1, mostListed));
+}
+
+function conditional(command: Command): Command {
+  return command.option(
+    "--if-revision <number>",
+    "refuse the change if the revision is another one now",
+    amountBetween(0, largestRevision),
+  );
+}
+
+function valued(command: Command): Command {
+  return command
+    .option("--expires <time>", "when the value expires, such as 2030-01-31 (default: never)", readFutureTime)
+    .option("--no-redact", "do not search the answers of the server for the value");
+}
+
+function ruled(command: Command): Command {
+  return command
+    .option("--bearer", "the header Authorization: Bearer <value>")
+    .option("--basic", "the header Authorization: Basic, for a value user:password")
+    .option(
+      "--header <name>",
+      "a header whose whole value is the value (default: the header with the name of the secret)",
+    )
+    .option(
+      "--template <text>",
+      'a header with a text around the value, such as "token {value}"; with --header, another header than Authorization',
+    );
+}
+
+function readOverlap(text: string): number {
+  const overlapMs = readDuration(text);
+  if (overlapMs <= longestOverlapMs) return overlapMs;
+  throw new InvalidArgumentError("The longest overlap is 30d.");
+}
+
+function readMethods(text: string): readonly string[] {
+  const names = readList(text.toUpperCase());
+  if (names.every((name) => methods.some((known) => known === name))) return names;
+  throw new InvalidArgumentError(`The methods are ${methods.join(", ")}.`);
+}

@@ -1,0 +1,63 @@
+import type { AuditEntry, ChangeAction, ChangeOutcome, Role } from "@keyward/secrets";
+
+/** An entry of the audit as `keyward audit export` prints it. What an entry of its kind does not have is `null`. */
+export interface AuditEntryResult {
+  readonly kind: AuditEntry["kind"];
+  readonly atMs: number;
+  readonly workspace: string;
+  readonly chain: string;
+  readonly sequence: number;
+  /** Random text, so that the hash of the entry confirms no guess of its content. */
+  readonly nonce: string;
+  readonly action: ChangeAction | null;
+  readonly owner: string | null;
+  readonly role: Role | null;
+  readonly tokenId: string | null;
+  readonly address: string | null;
+  readonly server: string | null;
+  readonly subject: string | null;
+  readonly detail: string | null;
+  /** The sequence number of the change whose outcome the entry records. */
+  readonly change: number | null;
+  readonly outcome: Exclude<ChangeOutcome, "unknown"> | null;
+  readonly revision: number | null;
+  readonly host: string | null;
+  readonly processId: number | null;
+}
+
+const nothing = {
+  action: null,
+  owner: null,
+  role: null,
+  tokenId: null,
+  address: null,
+  server: null,
+  subject: null,
+  detail: null,
+  change: null,
+  outcome: null,
+  revision: null,
+  host: null,
+  processId: null,
+};
+
+/** Returns an entry of the audit as `keyward audit export` prints it. */
+export function auditEntryResult(entry: AuditEntry): AuditEntryResult {
+  const { kind, at: atMs, workspace, chain, sequence, nonce } = entry;
+  const place = { kind, atMs, workspace, chain, sequence, nonce, ...nothing };
+  switch (entry.kind) {
+    case "chain-opened":
+      return { ...place, host: entry.process.host, processId: entry.process.pid };
+    case "chain-closed":
+      return place;
+    case "change": {
+      const { action, caller, server = null, subject = null, detail = null } = entry;
+      const { owner, role, tokenId, address = null } = caller;
+      return { ...place, action, owner, role, tokenId, address, server, subject, detail };
+    }
+    case "outcome": {
+      const { change, outcome, revision = null } = entry;
+      return { ...place, change, outcome, revision };
+    }
+  }
+}

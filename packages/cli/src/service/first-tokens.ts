@@ -1,0 +1,40 @@
+import { randomBytes } from "node:crypto";
+import { dirname, join } from "node:path";
+import type { Initialization } from "@keyward/secrets";
+import type { Context } from "../context.ts";
+import { writeNewFile } from "../files/new-file.ts";
+
+/** The tokens of an initialization as `--json` prints them. */
+export interface FirstTokens {
+  /** The texts of the tokens; `null` if they are in a file. */
+  readonly tokens: { readonly operator: string; readonly admin: string } | null;
+  /** The path of the file that has the tokens; `null` if they are printed. */
+  readonly tokensFile: string | null;
+  readonly text: string;
+}
+
+/**
+ * Returns the first tokens for the output. The stdout of a container is a log that many read, so without a terminal the
+ * tokens go to a new file that only its owner can read.
+ *
+ * @param options.printsTokens true if the operator wants the tokens on stdout anyway.
+ * @param options.beside the path of a file in whose folder the tokens are written.
+ */
+export async function firstTokens(
+  { output }: Pick<Context, "output">,
+  { operator, admin, workspace }: Initialization,
+  { printsTokens, beside }: { readonly printsTokens: boolean; readonly beside: string },
+): Promise<FirstTokens> {
+  const lines = [
+    `operator  ${operator.token}  (ends after 24 hours)`,
+    `admin     ${admin.token}  (of the workspace ${workspace.name})`,
+  ];
+  if (printsTokens || (output.isShown && !output.isJson)) {
+    const tokens = { operator: operator.token, admin: admin.token };
+    return { tokens, tokensFile: null, text: ["These tokens are printed once:", ...lines].join("\n") };
+  }
+  const path = join(dirname(beside), `first-tokens-${randomBytes(3).toString("hex")}.txt`);
+  await writeNewFile(path, `${lines.join("\n")}\n`);
+  const text = `The tokens of the operator and of the admin are in ${path}, which only you can read. Delete the file after you have used them.`;
+  return { tokens: null, tokensFile: path, text };
+}

@@ -1,0 +1,80 @@
+import type { KeyProvider, WrappableStore } from "@keyward/core";
+import { type AuditLog, openAuditLog, SecretsAdmin } from "@keyward/secrets";
+import type { Config } from "../configuration/config.ts";
+import { closeStore } from "../configuration/sources.ts";
+import type { Context } from "../context.ts";
+import { CommandError } from "../exit-codes.ts";
+
+/** The secrets service of this machine's configuration, opened without the admin API. */
+export interface LocalService {
+  readonly admin: SecretsAdmin;
+  readonly audit: AuditLog;
+  readonly keys: KeyProvider;
+  /** The store of the service, below the encryption. */
+  readonly store: WrappableStore;
+  readonly config: Config;
+}
+
+/** How {@link withLocalService} opens the service. */
+export interface LocalServiceOptions {
+  /** True for a process that runs as long as the service. Default: false. */
+  readonly replica?: boolean;
+  readonly onProblem?: (problem: unknown) => void;
+}
+
+/** What the setting `gateway` of a configuration looks like. */
+export const gatewaySetting = 'gateway: { store: "sqlite:.keyward/service.db", audit: ".keyward/audit.db" }';
+
+/**
+ * Runs `work` with the secrets service that the configuration names, and closes the service afterwards.
+ *
+ * @throws CommandError `USAGE` if there is no configuration, or if it has no setting `gateway`; the errors of the stores.
+ */
+export async function withLocalService<Result>(
+  context: Context,
+  options: LocalServiceOptions,
+  work: (service: LocalService) => Promise<Result>,
+): Promise<Result> {
+  const config = await gatewayConfig(context);
+  const keys = await context.keys();
+  const store = await config.openStore("service", context.env);
+  try {
+    const audit = openAuditLog({ path: auditPath(config), keys, replica: options.replica });
+    try {
+      const { replica, onProblem } = options;
+      const admin = new SecretsAdmin({ store, keys, audit, replica, onProblem });
+      try {
+        return await work({ admin, audit, keys, store, config });
+      } finally {
+        await admin.close();
+      }
+    } finally {
+      await audit.close();
+    }
+  } finally {
+    await closeStore(store);
+  }
+}
+
+/**
+ * Returns the configuration of the service.
+ *
+ * @throws CommandError `USAGE` if there is none, or if it has no setting `gateway`.
+ */
+export async function gatewayConfig(context: Context): Promise<Config> {
+  const { config, path } = await context.told();
+  if (config === undefined) {
+    throw new CommandError("USAGE", "This folder has no configuration of a secrets service", {
+      hint: "Run `keyward gateway init`, or change to the folder of the service. On another machine than that of the service, only the commands of the admin API work.",
+    });
+  }
+  if (config.settings.gateway !== undefined) return config;
+  throw new CommandError("USAGE", `The configuration ${path} has no setting "gateway"`, {
+    hint: `Add \`${gatewaySetting}\` to the configuration. Then run \`keyward gateway init\`.`,
+  });
+}
+
+/** Returns the path of the audit's file. */
+export function auditPath(config: Config): string {
+  return config.pathOf(config.settings.gateway?.audit.trim() ?? "");
+}

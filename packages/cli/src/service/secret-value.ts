@@ -1,0 +1,90 @@
+import { createReadStream } from "node:fs";
+import { systemCode } from "@keyward/core";
+import type { Context } from "../context.ts";
+import { CommandError } from "../exit-codes.ts";
+
+/** Where the value of a secret comes from. Without a value and a file, it is asked for, or read from stdin. */
+export interface ValueSource {
+  readonly value?: string | undefined;
+  readonly fromFile?: string | undefined;
+}
+
+const maxValueBytes = 8_192;
+const maxInputBytes = 1_048_576;
+
+/**
+ * Reads the value of a secret: from the command line, from a file, from stdin, or from a question that does not show the
+ * answer. One newline at the end of a file or of stdin is cut, and reported. No message contains the value.
+ *
+ * @throws CommandError `USAGE` if there is no value, or more than one, or if the value is too long.
+ */
+export async function readValue(context: Context, name: string, source: ValueSource): Promise<string> {
+  const value = await given(context, name, source);
+  if (value === "") throw new CommandError("USAGE", "The value is empty, so nothing was set", { hint: ways });
+  if (Buffer.byteLength(value) <= maxValueBytes) return value;
+  throw new CommandError("USAGE", "The value is longer than 8,192 bytes, so nothing was set", {
+    hint: "Check that the file or the pipe has only the value.",
+  });
+}
+
+const ways =
+  "Run the command on a terminal, which asks for the value. Or pass the value on stdin, or in a file: `--from-file <file>`.";
+
+async function given(context: Context, name: string, { value, fromFile }: ValueSource): Promise<string> {
+  const { output, operator } = context;
+  if (value !== undefined) {
+    if (fromFile !== undefined) {
+      throw new CommandError("USAGE", "The command line has both a value and the flag --from-file", {
+        hint: "Leave out the value: others can see it in the command line.",
+      });
+    }
+    output.notice(
+      "The value is in the command line: every user of this machine can see it while the command runs, and your shell " +
+        "keeps it in its history. Next time leave the value out, and the command asks for it. Remove the line from the history.",
+    );
+    return value;
+  }
+  if (fromFile !== undefined) return withoutNewline(context, await textOfFile(fromFile), "of the file");
+  if (operator.isPresent) return await operator.askSecret(`The value of ${name}:`);
+  return withoutNewline(context, await context.input(maxInputBytes), "on stdin");
+}
+
+function withoutNewline({ output }: Context, text: string, where: string): string {
+  const cut = text.replace(/\r?\n$/, "");
+  if (cut !== text) output.notice(`The newline at the end of the value ${where} was cut.`);
+  return cut;
+}
+
+/**
+ * Reads a file as text.
+ *
+ * @param maxBytes the most bytes that are read. Default: 1 MiB.
+ * @throws CommandError `USAGE`.
+ */
+export async function textOfFile(path: string, maxBytes = maxInputBytes): Promise<string> {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  try {
+    // One more byte shows that the file is too long.
+    for await (const chunk of createReadStream(path, { end: maxBytes })) {
+      const bytes = Buffer.from(chunk);
+      length += bytes.length;
+      chunks.push(bytes);
+    }
+  } catch (error) {
+    // The path is not repeated: a value that is given as a path would be.
+    throw new CommandError("USAGE", `The file cannot be read (${systemCode(error)})`, {
+      hint: "Check the path, and that you may read the file.",
+    });
+  }
+  if (length > maxBytes) {
+    throw new CommandError("USAGE", `The file has more than ${maxBytes / 2 ** 20} MiB`, { hint: "Check the path." });
+  }
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(Buffer.concat(chunks));
+  } catch {
+    throw new CommandError("USAGE", "The file is not UTF-8 text", {
+      hint: "Encode the value as text, such as base64.",
+    });
+  }
+}

@@ -1,0 +1,37 @@
+// Messages and hints of the admin API and of `@keyward/secrets` name fields, headers and routes. A person who runs a
+// command has flags.
+const terms: readonly (readonly [term: RegExp, inCommands: string])[] = [
+  [
+    /^The request is not valid: [\s\S]* \((?:body|query|path|header) (\S*): ([\s\S]*)\)$/,
+    "The service refuses the field $1: it $2",
+  ],
+  [
+    /match \/\^\[a-z0-9\]\+\(\?:-\[a-z0-9\]\+\)\*\$\/$/,
+    "have 1 to 32 lower-case letters and digits, with single hyphens inside",
+  ],
+  [
+    /^Correct the fields\. The OpenAPI document of the service has the rule of each field\.$/,
+    "Correct the command line. Nothing was changed. `--help` after the command lists its arguments and flags.",
+  ],
+  [
+    /^Send a valid token in the header Authorization: Bearer kwt_…\. An admin can issue a new token\.$/,
+    "Run `keyward login` with a valid token. An admin can make a new one: `keyward tokens create`.",
+  ],
+  [
+    /^Use a token whose role has the right of the route\. GET \/api\/v1\/admin\/whoami shows the role of a token\.$/,
+    "Log in with a token whose role may do this: `keyward login`, which also prints the role of the token. Operators manage workspaces, and admins manage servers, secrets and tokens.",
+  ],
+  [
+    /^Read the current state, decide whether the change is still right, and repeat the change with the current revision\.$/,
+    "Show the server with `keyward servers show`, decide whether the change is still right, and pass its revision.",
+  ],
+  [
+    /^Pass the parsed JSON that `keyward audit anchor` printed, unchanged\.$/,
+    "Pass a file that `keyward audit anchor` wrote.",
+  ],
+];
+
+/** Returns a message or hint of the secrets service in the terms of the command line. */
+export function inServiceTerms(text: string): string {
+  return terms.reduce((changed, [term, inCommands]) => changed.replace(term, inCommands), text);
+}

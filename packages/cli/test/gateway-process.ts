@@ -1,0 +1,82 @@
+import { once } from "node:events";
+import { mkdtemp, realpath, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, onTestFinished } from "vitest";
+import { keyward, startKeyward } from "./keyward-process.ts";
+
+/** A secrets service of its own, which a test has set up in a new folder. */
+export interface Service {
+  readonly folder: string;
+  readonly operator: string;
+  readonly admin: string;
+}
+
+/** A process of `keyward gateway start` that listens. */
+export interface RunningGateway {
+  readonly url: string;
+  readonly processId: number;
+  /** What the process has printed on stdout and on stderr. */
+  printed(): { readonly stdout: string; readonly stderr: string };
+  /** Sends SIGTERM, and returns the exit code. */
+  stop(): Promise<unknown>;
+  /** Sends SIGTERM, and a second time when the process handles the first one, as npx does. Returns the exit code. */
+  stopThroughParent(): Promise<unknown>;
+}
+
+/** Makes a folder that is removed when the test has ended. */
+export async function newFolder(): Promise<string> {
+  const folder = await realpath(await mkdtemp(join(tmpdir(), "keyward-gateway-")));
+  onTestFinished(() => rm(folder, { recursive: true, force: true }));
+  return folder;
+}
+
+/** Sets a service up with `keyward gateway init`. */
+export async function newService(folder: string): Promise<Service> {
+  const { exitCode, stdout, stderr } = await keyward(folder, {}, "gateway", "init", "--print-tokens", "--json");
+  expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
+  const { tokens }: { tokens: { operator: string; admin: string } } = JSON.parse(stdout);
+  return { folder, ...tokens };
+}
+
+/** Starts `keyward gateway start` on a free port, and waits until it listens. The process is killed with the test. */
+export async function startGateway(
+  folder: string,
+  env: Readonly<Record<string, string>> = {},
+  ...flags: readonly string[]
+): Promise<RunningGateway> {
+  const child = startKeyward(folder, env, "gateway", "start", "--port", "0", "--json", ...flags);
+  const ended = once(child, "close").then(([code]: readonly unknown[]) => code);
+  onTestFinished(async () => {
+    child.kill("SIGKILL");
+    await ended;
+  });
+  let [stdout, stderr] = ["", ""];
+  child.stdout.on("data", (data) => {
+    stdout += String(data);
+  });
+  child.stderr.on("data", (data) => {
+    stderr += String(data);
+  });
+  await expect
+    .poll(() => (child.exitCode === null ? stdout : `ended: ${stderr}`), { timeout: 60_000 })
+    .toMatch(/\n|^ended/);
+  expect(stdout, stderr).toMatch(/^\{.*\}\n$/);
+  const { url }: { url: string } = JSON.parse(stdout);
+  return {
+    url,
+    processId: child.pid ?? -1,
+    printed: () => ({ stdout, stderr }),
+    stop: async () => {
+      child.kill("SIGTERM");
+      return await ended;
+    },
+    stopThroughParent: async () => {
+      child.stderr.on("data", (data) => {
+        if (String(data).includes("Press Ctrl-C again")) child.kill("SIGTERM");
+      });
+      child.kill("SIGTERM");
+      return await ended;
+    },
+  };
+}

@@ -1,0 +1,54 @@
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, it, onTestFinished } from "vitest";
+import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from "../../../test/servers/redis.ts";
+import { newFolder, startGateway } from "./gateway-process.ts";
+import { keyward } from "./keyward-process.ts";
+
+const servers = await findRedisServers();
+
+/** Writes a configuration whose service is in Redis, and a keyring. */
+async function configured(redis: RedisNode, keyring?: string): Promise<string> {
+  const folder = await newFolder();
+  const gateway = { store: `${redis.url}?prefix=service`, audit: "audit.db" };
+  await writeFile(join(folder, "keyward.config.json"), JSON.stringify({ keys: "file:keyring.json", gateway }));
+  if (keyring === undefined) await keyward(folder, {}, "keyring", "create", "--id", "one", "--stores", "service,audit");
+  else await writeFile(join(folder, "keyring.json"), keyring, { mode: 0o600 });
+  return folder;
+}
+
+describeWithRedis(servers, "a service on Redis", () => {
+  it("is shared by processes that start at once in an empty store", async () => {
+    const redis = await startRedis(servers);
+    onTestFinished(() => redis.stop());
+    await redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction");
+    const first = await configured(redis);
+    const second = await configured(redis, await readFile(join(first, "keyring.json"), "utf8"));
+    const started = await Promise.all([first, second].map((folder) => startGateway(folder)));
+    const initialized = started.map(({ printed }) => JSON.parse(printed().stdout).initialized);
+    expect(initialized.toSorted()).toEqual([false, true]);
+    const folder = initialized[0] === true ? first : second;
+    const recovered = await keyward(folder, {}, "tokens", "recover", "--workspace", "main");
+    for (const { url } of started) {
+      const env = { KEYWARD_URL: url, KEYWARD_TOKEN: recovered.stdout.trim() };
+      expect(await keyward(folder, env, "servers", "list")).toMatchObject({ exitCode: 0 });
+    }
+    for (const { stop } of started) expect(await stop()).toBe(0);
+  });
+
+  it("is refused by start, init and both doctors if Redis evicts records", async () => {
+    const redis = await startRedis(servers);
+    onTestFinished(() => redis.stop());
+    const folder = await configured(redis);
+    const gateway = await startGateway(folder);
+    await redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru");
+    for (const words of [["gateway", "start", "--port", "0"], ["gateway", "init"], ["gateway", "doctor"], ["doctor"]]) {
+      const ended = await keyward(folder, {}, ...words);
+      expect({ words, ...ended }).toMatchObject({ words, exitCode: 1 });
+      expect(ended.stdout + ended.stderr).toContain("maxmemory-policy` allkeys-lru");
+    }
+    await redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction");
+    expect(await keyward(folder, {}, "gateway", "doctor")).toMatchObject({ exitCode: 0 });
+    expect(await gateway.stop()).toBe(0);
+  });
+});

@@ -1,0 +1,122 @@
+import { execFile } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { expect, it, onTestFinished } from "vitest";
+import { newFolder, newService, startGateway } from "./gateway-process.ts";
+import { keyward, keywardReading, startKeyward } from "./keyward-process.ts";
+
+const run = promisify(execFile);
+
+/** Returns the forms in which a value could be printed or stored. */
+function formsOf(value: string): readonly string[] {
+  const bytes = Buffer.from(value);
+  return [
+    value,
+    encodeURIComponent(value),
+    JSON.stringify(value).slice(1, -1),
+    bytes.toString("hex"),
+    // Without the last characters, which depend on what follows.
+    ...[0, 1, 2].flatMap((shift) => {
+      const shifted = Buffer.concat([Buffer.alloc(shift, 0x20), bytes]);
+      return (["base64", "base64url"] as const).map((encoding) => shifted.toString(encoding).slice(shift + 1, -4));
+    }),
+  ];
+}
+
+function expectNone(what: string, text: string, values: readonly string[]): void {
+  const found = values.flatMap(formsOf).filter((form) => text.includes(form));
+  expect({ what, found: found.length }).toEqual({ what, found: 0 });
+}
+
+/** Returns the command lines and the environment of the running processes. */
+async function processes(): Promise<string> {
+  const { stdout } = await run("ps", ["axeww", "-o", "args"], { maxBuffer: 64 * 2 ** 20 });
+  return stdout;
+}
+
+it("no output, log, file or process has the value of a secret", { timeout: 180_000 }, async () => {
+  const folder = await newFolder();
+  const { admin, operator } = await newService(folder);
+  const home = await newFolder();
+  const gateway = await startGateway(folder);
+  const values = ["stdin", "file", "env", "again"].map((name) => `${name}&"${randomBytes(12).toString("base64")}`);
+  const [ofStdin = "", ofFile = "", ofEnv = "", again = ""] = values;
+  await writeFile(join(home, "value.txt"), ofFile);
+  await writeFile(join(home, "values.env"), `ENV_KEY='${ofEnv}'\nSHORT=x\n`);
+  const env = { XDG_CONFIG_HOME: home };
+  const outputs: string[] = [];
+  const keep = async (input: string, ...commandLine: readonly string[]) => {
+    const { stdout, stderr } = await keywardReading(input, folder, env, ...commandLine);
+    outputs.push(stdout, stderr);
+    return stdout;
+  };
+  await keep(admin, "login", "--url", gateway.url);
+  await keep("", "servers", "add", "github", "https://mcp.example.com/mcp");
+  await keep(ofStdin, "secrets", "set", "github", "STDIN_KEY", "--bearer");
+  await keep("", "secrets", "set", "github", "FILE_KEY", "--from-file", join(home, "value.txt"));
+  await keep("", "secrets", "import", "github", join(home, "values.env"));
+  await keep(again, "secrets", "set", "github", "STDIN_KEY", "--json", "--no-redact");
+  await keep(again, "secrets", "set", "github", "STDIN_KEY", "--if-revision", "0");
+  await keep(again, "secrets", "set", "none", "STDIN_KEY");
+  await keep("", "secrets", "inject", "github", "FILE_KEY", "--template", "token {value}");
+  const token = (await keep("", "tokens", "create", "--owner", "ci", "--servers", "github")).trim();
+  for (const format of [[], ["--json"]]) {
+    for (const words of [
+      ["secrets", "list", "github"],
+      ["servers", "show", "github"],
+      ["tokens", "list"],
+      ["changes"],
+    ]) {
+      await keep("", ...words, ...format);
+    }
+    for (const words of [["audit", "export"], ["audit", "verify"], ["gateway", "doctor"], ["doctor"], ["census"]]) {
+      await keep("", ...words, ...format);
+    }
+  }
+  await keep("", "inspect", "value/x", "--store", "service");
+  for (const [index, text] of outputs.entries()) {
+    expectNone(`output ${index}`, text, values);
+    // `tokens create` prints the token once, because this is its purpose.
+    expectNone(`output ${index}`, text.replace(`${token}\n`, ""), [token, admin, operator]);
+  }
+  const { stdout, stderr } = gateway.printed();
+  expectNone("the log", stdout + stderr, [...values, token, admin, operator]);
+  expectNone("the login", await readFile(join(home, "keyward", "login.json"), "utf8"), values);
+  expectNone("the configuration", await readFile(join(folder, "keyward.config.ts"), "utf8"), [...values, admin]);
+  // A command that waits for its value, as an attacker on the machine sees it.
+  const waiting = startKeyward(folder, env, "secrets", "set", "github", "STDIN_KEY");
+  onTestFinished(() => void waiting.kill("SIGKILL"));
+  expectNone("the processes", await processes(), [...values, token, admin, operator]);
+  expect(await gateway.stop()).toBe(0);
+  const files = await readdir(join(folder, ".keyward"));
+  expect(files).toEqual(expect.arrayContaining(["service.db", "audit.db"]));
+  for (const file of files) {
+    const text = await readFile(join(folder, ".keyward", file), "latin1");
+    expectNone(file, text, [...values, token, admin, operator, "STDIN_KEY", "mcp.example.com"]);
+  }
+});
+
+it("no message repeats a token where an id or a name belongs", async () => {
+  const folder = await newFolder();
+  const { admin } = await newService(folder);
+  const { url } = await startGateway(folder);
+  const env = { KEYWARD_URL: url, KEYWARD_TOKEN: admin };
+  for (const words of [
+    ["tokens", "revoke", admin],
+    ["tokens", "rotate", admin],
+    ["tokens", "revoke", admin, "rotate"],
+    ["tokens", "create", "--owner", "ci", "--expires", admin],
+    ["tokens", "create", "--owner", "ci", "--role", admin],
+    ["tokens", "create", "--owner", "ci", "--methods", admin],
+    ["tokens", `--${admin}`],
+    ["tokens", admin],
+    ["secrets", admin],
+    ["secrets", "list", admin],
+  ]) {
+    const ended = await keyward(folder, env, ...words);
+    expect({ words: words.length, exitCode: ended.exitCode }).not.toMatchObject({ exitCode: 0 });
+    expect(ended.stdout + ended.stderr).not.toContain(admin);
+  }
+});

@@ -1,0 +1,288 @@
+import { readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { expect, onTestFinished } from "vitest";
+import { newService, startGateway } from "./gateway-process.ts";
+import { keyward, keywardReading } from "./keyward-process.ts";
+
+type Fields = Readonly<Record<string, unknown>>;
+
+/** What a case needs of the operator who runs a command with `--json`. */
+interface ServiceDesk {
+  readonly folder: string;
+  env: Readonly<Record<string, string>>;
+  path(name: string): string;
+  do(...commandLine: readonly string[]): Promise<Fields>;
+  result(...flags: readonly string[]): Promise<Fields>;
+  resultOf(how: { readonly input?: string; readonly exitCode?: number }, ...flags: readonly string[]): Promise<Fields>;
+  failure(code: string, ...flags: readonly string[]): Promise<Fields>;
+}
+
+const server = ["github", "https://mcp.example.com/mcp"] as const;
+const value = { input: "a-value-that-is-not-printed" };
+
+/** Sets a service up in the folder of the desk, starts it, and logs the desk in as the first admin. */
+async function logIn(desk: ServiceDesk, role: "admin" | "operator" = "admin"): Promise<void> {
+  desk.env = {};
+  const { admin, operator } = await newService(desk.folder);
+  const { url } = await startGateway(desk.folder);
+  desk.env = { KEYWARD_URL: url, KEYWARD_TOKEN: role === "admin" ? admin : operator };
+}
+
+/** Logs in, and adds a server with a secret. */
+async function withSecret(desk: ServiceDesk): Promise<void> {
+  await logIn(desk);
+  await desk.do("servers", "add", ...server);
+  const set = await keywardReading(value.input, desk.folder, desk.env, "secrets", "set", "github", "TOKEN", "--bearer");
+  expect(set.exitCode).toBe(0);
+}
+
+/** For each command of the secrets service: what it prints as a result, and as an error. */
+export function serviceCases(
+  expectValid: (name: string, stdout: string) => Fields,
+): Readonly<Record<string, (desk: ServiceDesk) => Promise<void>>> {
+  return {
+    "gateway-init": async (desk) => {
+      desk.env = {};
+      const { tokensFile, tokens } = await desk.result();
+      expect(tokens).toBeNull();
+      expect(await readFile(String(tokensFile), "utf8")).toMatch(/^operator {2}kwt_service_.*\nadmin {5}kwt_.*\n$/);
+      await desk.failure("ALREADY_INITIALIZED");
+      await rm(desk.path(".keyward"), { recursive: true });
+      await rm(desk.path("keyward.config.ts"));
+      expect(await desk.result("--print-tokens", "--workspace", "other")).toMatchObject({
+        workspace: "other",
+        tokens: { operator: expect.stringMatching(/^kwt_/) },
+        tokensFile: null,
+      });
+    },
+    "gateway-start": async (desk) => {
+      desk.env = {};
+      await desk.failure("USAGE");
+      await newService(desk.folder);
+      const { printed, stop } = await startGateway(desk.folder);
+      expect(expectValid("gateway-start", printed().stdout)).toMatchObject({ initialized: false, tokensFile: null });
+      expect(await stop()).toBe(0);
+      const other = createServer().listen(0, "127.0.0.1");
+      onTestFinished(() => void other.close());
+      await expect.poll(() => other.address()).not.toBeNull();
+      const address = other.address();
+      const port = typeof address === "object" ? String(address?.port) : "";
+      await desk.failure("STORE_UNAVAILABLE", "--port", port);
+    },
+    "gateway-doctor": async (desk) => {
+      desk.env = {};
+      await desk.failure("USAGE");
+      await newService(desk.folder);
+      expect(await desk.result()).toMatchObject({ problems: 0 });
+      const { findings } = await desk.resultOf({ exitCode: 1 }, "--url", "http://127.0.0.1:1");
+      expect(findings).toContainEqual(expect.objectContaining({ level: "problem", subject: "service" }));
+    },
+    login: async (desk) => {
+      await logIn(desk);
+      const { KEYWARD_URL: url = "", KEYWARD_TOKEN: token = "" } = desk.env;
+      desk.env = { XDG_CONFIG_HOME: desk.folder };
+      await desk.failure("USAGE", "--url", url, "--token", "kwt_any");
+      expect(await desk.resultOf({ input: token }, "--url", url)).toMatchObject({ role: "admin", expiresAtMs: null });
+    },
+    logout: async (desk) => {
+      desk.env = { XDG_CONFIG_HOME: desk.folder };
+      expect(await desk.result()).toMatchObject({ removed: false });
+      desk.env = { XDG_CONFIG_HOME: desk.path("file") };
+      await writeFile(desk.path("file"), "");
+      await desk.failure("USAGE");
+    },
+    "workspaces-create": async (desk) => {
+      await logIn(desk, "operator");
+      expect(await desk.result("payments", "--owner", "Ada")).toMatchObject({ workspace: { name: "payments" } });
+      await desk.failure("WORKSPACE_EXISTS", "payments", "--owner", "Ada");
+    },
+    "workspaces-list": async (desk) => {
+      desk.env = { XDG_CONFIG_HOME: desk.folder };
+      await desk.failure("USAGE");
+      await logIn(desk, "operator");
+      expect(await desk.result()).toMatchObject({ workspaces: [{ name: "main" }], complete: true });
+    },
+    "workspaces-delete": async (desk) => {
+      await logIn(desk, "operator");
+      await desk.failure("NOT_CONFIRMED", "main");
+      expect(await desk.result("main", "--yes")).toEqual({ workspace: "main", deleted: true });
+    },
+    "servers-add": async (desk) => {
+      await logIn(desk);
+      expect(await desk.result(...server)).toMatchObject({ server: { slug: "github", kind: "mcp" } });
+      expect(await desk.failure("SERVER_EXISTS", ...server)).toMatchObject({ requestId: expect.any(String) });
+    },
+    "servers-list": async (desk) => {
+      await logIn(desk);
+      await desk.do("servers", "add", ...server);
+      await desk.do("servers", "add", "other", "https://other.example.com", "--kind", "http");
+      expect(await desk.result()).toMatchObject({ servers: [{ slug: "other" }, { slug: "github" }], complete: true });
+      expect(await desk.result("--limit", "1")).toMatchObject({ servers: [{ slug: "other" }], complete: false });
+      desk.env = { ...desk.env, KEYWARD_TOKEN: "kwt_none" };
+      await desk.failure("TOKEN_REFUSED");
+    },
+    "servers-show": async (desk) => {
+      await logIn(desk);
+      await desk.failure("SERVER_NOT_FOUND", "github");
+      await desk.do("servers", "add", ...server);
+      expect(await desk.result("github")).toMatchObject({ server: { url: server[1] } });
+    },
+    "servers-set": async (desk) => {
+      await logIn(desk);
+      await desk.do("servers", "add", ...server);
+      expect(await desk.result("github", "--disable")).toMatchObject({ server: { disabled: true, revision: 1 } });
+      await desk.failure("REVISION_CHANGED", "github", "--enable", "--if-revision", "0");
+    },
+    "servers-remove": async (desk) => {
+      await logIn(desk);
+      await desk.do("servers", "add", ...server);
+      await desk.failure("NOT_CONFIRMED", "github");
+      expect(await desk.result("github", "--yes")).toEqual({ server: "github", removed: true });
+    },
+    "secrets-set": async (desk) => {
+      await logIn(desk);
+      await desk.do("servers", "add", ...server);
+      await desk.failure("USAGE", "github", "TOKEN");
+      expect(await desk.resultOf(value, "github", "TOKEN", "--bearer")).toMatchObject({
+        secret: { name: "TOKEN", injection: { kind: "bearer", header: null } },
+        created: true,
+      });
+      expect(
+        await desk.resultOf(value, "github", "MY_KEY", "--template", "token {value}", "--header", "X-Key"),
+      ).toMatchObject({
+        secret: { injection: { kind: "template", header: "X-Key", template: "token {value}" } },
+      });
+      const flags = ["--expires", "2100-01-31", "--no-redact"];
+      expect(await desk.resultOf(value, "github", "OTHER_KEY", ...flags)).toMatchObject({
+        secret: { injection: { header: "OTHER_KEY" }, redacted: false, expiresAtMs: Date.parse("2100-01-31") },
+        warnings: [expect.any(String), expect.any(String)],
+      });
+    },
+    "secrets-inject": async (desk) => {
+      await withSecret(desk);
+      expect(await desk.result("github", "TOKEN", "--header", "X-Token")).toMatchObject({
+        secret: { injection: { kind: "header", header: "X-Token" } },
+        created: false,
+      });
+      await desk.failure("USAGE", "github", "TOKEN");
+      await desk.failure("FIELD_INVALID", "github", "TOKEN", "--header", "host");
+    },
+    "secrets-list": async (desk) => {
+      await withSecret(desk);
+      expect(await desk.result("github")).toMatchObject({
+        secrets: [{ name: "TOKEN", revision: 1, lastUsedAtMs: null }],
+      });
+      await desk.failure("SERVER_NOT_FOUND", "other");
+    },
+    "secrets-delete": async (desk) => {
+      await withSecret(desk);
+      await desk.failure("USAGE", "github");
+      await desk.failure("NOT_CONFIRMED", "github", "TOKEN");
+      expect(await desk.result("github", "TOKEN", "--yes")).toEqual({ server: "github", names: ["TOKEN"] });
+      expect(await desk.result("github", "--all", "--yes")).toEqual({ server: "github", names: [] });
+    },
+    "secrets-import": async (desk) => {
+      await logIn(desk);
+      await desk.do("servers", "add", ...server);
+      await desk.failure("USAGE", "github", ".env");
+      await writeFile(desk.path(".env"), "FIRST_KEY=the-first-value-of-two\nSHORT=x\n");
+      expect(await desk.resultOf({ exitCode: 1 }, "github", ".env")).toMatchObject({
+        secrets: [
+          { name: "FIRST_KEY", created: true, error: null },
+          { name: "SHORT", created: false, error: { code: "FIELD_INVALID" } },
+        ],
+      });
+    },
+    "tokens-create": async (desk) => {
+      await logIn(desk);
+      await desk.failure("SERVER_NOT_FOUND", "--owner", "ci", "--servers", "github");
+      await desk.do("servers", "add", ...server);
+      const flags = ["--servers", "github", "--tools", "a,b", "--methods", "get", "--expires", "2100-01-31"];
+      expect(await desk.result("--owner", "ci", ...flags)).toMatchObject({
+        info: { owner: "ci", role: "member", servers: ["github"], tools: ["a", "b"], methods: ["GET"] },
+        urls: [expect.stringMatching(/\/s\/github\/mcp$/)],
+      });
+    },
+    "tokens-list": async (desk) => {
+      await logIn(desk);
+      expect(await desk.result()).toMatchObject({ tokens: [{ owner: "first admin", role: "admin" }], complete: true });
+      expect(await desk.result("--owner", "none")).toMatchObject({ tokens: [] });
+      desk.env = { KEYWARD_URL: "http://127.0.0.1:1", KEYWARD_TOKEN: "kwt_none" };
+      await desk.failure("SERVICE_UNREACHABLE");
+    },
+    "tokens-rotate": async (desk) => {
+      await logIn(desk);
+      const { info } = await desk.do("tokens", "create", "--owner", "ci");
+      const id = typeof info === "object" && info !== null && "id" in info ? String(info.id) : "";
+      expect(await desk.result(id, "--overlap", "1h")).toMatchObject({ info: { owner: "ci" } });
+      await desk.failure("TOKEN_NOT_FOUND", "aaaaaaaaaaaa");
+    },
+    "tokens-revoke": async (desk) => {
+      await logIn(desk);
+      const { info } = await desk.do("tokens", "create", "--owner", "ci");
+      const id = typeof info === "object" && info !== null && "id" in info ? String(info.id) : "";
+      await desk.failure("NOT_CONFIRMED", id);
+      expect(await desk.result(id, "--yes")).toEqual({ tokenIds: [id] });
+      expect(await desk.result("--owner", "ci", "--yes")).toEqual({ tokenIds: [] });
+      await desk.failure("LAST_ADMIN", "--owner", "first admin", "--yes");
+    },
+    "tokens-recover": async (desk) => {
+      desk.env = {};
+      await newService(desk.folder);
+      expect(await desk.result()).toMatchObject({ info: { role: "operator", owner: "recovered" }, urls: [] });
+      expect(await desk.result("--workspace", "main", "--owner", "Ada")).toMatchObject({ info: { role: "admin" } });
+      await desk.failure("WORKSPACE_NOT_FOUND", "--workspace", "other");
+    },
+    changes: async (desk) => {
+      await withSecret(desk);
+      const { changes } = await desk.result("--server", "github");
+      expect(changes).toMatchObject([
+        { action: "secret.set", subject: "TOKEN", outcome: "done", revision: 1 },
+        { action: "server.create", owner: "first admin", role: "admin", address: "127.0.0.1" },
+      ]);
+      expect(await desk.result("--action", "secret.set", "--from", "2020-01-01")).toMatchObject({ changes: [{}] });
+      await desk.failure("USAGE", "--action", "secret.read");
+    },
+    "audit-verify": async (desk) => {
+      desk.env = {};
+      await desk.failure("USAGE");
+      await newService(desk.folder);
+      expect(await desk.result()).toMatchObject({ ok: true, problems: [], openChains: [] });
+      await desk.do("audit", "anchor", "--out", "anchor.json");
+      const anchor: { heads: object[] } = JSON.parse(await readFile(desk.path("anchor.json"), "utf8"));
+      const heads = [
+        ...anchor.heads,
+        { workspace: "service", chain: "aaaaaaaaaaaa", sequence: 1, hash: "0".repeat(64) },
+      ];
+      await writeFile(desk.path("other.json"), JSON.stringify({ ...anchor, heads }));
+      const { problems } = await desk.resultOf({ exitCode: 1 }, "--anchor", "other.json");
+      expect(problems).toMatchObject([{ chain: "aaaaaaaaaaaa", sequence: null }]);
+      // A process that runs has chains without a closing entry.
+      const { url } = await startGateway(desk.folder);
+      await keyward(desk.folder, { KEYWARD_URL: url, KEYWARD_TOKEN: "kwt_none" }, "servers", "list");
+      expect(await desk.result()).toMatchObject({ ok: true });
+    },
+    "audit-anchor": async (desk) => {
+      desk.env = {};
+      await newService(desk.folder);
+      expect(await desk.result("--out", "anchor.json")).toMatchObject({ file: "anchor.json" });
+      expect(await desk.result()).toMatchObject({
+        anchor: { version: 1, heads: [{ workspace: "service" }] },
+        file: null,
+      });
+      await desk.failure("KEYRING_CONFLICT", "--out", "anchor.json");
+    },
+    "audit-export": async (desk) => {
+      desk.env = {};
+      await desk.failure("USAGE");
+      await newService(desk.folder);
+      const { stdout, exitCode } = await keyward(desk.folder, {}, "audit", "export", "--json");
+      expect(exitCode).toBe(0);
+      const entries = stdout
+        .trimEnd()
+        .split("\n")
+        .map((line) => expectValid("audit-export", `${line}\n`));
+      expect(entries.map(({ kind }) => kind)).toEqual(["chain-opened", "change", "outcome", "chain-closed"]);
+    },
+  };
+}

@@ -1,0 +1,64 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Keyring } from "@keyward/core";
+import {
+  type AuditEntry,
+  type AuditLog,
+  type AuditLogOptions,
+  type Change,
+  exportAudit,
+  openAuditLog,
+} from "@keyward/secrets";
+import { onTestFinished } from "vitest";
+
+/** The id of a workspace of the tests. */
+export const workspace = "abcdefghij12";
+/** The id of another workspace of the tests. */
+export const otherWorkspace = "zyxwvutsrq98";
+
+/** Returns the path of a file in a new directory, which is removed when the test has finished. */
+export function temporaryAudit(): string {
+  const directory = mkdtempSync(join(tmpdir(), "keyward-audit-"));
+  onTestFinished(() => rmSync(directory, { recursive: true, force: true }));
+  return join(directory, "audit.db");
+}
+
+/** Opens an audit that is closed when the test has finished. */
+export function openedAudit(options: AuditLogOptions): AuditLog {
+  const audit = openAuditLog(options);
+  onTestFinished(() => audit.close().catch(() => undefined));
+  return audit;
+}
+
+/** Returns a change of a secret in a workspace. */
+export function secretChange(changed: Partial<Change> & { readonly owner?: string } = {}): Change {
+  const { owner = "ana", ...rest } = changed;
+  return {
+    action: "secret.set",
+    workspace,
+    caller: { tokenId: "tokenoftests", owner, role: "admin", address: "192.0.2.7" },
+    server: "github",
+    subject: "GITHUB_TOKEN",
+    detail: "A new value",
+    ...rest,
+  };
+}
+
+/** Records changes one after the other, and returns their ids, the oldest first. */
+export async function recordAll(audit: AuditLog, changes: readonly Change[]): Promise<string[]> {
+  const ids: string[] = [];
+  for (const change of changes) {
+    const begun = await audit.begin(change);
+    await begun.end("done", 1);
+    ids.push(begun.id);
+  }
+  return ids;
+}
+
+/** Returns all entries of an audit file. */
+export async function entriesOf(path: string, keys: Keyring): Promise<AuditEntry[]> {
+  const entries: AuditEntry[] = [];
+  for await (const entry of exportAudit({ path, keys })) entries.push(entry);
+  return entries;
+}

@@ -1,0 +1,27 @@
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { Keyring } from "@keyward/core";
+import { describe, expect, it } from "vitest";
+import { openedAudit, secretChange, temporaryAudit } from "./audit-files.ts";
+
+/** How many entries the soak writes. It runs only if the variable is set, such as to 100000. */
+const entries = Number(process.env["KEYWARD_AUDIT_SOAK"] ?? 0);
+
+describe("the memory of the audit", () => {
+  it.runIf(entries > 0)("does not grow with the number of entries", { timeout: 600_000 }, async () => {
+    setFlagsFromString("--expose-gc");
+    const collect: unknown = runInNewContext("gc");
+    const audit = openedAudit({ path: temporaryAudit(), keys: Keyring.generate("k1") });
+    const heapAfter = async (count: number) => {
+      let begun = 0;
+      const record = async () => {
+        while (begun++ < count) await audit.begin(secretChange({ owner: `owner-${begun % 500}` }));
+      };
+      await Promise.all(Array.from({ length: 64 }, record));
+      if (typeof collect === "function") collect();
+      return process.memoryUsage().heapUsed;
+    };
+    const before = await heapAfter(entries / 10);
+    expect((await heapAfter(entries)) - before).toBeLessThan(5_000_000);
+  });
+});
