@@ -97,6 +97,27 @@ it("can be recovered when the first start ends at any call to the store", async 
   }
 });
 
+it("sets no secret on a server that was created in the place of the one for which the set began", async () => {
+  const { callers, records } = service;
+  const secret = { name: "ONE", value: "value for the former server" };
+  // After the write that hands out the number of the value, the next write stores the value.
+  for (let [at, writes] = [1, 0]; writes < 2; at++) {
+    const store = await copyOf(records);
+    const fault = new Fault("late", at);
+    const admin = service.open(new FaultStore(store, fault));
+    const outcome = admin.setSecret(callers.admin, "github", secret).then(() => "done", codeOf);
+    await Promise.race([outcome, fault.struck]);
+    if (fault.isHarmless || ++writes < 2) continue;
+    const other = service.open(store);
+    await other.deleteServer(callers.admin, "github");
+    await other.createServer(callers.admin, { slug: "github", url: "https://another.example.com" });
+    await fault.release();
+    expect(await outcome).toBe("SERVER_NOT_FOUND");
+    expect((await other.listSecrets(callers.admin, "github")).secrets).toEqual([]);
+    await other.close();
+  }
+});
+
 describe.each(operations)("$name", (operation) => {
   it.each(faultKinds)("loses, revives and leaves over nothing when one call to the store is: %s", async (kind) => {
     onTestFinished(() => void vi.useRealTimers());
