@@ -245,7 +245,8 @@ export class SecretsAdmin {
   /**
    * Creates a workspace with its first admin, whose token is returned once.
    *
-   * @throws SecretsError `WORKSPACE_EXISTS`.
+   * @throws SecretsError `WORKSPACE_EXISTS`; `SERVICE_BUSY` if another process has begun to create the workspace within
+   * the last minute.
    */
   async createWorkspace(
     caller: Caller,

@@ -1,8 +1,10 @@
+import { KeywardError } from "@keyward/core";
 import type { Tokens } from "./access/tokens.ts";
 import { installation, serverKey, tokenKey, usedKey, workspaceKey } from "./records/record-keys.ts";
 import { type ServerRecord, serverRecord } from "./records/server-record.ts";
 import { tokenRecord } from "./records/token-record.ts";
 import { workspaceRecord } from "./records/workspace-record.ts";
+import { SecretsError } from "./secrets-error.ts";
 import { removeGarbage, withoutAbandoned } from "./servers/server-changes.ts";
 import type { ServerEntry, Servers } from "./servers/servers.ts";
 import type { ServiceContext } from "./store/service-context.ts";
@@ -79,25 +81,40 @@ export class Sweep {
 
   /** Sweeps the installation and each workspace. */
   async run(): Promise<SweepReport> {
-    const { workspaces, context } = this.#parts;
-    await this.#sweepTokens(installation);
+    const { workspaces } = this.#parts;
+    await this.#whole(() => this.#sweepTokens(installation));
     await this.#removeAudit(undefined, defaultRetentionDays);
     for await (const page of workspaces.list().pages()) {
       for (const { page: number, entry } of page) {
         this.#signal?.throwIfAborted();
-        const record = await context.store.read(workspaceRecord, workspaceKey(entry.id));
-        if (record === undefined) {
-          await this.#sweepDeleted(number, entry);
-        } else if (record.value.deleting) {
-          await workspaces.finishIfDeleting(entry.id);
-        } else {
-          await this.#sweepServers(entry.id);
-          await this.#sweepTokens(entry.id);
-          await this.#removeAudit(entry.id, record.value.retentionDays);
-        }
+        await this.#whole(() => this.#sweepWorkspace(number, entry));
       }
     }
     return { removed: this.#removed, expiring: this.#expiring };
+  }
+
+  async #sweepWorkspace(page: number, entry: WorkspaceEntry): Promise<void> {
+    const { workspaces, context } = this.#parts;
+    const { id } = entry;
+    const record = await context.store.read(workspaceRecord, workspaceKey(id));
+    if (record === undefined) return await this.#sweepDeleted(page, entry);
+    if (record.value.deleting) return await workspaces.finishIfDeleting(id);
+    await this.#whole(() => this.#sweepServers(id));
+    await this.#whole(() => this.#sweepTokens(id));
+    await this.#removeAudit(id, record.value.retentionDays);
+  }
+
+  /** Does a part of the sweep. A record that cannot be read is reported, and does not keep the other parts from the sweep. */
+  async #whole(sweep: () => Promise<void>): Promise<void> {
+    try {
+      await sweep();
+    } catch (error) {
+      const isUnavailable = error instanceof KeywardError && error.code === "STORE_UNAVAILABLE";
+      const isOfRecord =
+        error instanceof SecretsError ? error.code !== "AUDIT_UNAVAILABLE" : error instanceof KeywardError;
+      if (isUnavailable || !isOfRecord) throw error;
+      this.#parts.context.onProblem(error);
+    }
   }
 
   /** Removes what is left of a workspace that was deleted, or whose creation was not finished. */
@@ -106,6 +123,7 @@ export class Sweep {
     // A process that was halted may have created something after the deletion.
     if (this.#now - (deleted?.at ?? at) < dayMs) return;
     await workspaces.removeContents(id);
+    await workspaces.removeLists(id);
     const retentionDays = deleted?.retentionDays ?? 0;
     await this.#removeAudit(id, retentionDays);
     // The entry leads to the audit of the workspace, which is kept for its time.
@@ -125,12 +143,13 @@ export class Sweep {
       const batch = await context.store.readBatch(page.map(({ entry }) => serverKey(workspace, entry.slug)));
       const gone = new Set<string>();
       for (const { entry } of page) {
-        const server = batch.record(serverRecord, serverKey(workspace, entry.slug))?.value;
-        if (server?.id === entry.id) await this.#sweepServer(workspace, server);
-        else if (this.#now - (entry.deleted?.at ?? entry.at) >= dayMs) {
+        await this.#whole(async () => {
+          const server = batch.record(serverRecord, serverKey(workspace, entry.slug))?.value;
+          if (server?.id === entry.id) return await this.#sweepServer(workspace, server);
+          if (this.#now - (entry.deleted?.at ?? entry.at) < dayMs) return;
           await servers.removeForGood({ workspace, slug: entry.slug }, entry);
           gone.add(entry.id);
-        }
+        });
       }
       await this.#removeEntries(page, gone, (number, isGone) =>
         servers.listOf(workspace).changePage(number, (entry) => (isGone(entry) ? undefined : entry)),

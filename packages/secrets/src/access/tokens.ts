@@ -52,33 +52,29 @@ export class Tokens {
    */
   async create(workspace: string, given: CheckedToken, createdBy: string): Promise<IssuedToken> {
     const { store } = this.#context;
-    const id = newId();
-    const token = newTokenText({ workspace, id });
-    const now = Date.now();
-    const list = this.listOf(workspace);
     await requireOpenWorkspace(store, workspace);
-    const page = await list.append({ id, owner: given.owner, at: now });
-    const record: TokenRecord = {
-      v: 1,
-      id,
-      page,
-      revision: 0,
-      hash: hashOfToken(token).toString("base64url"),
-      ...given,
-      created: now,
-      createdBy,
-    };
-    const key = tokenKey(workspace, id);
+    const { token, record } = await this.#listed(workspace, given, createdBy);
+    let isStored = false;
     try {
-      await store.create(tokenRecord, key, record);
+      await store.create(tokenRecord, tokenKey(workspace, record.id), record);
+      isStored = true;
       // Counted last: an admin that a killed process has left in the list could hide that nobody can manage the workspace.
-      if (isKeeper(record)) await this.#changeKeepers(workspace, (keepers) => withKeeper(keepers, record, now));
+      if (isKeeper(record)) {
+        await this.#changeKeepers(workspace, (keepers) => withKeeper(keepers, record, record.created));
+      }
       // The deletion of a workspace may have passed the list before this token was in the list.
       await requireOpenWorkspace(store, workspace);
     } catch (error) {
-      await this.#discard(workspace, record).catch((problem: unknown) => this.#context.onProblem(problem));
+      await this.#discard(workspace, record, isStored).catch((problem: unknown) => this.#context.onProblem(problem));
       throw error;
     }
+    return { token, info: tokenInfo(record, undefined) };
+  }
+
+  /** Creates the token of the first admin of a workspace. It is refused until the record of the workspace exists. */
+  async createFirst(workspace: string, given: CheckedToken, createdBy: string): Promise<IssuedToken> {
+    const { token, record } = await this.#listed(workspace, given, createdBy);
+    await this.#context.store.create(tokenRecord, tokenKey(workspace, record.id), record);
     return { token, info: tokenInfo(record, undefined) };
   }
 
@@ -138,9 +134,13 @@ export class Tokens {
    */
   async revokeCreatedBefore(workspace: string, time: number): Promise<number> {
     const { store } = this.#context;
-    const revoked: string[] = [];
+    let revoked = 0;
     for await (const page of this.listOf(workspace).pages()) {
       const early = page.filter(({ entry }) => entry.at < time).map(({ entry }) => entry.id);
+      // First, as in the revocation of one token: the list of admins never names a token that is revoked.
+      if (await this.#hasKeepers(workspace, early)) {
+        await this.#changeKeepers(workspace, (keepers) => keepers.filter(({ id }) => !early.includes(id)));
+      }
       for (const id of early) {
         const isRevoked = await store.change(
           tokenRecord,
@@ -150,13 +150,10 @@ export class Tokens {
             return { next: { ...current, revoked: Date.now(), revision: current.revision + 1 }, result: true };
           },
         );
-        if (isRevoked) revoked.push(id);
+        if (isRevoked) revoked++;
       }
     }
-    if (revoked.length > 0) {
-      await this.#changeKeepers(workspace, (keepers) => keepers.filter(({ id }) => !revoked.includes(id)));
-    }
-    return revoked.length;
+    return revoked;
   }
 
   /** Returns a token; `undefined` if there is none. */
@@ -196,13 +193,44 @@ export class Tokens {
     return found;
   }
 
-  /** Removes a token whose creation failed, so that nobody can use it and no list names it. */
-  async #discard(workspace: string, token: TokenRecord): Promise<void> {
+  /** Makes a new token, and its record after the list names the token. */
+  async #listed(
+    workspace: string,
+    given: CheckedToken,
+    createdBy: string,
+  ): Promise<{ readonly token: string; readonly record: TokenRecord }> {
+    const id = newId();
+    const token = newTokenText({ workspace, id });
+    const created = Date.now();
+    const page = await this.listOf(workspace).append({ id, owner: given.owner, at: created });
+    const hash = hashOfToken(token).toString("base64url");
+    return { token, record: { v: 1, id, page, revision: 0, hash, ...given, created, createdBy } };
+  }
+
+  /**
+   * Removes a token whose creation failed, so that nobody can use it.
+   *
+   * @param isStored whether the store has acknowledged the record. Otherwise the store may still write the record, so
+   * the list names the token until the sweep.
+   */
+  async #discard(workspace: string, token: TokenRecord, isStored: boolean): Promise<void> {
     await this.#context.store.remove([tokenKey(workspace, token.id)]);
     if (isKeeper(token)) {
       await this.#changeKeepers(workspace, (keepers) => keepers.filter(({ id }) => id !== token.id));
     }
-    await this.listOf(workspace).changePage(token.page, (entry) => (entry.id === token.id ? undefined : entry));
+    if (isStored) {
+      await this.listOf(workspace).changePage(token.page, (entry) => (entry.id === token.id ? undefined : entry));
+    }
+  }
+
+  /** Returns whether one of these tokens is in the list of admins of a workspace, or in the list of operators. */
+  async #hasKeepers(workspace: string, ids: readonly string[]): Promise<boolean> {
+    const { store } = this.#context;
+    const keepers =
+      workspace === installation
+        ? (await store.read(serviceRecord, serviceKey))?.value.operators
+        : (await store.read(workspaceRecord, workspaceKey(workspace)))?.value.admins;
+    return keepers?.some(({ id }) => ids.includes(id)) === true;
   }
 
   /** Changes the list of admins of a workspace, or the list of operators. */

@@ -115,9 +115,8 @@ export class PagedList<Entry extends { readonly id: string }> {
 
   /** Yields the entries of the list page by page, newest first. */
   async *pages(from = Number.POSITIVE_INFINITY): AsyncGenerator<readonly ListedEntry<Entry>[], void> {
-    const last = await this.#last();
-    if (last === undefined) return;
-    for (let high = Math.min(last, from); high >= 0; high -= pagesAtOnce) {
+    const added = await this.#added();
+    for (let high = Math.min(added, from); high >= 0; high -= pagesAtOnce) {
       const numbers = Array.from({ length: Math.min(pagesAtOnce, high + 1) }, (_, index) => high - index);
       const batch = await this.#store.readBatch(numbers.map((page) => this.#keyOf(page)));
       for (const page of numbers) {
@@ -168,10 +167,9 @@ export class PagedList<Entry extends { readonly id: string }> {
 
   /** Deletes all pages, and then the head. */
   async removeAll(): Promise<void> {
-    const last = await this.#last();
-    if (last === undefined) return;
-    for (let page = 0; page <= last; page += 100) {
-      const count = Math.min(100, last + 1 - page);
+    const added = await this.#added();
+    for (let page = 0; page <= added; page += 100) {
+      const count = Math.min(100, added + 1 - page);
       await this.#store.remove(Array.from({ length: count }, (_, index) => this.#keyOf(page + index)));
     }
     await this.#store.remove([`${this.#prefix}/head`]);
@@ -180,6 +178,11 @@ export class PagedList<Entry extends { readonly id: string }> {
   /** Returns the number of the last page; `undefined` for an empty list. */
   async #last(): Promise<number | undefined> {
     return (await this.#store.read(headKind, `${this.#prefix}/head`))?.value.last;
+  }
+
+  /** Returns the number of the page that a process may have added before it was killed: the head does not name it yet. */
+  async #added(): Promise<number> {
+    return ((await this.#last()) ?? -1) + 1;
   }
 
   async #raiseHead(page: number): Promise<void> {

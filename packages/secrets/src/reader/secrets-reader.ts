@@ -61,8 +61,9 @@ interface KnownValues {
 }
 
 const maxKnownServers = 10_000;
-// A value that is missing was replaced or deleted after the server's record was read.
-const maxAttempts = 3;
+// A value that is missing was replaced or deleted after the server's record was read. Then another value is missing the
+// next time, if any.
+const maxAttempts = 64;
 
 /**
  * Reads what a call needs. Only the relay of the gateway uses it: `SecretsAdmin` cannot return a value.
@@ -105,6 +106,7 @@ export class SecretsReader {
   ): Promise<CallGrant> {
     const presented = presentedToken(token);
     const { workspace } = presented;
+    let missing: readonly string[] = [];
     for (let attempt = 1; ; attempt++) {
       const known = this.#known.get(serverKey(workspace, slug));
       const batch = await this.#read(presented, slug, known);
@@ -115,9 +117,9 @@ export class SecretsReader {
         batch.record(serverRecord, serverKey(workspace, slug))?.value,
         slug,
       );
-      const secrets = await this.#secretsOf(workspace, server, known, batch);
+      const found = await this.#secretsOf(workspace, server, known, batch);
       this.#remember(serverKey(workspace, slug), server);
-      if (secrets !== undefined) {
+      if (found.missing.length === 0) {
         this.#lastUses.note(workspace, record.id);
         this.#lastUses.note(workspace, server.id);
         const { id, url, kind, revision } = server;
@@ -126,10 +128,11 @@ export class SecretsReader {
           tools: record.tools,
           methods: record.methods,
           server: { id, slug, url, kind, revision },
-          secrets,
+          secrets: found.secrets,
         };
       }
-      if (attempt >= maxAttempts) throw unusable(slug);
+      if (attempt >= maxAttempts || found.missing.some((key) => missing.includes(key))) throw unusable(slug);
+      missing = found.missing;
     }
   }
 
@@ -145,13 +148,13 @@ export class SecretsReader {
     return await this.#store.readBatch([...keys, serverKey(workspace, slug), ...values]);
   }
 
-  /** Returns the secrets of a server; `undefined` if a value is missing. */
+  /** Returns the secrets of a server, and the keys of the values that are missing. */
   async #secretsOf(
     workspace: string,
     server: ServerRecord,
     known: KnownValues | undefined,
     batch: ReadBatch,
-  ): Promise<readonly CallSecret[] | undefined> {
+  ): Promise<{ readonly secrets: readonly CallSecret[]; readonly missing: readonly string[] }> {
     const { id, secrets, slug } = server;
     const now = Date.now();
     const origin = originOf(server.url);
@@ -159,17 +162,21 @@ export class SecretsReader {
       if (secret.origin !== origin || (secret.expires !== undefined && secret.expires <= now)) throw unusable(slug);
     }
     const isRead = (value: number) => known?.server === id && known.values.includes(value);
-    const missing = secrets.filter(({ value }) => !isRead(value)).map(({ value }) => valueKey(workspace, id, value));
-    const further = await this.#store.readBatch(missing);
-    const found = secrets.map(({ name, revision, rule, redacted, value }): CallSecret | undefined => {
-      const record = (isRead(value) ? batch : further).record(valueRecord, valueKey(workspace, id, value))?.value;
-      if (record === undefined) return undefined;
+    const unread = secrets.filter(({ value }) => !isRead(value)).map(({ value }) => valueKey(workspace, id, value));
+    const further = await this.#store.readBatch(unread);
+    const missing: string[] = [];
+    const found = secrets.flatMap(({ name, revision, rule, redacted, value }): CallSecret[] => {
+      const key = valueKey(workspace, id, value);
+      const record = (isRead(value) ? batch : further).record(valueRecord, key)?.value;
+      if (record === undefined) {
+        missing.push(key);
+        return [];
+      }
       // The record of the server could have been put back to an earlier origin.
       if (record.origin !== origin || record.name !== name) throw unusable(slug);
-      return { name, revision, rule, redacted, value: new SecretValue(record.value) };
+      return [{ name, revision, rule, redacted, value: new SecretValue(record.value) }];
     });
-    const complete = found.filter((secret) => secret !== undefined);
-    return complete.length === found.length ? complete : undefined;
+    return { secrets: found, missing };
   }
 
   #remember(key: string, { id, secrets }: ServerRecord): void {

@@ -7,8 +7,8 @@ import type { Decision } from "../store/service-store.ts";
 
 /** A value that has waited this long to be pointed to was left by a process that has ended or is halted. */
 const abandonedAfterMs = 60_000;
-/** How long a value that a halted process may still store is looked after. */
-const lookedAfterMs = 24 * 3_600_000;
+/** How long a value is looked after that a halted process or a late write may still store. */
+export const lookedAfterMs = 24 * 3_600_000;
 
 /** The address of a server. */
 export interface ServerAddress {
@@ -43,7 +43,12 @@ export async function changeServer<Result>(
  */
 export function requireServer(found: ServerRecord | undefined): ServerRecord {
   if (found !== undefined && !found.deleting) return found;
-  throw new SecretsError("SERVER_NOT_FOUND", "The workspace has no such server", {
+  throw serverNotFound();
+}
+
+/** Returns the error for a server that does not exist or is being deleted. */
+export function serverNotFound(): SecretsError {
+  return new SecretsError("SERVER_NOT_FOUND", "The workspace has no such server", {
     hint: "List the servers with `keyward servers list`, and correct the slug.",
   });
 }

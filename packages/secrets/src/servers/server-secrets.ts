@@ -10,7 +10,15 @@ import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
 import { headerOf, warningsOf } from "./injection-rule.ts";
 import { isPair, requirePair } from "./secret-value.ts";
-import { changeServer, removeGarbage, requireServer, type ServerAddress } from "./server-changes.ts";
+import {
+  changeServer,
+  lookedAfterMs,
+  removeGarbage,
+  requireServer,
+  revisionChanged,
+  type ServerAddress,
+  serverNotFound,
+} from "./server-changes.ts";
 import { originOf } from "./server-url.ts";
 import { serverInfo } from "./servers.ts";
 
@@ -160,21 +168,24 @@ export class ServerSecrets {
     begun: BegunValue,
   ): Promise<SecretChange | undefined> {
     const key = valueKey(address.workspace, begun.server, begun.value);
+    let isStored = false;
     try {
       const record: ValueRecord = { v: 1, name: secret.name, origin: begun.origin, value: secret.value };
       if (!(await this.#context.store.create({}, key, record, secret.expires))) {
         // A store that was restored from a backup in parts may have a record under this number.
-        await this.#giveUp(address, begun);
+        await this.#giveUp(address, begun, true);
         return undefined;
       }
-      const pointed = await changeServer(this.#context, address, condition, (server) =>
-        this.#pointed(server, secret, begun),
+      isStored = true;
+      // The condition is checked after it is clear that a former attempt was not made.
+      const pointed = await changeServer(this.#context, address, {}, (server) =>
+        this.#pointed(server, secret, condition, begun),
       );
       // Garbage of another process, which may have been deleted before this process stored the record.
       if (pointed === undefined) await this.#context.store.remove([key]);
       return pointed;
     } catch (error) {
-      await this.#giveUp(address, begun);
+      await this.#giveUp(address, begun, isStored);
       throw error;
     }
   }
@@ -182,10 +193,13 @@ export class ServerSecrets {
   #pointed(
     server: ServerRecord,
     secret: CheckedSecret,
+    { ifRevision }: ChangeCondition,
     begun: BegunValue,
   ): Decision<ServerRecord, SecretChange | undefined> {
+    // The caller has not seen the server that was created in the place of the deleted one.
+    if (server.id !== begun.server) throw serverNotFound();
     const former = server.secrets.find(({ name }) => name === secret.name);
-    if (server.id === begun.server && former?.value === begun.value) {
+    if (former?.value === begun.value) {
       // The former attempt was made after all, and other changes followed.
       const info = secretInfo(server, former, undefined);
       return {
@@ -197,8 +211,8 @@ export class ServerSecrets {
         },
       };
     }
-    const isOurs = server.id === begun.server && server.pending.some(({ value }) => value === begun.value);
-    if (!isOurs) return { result: undefined };
+    if (ifRevision !== undefined && ifRevision !== server.revision) throw revisionChanged(server.revision);
+    if (server.pending.every(({ value }) => value !== begun.value)) return { result: undefined };
     const rule = ruleFor(server, secret);
     requirePair(isPair(secret.value), rule);
     requireFreeHeader(server, secret.name, rule);
@@ -228,21 +242,28 @@ export class ServerSecrets {
     return { next, result: { secret: info, created: former === undefined, warnings: warningsFor(info), revision } };
   }
 
-  /** Removes what a set that fails has stored. If that fails too, the sweep does so later. */
-  async #giveUp(address: ServerAddress, { value, server: id }: BegunValue): Promise<void> {
+  /**
+   * Removes what a set that fails has stored. If that fails too, the sweep does so later.
+   *
+   * @param isAnswered whether the store has answered that the value's record exists. Otherwise the store may still write
+   * the record, so the value is looked after for a day.
+   */
+  async #giveUp(address: ServerAddress, { value, server: id }: BegunValue, isAnswered: boolean): Promise<void> {
+    const left = isAnswered ? { value } : { value, until: Date.now() + lookedAfterMs };
     try {
-      const isOurs = await this.#context.store.change(
+      const isUsed = await this.#context.store.change(
         serverRecord,
         serverKey(address.workspace, address.slug),
         (server): Decision<ServerRecord, boolean> => {
+          if (server?.id !== id) return { result: false };
           // A secret may point to the value already, if only the answer of the store was lost.
-          const isPending = server?.id === id && server.pending.some((pending) => pending.value === value);
-          if (server === undefined || !isPending) return { result: false };
+          if (server.secrets.some((secret) => secret.value === value)) return { result: true };
           const pending = server.pending.filter((other) => other.value !== value);
-          return { next: { ...server, pending, garbage: [...server.garbage, { value }] }, result: true };
+          if (pending.length === server.pending.length) return { result: false };
+          return { next: { ...server, pending, garbage: [...server.garbage, left] }, result: false };
         },
       );
-      if (!isOurs) return;
+      if (isUsed) return;
       await this.#context.store.remove([valueKey(address.workspace, id, value)]);
       await removeGarbage(this.#context, address);
     } catch (error) {

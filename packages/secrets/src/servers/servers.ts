@@ -95,7 +95,8 @@ export class Servers {
       pending: [],
       garbage: [],
     };
-    if (await store.create(serverRecord, key, server)) {
+    // Another process may have changed the new server before this process learns that the server was created.
+    if ((await store.create(serverRecord, key, server)) || (await store.read(serverRecord, key))?.value.id === id) {
       try {
         await requireOpenWorkspace(store, workspace);
         return serverInfo(server);
@@ -104,7 +105,7 @@ export class Servers {
         throw error;
       }
     }
-    await list.changePage(page, (entry) => (entry.id === id ? undefined : entry));
+    await list.changePage(page, (entry) => (entry.id === id && entry.deleted === undefined ? undefined : entry));
     throw serverExists(slug);
   }
 
@@ -187,11 +188,20 @@ export class Servers {
    */
   async removeForGood({ workspace, slug }: ServerAddress, { id, deleted }: ServerEntry): Promise<void> {
     const { store } = this.#context;
-    const record = await store.read(serverRecord, serverKey(workspace, slug));
-    const own = record?.value.id === id ? record.value : undefined;
+    // No change can hand out the number of a further value from here on.
+    const own = await store.change(
+      serverRecord,
+      serverKey(workspace, slug),
+      (current): Decision<ServerRecord, ServerRecord | undefined> => {
+        if (current?.id !== id) return { result: undefined };
+        if (current.deleting) return { result: current };
+        const next: ServerRecord = { ...current, deleting: true, revision: current.revision + 1 };
+        return { next, result: next };
+      },
+    );
+    // The entry names the values before the record is deleted, so that a process that is killed leaves none over.
+    if (own !== undefined) await this.#finishDeletion(workspace, own);
     const last = Math.max(own?.values ?? 0, deleted?.values ?? 0);
-    // The record goes first, so that no change can store a further value.
-    await store.delete(serverRecord, serverKey(workspace, slug), (current) => current.id === id);
     for (let first = 1; first <= last; first += valuesAtOnce) {
       const count = Math.min(valuesAtOnce, last + 1 - first);
       await store.remove(Array.from({ length: count }, (_, index) => valueKey(workspace, id, first + index)));

@@ -47,7 +47,8 @@ export class Workspaces {
   /**
    * Creates a workspace with its first admin.
    *
-   * @throws SecretsError `WORKSPACE_EXISTS`.
+   * @throws SecretsError `WORKSPACE_EXISTS`; `SERVICE_BUSY` if another process has begun to create the workspace within
+   * the last minute.
    */
   async create(
     name: string,
@@ -62,8 +63,10 @@ export class Workspaces {
     const entry = { id, name, at: now };
     const page = await this.list().append(entry, (entries) => {
       const isRecent = (other: WorkspaceEntry) => other.deleted === undefined && now - other.at < 60_000;
-      if (entries.some((other) => other.name === name && isRecent(other))) throw workspaceExists(name);
+      if (entries.some((other) => other.name === name && isRecent(other))) throw beingCreated(name);
     });
+    // The workspace exists from its record on, so no process that is killed leaves a workspace without an admin.
+    const first = await this.#tokens.createFirst(id, admin, createdBy);
     const workspace: WorkspaceRecord = {
       v: 1,
       id,
@@ -74,13 +77,15 @@ export class Workspaces {
       createdBy,
       retentionDays: defaultRetentionDays,
       deleting: false,
-      admins: [],
+      admins: [admin.expires === undefined ? { id: first.info.id } : { id: first.info.id, expires: admin.expires }],
     };
     await store.create(workspaceRecord, workspaceKey(id), workspace);
-    const issued = await this.#tokens.create(id, admin, createdBy);
-    // The token of the admin has changed the workspace.
-    const current = await store.read(workspaceRecord, workspaceKey(id));
-    return { workspace: workspaceInfo(current?.value ?? workspace), admin: issued };
+    // If this process was halted for a minute, another one may have created a workspace with this name.
+    if (await this.#exists(name, id)) {
+      await this.#remove(id, {});
+      throw workspaceExists(name);
+    }
+    return { workspace: workspaceInfo(workspace), admin: first };
   }
 
   /**
@@ -110,6 +115,11 @@ export class Workspaces {
    */
   async delete(name: string, { ifRevision }: ChangeCondition): Promise<string> {
     const { id } = await this.require(name);
+    await this.#remove(id, { ifRevision });
+    return id;
+  }
+
+  async #remove(id: string, { ifRevision }: ChangeCondition): Promise<void> {
     await this.#context.store.change(
       workspaceRecord,
       workspaceKey(id),
@@ -120,7 +130,6 @@ export class Workspaces {
       },
     );
     await this.finishIfDeleting(id);
-    return id;
   }
 
   /** Finishes the deletion of a workspace if it was begun. Several processes may do so at once. */
@@ -136,7 +145,10 @@ export class Workspaces {
     await store.delete(workspaceRecord, workspaceKey(id), ({ deleting }) => deleting);
   }
 
-  /** Deletes the tokens and servers of a workspace that is being deleted, and then their lists. */
+  /**
+   * Deletes the tokens and servers of a workspace that is being deleted. Their lists stay until the sweep a day later,
+   * because a process that was halted may still store a record.
+   */
   async removeContents(id: string): Promise<void> {
     const { store } = this.#context;
     for await (const tokens of this.#tokens.idsOf(id, undefined)) {
@@ -146,13 +158,18 @@ export class Workspaces {
     for await (const page of servers.pages()) {
       for (const { entry } of page) await this.#servers.removeForGood({ workspace: id, slug: entry.slug }, entry);
     }
-    await servers.removeAll();
+  }
+
+  /** Deletes the lists of a workspace that was deleted a day ago. */
+  async removeLists(id: string): Promise<void> {
+    await this.#servers.listOf(id).removeAll();
     await this.#tokens.listOf(id).removeAll();
   }
 
-  async #exists(name: string): Promise<boolean> {
+  /** Returns whether there is a workspace with this name and another id. */
+  async #exists(name: string, exceptId?: string): Promise<boolean> {
     try {
-      await this.require(name);
+      await this.require(name, exceptId);
       return true;
     } catch (error) {
       if (error instanceof SecretsError && error.code === "WORKSPACE_NOT_FOUND") return false;
@@ -163,11 +180,14 @@ export class Workspaces {
   /**
    * Returns the record of a workspace.
    *
+   * @param exceptId the id of a workspace to leave out.
    * @throws SecretsError `WORKSPACE_NOT_FOUND` if there is none, or if the workspace is being deleted.
    */
-  async require(name: string): Promise<WorkspaceRecord> {
+  async require(name: string, exceptId?: string): Promise<WorkspaceRecord> {
     for await (const page of this.list().pages()) {
-      const named = page.filter(({ entry }) => entry.name === name && entry.deleted === undefined);
+      const named = page.filter(
+        ({ entry }) => entry.name === name && entry.deleted === undefined && entry.id !== exceptId,
+      );
       const batch = await this.#context.store.readBatch(named.map(({ entry }) => workspaceKey(entry.id)));
       for (const { entry } of named) {
         const found = batch.record(workspaceRecord, workspaceKey(entry.id))?.value;
@@ -188,6 +208,12 @@ export function workspaceInfo({
   deleting,
 }: WorkspaceRecord): WorkspaceInfo {
   return { id, name, revision, created, retentionDays, deleting };
+}
+
+function beingCreated(name: string): SecretsError {
+  return new SecretsError("SERVICE_BUSY", `Another process is creating the workspace ${name}`, {
+    hint: "List the workspaces with `keyward workspaces list`. If there is none with this name, repeat the call in a minute.",
+  });
 }
 
 function workspaceExists(name: string): SecretsError {

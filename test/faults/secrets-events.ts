@@ -1,0 +1,45 @@
+/** What one process did to the service, or read from it. Times are of one clock that all processes share, in ns. */
+export type ServiceEvent = ServiceChangeEvent | CallEvent;
+
+/** The begin and the end of anything that takes time. An operation that a kill or a failure interrupted has no end. */
+export interface Span {
+  readonly began: number;
+  readonly ended?: number;
+}
+
+/** An operation of an admin. `code` is the refusal; absent if the operation was acknowledged, or has no end. */
+export type ServiceChangeEvent = Span & { readonly code?: string } & (
+    | { readonly kind: "create server" | "change URL"; readonly slug: string; readonly url: string }
+    | { readonly kind: "delete server" | "delete all secrets"; readonly slug: string }
+    | { readonly kind: "set"; readonly slug: string; readonly name: string; readonly value: string }
+    | { readonly kind: "delete secret"; readonly slug: string; readonly name: string }
+    | { readonly kind: "create token"; readonly token: string }
+    | { readonly kind: "revoke token"; readonly token: string }
+  );
+
+/** A call through the gateway: what it would send, or why it was refused. */
+export interface CallEvent extends Span {
+  readonly kind: "call";
+  readonly token: string;
+  readonly slug: string;
+  readonly code?: string;
+  readonly url?: string;
+  readonly values?: Readonly<Record<string, string>>;
+}
+
+/** A line of the file that a process writes while it works: the begin of an operation, or its end. */
+export type EventLine =
+  | { readonly at: "begin"; readonly number: number; readonly event: ServiceEvent }
+  | { readonly at: "end"; readonly number: number; readonly event: ServiceEvent };
+
+/** Returns the events of a file of {@link EventLine}s. Of an operation without an end, the begin is returned. */
+export function eventsOf(text: string): readonly ServiceEvent[] {
+  const events = new Map<number, ServiceEvent>();
+  // A process that was killed may have written a part of its last line.
+  for (const line of text.slice(0, text.lastIndexOf("\n")).split("\n")) {
+    if (line === "") continue;
+    const { number, event }: EventLine = JSON.parse(line);
+    events.set(number, event);
+  }
+  return [...events.values()];
+}
