@@ -57,6 +57,7 @@ const otherImports: readonly Import[] = [
   { name: "randomBytes", from: "node:crypto", kind: "value" },
   { name: "readFile", from: "node:fs/promises", kind: "value" },
   { name: "sodium", from: "libsodium-wrappers", kind: "default" },
+  { name: "SecretsReader", from: "@keyward/secrets/reader", kind: "value" },
   { name: "stat", from: "node:fs/promises", kind: "value" },
   { name: "writeFile", from: "node:fs/promises", kind: "value" },
 ];
@@ -70,6 +71,7 @@ const forAuthorsOfStores = "a check that the authors of a store call with one ar
 
 /** Exported classes and functions without an example, each with the reason. */
 const withoutExample: ReadonlyMap<string, string> = new Map([
+  ["Caller", "only methods of SecretsAdmin make one, as its example shows"],
   ["hasReservedSpace", forAuthorsOfStores],
   ["invalidCursor", forAuthorsOfStores],
   ["isBinary", forAuthorsOfStores],

@@ -101,13 +101,16 @@ const longestOverlapMs = 30 * 24 * 3_600_000;
  * fail.
  *
  * @example
- * const { operator, admin: first } = await admin.initialize();
- * const caller = await admin.authenticate(first.token);
- * await admin.createServer(caller, { slug: "github", url: "https://mcp.example.com/mcp" });
+ * const audit = openAuditLog({ path: "audit.db", keys });
+ * const service = new SecretsAdmin({ store, keys, audit });
+ * const { admin } = await service.initialize();
+ * const caller = await service.authenticate(admin.token);
+ * await service.createServer(caller, { slug: "github", url: "https://mcp.example.com/mcp" });
  * const secret = { name: "GITHUB_TOKEN", value: "test-0123456789abcdef", rule: { kind: "bearer" } } as const;
- * await admin.setSecret(caller, "github", secret);
- * console.log((await admin.listSecrets(caller, "github")).secrets.map(({ name }) => name)); // [ "GITHUB_TOKEN" ]
- * console.log(operator.info.role); // operator
+ * await service.setSecret(caller, "github", secret);
+ * console.log((await service.listSecrets(caller, "github")).secrets.map(({ name }) => name)); // [ "GITHUB_TOKEN" ]
+ * await service.close();
+ * await audit.close();
  */
 export class SecretsAdmin {
   readonly #keys: Keyring | KeyProvider;

@@ -39,12 +39,15 @@ export interface SecretsErrorDetails {
  * `KeywardError`s.
  *
  * @example
+ * const audit = openAuditLog({ path: "audit.db", keys });
+ * const service = new SecretsAdmin({ store, keys, audit });
  * try {
- *   await admin.getServer(caller, "github");
+ *   await service.authenticate("kwt_wrong");
  * } catch (error) {
- *   if (error instanceof SecretsError) console.error(error.code, error.message, error.hint, error.link);
- *   throw error;
+ *   if (!(error instanceof SecretsError)) throw error;
+ *   console.error(error.code, error.message, error.hint, error.link);
  * }
+ * await audit.close();
  */
 export class SecretsError extends Error {
   override readonly name = "SecretsError";

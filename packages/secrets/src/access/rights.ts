@@ -32,7 +32,12 @@ export const rolesWithRight: Readonly<Record<Right, readonly Role[]>> = {
   "keys.read": ["operator"],
 };
 
-/** Returns whether a role has a right. */
+/**
+ * Returns whether a role has a right.
+ *
+ * @example
+ * console.log(hasRight("admin", "secrets.change"), hasRight("member", "secrets.read")); // true false
+ */
 export function hasRight(role: Role, right: Right): boolean {
   return rolesWithRight[right].includes(role);
 }

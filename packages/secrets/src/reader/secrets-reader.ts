@@ -72,8 +72,17 @@ const maxAttempts = 64;
  * changed rule holds for every call that begins after it was acknowledged, on every process.
  *
  * @example
- * const grant = await reader.forCall(token, "github");
- * for (const { name, rule } of grant.secrets) console.log(name, rule.kind);
+ * const audit = openAuditLog({ path: "audit.db", keys });
+ * const service = new SecretsAdmin({ store, keys, audit });
+ * const { admin } = await service.initialize();
+ * const caller = await service.authenticate(admin.token);
+ * await service.createServer(caller, { slug: "github", url: "https://mcp.example.com/mcp" });
+ * const member = await service.createToken(caller, { owner: "ci", role: "member" });
+ * const reader = new SecretsReader({ store, keys });
+ * console.log((await reader.forCall(member.token, "github")).server.url); // https://mcp.example.com/mcp
+ * await reader.close();
+ * await service.close();
+ * await audit.close();
  */
 export class SecretsReader {
   readonly #store: ServiceStore;
