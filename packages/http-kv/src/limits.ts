@@ -93,7 +93,7 @@ export function requireLimits(given: Partial<KvLimits>): KvLimits {
   if (limits.maxBytesInMemory >= least) return limits;
   throw new KeywardError(
     "VALUE_INVALID",
-    `The limit maxBytesInMemory of the HTTP KV server is ${limits.maxBytesInMemory}, which is too little for two requests of the largest size`,
+    `The option limits.maxBytesInMemory of the HTTP KV server is ${limits.maxBytesInMemory}, which is too little for two requests of the largest size`,
     {
       hint: `Set \`maxBytesInMemory\` to at least ${least}. If the process has too little memory for this limit, lower \`maxBodyBytes\`, \`maxAnswerBytes\` or \`maxValueBytes\`.`,
     },
