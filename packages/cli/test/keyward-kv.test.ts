@@ -205,7 +205,10 @@ describe("keyward-kv serve", () => {
     [["tenants", "list", "--tenants", "none.json"], "does not exist"],
     [["tenants", "add", "--tenants", "none.json", "--tenant", "a", "--expires", "2020-01-31"], "passed"],
     [["serve", "--tenants", "none.json", "--store", "memory:", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"],
-    [["serve", "--tenants", "none.json", "--store", "memory:", "--max-bytes-in-memory", "9"], "-memory` of the HTTP KV server is 9, which"],
+    [
+      ["serve", "--tenants", "none.json", "--store", "memory:", "--max-bytes-in-memory", "9"],
+      "-memory` of the HTTP KV server is 9, which",
+    ],
     [["serve", "--tenants", "none.json", "--store", "memory:", "--base-path", "kv"], "`--base-path` is not the path"],
     [["serve", "--tenants", "none.json", "--port", "65536"], "65535"],
     [["serve", "--tenants", "none.json", "--drain-ms", "99999999999"], "between 0 and 1073741824"],

@@ -41,7 +41,7 @@ import { installation, serviceKey } from "./records/record-keys.ts";
 import { serviceRecord } from "./records/service-record.ts";
 import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
-import { requireSecretValue } from "./servers/secret-value.ts";
+import { requireSecretValue, requireUnswapped } from "./servers/secret-value.ts";
 import type { ServerAddress } from "./servers/server-changes.ts";
 import { ServerSecrets } from "./servers/server-secrets.ts";
 import { requireServerUrl } from "./servers/server-url.ts";
@@ -393,10 +393,12 @@ export class SecretsAdmin {
   ): Promise<SecretChange> {
     const { change, address } = this.#serverChange(caller, "secrets.change", slug);
     const name = requireField("name", secretNameField, secret.name, fieldRules.secretName);
+    // Checked before the name is recorded, because people swap name and value.
+    const value = requireSecretValue(secret.value);
+    requireUnswapped(name, value);
     const checked = {
       name,
-      // Checked before the name is recorded, because people swap name and value.
-      value: requireSecretValue(secret.value),
+      value,
       rule: secret.rule === undefined ? undefined : requireRule(secret.rule),
       expires: requireExpires(secret.expires),
       redacted: secret.redacted ?? true,

@@ -159,6 +159,18 @@ describe("a secret", () => {
 });
 
 describe("a value", () => {
+  it("that was swapped with its name is refused before anything is recorded or shown", async () => {
+    const { set, audit, admin, as } = await startWithServer();
+    const before = audit.kept.length;
+    const swapped = `ghp_${randomBytes(8).toString("hex")}0a`;
+    const failure = set(swapped, "GITHUB_TOKEN");
+    await expect(failure).rejects.toMatchObject({ code: "FIELD_INVALID" });
+    expect(String(await failure.catch((error: unknown) => error))).not.toContain(swapped);
+    expect(audit.kept.length).toBe(before);
+    expect((await admin.listSecrets(as.admin, "github")).secrets).toEqual([]);
+    await set("X-Api-Key-2-for-github", "AKIAIOSFODNN7EXAMPLE");
+  });
+
   const refused: Readonly<Record<string, string>> = {
     "shorter than 8 bytes": "1234567",
     "longer than 8,192 bytes": "x".repeat(8_193),

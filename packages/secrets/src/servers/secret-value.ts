@@ -36,3 +36,16 @@ export function requirePair(pair: boolean, rule: InjectionRule): void {
     throw invalidField("value", "of the form `user:password`, because the rule is `basic`");
   }
 }
+
+/**
+ * Checks that name and value are not swapped. The name is shown and recorded, so a value in its place would be revealed.
+ *
+ * @throws SecretsError `FIELD_INVALID` if the value looks like the name of a variable, and the name like a random value.
+ */
+export function requireUnswapped(name: string, value: string): void {
+  const isLikeName = /^[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+$/.test(value);
+  const isLikeValue = name.length >= 16 && /[a-z]/.test(name) && /\d/.test(name);
+  if (isLikeName && isLikeValue) {
+    throw invalidField("name", "the name of the secret: name and value seem to be swapped");
+  }
+}

@@ -104,7 +104,7 @@ function printIssued({ output }: Context, { token, info }: IssuedToken, url: str
   const urls = info.role === "member" ? (info.servers ?? ["<server>"]).map((slug) => `${url}/s/${slug}/mcp`) : [];
   const until = info.expires === null ? "" : `, until ${info.expires}`;
   output.progress(`The token of ${info.owner} (${info.role}, id ${info.id})${until}. It is printed once.`);
-  for (const one of urls) output.progress(`Paste this URL into the client: ${one}`);
+  for (const one of urls) output.progress(`The URL for a client, from the release on that relays calls: ${one}`);
   output.result(token, { token, info: tokenResult(info), urls });
 }
 
