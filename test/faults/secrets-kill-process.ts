@@ -17,8 +17,8 @@ const [address = "", name = "", at = "0", when = "before"] = process.argv.slice(
 let writes = 0;
 let isArmed = false;
 
-/** Makes a write, and stops for ever before or after the write that was asked for. */
-async function pass<Result>(make: () => Promise<Result>): Promise<Result> {
+/** Makes a write. Halts this process before or after the write that the test names. */
+async function halting<Result>(make: () => Promise<Result>): Promise<Result> {
   const isNext = isArmed && ++writes === Number(at);
   if (isNext && when === "before") await stop();
   const result = await make();
@@ -37,9 +37,9 @@ process.once("message", async ({ keyring, world }: KillOrder) => {
   const store = openStore(address);
   const view = store.namespaced(serviceNamespace);
   const [set, remove, replace] = [view.set.bind(view), view.deleteMany.bind(view), view.replaceMany.bind(view)];
-  view.set = (...given) => pass(() => set(...given));
-  view.deleteMany = (...given) => pass(() => remove(...given));
-  view.replaceMany = (...given) => pass(() => replace(...given));
+  view.set = (...given) => halting(() => set(...given));
+  view.deleteMany = (...given) => halting(() => remove(...given));
+  view.replaceMany = (...given) => halting(() => replace(...given));
   Reflect.set(store, "namespaced", () => view);
   const admin = new SecretsAdmin({ store, keys: Keyring.parse(keyring), audit: acceptingAudit });
   const ready = await processOf(admin, world);

@@ -69,7 +69,7 @@ const valueNamed = (secret: string) => (key: string, value: unknown) =>
 const endsWith = (end: string) => (key: string) => key.endsWith(end);
 
 describe("an older record that was put back", () => {
-  it("of a revoked token is refused by every process that has seen the revocation", async () => {
+  it("is refused by every process that has seen the revocation, if it is the record of a revoked token", async () => {
     const service = await startTampered();
     const { raw, world, process, reader } = service;
     const key = await keyOf(service, endsWith(`/${world.ids.member}`));
@@ -84,7 +84,7 @@ describe("an older record that was put back", () => {
     });
   });
 
-  it("of a server with an earlier URL hands out no value, also to a process that has seen nothing", async () => {
+  it("hands out no value if it is the record of a server with an earlier URL, also to a process that has seen nothing", async () => {
     const service = await startTampered();
     const { raw, world, process, reader, restart } = service;
     const key = await keyOf(service, (each) => each.startsWith("server/") && each.endsWith("/jira"));
@@ -127,7 +127,7 @@ describe("a record that was moved", () => {
     expect(await codeOfCall(reader, world.tokens.spare)).toBe("answered");
   });
 
-  it("of a token to the id of another token gives its holder nothing", async () => {
+  it("gives its holder nothing if it is the record of a token, moved to the id of another token", async () => {
     const service = await startTampered();
     const { raw, world, restart } = service;
     const keyOfToken = async (id: string) =>
@@ -154,7 +154,7 @@ describe("a record of another form", () => {
     { name: "a value", of: valueNamed("ONE") },
     { name: "the page of a list", of: (key: string) => key === "list/workspaces/0" },
     { name: "the head of a list", of: (key: string) => key === "list/workspaces/head" },
-  ])("of $name is refused and never written over", async ({ of }) => {
+  ])("is refused and never written over: $name", async ({ of }) => {
     for (const change of [{ v: 2 }, { later: true }, undefined]) {
       const service = await startTampered();
       const { raw, world, process, restart } = service;

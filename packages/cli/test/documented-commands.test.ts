@@ -62,7 +62,7 @@ function unknownIn(line: string): readonly string[] {
 }
 
 describe("the command lines", () => {
-  it("of every page name existing commands and flags", () => {
+  it("name existing commands and flags on every page", () => {
     const lines = readPages(repository).flatMap((page) => commandLinesOf(page).map((line) => ({ page, line })));
     expect(lines.map(({ page }) => page.file)).toEqual(
       expect.arrayContaining(["README.md", "docs/errors.md", "docs/rotation.md", "docs/guided-rotation.md"]),
@@ -71,7 +71,7 @@ describe("the command lines", () => {
     expect(broken).toEqual([]);
   });
 
-  it("in the messages and hints of the packages name existing commands and flags", () => {
+  it("name existing commands and flags in the messages and hints of the packages", () => {
     const texts = textsIn(
       repository,
       ["core", "http-kv", "keys-aws", "keys-env", "keys-vault", "secrets", "admin"].map((name) => `packages/${name}`),
@@ -98,7 +98,7 @@ describe("the command lines", () => {
     ["keyward rotate --newkey 2026-12", "--newkey"],
     ["keyward keyring shw", "shw"],
     ["keyward-kv tenants ad", "ad"],
-  ])("with an unknown command or flag are found by this test: %s", (line, word) => {
+  ])("are found by this test if a command or flag is unknown: %s", (line, word) => {
     const page = readPage("page.md", `\`${line}\`\n\n\`\`\`sh drill\n${line} # remark\n\`\`\`\n`);
     expect(commandLinesOf(page).flatMap(unknownIn)).toEqual([word, word]);
   });

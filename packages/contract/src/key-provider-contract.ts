@@ -242,7 +242,7 @@ function describeSubscribe(test: ProviderTest): void {
     }
   });
 
-  test("a subscriber can unsubscribe twice", async ({ provider }) => {
+  test("allows a subscriber to unsubscribe twice", async ({ provider }) => {
     const leave = provider.subscribe?.(() => undefined);
     leave?.();
     leave?.();

@@ -121,7 +121,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.deepEqual(await store.hasMany(keys), [true, false, true, true, true, false]);
   });
 
-  test("a store accepts empty batches", async ({ store }) => {
+  test("accepts empty batches", async ({ store }) => {
     await store.setMany([]);
     assert.deepEqual(await store.getMany([]), []);
     assert.deepEqual(await store.hasMany([]), []);
@@ -175,7 +175,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.equal(await keyv.get("b"), undefined);
   });
 
-  test("a store can be disconnected twice", async ({ store }) => {
+  test("can be disconnected twice", async ({ store }) => {
     await store.set("key", "value");
     await store.disconnect?.();
     await store.disconnect?.();

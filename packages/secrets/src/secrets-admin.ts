@@ -480,8 +480,8 @@ export class SecretsAdmin {
   // Tokens
 
   /**
-   * Creates a token. Its text is returned once. An operator creates tokens of operators, and an admin the tokens of the
-   * own workspace.
+   * Creates a token. Its text is returned once. An operator creates tokens of operators, and an admin the tokens of
+   * one workspace.
    *
    * @throws SecretsError `SERVER_NOT_FOUND` for a server that the workspace does not have; `LIMIT_REACHED` for more than
    * 100 admins or operators.
@@ -675,7 +675,7 @@ export class SecretsAdmin {
   }
 }
 
-/** Returns the workspace whose tokens a caller manages: the own one, or `service` for an operator. */
+/** Returns the workspace whose tokens a caller manages: that of an admin, or `service` for an operator. */
 function tokenWorkspace(caller: Caller, right: Right): string {
   requireRight(caller, right);
   if (caller.workspace !== undefined) return caller.workspace;

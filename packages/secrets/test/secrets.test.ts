@@ -191,7 +191,7 @@ describe("a value", () => {
     expect(JSON.stringify([String(error), error])).not.toContain("0123456789");
   });
 
-  it.each([8, 15, 16, 8_192])("of %d bytes is set", async (bytes) => {
+  it.each([8, 15, 16, 8_192])("is set if it has %d bytes", async (bytes) => {
     const service = await startWithServer();
     const value = "v".repeat(bytes);
     const { secret, warnings } = await service.set("token", value);

@@ -174,7 +174,7 @@ describe("an operator", () => {
     expect(owners.sort()).toEqual(["first operator", "ops"]);
   });
 
-  it("gives and takes tokens of operators only, and an admin those of the own workspace only", async () => {
+  it("gives and takes tokens of operators only, and an admin gives and takes those of one workspace only", async () => {
     const { admin, as } = await startService();
     const notAllowed = { code: "NOT_ALLOWED" };
     await expect(admin.createToken(as.operator, { owner: "x", role: "admin" })).rejects.toMatchObject(notAllowed);

@@ -90,7 +90,7 @@ describe("a rotation whose new key was removed or disabled by hand", () => {
     },
   );
 
-  it.each(steps)("after step %s continues when the key was put back", async (until) => {
+  it.each(steps)("continues after step %s when the key was put back", async (until) => {
     const { keys, store, options } = await rotationFrom("first");
     const { keyring } = await rotateKey(keys, { ...options, ...second, until });
     const without = keyring.disable("second").remove("second");
@@ -101,7 +101,7 @@ describe("a rotation whose new key was removed or disabled by hand", () => {
     expect(await store.get("key")).toBe("value");
   });
 
-  it.each(steps)("after step %s continues when the disabled key was enabled, and can be rolled back", async (until) => {
+  it.each(steps)("continues after step %s when the disabled key was enabled, and can be rolled back", async (until) => {
     for (const isEnabledAgain of [true, false]) {
       const { keys, store, options } = await rotationFrom("first");
       const { keyring } = await rotateKey(keys, { ...options, ...second, until });

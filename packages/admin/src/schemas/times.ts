@@ -26,7 +26,7 @@ export function timeOf(milliseconds: number): string {
   return new Date(milliseconds).toISOString();
 }
 
-/** As {@link timeOf}; `null` for a time that is absent. */
+/** Like {@link timeOf}, but returns `null` for a time that is absent. */
 export function optionalTimeOf(milliseconds: number | undefined): string | null {
   return milliseconds === undefined ? null : timeOf(milliseconds);
 }

@@ -25,7 +25,7 @@ export const rolesWithRight: Readonly<Record<Right, readonly Role[]>> = {
   "servers.change": ["admin"],
   "secrets.read": ["admin"],
   "secrets.change": ["admin"],
-  // An operator manages the tokens of operators, an admin those of the own workspace.
+  // An operator manages the tokens of operators, an admin manages the tokens of one workspace.
   "tokens.read": ["admin", "operator"],
   "tokens.change": ["admin", "operator"],
   "changes.read": ["auditor", "admin", "operator"],

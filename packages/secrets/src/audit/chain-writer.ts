@@ -296,7 +296,7 @@ function keyOf({ workspace, chain, sequence }: AuditEntry): string {
   return formatRecordKey({ kind: "entry", workspace, chain, sequence });
 }
 
-/** Returns whether an error stays until somebody mends the file or the keys, so that waiting does not help. */
+/** Returns whether an error stays until an operator repairs the file or the keys, so that waiting does not help. */
 function isLasting(error: unknown): boolean {
   return !(error instanceof KeywardError && ["STORE_UNAVAILABLE", "PROVIDER_UNAVAILABLE"].includes(error.code));
 }

@@ -39,7 +39,7 @@ const primaryCodes = {
   notADatabase: 26,
 };
 
-/** Returns what an error of SQLite or of the file system means for the person who has to mend it. */
+/** Returns what an error of SQLite or of the file system means for the person who has to repair the file. */
 export function describeProblem(path: string, error: unknown): FileProblem {
   if (error instanceof FileProblem) return error;
   const unavailable = (message: string, hint: string) =>

@@ -36,7 +36,7 @@ export interface OpenChain {
 
 /** The result of {@link verifyAudit}. */
 export interface AuditVerification {
-  /** True if no problem was found. Chains without a closing entry are no problem. */
+  /** True if no problem was found. A chain without a closing entry is not a problem. */
   readonly ok: boolean;
   /** The number of entries that were checked. */
   readonly entries: number;

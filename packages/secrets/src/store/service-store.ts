@@ -152,7 +152,7 @@ export class ServiceStore {
     await this.encrypted.set(key, textOf(value), expires);
   }
 
-  /** Deletes records. A key without a record is no error. */
+  /** Deletes records. A key without a record is ignored. */
   async remove(keys: readonly string[]): Promise<void> {
     if (keys.length > 0) await this.encrypted.deleteMany([...keys]);
   }

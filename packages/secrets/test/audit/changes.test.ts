@@ -131,7 +131,7 @@ describe("the audit of changes", () => {
     expect(outcomes).toMatchObject([{ outcome: "done", revision: 2 }]);
   });
 
-  it("refuses a change whose fields are too long, and a workspace that is no id", async () => {
+  it("refuses a change whose fields are too long, and a workspace that is not an id", async () => {
     const audit = openedAudit({ path: temporaryAudit(), keys: Keyring.generate("k1") });
     for (const change of [secretChange({ detail: "x".repeat(5_000) }), secretChange({ workspace: "../service" })]) {
       await expect(audit.begin(change)).rejects.toMatchObject({ code: "FIELD_INVALID" });

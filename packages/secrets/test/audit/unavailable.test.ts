@@ -66,7 +66,7 @@ describe("the audit log", () => {
     await expect(audit.ready()).rejects.toMatchObject({ code: "AUDIT_UNAVAILABLE" });
     // The outcome of a change that was made waits until it can be written.
     await expect(open.end("done", 3)).rejects.toMatchObject({ code: "AUDIT_UNAVAILABLE" });
-    // Once entries could not be written for so long, changes are refused at once.
+    // After entries could not be written for this time, changes are refused at once.
     await expect(audit.begin(secretChange())).rejects.toMatchObject({ code: "AUDIT_UNAVAILABLE" });
     release();
     await expect

@@ -24,7 +24,7 @@ import { requireNoEviction } from "../../service/redis-policy.ts";
 export interface GatewayInitOptions {
   /** The name of the first workspace. */
   readonly workspace: string;
-  /** True if the tokens are printed although stdout is no terminal. */
+  /** True if the tokens are printed although stdout is not a terminal. */
   readonly printTokens: boolean;
 }
 
