@@ -31,9 +31,9 @@ export function presentedToken(text: string): PresentedToken {
 }
 
 /**
- * Checks a token with its records, and returns the caller and the record of the token.
+ * Checks a token against its stored records, and returns the caller and the record of the token.
  *
- * @param batch has the records under `token.keys`.
+ * @param batch a batch in which the records under `token.keys` were read.
  * @throws SecretsError `TOKEN_REFUSED` if the token is unknown, altered, revoked or expired, or if its workspace is being
  * deleted; the errors of {@link ReadBatch.record}.
  */
