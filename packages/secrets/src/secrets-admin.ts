@@ -643,14 +643,21 @@ export class SecretsAdmin {
 
   async #revokeAll(caller: Caller, workspace: string, owner: string | undefined): Promise<readonly string[]> {
     const revoked: string[] = [];
+    const failures: unknown[] = [];
     for await (const ids of this.#tokens.idsOf(workspace, owner)) {
       for (const id of ids) {
-        const token = await this.#tokens.find(workspace, id);
-        if (token === undefined || token.revoked !== undefined) continue;
-        await this.revokeToken(caller, id);
-        revoked.push(id);
+        // One token that cannot be revoked must not keep the others valid.
+        try {
+          const token = await this.#tokens.find(workspace, id);
+          if (token === undefined || token.revoked !== undefined) continue;
+          await this.revokeToken(caller, id);
+          revoked.push(id);
+        } catch (error) {
+          failures.push(error);
+        }
       }
     }
+    if (failures.length > 0) throw failures[0];
     return revoked;
   }
 

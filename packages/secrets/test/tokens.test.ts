@@ -128,6 +128,17 @@ describe("a token", () => {
 });
 
 describe("the last admin of a workspace", () => {
+  it("does not keep the other tokens of the same owner valid when all of them are revoked", async () => {
+    const { admin, as } = await startService();
+    const member = await admin.createToken(as.admin, { owner: "first admin", role: "member" });
+    // The token of the last admin is now the newest of this owner, and is tried first.
+    const last = await admin.rotateToken(as.admin, as.admin.tokenId, { overlapMs: 0 });
+    const caller = await admin.authenticate(last.token);
+    await expect(admin.revokeTokensOf(caller, "first admin")).rejects.toMatchObject({ code: "LAST_ADMIN" });
+    await expect(admin.authenticate(member.token)).rejects.toMatchObject(refused);
+    await admin.authenticate(last.token);
+  });
+
   it("cannot be revoked, and can be rotated", async () => {
     const { admin, as, tokens } = await startService();
     const last = { code: "LAST_ADMIN" };
