@@ -215,6 +215,16 @@ describe("a rule", () => {
     });
   });
 
+  it.each(["Host", "Transfer-Encoding", "Content-Length", "Cookie", "Connection", "Mcp-Session-Id"])(
+    "cannot set the header %s by the name of its secret either",
+    async (name) => {
+      const { set, admin, as } = await startWithServer();
+      await expect(set(name)).rejects.toMatchObject({ code: "FIELD_INVALID" });
+      expect((await admin.listSecrets(as.admin, "github")).secrets).toEqual([]);
+      await set(name, newValue(), { rule: { kind: "bearer" } });
+    },
+  );
+
   it.each(["Bad Header", "x:y", "x\r\ny", "", "é", "x".repeat(129)])("refuses the header name %j", async (header) => {
     const { set } = await startWithServer();
     await expect(set("TOKEN", newValue(), { rule: { kind: "header", header } })).rejects.toMatchObject({

@@ -38,7 +38,8 @@ export function requireRule(given: unknown): InjectionRule {
   if (refusedHeaders.includes(header) || refusedPrefixes.some((prefix) => header.startsWith(prefix))) {
     throw invalidField(
       "injection.header",
-      `another header: the gateway sets \`${header}\` itself, or must not forward it`,
+      // Not repeated: a caller may have passed a value in the place of the header.
+      "another header, because the gateway sets this header itself or must not forward it",
     );
   }
   if (rule.kind === "template") {

@@ -8,7 +8,7 @@ import type { ValueRecord } from "../records/value-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
-import { headerOf, warningsOf } from "./injection-rule.ts";
+import { headerOf, requireRule, warningsOf } from "./injection-rule.ts";
 import { isPair, requirePair } from "./secret-value.ts";
 import {
   changeServer,
@@ -292,7 +292,9 @@ function requireSecret(server: ServerRecord, name: string): SecretRecord {
 
 /** Returns the rule with which a secret is set: the given one, or the one that it has, or the header with its name. */
 function ruleFor(server: ServerRecord, { name, rule }: CheckedSecret): InjectionRule {
-  return rule ?? server.secrets.find((other) => other.name === name)?.rule ?? { kind: "header", header: name };
+  const chosen = rule ?? server.secrets.find((other) => other.name === name)?.rule;
+  // The name of a secret may be that of a header that the gateway sets itself, such as Host.
+  return requireRule(chosen ?? { kind: "header", header: name });
 }
 
 function requireFreeHeader(server: ServerRecord, name: string, rule: InjectionRule): void {
