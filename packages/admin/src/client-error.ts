@@ -17,6 +17,7 @@ export interface AdminApiErrorDetails {
  * problem details, such as `SERVER_NOT_FOUND`, or one of the client's own codes:
  *
  * - `OPTION_INVALID`: an option of the client is not valid.
+ * - `FIELD_INVALID` without a status: a name is empty, `.` or `..`. No request was sent.
  * - `SERVICE_UNREACHABLE`: no answer arrived. A change may have been made or not.
  * - `ANSWER_INVALID`: the answer is not one of the admin API. A change may have been made or not.
  *

@@ -90,6 +90,13 @@ export class ClientTransport {
     const headers = new Headers({ authorization: this.#authorization, accept: "application/json" });
     if (body !== undefined) headers.set("content-type", "application/json");
     if (ifRevision !== undefined) headers.set("if-match", `"${ifRevision}"`);
+    // In a URL, such a segment would lead to another route.
+    if (path.some((segment) => segment === "" || segment === "." || segment === "..")) {
+      throw new AdminApiError("FIELD_INVALID", "A name in the path of the request is empty, `.` or `..`", {
+        status: undefined,
+        hint: "Correct the name. No request was sent.",
+      });
+    }
     const target = `${this.#url}${apiPath}/${path.map(encodeURIComponent).join("/")}${search}`;
     const signal = AbortSignal.timeout(this.#timeoutMs);
     let response: Response;

@@ -164,6 +164,19 @@ it("refuses answers that are not of the admin API, and shows no token that they 
   }
 });
 
+it.each(["", ".", ".."])("sends no request for the name %j, which would lead to another route", async (name) => {
+  let requests = 0;
+  const fetch = async () => {
+    requests++;
+    return Response.json({});
+  };
+  const client = new AdminClient({ url: "http://127.0.0.1:1", token: "kwt_test", fetch });
+  for (const call of [client.deleteAllSecrets(name), client.deleteServer(name), client.deleteSecret("github", name)]) {
+    await expect(call).rejects.toMatchObject({ code: "FIELD_INVALID", status: undefined });
+  }
+  expect(requests).toBe(0);
+});
+
 it("reports a service that cannot be reached or does not answer in time", async () => {
   const { url } = await serve(() => ({ status: 200, body: "{}" }));
   const port = Number(new URL(url).port);

@@ -21,6 +21,8 @@ const sameSignalMs = 500;
  * @param name the name of the executable.
  */
 export async function runProcess(name: keyof typeof programs): Promise<void> {
+  // Without a listener, this signal opens the debugger of Node.js, through which every local user could read the keys.
+  process.on("SIGUSR1", () => {});
   const fail = (problem: string) => {
     process.stderr.write(`${name}: ${problem}\n`, () => process.exit(exitCodes.failed));
   };

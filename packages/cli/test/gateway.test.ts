@@ -153,6 +153,16 @@ describe("keyward gateway start", () => {
     expect(JSON.parse(stdout)).toMatchObject({ ok: true, openChains: [] });
   });
 
+  it("opens no debugger at SIGUSR1, through which other users could read the keys", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const gateway = await startGateway(folder);
+    process.kill(gateway.processId, "SIGUSR1");
+    // The debugger is opened before the process can handle a further signal.
+    expect(await gateway.stop()).toBe(0);
+    expect(gateway.printed().stderr).not.toContain("Debugger");
+  });
+
   it("keeps every change that it has answered when it is stopped under load", async () => {
     const folder = await newFolder();
     const { admin } = await newService(folder);
