@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { expect, onTestFinished } from "vitest";
+import { commandEnvironment } from "../command-environment.ts";
 import type { ReplicaMessage } from "./replica-process.ts";
 
 const script = fileURLToPath(new URL("./replica-process.ts", import.meta.url));
@@ -143,11 +144,10 @@ class Replica {
 
 /** Starts a program of this folder. It ends with the test at the latest. */
 export function startProcess(program: string, parameters: readonly string[], env: Variables): ChildProcess {
-  const { PATH = "", HOME = "" } = process.env;
   const child = fork(program, parameters, {
     execArgv: [],
     stdio: ["ignore", "ignore", "inherit", "ipc"],
-    env: { PATH, HOME, ...env },
+    env: commandEnvironment(env),
   });
   const ended = once(child, "exit");
   onTestFinished(async () => {

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, describe, expect, it, onTestFinished } from "vitest";
+import { commandEnvironment } from "../../../test/command-environment.ts";
 import { describeWithMoto, findMoto, startMoto } from "../../../test/servers/moto.ts";
 import { describeWithVault, findVaultServers, startVault } from "../../../test/servers/openbao.ts";
 
@@ -21,11 +22,10 @@ function machine(environment: string, platform: Readonly<Record<string, string>>
   folders.push(folder);
   cpSync(join(example, "environments"), folder, { recursive: true });
   return async (program: "application" | "first-keyring"): Promise<string> => {
-    const { PATH = "", HOME = "" } = process.env;
     const { stdout } = await promisify(execFile)(
       process.execPath,
       [`--env-file=${environment}.env`, join(example, "src", `${program}.ts`)],
-      { cwd: folder, env: { PATH, HOME, ...platform } },
+      { cwd: folder, env: commandEnvironment(platform) },
     );
     return stdout;
   };
