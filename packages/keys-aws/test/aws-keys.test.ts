@@ -264,12 +264,13 @@ describeWithMoto(servers, "awsKeys", () => {
       const loading = open().load({ signal: controller.signal });
       controller.abort(reason);
       await expect(loading).rejects.toBe(reason);
-      expect(performance.now() - begun).toBeLessThan(3_000);
+      // The default is 15 seconds.
+      expect(performance.now() - begun).toBeLessThan(10_000);
     });
 
     it("rejects during the pause before a retry if timeoutMs ends or the caller aborts", async () => {
       const { proxy, open } = await openSecret();
-      proxy.fault = () => ({ kind: "error", status: 400, name: "ThrottlingException", retryAfterSeconds: 4 });
+      proxy.fault = () => ({ kind: "error", status: 400, name: "ThrottlingException", retryAfterSeconds: 10 });
       const client = new SecretsManagerClient({ endpoint: proxy.endpoint });
       onTestFinished(() => client.destroy());
       const begun = performance.now();
@@ -279,7 +280,7 @@ describeWithMoto(servers, "awsKeys", () => {
         "PROVIDER_UNAVAILABLE",
         Keyring.generate(),
       );
-      expect(performance.now() - begun).toBeLessThan(2_000);
+      expect(performance.now() - begun).toBeLessThan(10_000);
       proxy.calls.length = 0;
       const controller = new AbortController();
       const reason = new Error("no longer wanted");
@@ -298,7 +299,7 @@ describeWithMoto(servers, "awsKeys", () => {
       const begun = performance.now();
       await refusal(awsKeys({ secretId, client, timeoutMs: 100 }).load(), "PROVIDER_UNAVAILABLE", ring);
       await refusal(awsKeys({ secretId, client, timeoutMs: 100 }).save(ring.add(), ring), "PROVIDER_UNAVAILABLE", ring);
-      expect(performance.now() - begun).toBeLessThan(2_000);
+      expect(performance.now() - begun).toBeLessThan(10_000);
       expect(proxy.calls).toEqual([]);
     });
 

@@ -241,7 +241,8 @@ describeWithMoto(servers, "kmsKeys", () => {
     const error = await refusal(open({ timeoutMs: 200 }).load(), "PROVIDER_UNAVAILABLE", ring);
     expect(error.message).toContain("kms:Decrypt within");
     await refusal(open({ timeoutMs: 200 }).rewrap(), "PROVIDER_UNAVAILABLE", ring);
-    expect(performance.now() - begun).toBeLessThan(3_000);
+    // The default is 15 seconds.
+    expect(performance.now() - begun).toBeLessThan(10_000);
   });
 
   it("a provider of kmsKeys uses the SDK client that the caller passes, and never destroys this client", async () => {

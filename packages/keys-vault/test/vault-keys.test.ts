@@ -325,7 +325,8 @@ describeWithVault(servers, "vaultKeys", () => {
     for (const error of await Promise.all([refusal(keys.load()), refusal(keys.create(Keyring.generate()))])) {
       expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
     }
-    expect(performance.now() - beganMs).toBeLessThan(3_000);
+    // The default is 15 seconds.
+    expect(performance.now() - beganMs).toBeLessThan(10_000);
     silent.resume();
   });
 });
@@ -355,10 +356,10 @@ describeWithVault(servers, "vaultKeys with TLS and file storage", () => {
       { ...unnamed, env: { VAULT_SKIP_VERIFY: "1" } },
     ]) {
       const beganMs = performance.now();
-      const error = await refusal(vaultKeys(distrusting).load());
+      const error = await refusal(vaultKeys({ ...distrusting, timeoutMs: 60_000 }).load());
       expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining("not trusted") });
       // The request must not be retried, because a retry cannot succeed.
-      expect(performance.now() - beganMs).toBeLessThan(1_000);
+      expect(performance.now() - beganMs).toBeLessThan(20_000);
       expect(await refusal(vaultKeys(distrusting).create(Keyring.generate()))).toMatchObject({
         message: error.message,
       });

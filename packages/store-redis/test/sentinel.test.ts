@@ -12,9 +12,9 @@ import {
 const servers = await findRedisServers();
 /** A timeout that is longer than a failover. */
 const patientMs = 8_000;
-const impatientMs = 1_500;
-/** Reserve for a busy machine, in addition to the timeout of a call. */
-const slackMs = 2_000;
+const impatientMs = 1_000;
+/** Reserve for a busy machine, in addition to the timeout of a call. Less than until the default timeout of 5 seconds. */
+const slackMs = 3_500;
 const unavailable = { name: "KeywardError", code: "STORE_UNAVAILABLE" };
 
 describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
