@@ -12,16 +12,21 @@ describe("the memory of the audit", () => {
     setFlagsFromString("--expose-gc");
     const collect: unknown = runInNewContext("gc");
     const audit = openedAudit({ path: temporaryAudit(), keys: Keyring.generate("k1") });
-    const heapAfter = async (count: number) => {
+    const heapBytes = () => {
+      if (typeof collect === "function") collect();
+      return process.memoryUsage().heapUsed;
+    };
+    const recordMany = async (count: number) => {
       let begun = 0;
       const record = async () => {
         while (begun++ < count) await audit.begin(secretChange({ owner: `owner-${begun % 500}` }));
       };
       await Promise.all(Array.from({ length: 64 }, record));
-      if (typeof collect === "function") collect();
-      return process.memoryUsage().heapUsed;
     };
-    const before = await heapAfter(entries / 10);
-    expect((await heapAfter(entries)) - before).toBeLessThan(5_000_000);
+    await recordMany(entries / 10);
+    const before = heapBytes();
+    await recordMany(entries);
+    // One collection may leave what is finalized after it. What the audit keeps stays, however often this collects.
+    await expect.poll(() => heapBytes() - before).toBeLessThan(5_000_000);
   });
 });
