@@ -24,9 +24,9 @@ import { seed, soak, testTimeoutMs } from "./settings.ts";
 
 const operatorProgram = fileURLToPath(new URL("./operator-process.ts", import.meta.url));
 const options = { timeout: 2 * testTimeoutMs };
-const processes = 10;
+const processes = soak ? 10 : 5;
 const rotations = soak ? 20 : 4;
-// Without a pause, ten processes leave two cores no time for other work.
+// Without a pause, the processes leave two cores no time for other work.
 const pauseMs = soak ? 0 : 5;
 const stepsWithoutService = soak
   ? (["distribute", "promote", "drain", "reencrypt", "disable", "remove"] as const)
@@ -50,7 +50,7 @@ interface KeyService {
 
 let ringCount = 0;
 
-describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", () => {
+describeWithRedis(redisServers, `${processes} processes over Redis, whose keys rotate`, () => {
   let redis: RedisNode;
   beforeAll(async () => {
     redis = await startRedis(redisServers);
@@ -94,27 +94,31 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
     });
     afterAll(() => vi.unstubAllEnvs());
 
-    it(`ten processes fail no call in ${rotations} rotations (seed ${seed})`, options, async () => {
+    it(`${processes} processes fail no call in ${rotations} rotations (seed ${seed})`, options, async () => {
       const { fleet, operator } = await start(service);
       for (let rotation = 1; rotation <= rotations; rotation++) await operator.rotate();
       await fleet.expectNoFailure();
       await operator.expectOneKey();
     });
 
-    it(`ten processes fail no call while one of them is paused during a rotation (seed ${seed})`, options, async () => {
-      const { fleet, operator } = await start(service);
-      const former = (await operator.keys.load()).primary;
-      await fleet.haltOne();
-      await operator.rotate();
-      fleet.resumeOne();
-      await operator.rotate();
-      await fleet.expectNoFailure();
-      await operator.expectOneKey();
-      expect((await operator.keys.load()).keys.map(({ id }) => id)).not.toContain(former);
-    });
+    it(
+      `${processes} processes fail no call while one of them is paused during a rotation (seed ${seed})`,
+      options,
+      async () => {
+        const { fleet, operator } = await start(service);
+        const former = (await operator.keys.load()).primary;
+        await fleet.haltOne();
+        await operator.rotate();
+        fleet.resumeOne();
+        await operator.rotate();
+        await fleet.expectNoFailure();
+        await operator.expectOneKey();
+        expect((await operator.keys.load()).keys.map(({ id }) => id)).not.toContain(former);
+      },
+    );
 
     it(
-      `ten processes fail no call while the key service is unavailable during a rotation (seed ${seed})`,
+      `${processes} processes fail no call while the key service is unavailable during a rotation (seed ${seed})`,
       options,
       async () => {
         const { fleet, operator } = await start(service);
@@ -131,7 +135,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
     );
 
     it(
-      `ten processes fail no call while the operator process is killed at each step of a rotation (seed ${seed})`,
+      `${processes} processes fail no call while the operator process is killed at each step of a rotation (seed ${seed})`,
       options,
       async () => {
         const { fleet, operator, source } = await start(service);

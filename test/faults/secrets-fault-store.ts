@@ -1,6 +1,7 @@
 import { KeywardError, type Replacement, type StoredValue } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import type { KeyvStorageEntry } from "keyv";
+import { soak } from "./settings.ts";
 
 /**
  * What happens to one call to the store, and to those after it.
@@ -61,9 +62,12 @@ export class Fault {
     return this.hasStruck && this.needsWrite && !this.#isWrite;
   }
 
-  /** True if the fault differs from another one only for a call that writes. */
+  /**
+   * True if the fault differs from another one only for a call that writes. `away` from a read on leaves the records that
+   * `away` from the next write on leaves, and only the soak looks at both.
+   */
   get needsWrite(): boolean {
-    return this.kind !== "failed" && this.kind !== "away";
+    return this.kind !== "failed" && (this.kind !== "away" || !soak);
   }
 
   /** True if the process of the fault has to wait until the test releases the call. */

@@ -40,6 +40,7 @@ export class PreparedService {
   readonly records: MemoryStore;
   readonly world: World;
   readonly callers: ServiceProcess["as"];
+  readonly #allowed = new Map<Operation, Promise<Allowed>>();
 
   private constructor(keys: Keyring, records: MemoryStore, world: World, callers: ServiceProcess["as"]) {
     this.keys = keys;
@@ -94,8 +95,9 @@ export class PreparedService {
     await this.expectWhole(store, operation);
     passAnHour();
     await this.makeStep(operation, operation.run, store, mine);
-    expectOneOf(allowed.repeated, await this.viewOf(store));
-    await this.expectNothingLeft(store, operation);
+    const view = await this.viewOf(store);
+    expectOneOf(allowed.repeated, view);
+    await this.expectNothingLeft(store, operation, view);
   }
 
   async expectWhole(store: WrappableStore, operation: Operation): Promise<void> {
@@ -104,9 +106,8 @@ export class PreparedService {
     if (operation.isGradual !== true) expect(unmanagedIn(records)).toEqual([]);
   }
 
-  /** Expects that sweeps leave no record that belongs to nothing, and change nothing that processes see. */
-  async expectNothingLeft(store: WrappableStore, operation: Operation): Promise<void> {
-    const before = await this.viewOf(store);
+  /** Expects that sweeps leave no record that belongs to nothing, and that processes see the same view as before. */
+  async expectNothingLeft(store: WrappableStore, operation: Operation, before: string): Promise<void> {
     for (const days of [2, 4]) await this.#sweepAfter(store, days);
     expect(await this.viewOf(store)).toBe(before);
     await this.expectWhole(store, operation);
@@ -116,7 +117,14 @@ export class PreparedService {
     expect(leftoversIn(await recordsOf({ store, keys: this.keys }))).toEqual([]);
   }
 
-  async allowedFor(operation: Operation): Promise<Allowed> {
+  /** Returns the views that the checks of an operation allow. They are found once for each operation. */
+  allowedFor(operation: Operation): Promise<Allowed> {
+    const found = this.#allowed.get(operation) ?? this.#findAllowed(operation);
+    this.#allowed.set(operation, found);
+    return found;
+  }
+
+  async #findAllowed(operation: Operation): Promise<Allowed> {
     const { run, meanwhile, between = [], atOnce = [], isGradual } = operation;
     const me: readonly [ServiceStep, string] = [run, mine];
     const they: readonly [ServiceStep, string] = [operation.others ?? run, others];

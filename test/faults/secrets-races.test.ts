@@ -14,7 +14,7 @@ import { seed, soak, testTimeoutMs } from "./settings.ts";
 const servers = await findRedisServers();
 const options = { timeout: testTimeoutMs };
 const isReporting = process.env["KEYWARD_REPORT"] === "1";
-const racedMs = Number(process.env["KEYWARD_RACE_MS"] ?? (soak ? 300_000 : 12_000));
+const racedMs = Number(process.env["KEYWARD_RACE_MS"] ?? (soak ? 300_000 : 5_000));
 
 interface Race {
   readonly events: readonly ServiceEvent[];
@@ -53,7 +53,7 @@ async function race(service: SharedService, flaws: Flaws = {}, raceMs = racedMs)
   });
   const until = performance.now() + raceMs;
   let rotations = 0;
-  while (performance.now() < until) {
+  while (performance.now() < until || rotations < 2) {
     await rotateKey(keys, { stores: { service: encrypted }, graceMs: 100, newKey: { id: `key-${rotations}` } });
     rotations++;
     await sleep(50);
@@ -78,7 +78,7 @@ async function expectRaceWithoutProblem(server?: string): Promise<void> {
   expect(problemsIn(events)).toEqual([]);
   expect(answered.length).toBeGreaterThan(10);
   expect(events.length - calls.length).toBeGreaterThan(20);
-  expect(rotations).toBeGreaterThan(0);
+  expect(rotations).toBeGreaterThanOrEqual(2);
   await expectWholeAfterSweep(service);
 }
 

@@ -64,7 +64,7 @@ async function checkLate(operation: Operation, { store, fault, outcome }: Struck
   else if (own !== "") expectOneOf([...refused, ...mineOrNone], view);
   else expectOneOf([...acknowledged, ...refused, ...mineOrNone], view);
   await service.expectWhole(store, operation);
-  await service.expectNothingLeft(store, operation);
+  await service.expectNothingLeft(store, operation, view);
 }
 
 it("can be recovered when the first start ends at any call to the store", async () => {
