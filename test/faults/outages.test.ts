@@ -158,7 +158,7 @@ describeWithRedis(servers, "a history over Redis", () => {
     options,
     async () => {
       const random = randomFrom(seed + 12);
-      const cluster = await startCluster(servers);
+      const cluster = await startCluster(servers, { failover: true });
       const stores = [0, 1, 2].map(() => new RedisStore({ nodes: cluster.startupNodes }, { timeoutMs: 1_500 }));
       onTestFinished(async () => {
         for (const store of stores) await store.disconnect();

@@ -101,7 +101,7 @@ describeWithRedis(servers, "a server for the tests", () => {
   });
 
   it("the Redis server can be killed and started again in a Cluster of six nodes", async () => {
-    const cluster = await startCluster(servers);
+    const cluster = await startCluster(servers, { failover: true });
     onTestFinished(() => cluster.stop());
     const [victim] = await cluster.primaries();
     await victim?.kill();

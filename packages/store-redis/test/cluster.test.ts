@@ -26,7 +26,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
 
   // The tests move slots and kill nodes, so each test has a new Cluster.
   beforeEach(async () => {
-    cluster = await startCluster(servers);
+    cluster = await startCluster(servers, { failover: true });
     store = new RedisStore({ nodes: cluster.startupNodes }, { timeoutMs });
   });
   afterEach(async () => {
