@@ -6,12 +6,11 @@ import { requireChangeFields } from "./audit-entry.ts";
 import { auditClosed, cannotWrite } from "./audit-errors.ts";
 import type { AuditLog, BegunChange } from "./audit-log.ts";
 import { AuditNames } from "./audit-names.ts";
-import type { RemovablePart } from "./audit-rows.ts";
-import { formatProof } from "./chain-proof.ts";
 import { ChainWriter, type WrittenEntry } from "./chain-writer.ts";
 import { changeId, readChanges } from "./changes-page.ts";
 import { type AuditFile, type OpenAudit, openAudit } from "./open-audit-file.ts";
-import { formatRecordKey, isWorkspace, serviceWorkspace } from "./record-key.ts";
+import { isWorkspace, serviceWorkspace } from "./record-key.ts";
+import { Retention } from "./retention.ts";
 
 /** The options of {@link openAuditLog}. */
 export interface AuditLogOptions extends AuditFile {
@@ -29,9 +28,6 @@ export interface AuditLogOptions extends AuditFile {
    */
   readonly maxBytes?: number | undefined;
 }
-
-/** One transaction of retention removes at most this many entries, so that writers wait only a few milliseconds. */
-const removedAtOnce = 500;
 
 /**
  * Opens the audit in a SQLite file, which several processes may use at once. A missing file is created, with a mode that
@@ -54,6 +50,7 @@ class FileAuditLog implements AuditLog {
   readonly #audit: OpenAudit;
   readonly #names: AuditNames;
   readonly #writer: ChainWriter;
+  readonly #retention: Retention;
   #closing: Promise<void> | undefined;
 
   constructor(options: AuditLogOptions) {
@@ -64,7 +61,8 @@ class FileAuditLog implements AuditLog {
     if (maxBytes !== undefined) requireAmount("maxBytes", maxBytes, "bytes");
     this.#path = path;
     this.#audit = openAudit({ ...options, create: true });
-    const { table, encrypted } = this.#audit;
+    const { thread, table, encrypted } = this.#audit;
+    this.#retention = new Retention(thread, table, encrypted);
     this.#names = new AuditNames(encrypted);
     this.#writer = new ChainWriter({ path, table, encrypted, names: this.#names, longestWaitMs, maxWaiting });
   }
@@ -96,13 +94,7 @@ class FileAuditLog implements AuditLog {
 
   async removeBefore(workspace: string | undefined, time: number): Promise<number> {
     this.#requireOpen();
-    const id = requireWorkspace(workspace);
-    let total = 0;
-    for (;;) {
-      const removed = await this.#reading(this.#removeSome(id, time));
-      if (removed === 0) return total;
-      total += removed;
-    }
+    return await this.#reading(this.#retention.removeBefore(requireWorkspace(workspace), time));
   }
 
   async ready(): Promise<void> {
@@ -132,23 +124,6 @@ class FileAuditLog implements AuditLog {
     const draft = { kind: "outcome", at: Date.now(), change: sequence, outcome, ...recorded } as const;
     const written = await this.#writer.write(workspace, draft, false);
     if (written.chain !== chain) throw new RangeError("The outcome of a change is in another chain than the change");
-  }
-
-  async #removeSome(workspace: string, time: number): Promise<number> {
-    const { thread, table, encrypted } = this.#audit;
-    const part = await thread.request<RemovablePart | undefined>({
-      method: "removable",
-      workspace,
-      before: time,
-      limit: removedAtOnce,
-    });
-    if (part === undefined) return 0;
-    const key = formatRecordKey({ kind: "removed", workspace, chain: part.chain });
-    const text = formatProof({ sequence: part.last, hash: part.hash });
-    const planned = { kind: "remove", removal: { ...part, workspace } } as const;
-    const isRemoved = await table.whilePlanned([key], planned, () => encrypted.set(key, text));
-    // If another process has removed entries of the chain in the meantime, the next step sees what is left.
-    return isRemoved ? part.last - part.first + 1 : await this.#removeSome(workspace, time);
   }
 
   async #close(): Promise<void> {

@@ -4,7 +4,16 @@ import { census, EncryptedStore, Keyring, reencrypt, retireKey, revokeKey, rotat
 import { fileKeys } from "@keyward/keys-env";
 import { auditNamespace, auditScope, auditStore, openAuditLog, verifyAudit } from "@keyward/secrets";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { entriesOf, openedAudit, otherWorkspace, recordAll, secretChange, temporaryAudit } from "./audit-files.ts";
+import {
+  daysAgo,
+  entriesOf,
+  openedAudit,
+  otherWorkspace,
+  recordAll,
+  removeOld,
+  secretChange,
+  temporaryAudit,
+} from "./audit-files.ts";
 
 /** Opens an audit file as an operator's command does. */
 function storeOf(path: string, keys: ConstructorParameters<typeof EncryptedStore>[1]["keys"]): EncryptedStore {
@@ -106,8 +115,8 @@ describe("auditStore", () => {
   it("scans each record once, in pages of any size", async () => {
     const path = temporaryAudit();
     const audit = openedAudit({ path, keys: Keyring.generate("k1") });
-    await recordAll(audit, [secretChange(), secretChange({ workspace: undefined })]);
-    await audit.removeBefore(undefined, Date.now() + 1_000);
+    await daysAgo(31, () => recordAll(audit, [secretChange(), secretChange({ workspace: undefined })]));
+    await removeOld(audit, undefined);
     const store = auditStoreOfTest(path);
     const all = (await census(store)).records;
     for (const limit of [1, 2, 3, 7, 1_000]) {
