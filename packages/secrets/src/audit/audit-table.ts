@@ -51,14 +51,12 @@ export class AuditTable
   /** Maximum duration of a call in milliseconds. */
   readonly longestCallMs: number;
   readonly #thread: AuditThread;
-  readonly #reserved: AuditReservedSpace;
   readonly #planned = new Map<string, PlannedWrite>();
 
   /** Only the audit calls this constructor. To open a file, call {@link auditStore}. */
   constructor(thread: AuditThread, longestCallMs: number) {
     super();
     this.#thread = thread;
-    this.#reserved = new AuditReservedSpace(thread);
     this.longestCallMs = longestCallMs;
   }
 
@@ -86,7 +84,7 @@ export class AuditTable
 
   /** Returns the reserved space of the file, where Keyward keeps its own records. */
   reserved(): AuditReservedSpace {
-    return this.#reserved;
+    return new AuditReservedSpace(this.#thread);
   }
 
   /** Returns the stored value of a record; `undefined` if there is none. */

@@ -1,10 +1,13 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { storeContract } from "@keyward/contract";
 import { census, EncryptedStore, Keyring, reencrypt, retireKey, revokeKey, rotateKey } from "@keyward/core";
 import { fileKeys } from "@keyward/keys-env";
 import { auditNamespace, auditScope, auditStore, openAuditLog, verifyAudit } from "@keyward/secrets";
-import { describe, expect, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import {
+  attack,
   daysAgo,
   entriesOf,
   openedAudit,
@@ -134,6 +137,21 @@ describe("auditStore", () => {
   });
 });
 
+const contractFolder = mkdtempSync(join(tmpdir(), "keyward-audit-"));
+const contractPath = join(contractFolder, "audit.db");
+// The thread of a store starts slowly, so all contract tests share the stores.
+const contractStores = [auditStore(contractPath), auditStore(contractPath)] as const;
+
+beforeAll(async () => {
+  // The first call creates the tables.
+  for (const store of contractStores) await store.get("none");
+});
+
+afterAll(async () => {
+  for (const store of contractStores) await store.disconnect();
+  rmSync(contractFolder, { recursive: true, force: true });
+});
+
 function auditStoreOfTest(path: string) {
   const store = auditStore(path);
   onTestFinished(() => store.disconnect());
@@ -147,26 +165,13 @@ storeContract(
     expect: { atomic: true, scannable: true, ranged: false, bytes: true, reserved: false, namespaced: false },
     takesDurations: true,
     async open() {
-      const path = temporaryAudit();
-      const stores = [auditStore(path)];
-      const reserved = (namespace: string) => {
-        const opened = auditStore(path);
-        stores.push(opened);
-        return Object.assign(opened.reserved(), { namespace });
-      };
+      const [store, other] = contractStores;
       return {
-        store: auditStoreIn(stores).reserved(),
-        inNamespace: reserved,
-        again: async () => reserved(""),
-        close: async () => {
-          for (const store of stores) await store.disconnect();
-        },
+        store: store.reserved(),
+        inNamespace: (namespace) => Object.assign(store.reserved(), { namespace }),
+        again: async () => Object.assign(other.reserved(), { namespace: "" }),
+        close: async () => attack(contractPath, "DELETE FROM reserved"),
       };
     },
   },
 );
-
-function auditStoreIn([store]: readonly ReturnType<typeof auditStore>[]) {
-  if (store === undefined) throw new Error("no store");
-  return store;
-}
