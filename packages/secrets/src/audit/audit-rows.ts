@@ -65,6 +65,12 @@ export interface StoredChainRow {
   readonly hasRemoved: boolean;
 }
 
+/** The place of an entry. */
+export interface EntryAt {
+  readonly chain: string;
+  readonly sequence: number;
+}
+
 /** Which changes a page has. Names are given as tags. */
 export interface ChangesQuery {
   readonly workspace: string;
@@ -74,16 +80,14 @@ export interface ChangesQuery {
   readonly action: string | undefined;
   readonly from: number | undefined;
   readonly until: number | undefined;
-  readonly before: { readonly time: number; readonly id: number } | undefined;
+  /** The place of the last change of the page before. */
+  readonly before: (EntryAt & { readonly time: number }) | undefined;
   readonly limit: number;
 }
 
 /** A change on a page, and where its outcome is. */
-export interface ChangeRow {
-  readonly id: number;
+export interface ChangeRow extends EntryAt {
   readonly time: number;
-  readonly chain: string;
-  readonly sequence: number;
   /** The sequence number of the outcome in the same chain; `undefined` if there is no outcome. */
   readonly outcome: number | undefined;
 }

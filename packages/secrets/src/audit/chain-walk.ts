@@ -1,6 +1,5 @@
 import { KeywardError } from "@keyward/core";
-import { SecretsError } from "../secrets-error.ts";
-import { type AuditEntry, columnsOf, firstHash, hashAfter, namesOf, parseEntry } from "./audit-entry.ts";
+import { type AuditEntry, columnsOf, firstHash, hashAfter, namesOf, tryToParseEntry } from "./audit-entry.ts";
 import { tagsUnder } from "./audit-names.ts";
 import type { EntryTags, StoredChainRow, StoredEntryRow } from "./audit-rows.ts";
 import type { ChainHead, ChainProof } from "./chain-proof.ts";
@@ -76,20 +75,11 @@ export class ChainWalk {
     if (isNext && Buffer.compare(hashAfter(former, decrypted), row.hash) !== 0) {
       this.#note(sequence, "the hash does not follow from the entry and the hash before it");
     }
-    const entry = this.#parse(sequence, decrypted);
-    if (entry !== undefined) this.#compareColumns(row, entry, lookup);
+    const entry = tryToParseEntry(decrypted);
+    if (entry === undefined) this.#note(sequence, "the entry is not in a form that this release reads");
+    else this.#compareColumns(row, entry, lookup);
     this.#compareWithAnchors();
     return entry;
-  }
-
-  #parse(sequence: number, decrypted: string): AuditEntry | undefined {
-    try {
-      return parseEntry(decrypted);
-    } catch (error) {
-      if (!(error instanceof SecretsError)) throw error;
-      this.#note(sequence, "the entry is not in a form that this release reads");
-      return undefined;
-    }
   }
 
   #compareColumns(row: StoredEntryRow, entry: AuditEntry, lookup: Uint8Array | undefined): void {

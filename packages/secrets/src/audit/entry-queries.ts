@@ -36,10 +36,17 @@ export function changes(transaction: Transaction, query: ChangesQuery): ChangeRo
   if (query.before !== undefined) {
     // The first condition lets SQLite begin at the right place of the index.
     conditions.push("time <= ? AND (time < ? OR entries.id < ?)");
-    values.push(query.before.time, query.before.time, query.before.id);
+    const { time, chain, sequence } = query.before;
+    const row = transaction.get(
+      "SELECT id FROM entries WHERE chain = (SELECT id FROM chains WHERE chain = ?) AND sequence = ?",
+      chain,
+      sequence,
+    );
+    // If retention has removed the entry, it has removed the older ones too.
+    values.push(time, time, row === undefined ? 0 : numberOf(row, "id"));
   }
   const rows = transaction.all(
-    `SELECT entries.id AS id, entries.time AS time, chains.chain AS chain, sequence,
+    `SELECT entries.time AS time, chains.chain AS chain, sequence,
       (SELECT outcome.sequence FROM entries AS outcome
         WHERE outcome.chain = entries.chain AND outcome.change = entries.sequence) AS outcome
       FROM entries JOIN chains ON chains.id = entries.chain
@@ -48,7 +55,6 @@ export function changes(transaction: Transaction, query: ChangesQuery): ChangeRo
     query.limit,
   );
   return rows.map((row) => ({
-    id: numberOf(row, "id"),
     time: numberOf(row, "time"),
     chain: textOf(row, "chain"),
     sequence: numberOf(row, "sequence"),

@@ -1,14 +1,15 @@
 import { type EncryptedStore, type EncryptedStoreOptions, KeywardError, requireAmount } from "@keyward/core";
 import { revisionField } from "../fields.ts";
-import type { Change, ChangeFilter, ChangeOutcome, Page, PageRequest, RecordedChange } from "../model.ts";
+import type { Change, ChangeFilter, ChangeOutcome, ChangesPage, PageRequest } from "../model.ts";
 import { SecretsError } from "../secrets-error.ts";
 import { requireChangeFields } from "./audit-entry.ts";
 import { auditClosed, cannotWrite } from "./audit-errors.ts";
 import type { AuditLog, BegunChange } from "./audit-log.ts";
 import { AuditNames } from "./audit-names.ts";
+import type { AuditThread } from "./audit-thread.ts";
 import { ChainWriter, type WrittenEntry } from "./chain-writer.ts";
 import { changeId, readChanges } from "./changes-page.ts";
-import { type AuditFile, type OpenAudit, openAudit } from "./open-audit-file.ts";
+import { type AuditFile, type OpenAudit, openAudit, openThread } from "./open-audit-file.ts";
 import { isWorkspace, serviceWorkspace } from "./record-key.ts";
 import { Retention } from "./retention.ts";
 
@@ -48,6 +49,8 @@ export function openAuditLog(options: AuditLogOptions): AuditLog {
 class FileAuditLog implements AuditLog {
   readonly #path: string;
   readonly #audit: OpenAudit;
+  /** The thread that selects pages, so that a filter over many rows delays no entry. Starts with the first page. */
+  readonly #pages: AuditThread;
   readonly #names: AuditNames;
   readonly #writer: ChainWriter;
   readonly #retention: Retention;
@@ -61,6 +64,7 @@ class FileAuditLog implements AuditLog {
     if (maxBytes !== undefined) requireAmount("maxBytes", maxBytes, "bytes");
     this.#path = path;
     this.#audit = openAudit({ ...options, create: true });
+    this.#pages = openThread({ ...options, create: true });
     const { thread, table, encrypted } = this.#audit;
     this.#retention = new Retention(thread, table, encrypted);
     this.#names = new AuditNames(encrypted);
@@ -85,10 +89,9 @@ class FileAuditLog implements AuditLog {
     };
   }
 
-  async changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<Page<RecordedChange>> {
+  async changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<ChangesPage> {
     this.#requireOpen();
-    const { thread, encrypted } = this.#audit;
-    const source = { thread, encrypted, names: this.#names };
+    const source = { thread: this.#pages, encrypted: this.#audit.encrypted, names: this.#names };
     return await this.#reading(readChanges(source, requireWorkspace(workspace), filter, page));
   }
 
@@ -130,6 +133,7 @@ class FileAuditLog implements AuditLog {
     try {
       await this.#writer.close();
     } finally {
+      await this.#pages.close();
       await this.#audit.encrypted.disconnect();
     }
   }
