@@ -1,4 +1,4 @@
-import { readFile, rm, writeFile } from "node:fs/promises";
+import { copyFile, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { expect, onTestFinished } from "vitest";
 import { newService, startGateway } from "./gateway-process.ts";
@@ -270,7 +270,21 @@ export function serviceCases(
         anchor: { version: 1, heads: [{ workspace: "service" }] },
         file: null,
       });
-      await desk.failure("KEYRING_CONFLICT", "--out", "anchor.json");
+      const audit = desk.path(".keyward/audit.db");
+      await copyFile(audit, desk.path("older.db"));
+      await desk.do("tokens", "recover", "--owner", "thief");
+      expect(await desk.result("--out", "anchor.json")).toMatchObject({ file: "anchor.json" });
+      const anchors = await readFile(desk.path("anchor.json"), "utf8");
+      expect(anchors.trimEnd().split("\n")).toHaveLength(2);
+      // An attacker puts the audit back. Then the next anchor is made, also without the check.
+      for (const suffix of ["-wal", "-shm"]) await rm(audit + suffix, { force: true });
+      await copyFile(desk.path("older.db"), audit);
+      await desk.failure("AUDIT_INVALID", "--out", "anchor.json");
+      expect(await readFile(desk.path("anchor.json"), "utf8")).toBe(anchors);
+      const { anchor } = await desk.result();
+      await writeFile(desk.path("anchor.json"), `${anchors}${JSON.stringify(anchor)}\n`);
+      const verified = await keyward(desk.folder, {}, "audit", "verify", "--anchor", "anchor.json");
+      expect(verified).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("PROBLEM") });
     },
     "audit-export": async (desk) => {
       desk.env = {};

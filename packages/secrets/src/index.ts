@@ -32,6 +32,7 @@ export type {
   ChangeCondition,
   ChangeFilter,
   ChangeOutcome,
+  ChangesPage,
   InjectionRule,
   IssuedToken,
   NewSecret,

@@ -267,6 +267,15 @@ export interface RecordedChange extends Change {
   readonly revision: number | undefined;
 }
 
+/** A page of changes, newest first. */
+export interface ChangesPage extends Page<RecordedChange> {
+  /**
+   * The ids of the changes on this page whose entry or outcome cannot be read, because another program changed the audit. A
+   * change whose outcome alone cannot be read is also an item, with the outcome `unknown`.
+   */
+  readonly unreadable?: readonly string[] | undefined;
+}
+
 /** Which changes to list. */
 export interface ChangeFilter {
   /** Only changes by callers with this owner. */

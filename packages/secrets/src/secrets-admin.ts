@@ -24,13 +24,13 @@ import type {
   CallerInfo,
   ChangeCondition,
   ChangeFilter,
+  ChangesPage,
   InjectionRule,
   IssuedToken,
   NewSecret,
   NewToken,
   Page,
   PageRequest,
-  RecordedChange,
   SecretChange,
   SecretInfo,
   ServerInfo,
@@ -606,7 +606,7 @@ export class SecretsAdmin {
   // The audit
 
   /** Returns a page of the changes of the caller's workspace, or of the installation for an operator. */
-  async listChanges(caller: Caller, filter: ChangeFilter = {}, page: PageRequest = {}): Promise<Page<RecordedChange>> {
+  async listChanges(caller: Caller, filter: ChangeFilter = {}, page: PageRequest = {}): Promise<ChangesPage> {
     requireRight(caller, "changes.read");
     return await this.#context.audit.changes(caller.workspace, filter, page);
   }

@@ -83,7 +83,7 @@ export class Sweep {
   async run(): Promise<SweepReport> {
     const { workspaces } = this.#parts;
     await this.#whole(() => this.#sweepTokens(installation));
-    await this.#removeAudit(undefined, defaultRetentionDays);
+    await this.#whole(() => this.#removeAudit(undefined, defaultRetentionDays));
     for await (const page of workspaces.list().pages()) {
       for (const { page: number, entry } of page) {
         this.#signal?.throwIfAborted();

@@ -187,12 +187,12 @@ function declareAudit(audit: Command, context: OpenContext): void {
   audit
     .command("verify")
     .description("Check the chains of the audit, and with --anchor that the file was not put back to an older state.")
-    .option("--anchor <file>", "a file that `keyward audit anchor` has written")
+    .option("--anchor <file>", "a file of anchors, which `keyward audit anchor` has written")
     .action(async (options) => await (await load()).verify(await context(), options));
   audit
     .command("anchor")
     .description("Print the heads of the chains as one line of JSON, to keep on another machine.")
-    .option("--out <file>", "write the anchor into a new file")
+    .option("--out <file>", "append the anchor to a file, if the audit verifies against the anchors in the file")
     .action(async (options) => await (await load()).anchor(await context(), options));
   audit
     .command("export")

@@ -1,6 +1,6 @@
 import { SecretsError } from "../secrets-error.ts";
 import type { StoredChainRow } from "./audit-rows.ts";
-import { type AnchoredHead, type AuditAnchor, parseProof } from "./chain-proof.ts";
+import { type AnchoredHead, type AuditAnchor, parseHead } from "./chain-proof.ts";
 import { type AuditFile, whileAuditIsOpen } from "./open-audit-file.ts";
 import { formatRecordKey } from "./record-key.ts";
 
@@ -8,7 +8,7 @@ const pageSize = 500;
 
 /**
  * Returns the heads of all chains of an audit file, as a value to print as JSON and to keep elsewhere. `verifyAudit` with
- * this anchor finds a file that was put back to an older state.
+ * this anchor finds a file that was put back to an older state. Keep all anchors.
  *
  * @throws SecretsError `AUDIT_INVALID` if a head cannot be read; KeywardError if the file cannot be opened, and the errors
  * of the keys.
@@ -24,15 +24,15 @@ export async function auditAnchor(file: AuditFile): Promise<AuditAnchor> {
     const heads: AnchoredHead[] = [];
     for (let after = 0; ; ) {
       const rows = await thread.request<StoredChainRow[]>({ method: "chains", after, limit: pageSize });
-      for (const { workspace, chain } of rows) {
+      for (const { id, workspace, chain } of rows) {
         const key = formatRecordKey({ kind: "head", workspace: workspace ?? "", chain });
-        const head = parseProof(await encrypted.get(key));
-        if (workspace === undefined || head === undefined) {
+        const head = parseHead(await encrypted.get(key));
+        if (workspace === undefined || head?.number !== id) {
           throw new SecretsError("AUDIT_INVALID", `The head of the chain ${chain} cannot be read`, {
             hint: "Run `keyward audit verify`, and restore a backup of the audit file.",
           });
         }
-        heads.push({ workspace, chain, ...head });
+        heads.push({ workspace, chain, sequence: head.sequence, hash: head.hash });
       }
       const last = rows.at(-1);
       if (last === undefined) return { format: "keyward-audit-anchor", version: 1, time, heads };

@@ -183,11 +183,17 @@ export function newNonce(): string {
  * @throws SecretsError `AUDIT_INVALID` if the text is not an entry of this release.
  */
 export function parseEntry(entryText: string): AuditEntry {
-  const parsed = entrySchema.safeParse(parseJson(entryText));
-  if (parsed.success) return parsed.data;
+  const entry = tryToParseEntry(entryText);
+  if (entry !== undefined) return entry;
   throw new SecretsError("AUDIT_INVALID", "An entry of the audit is not in a form that this release reads", {
     hint: "Use the release of Keyward that wrote the audit file, or a later release. Then run `keyward audit verify`.",
   });
+}
+
+/** Returns the entry that a decrypted text contains; `undefined` if the text is not an entry of this release. */
+export function tryToParseEntry(entryText: string): AuditEntry | undefined {
+  const parsed = entrySchema.safeParse(parseJson(entryText));
+  return parsed.success ? parsed.data : undefined;
 }
 
 /** Returns what the columns of an entry must contain, apart from its hash. */

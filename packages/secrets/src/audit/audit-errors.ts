@@ -35,3 +35,10 @@ export function tooManyWait(path: string, maxWaiting: number): SecretsError {
       "no other process keeps the file locked.",
   });
 }
+
+/** Returns the error for a file whose record of the number of chains contains something else. */
+export function invalidRegistry(): SecretsError {
+  return new SecretsError("AUDIT_INVALID", "The audit file has no readable record of the number of its chains", {
+    hint: "Find out which program writes to the audit file, and stop that program. Run `keyward audit verify`.",
+  });
+}

@@ -1,5 +1,5 @@
 import type { EncryptedStore } from "@keyward/core";
-import type { Change, ChangeFilter, ChangeOutcome, Page, PageRequest, RecordedChange } from "../model.ts";
+import type { Change, ChangeFilter, ChangeOutcome, ChangesPage, PageRequest } from "../model.ts";
 
 /** A change whose beginning is recorded, and whose outcome is not recorded yet. */
 export interface BegunChange {
@@ -31,8 +31,15 @@ export interface AuditLog {
    *
    * @param workspace the id of the workspace; `undefined` for the changes of the installation.
    */
-  changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<Page<RecordedChange>>;
-  /** Removes the entries of a workspace that are older than a time, in small batches. Returns how many were removed. */
+  changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<ChangesPage>;
+  /**
+   * Removes the entries of a workspace that are older than a time, in small batches, after it has verified them. Returns how
+   * many were removed.
+   *
+   * @param time in milliseconds since the epoch, at least a day ago.
+   * @throws SecretsError `FIELD_INVALID` for a later time; `AUDIT_INVALID` if entries do not verify, which are kept, or if
+   * the clock of the machine seems to be ahead. Other entries have been removed then.
+   */
   removeBefore(workspace: string | undefined, time: number): Promise<number>;
   /** Resolves if entries can be written. */
   ready(): Promise<void>;

@@ -34,7 +34,14 @@ export interface NewEntryRow extends EntryColumns, EntryTags {
 export interface AppendBatch {
   readonly names: readonly { readonly workspace: string; readonly tag: string; readonly name: Uint8Array }[];
   readonly entries: readonly NewEntryRow[];
-  readonly heads: readonly { readonly workspace: string; readonly chain: string; readonly head: Uint8Array }[];
+  readonly heads: readonly {
+    readonly workspace: string;
+    readonly chain: string;
+    readonly number: number;
+    readonly head: Uint8Array;
+  }[];
+  /** The new record of the number of chains, if the batch begins chains. */
+  readonly registry: Uint8Array | undefined;
 }
 
 /** A row as it is in the file, for its verification. */
@@ -49,12 +56,19 @@ export interface StoredEntryRow extends EntryColumns, EntryTags {
 
 /** A row of the table of chains. `workspace` is `undefined` if the chain refers to none. */
 export interface StoredChainRow {
+  /** The number of the chain in the file, from 1. */
   readonly id: number;
   readonly workspace: string | undefined;
   readonly chain: string;
   /** The sequence number of the first entry that retention has kept. */
   readonly first: number;
   readonly hasRemoved: boolean;
+}
+
+/** The place of an entry. */
+export interface EntryAt {
+  readonly chain: string;
+  readonly sequence: number;
 }
 
 /** Which changes a page has. Names are given as tags. */
@@ -66,16 +80,14 @@ export interface ChangesQuery {
   readonly action: string | undefined;
   readonly from: number | undefined;
   readonly until: number | undefined;
-  readonly before: { readonly time: number; readonly id: number } | undefined;
+  /** The place of the last change of the page before. */
+  readonly before: (EntryAt & { readonly time: number }) | undefined;
   readonly limit: number;
 }
 
 /** A change on a page, and where its outcome is. */
-export interface ChangeRow {
-  readonly id: number;
+export interface ChangeRow extends EntryAt {
   readonly time: number;
-  readonly chain: string;
-  readonly sequence: number;
   /** The sequence number of the outcome in the same chain; `undefined` if there is no outcome. */
   readonly outcome: number | undefined;
 }
@@ -88,20 +100,14 @@ export interface RowPlace {
   readonly sequence: number;
 }
 
-/** Entries at the beginning of a chain that are older than a time. */
-export interface RemovablePart {
+/** A removal of the beginning of a chain, with the encrypted record that proves it. */
+export interface ChainRemoval {
+  readonly workspace: string;
   readonly chain: string;
   /** The sequence number of the first entry of the chain that is still in the file. */
   readonly first: number;
   /** The sequence number of the last entry to remove. */
   readonly last: number;
-  /** The hash of that entry. */
-  readonly hash: Uint8Array;
-}
-
-/** A removal of the beginning of a chain, with the encrypted record that proves it. */
-export interface ChainRemoval extends RemovablePart {
-  readonly workspace: string;
   readonly removed: Uint8Array;
 }
 
@@ -146,9 +152,9 @@ export type AuditRequest =
       readonly limit: number;
     }
   | { readonly method: "chains"; readonly after: number; readonly limit: number }
+  | { readonly method: "chainsOf"; readonly workspace: string; readonly after: number; readonly limit: number }
   | { readonly method: "chainEntries"; readonly chain: number; readonly after: number; readonly limit: number }
   | { readonly method: "integrity" }
-  | { readonly method: "removable"; readonly workspace: string; readonly before: number; readonly limit: number }
   | { readonly method: "remove"; readonly removal: ChainRemoval }
   | { readonly method: "reservedRead"; readonly keys: readonly string[] }
   | {

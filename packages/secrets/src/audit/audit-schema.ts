@@ -17,6 +17,7 @@ const tables = {
     server INTEGER, token INTEGER, owner INTEGER, action INTEGER, status INTEGER, duration INTEGER, bytes INTEGER,
     change INTEGER, chain INTEGER NOT NULL, sequence INTEGER NOT NULL, hash BLOB NOT NULL, entry BLOB NOT NULL,
     UNIQUE (chain, sequence)) STRICT`,
+  installation: "installation (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL) STRICT",
   reserved: "reserved (key BLOB PRIMARY KEY, value BLOB NOT NULL, expires INTEGER) STRICT",
 } as const;
 
@@ -40,7 +41,7 @@ const expectedObjects = new Map([
   ...Object.entries(tables).map(([name, table]) => [name, withoutSpace(`CREATE TABLE ${table}`)] as const),
   ...Object.entries(indexes).map(([name, index]) => [name, withoutSpace(`CREATE INDEX ${index}`)] as const),
 ]);
-const autoIndexes = new Set(["workspaces", "names", "chains", "entries", "reserved"].map((name) => autoIndexOf(name)));
+const autoIndexes = new Set(Object.keys(tables).map((name) => autoIndexOf(name)));
 // `ANALYZE` creates these. Their SQL is compared too, because a planted index could have such a name.
 const analyzeTables = new Map([
   ["sqlite_stat1", "CREATETABLEsqlite_stat1(tbl,idx,stat)"],

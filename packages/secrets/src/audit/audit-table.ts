@@ -17,12 +17,17 @@ import { Hookified } from "hookified";
 import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
 import type { ChainRemoval, NewEntryRow, RecordsPage } from "./audit-rows.ts";
 import type { AuditThread } from "./audit-thread.ts";
-import { auditNamespace, parseRecordKey } from "./record-key.ts";
+import { auditNamespace, parseRecordKey, registryKey } from "./record-key.ts";
 import { AuditReservedSpace } from "./reserved-space.ts";
 
 /** What the table writes together with the encrypted records of one batch. */
 export type PlannedWrite =
-  | { readonly kind: "append"; readonly entries: ReadonlyMap<string, Omit<NewEntryRow, "entry">> }
+  | {
+      readonly kind: "append";
+      readonly entries: ReadonlyMap<string, Omit<NewEntryRow, "entry">>;
+      /** The number of each chain by the key of its head. */
+      readonly numbers: ReadonlyMap<string, number>;
+    }
   | { readonly kind: "remove"; readonly removal: Omit<ChainRemoval, "removed"> };
 
 /**
@@ -46,14 +51,12 @@ export class AuditTable
   /** Maximum duration of a call in milliseconds. */
   readonly longestCallMs: number;
   readonly #thread: AuditThread;
-  readonly #reserved: AuditReservedSpace;
   readonly #planned = new Map<string, PlannedWrite>();
 
   /** Only the audit calls this constructor. To open a file, call {@link auditStore}. */
   constructor(thread: AuditThread, longestCallMs: number) {
     super();
     this.#thread = thread;
-    this.#reserved = new AuditReservedSpace(thread);
     this.longestCallMs = longestCallMs;
   }
 
@@ -81,7 +84,7 @@ export class AuditTable
 
   /** Returns the reserved space of the file, where Keyward keeps its own records. */
   reserved(): AuditReservedSpace {
-    return this.#reserved;
+    return new AuditReservedSpace(this.#thread);
   }
 
   /** Returns the stored value of a record; `undefined` if there is none. */
@@ -133,7 +136,8 @@ export class AuditTable
 
   /**
    * Writes the records of one planned write, in one transaction. Resolves to `false` for each of them if nothing was
-   * written, because the dictionary lacks a name, or because another process removed entries of the chain.
+   * written, because the dictionary lacks a name, another process took the number of a chain, or another process removed
+   * entries of the chain.
    *
    * @throws KeywardError `STORE_INVALID` for records that do not come from the audit log.
    */
@@ -142,7 +146,7 @@ export class AuditTable
     const planned = first === undefined ? undefined : this.#planned.get(first.key);
     if (planned === undefined || entries.some(({ key }) => this.#planned.get(key) !== planned)) throw onlyFromTheLog();
     const isWritten = await (planned.kind === "append"
-      ? this.#append(planned.entries, entries)
+      ? this.#append(planned, entries)
       : this.#remove(planned.removal, entries));
     return entries.map(() => isWritten);
   }
@@ -214,7 +218,7 @@ export class AuditTable
   /** Returns a page of records, ordered by table and row. A cursor stays valid in every process that uses the file. */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
     const { cursor } = options;
-    if (cursor !== undefined && !/^[0-4]\.\d{1,15}$/.test(cursor)) throw invalidCursor();
+    if (cursor !== undefined && !/^[0-5]\.\d{1,15}$/.test(cursor)) throw invalidCursor();
     const page = await this.#thread.request<RecordsPage>({
       method: "scan",
       cursor,
@@ -232,22 +236,27 @@ export class AuditTable
   }
 
   async #append(
-    rows: ReadonlyMap<string, Omit<NewEntryRow, "entry">>,
+    planned: Extract<PlannedWrite, { kind: "append" }>,
     records: readonly KeyvStorageEntry<unknown>[],
   ): Promise<boolean> {
     const names = [];
     const heads = [];
     const entries = [];
+    let registry: Uint8Array | undefined;
     for (const { key: text, value } of records) {
       const key = parseRecordKey(text);
       const bytes = requireBytes(value);
-      const row = rows.get(text);
+      const row = planned.entries.get(text);
+      const number = planned.numbers.get(text);
       if (row !== undefined) entries.push({ ...row, entry: bytes });
       else if (key?.kind === "name") names.push({ workspace: key.workspace, tag: key.tag, name: bytes });
-      else if (key?.kind === "head") heads.push({ workspace: key.workspace, chain: key.chain, head: bytes });
-      else throw onlyFromTheLog();
+      else if (text === registryKey) registry = bytes;
+      else if (key?.kind === "head" && number !== undefined) {
+        heads.push({ workspace: key.workspace, chain: key.chain, number, head: bytes });
+      } else throw onlyFromTheLog();
     }
-    const missing = await this.#thread.request<string[]>({ method: "append", batch: { names, heads, entries } });
+    const batch = { names, heads, entries, registry };
+    const missing = await this.#thread.request<string[]>({ method: "append", batch });
     return missing.length === 0;
   }
 

@@ -2,7 +2,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { AuditConnection } from "./audit-connection.ts";
 import type { AuditFileOptions } from "./audit-file.ts";
 import type { AuditAnswer, AuditRequest, SentRequest } from "./audit-rows.ts";
-import { chainEntries, chains, changes, integrity, places, removable, remove } from "./entry-queries.ts";
+import { chainEntries, chains, chainsOf, changes, integrity, places, remove } from "./entry-queries.ts";
 import { describeProblem, MissingNames } from "./file-problem.ts";
 import { append, read, replace, scan } from "./record-rows.ts";
 import {
@@ -54,12 +54,12 @@ function run(request: AuditRequest, latestStart: bigint): unknown {
       return connection.read((transaction) => places(transaction, request.workspace, request.after, request.limit));
     case "chains":
       return connection.read((transaction) => chains(transaction, request.after, request.limit));
+    case "chainsOf":
+      return connection.read((transaction) => chainsOf(transaction, request.workspace, request.after, request.limit));
     case "chainEntries":
       return connection.read((transaction) => chainEntries(transaction, request.chain, request.after, request.limit));
     case "integrity":
       return connection.read((transaction) => integrity(transaction));
-    case "removable":
-      return connection.read((transaction) => removable(transaction, request.workspace, request.before, request.limit));
     case "remove":
       return connection.write(latestStart, (transaction) => remove(transaction, request.removal));
     case "reservedRead":

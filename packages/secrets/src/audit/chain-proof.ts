@@ -2,8 +2,15 @@ import { z } from "zod";
 import { SecretsError } from "../secrets-error.ts";
 import { parseJson } from "./audit-entry.ts";
 
+/** The shortest time for which retention keeps an entry, in milliseconds: a day. */
+export const shortestRetentionMs = 24 * 3_600_000;
+
 const hashField = z.string().regex(/^[0-9a-f]{64}$/);
 const proofFields = z.strictObject({ sequence: z.int().min(1), hash: hashField });
+const headFields = z.strictObject({ ...proofFields.shape, number: z.int().min(1) });
+const removalFields = z
+  .strictObject({ ...proofFields.shape, newest: z.int(), before: z.int(), at: z.int() })
+  .refine(({ newest, before, at }) => newest < before && before <= at - shortestRetentionMs);
 
 /** The sequence number and the hash of an entry: of the last entry of a chain, or of the last entry that was removed. */
 export interface ChainProof {
@@ -13,14 +20,51 @@ export interface ChainProof {
   readonly hash: string;
 }
 
-/** Returns a proof as the text of its record. */
-export function formatProof({ sequence, hash }: { readonly sequence: number; readonly hash: Uint8Array }): string {
-  return JSON.stringify({ sequence, hash: Buffer.from(hash).toString("hex") });
+/** The end of a chain. */
+export interface ChainHead extends ChainProof {
+  /** The number of the chain in the file. Chains are numbered from 1, so that none can be removed without a gap. */
+  readonly number: number;
 }
 
-/** Returns the proof that a decrypted record contains; `undefined` if it contains something else. */
-export function parseProof(text: unknown): ChainProof | undefined {
-  const parsed = proofFields.safeParse(typeof text === "string" ? parseJson(text) : undefined);
+/** The part of a chain that retention has removed, and why: all its entries were older than `before`. */
+export interface RemovedPart extends ChainProof {
+  /** The time of the newest entry that the last transaction removed, in milliseconds since the epoch. */
+  readonly newest: number;
+  /** Entries from this time on are kept. */
+  readonly before: number;
+  /** The time of the removal by the clock of retention. The difference to `before` is the time for which entries are kept. */
+  readonly at: number;
+}
+
+/** Returns the head of a chain as the text of its record. */
+export function formatHead(head: {
+  readonly sequence: number;
+  readonly hash: Uint8Array;
+  readonly number: number;
+}): string {
+  return JSON.stringify({ ...head, hash: Buffer.from(head.hash).toString("hex") } satisfies ChainHead);
+}
+
+/** Returns the head that a decrypted record contains; `undefined` if it contains something else. */
+export function parseHead(text: unknown): ChainHead | undefined {
+  const parsed = headFields.safeParse(typeof text === "string" ? parseJson(text) : undefined);
+  return parsed.success ? parsed.data : undefined;
+}
+
+/** Returns the removed part that a decrypted record describes; `undefined` if it describes none that retention removes. */
+export function parseRemovedPart(text: unknown): RemovedPart | undefined {
+  const parsed = removalFields.safeParse(typeof text === "string" ? parseJson(text) : undefined);
+  return parsed.success ? parsed.data : undefined;
+}
+
+/** Returns the number of chains that the decrypted registry has; `undefined` if the record contains something else. */
+export function parseRegistry(text: unknown): number | undefined {
+  // A file without chains has no registry.
+  if (text === undefined) return 0;
+  const parsed = z
+    .int()
+    .min(1)
+    .safeParse(typeof text === "string" ? parseJson(text) : undefined);
   return parsed.success ? parsed.data : undefined;
 }
 

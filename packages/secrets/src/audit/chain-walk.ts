@@ -1,15 +1,17 @@
 import { KeywardError } from "@keyward/core";
-import { SecretsError } from "../secrets-error.ts";
-import { columnsOf, firstHash, hashAfter, namesOf, parseEntry } from "./audit-entry.ts";
+import { type AuditEntry, columnsOf, firstHash, hashAfter, namesOf, tryToParseEntry } from "./audit-entry.ts";
 import { tagsUnder } from "./audit-names.ts";
 import type { EntryTags, StoredChainRow, StoredEntryRow } from "./audit-rows.ts";
-import type { AnchoredHead, ChainProof } from "./chain-proof.ts";
+import type { ChainHead, ChainProof } from "./chain-proof.ts";
 
 /** What is wrong with one chain, and at which entry. */
 export interface ChainProblem {
   readonly sequence: number | undefined;
   readonly problem: string;
 }
+
+/** The hashes that anchors have for the entries of one chain, by the numbers of the entries. */
+export type AnchoredHashes = ReadonlyMap<number, ReadonlySet<string>>;
 
 const mostListed = 1_000;
 
@@ -25,15 +27,15 @@ export class ChainWalk {
   /** What is wrong with the chain. */
   readonly problems: ChainProblem[] = [];
   problemCount = 0;
-  readonly #anchor: AnchoredHead | undefined;
+  /** The hashes that anchors have for entries that the walk has not reached, by the numbers of the entries. */
+  readonly #anchored: Map<number, ReadonlySet<string>>;
   #lastRow = 0;
   #removedUpTo = 0;
-  #metAnchor = false;
 
-  constructor(workspace: string, chain: string, anchor: AnchoredHead | undefined) {
+  constructor(workspace: string, chain: string, anchored: AnchoredHashes = new Map()) {
     this.workspace = workspace;
     this.chain = chain;
-    this.#anchor = anchor;
+    this.#anchored = new Map(anchored);
   }
 
   /** Begins after the entries that retention removed. */
@@ -46,11 +48,14 @@ export class ChainWalk {
       this.#removedUpTo = removed.sequence;
     }
     if (row.first !== this.#removedUpTo + 1) this.#note(undefined, "the number of the first entry was changed");
-    this.#compareWithAnchor();
+    for (const sequence of this.#anchored.keys()) {
+      if (sequence < this.#removedUpTo) this.#anchored.delete(sequence);
+    }
+    this.#compareWithAnchors();
   }
 
-  /** Checks the next row of the chain against its decrypted entry. */
-  step(row: StoredEntryRow, decrypted: unknown, lookup: Uint8Array | undefined): void {
+  /** Checks the next row of the chain against its decrypted entry, and returns this entry. */
+  step(row: StoredEntryRow, decrypted: unknown, lookup: Uint8Array | undefined): AuditEntry | undefined {
     this.entries++;
     const { sequence } = row;
     if (sequence !== this.last.sequence + 1) {
@@ -65,25 +70,20 @@ export class ChainWalk {
     if (typeof decrypted !== "string") {
       const reason = decrypted instanceof KeywardError ? decrypted.message : "there is no text";
       this.#note(sequence, `the entry cannot be read: ${reason}`);
-      return;
+      return undefined;
     }
     if (isNext && Buffer.compare(hashAfter(former, decrypted), row.hash) !== 0) {
       this.#note(sequence, "the hash does not follow from the entry and the hash before it");
     }
-    this.#compareColumns(row, decrypted, lookup);
-    this.#compareWithAnchor();
+    const entry = tryToParseEntry(decrypted);
+    if (entry === undefined) this.#note(sequence, "the entry is not in a form that this release reads");
+    else this.#compareColumns(row, entry, lookup);
+    this.#compareWithAnchors();
+    return entry;
   }
 
-  #compareColumns(row: StoredEntryRow, decrypted: string, lookup: Uint8Array | undefined): void {
+  #compareColumns(row: StoredEntryRow, entry: AuditEntry, lookup: Uint8Array | undefined): void {
     const { sequence } = row;
-    let entry: ReturnType<typeof parseEntry>;
-    try {
-      entry = parseEntry(decrypted);
-    } catch (error) {
-      if (!(error instanceof SecretsError)) throw error;
-      this.#note(sequence, "the entry is not in a form that this release reads");
-      return;
-    }
     const isPlace = entry.workspace === this.workspace && entry.chain === this.chain && entry.sequence === sequence;
     if (!isPlace || !row.sameWorkspace) this.#note(sequence, "the entry belongs to another place");
     if ((entry.kind === "chain-opened") !== (sequence === 1))
@@ -106,12 +106,12 @@ export class ChainWalk {
   }
 
   /** Returns whether the chain ends at its head. */
-  endsAt(head: ChainProof | undefined): boolean {
+  endsAt(head: ChainHead | undefined): boolean {
     return head?.sequence === this.last.sequence && head.hash === Buffer.from(this.last.hash).toString("hex");
   }
 
   /** Notes why the chain does not end at its head. */
-  reportEnd(head: ChainProof | undefined): void {
+  reportEnd(head: ChainHead | undefined): void {
     if (head === undefined) this.#note(undefined, "the head of the chain cannot be read");
     else if (head.sequence > this.last.sequence) {
       this.#note(this.last.sequence + 1, `entries are missing at the end, up to the entry ${head.sequence}`);
@@ -123,10 +123,10 @@ export class ChainWalk {
     return this.entries > 0 && !this.isClosed;
   }
 
-  /** Notes if the chain does not reach the anchor. */
+  /** Notes if the chain does not reach the anchors. */
   finish(): void {
-    if (this.#anchor !== undefined && !this.#metAnchor) {
-      this.#note(this.#anchor.sequence, "the entry of the anchor is missing: the file was put back to an older state");
+    for (const sequence of this.#anchored.keys()) {
+      this.#note(sequence, "the entry of the anchor is missing: the file was put back to an older state");
     }
   }
 
@@ -135,14 +135,14 @@ export class ChainWalk {
     if (this.problems.length < mostListed) this.problems.push({ sequence, problem });
   }
 
-  #compareWithAnchor(): void {
-    const anchor = this.#anchor;
-    if (anchor === undefined || this.#metAnchor) return;
-    if (anchor.sequence < this.#removedUpTo) this.#metAnchor = true;
-    if (anchor.sequence !== this.last.sequence) return;
-    this.#metAnchor = true;
-    if (anchor.hash !== Buffer.from(this.last.hash).toString("hex")) {
-      this.#note(anchor.sequence, "the entry differs from the anchor");
+  #compareWithAnchors(): void {
+    const { sequence, hash } = this.last;
+    const anchored = this.#anchored.get(sequence);
+    if (anchored === undefined) return;
+    this.#anchored.delete(sequence);
+    // Anchors that differ from each other cannot all be right.
+    if (anchored.size > 1 || !anchored.has(Buffer.from(hash).toString("hex"))) {
+      this.#note(sequence, "the entry differs from the anchor");
     }
   }
 }

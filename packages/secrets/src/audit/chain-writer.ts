@@ -4,12 +4,12 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type EncryptedStore, KeywardError } from "@keyward/core";
 import { newId } from "../records/ids.ts";
 import { type AuditEntry, columnsOf, type EntryDraft, firstHash, hashAfter, namesOf, newNonce } from "./audit-entry.ts";
-import { auditClosed, cannotWrite, notWrittenInTime, tooManyWait } from "./audit-errors.ts";
+import { auditClosed, cannotWrite, invalidRegistry, notWrittenInTime, tooManyWait } from "./audit-errors.ts";
 import type { AuditNames, DictionaryName } from "./audit-names.ts";
 import type { EntryTags, NewEntryRow } from "./audit-rows.ts";
 import type { AuditTable } from "./audit-table.ts";
-import { formatProof } from "./chain-proof.ts";
-import { formatRecordKey } from "./record-key.ts";
+import { formatHead, parseHead, parseRegistry } from "./chain-proof.ts";
+import { formatRecordKey, registryKey } from "./record-key.ts";
 
 /** The place of an entry that is durable. */
 export interface WrittenEntry {
@@ -48,7 +48,10 @@ interface BuiltEntry {
 }
 
 interface Chain {
+  readonly workspace: string;
   readonly id: string;
+  /** The number of the chain in the file. `undefined` until the chain is in the file. */
+  number: number | undefined;
   sequence: number;
   hash: Uint8Array;
 }
@@ -182,7 +185,7 @@ export class ChainWriter {
       const { workspace, draft } = waiting;
       let chain = this.#chains.get(workspace);
       if (chain === undefined) {
-        chain = { id: newId(), sequence: 0, hash: firstHash };
+        chain = { workspace, id: newId(), number: undefined, sequence: 0, hash: firstHash };
         this.#chains.set(workspace, chain);
         const process_ = { pid: process.pid, host: hostname().slice(0, 256) };
         built.push(link(workspace, chain, { kind: "chain-opened", at: draft.at, process: process_ }, undefined));
@@ -198,9 +201,15 @@ export class ChainWriter {
     if (await this.#tryToStore(batch)) return;
     names.forget();
     if (await this.#tryToStore(batch)) return;
-    throw new KeywardError("STORE_UNAVAILABLE", "Another process removed names that the entries of a batch need", {
-      hint: "The batch is written again. If this error returns, find out which program writes to the audit file.",
-    });
+    throw new KeywardError(
+      "STORE_UNAVAILABLE",
+      "Another process changed the names or the chains of the audit meanwhile",
+      {
+        hint:
+          "The batch is written again. If this error returns, find out which program writes to the audit file, and run " +
+          "`keyward audit verify`.",
+      },
+    );
   }
 
   async #tryToStore(batch: readonly BuiltEntry[]): Promise<boolean> {
@@ -211,6 +220,7 @@ export class ChainWriter {
     const lacking = new Map<string, DictionaryName>();
     const rows = new Map<string, Omit<NewEntryRow, "entry">>();
     const heads = new Map<string, DictionaryName>();
+    const { numbers, registered } = await this.#numbersOf(batch);
     const tagged: { readonly built: BuiltEntry; readonly tags: EntryTags }[] = [];
     for (const built of batch) {
       const { entry, hash } = built;
@@ -219,19 +229,46 @@ export class ChainWriter {
       const tags = await names.tagsOf(workspace, namesOf(entry), lacking);
       tagged.push({ built, tags });
       rows.set(keyOf(entry), { ...columnsOf(entry), ...tags, workspace, chain, sequence, hash });
-      const head = formatRecordKey({ kind: "head", workspace, chain });
-      heads.set(head, { key: head, value: formatProof({ sequence, hash }) });
+      const head = headKeyOf({ workspace, id: chain });
+      const number = numbers.get(head) ?? 0;
+      heads.set(head, { key: head, value: formatHead({ sequence, hash, number }) });
     }
     const records = [
       ...lacking.values(),
       ...heads.values(),
+      ...(registered === undefined ? [] : [{ key: registryKey, value: String(registered) }]),
       ...batch.map(({ entry, text }) => ({ key: keyOf(entry), value: text })),
     ];
     const keys = records.map(({ key }) => key);
-    const written = await table.whilePlanned(keys, { kind: "append", entries: rows }, () => encrypted.setMany(records));
+    const planned = { kind: "append", entries: rows, numbers } as const;
+    const written = await table.whilePlanned(keys, planned, () => encrypted.setMany(records));
     if (!written.every(Boolean)) return false;
+    for (const chain of this.#chains.values()) chain.number ??= numbers.get(headKeyOf(chain));
     for (const { built, tags } of tagged) names.remember(built.entry.workspace, namesOf(built.entry), tags);
     return true;
+  }
+
+  /** Returns the numbers of the chains of a batch by the keys of their heads, and the new registry if chains begin. */
+  async #numbersOf(
+    batch: readonly BuiltEntry[],
+  ): Promise<{ readonly numbers: ReadonlyMap<string, number>; readonly registered: number | undefined }> {
+    const { encrypted } = this.#options;
+    const numbers = new Map<string, number>();
+    let registered: number | undefined;
+    for (const workspace of new Set(batch.map(({ entry }) => entry.workspace))) {
+      const chain = this.#chains.get(workspace);
+      if (chain === undefined) continue;
+      const key = headKeyOf(chain);
+      // An earlier attempt may have been committed although its answer did not arrive.
+      let number = chain.number ?? parseHead(await encrypted.get(key))?.number;
+      if (number === undefined) {
+        registered ??= parseRegistry(await encrypted.get(registryKey));
+        if (registered === undefined) throw invalidRegistry();
+        number = ++registered;
+      }
+      numbers.set(key, number);
+    }
+    return { numbers, registered };
   }
 
   /** Sets the timer that refuses entries that wait too long. */
@@ -290,6 +327,10 @@ function link(workspace: string, chain: Chain, draft: EntryDraft, waiting: Waiti
   const text = JSON.stringify(entry);
   chain.hash = hashAfter(chain.hash, text);
   return { entry, text, hash: chain.hash, waiting };
+}
+
+function headKeyOf({ workspace, id }: Pick<Chain, "workspace" | "id">): string {
+  return formatRecordKey({ kind: "head", workspace, chain: id });
 }
 
 function keyOf({ workspace, chain, sequence }: AuditEntry): string {

@@ -1,11 +1,18 @@
 import { type EncryptedStore, KeywardError } from "@keyward/core";
-import type { ChangeFilter, Page, PageRequest, RecordedChange } from "../model.ts";
+import type { ChangeFilter, ChangesPage, PageRequest, RecordedChange } from "../model.ts";
 import { SecretsError } from "../secrets-error.ts";
-import { type AuditEntry, kindNumbers, parseEntry, parseJson } from "./audit-entry.ts";
+import {
+  type AuditEntry,
+  type ChangeEntry,
+  kindNumbers,
+  type OutcomeEntry,
+  parseJson,
+  tryToParseEntry,
+} from "./audit-entry.ts";
 import type { AuditNames, NameKind } from "./audit-names.ts";
 import type { ChangeRow, ChangesQuery } from "./audit-rows.ts";
 import type { AuditThread } from "./audit-thread.ts";
-import { formatRecordKey, serviceWorkspace } from "./record-key.ts";
+import { formatRecordKey, isChain, serviceWorkspace } from "./record-key.ts";
 
 const mostOnPage = 100;
 const defaultOnPage = 50;
@@ -20,15 +27,14 @@ export interface ChangesSource {
 /**
  * Reads a page of the changes of one workspace, newest first.
  *
- * @throws SecretsError `FIELD_INVALID` for a limit outside 1 to 100, and for a cursor of another workspace;
- * `AUDIT_INVALID` if an entry cannot be decrypted.
+ * @throws SecretsError `FIELD_INVALID` for a limit outside 1 to 100, and for a cursor of another workspace.
  */
 export async function readChanges(
   { thread, encrypted, names }: ChangesSource,
   workspace: string,
   filter: ChangeFilter,
   page: PageRequest,
-): Promise<Page<RecordedChange>> {
+): Promise<ChangesPage> {
   const limit = requireLimit(page.limit);
   const before = page.cursor === undefined ? undefined : parseCursor(workspace, page.cursor);
   const { from, until } = filter;
@@ -58,19 +64,27 @@ export async function readChanges(
       formatRecordKey({ kind: "entry", workspace, chain, sequence: number }),
     ),
   );
-  const texts = await readAll(encrypted, keys);
-  const items = rows.flatMap(({ chain, sequence, outcome }) => {
-    const change = texts.get(formatRecordKey({ kind: "entry", workspace, chain, sequence }));
+  const values = await encrypted.getManyOrErrors(keys);
+  const read = new Map(keys.map((key, index) => [key, values[index]]));
+  const items: RecordedChange[] = [];
+  const unreadable: string[] = [];
+  for (const row of rows) {
+    const { chain, sequence, outcome } = row;
+    const value = read.get(formatRecordKey({ kind: "entry", workspace, chain, sequence }));
     // Retention may have removed the entry since its row was read.
-    if (change === undefined) return [];
+    if (value === undefined) continue;
+    const change = entryOf(value);
     const ended =
       outcome === undefined
         ? undefined
-        : texts.get(formatRecordKey({ kind: "entry", workspace, chain, sequence: outcome }));
-    return [recordedChange(parseEntry(change), ended === undefined ? undefined : parseEntry(ended))];
-  });
+        : entryOf(read.get(formatRecordKey({ kind: "entry", workspace, chain, sequence: outcome })));
+    const isOutcome = ended?.kind === "outcome" && ended.change === sequence;
+    if (change?.kind === "change") items.push(recordedChange(change, isOutcome ? ended : undefined));
+    if (change?.kind !== "change" || (outcome !== undefined && !isOutcome)) unreadable.push(changeId(row));
+  }
   const last = rows.at(-1);
-  return { items, next: found.length > limit && last !== undefined ? formatCursor(workspace, last) : undefined };
+  const next = found.length > limit && last !== undefined ? formatCursor(workspace, last) : undefined;
+  return { items, next, ...(unreadable.length === 0 ? {} : { unreadable }) };
 }
 
 /** Returns the id of a change, as pages and commands show it. */
@@ -78,29 +92,21 @@ export function changeId({ chain, sequence }: { readonly chain: string; readonly
   return `${chain}-${sequence}`;
 }
 
-async function readAll(encrypted: EncryptedStore, keys: readonly string[]): Promise<Map<string, string>> {
-  const values = await encrypted.getManyOrErrors(keys);
-  const texts = new Map<string, string>();
-  for (const [index, key] of keys.entries()) {
-    const value = values[index];
-    if (value instanceof KeywardError) {
-      throw new SecretsError("AUDIT_INVALID", `An entry of the audit cannot be read: ${value.message}`, {
-        hint: `${value.hint} Run \`keyward audit verify\`.`,
-        cause: value,
-      });
-    }
-    if (typeof value === "string") texts.set(key, value);
-  }
-  return texts;
+/**
+ * Returns the entry that a read has returned; `undefined` if there is no entry that this release reads.
+ *
+ * @throws KeywardError if the file or the keys cannot be used at all.
+ */
+function entryOf(value: unknown): AuditEntry | undefined {
+  if (value instanceof KeywardError && isUnavailable(value)) throw value;
+  return typeof value === "string" ? tryToParseEntry(value) : undefined;
 }
 
-function recordedChange(change: AuditEntry, ended: AuditEntry | undefined): RecordedChange {
-  const outcome = ended?.kind === "outcome" && ended.change === change.sequence ? ended : undefined;
-  if (change.kind !== "change" || outcome !== ended) {
-    throw new SecretsError("AUDIT_INVALID", "A row of the audit file has another kind than its entry", {
-      hint: "Find out which program writes to the audit file, and stop that program. Run `keyward audit verify`.",
-    });
-  }
+function isUnavailable({ code }: KeywardError): boolean {
+  return code === "STORE_UNAVAILABLE" || code === "PROVIDER_UNAVAILABLE";
+}
+
+function recordedChange(change: ChangeEntry, outcome: OutcomeEntry | undefined): RecordedChange {
   const { action, caller, workspace, server, subject, detail, at } = change;
   return {
     id: changeId(change),
@@ -116,15 +122,18 @@ function recordedChange(change: AuditEntry, ended: AuditEntry | undefined): Reco
   };
 }
 
-function formatCursor(workspace: string, { time, id }: ChangeRow): string {
-  return Buffer.from(JSON.stringify([workspace, time, id])).toString("base64url");
+// A cursor has the place of an entry that its page shows. The number of the row would tell how many entries other
+// workspaces have.
+function formatCursor(workspace: string, { time, chain, sequence }: ChangeRow): string {
+  return Buffer.from(JSON.stringify([workspace, time, chain, sequence])).toString("base64url");
 }
 
-function parseCursor(workspace: string, cursor: string): { readonly time: number; readonly id: number } {
+function parseCursor(workspace: string, cursor: string): ChangesQuery["before"] {
   const parts = cursor.length > 200 ? undefined : parseJson(Buffer.from(cursor, "base64url").toString());
-  if (Array.isArray(parts) && parts.length === 3) {
-    const [owner, time, id]: unknown[] = parts;
-    if (owner === workspace && isNumber(time) && isNumber(id)) return { time, id };
+  if (Array.isArray(parts) && parts.length === 4) {
+    const [owner, time, chain, sequence]: unknown[] = parts;
+    const isPlace = typeof chain === "string" && isChain(chain) && isNumber(sequence);
+    if (owner === workspace && isNumber(time) && isPlace) return { time, chain, sequence };
   }
   throw new SecretsError("FIELD_INVALID", "The cursor does not belong to the changes of this workspace", {
     hint: "Pass the `next` of the previous page, or omit the cursor to begin with the newest changes.",

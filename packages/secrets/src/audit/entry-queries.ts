@@ -1,13 +1,5 @@
 import { bytesOf, numberOf, optionalNumberOf, type Row, type Transaction, textOf } from "./audit-connection.ts";
-import type {
-  ChainRemoval,
-  ChangeRow,
-  ChangesQuery,
-  RemovablePart,
-  RowPlace,
-  StoredChainRow,
-  StoredEntryRow,
-} from "./audit-rows.ts";
+import type { ChainRemoval, ChangeRow, ChangesQuery, RowPlace, StoredChainRow, StoredEntryRow } from "./audit-rows.ts";
 
 const workspaceId = "(SELECT id FROM workspaces WHERE workspace = ?)";
 const nameId = `(SELECT id FROM names WHERE workspace = ${workspaceId} AND tag = unhex(?))`;
@@ -44,10 +36,17 @@ export function changes(transaction: Transaction, query: ChangesQuery): ChangeRo
   if (query.before !== undefined) {
     // The first condition lets SQLite begin at the right place of the index.
     conditions.push("time <= ? AND (time < ? OR entries.id < ?)");
-    values.push(query.before.time, query.before.time, query.before.id);
+    const { time, chain, sequence } = query.before;
+    const row = transaction.get(
+      "SELECT id FROM entries WHERE chain = (SELECT id FROM chains WHERE chain = ?) AND sequence = ?",
+      chain,
+      sequence,
+    );
+    // If retention has removed the entry, it has removed the older ones too.
+    values.push(time, time, row === undefined ? 0 : numberOf(row, "id"));
   }
   const rows = transaction.all(
-    `SELECT entries.id AS id, entries.time AS time, chains.chain AS chain, sequence,
+    `SELECT entries.time AS time, chains.chain AS chain, sequence,
       (SELECT outcome.sequence FROM entries AS outcome
         WHERE outcome.chain = entries.chain AND outcome.change = entries.sequence) AS outcome
       FROM entries JOIN chains ON chains.id = entries.chain
@@ -56,7 +55,6 @@ export function changes(transaction: Transaction, query: ChangesQuery): ChangeRo
     query.limit,
   );
   return rows.map((row) => ({
-    id: numberOf(row, "id"),
     time: numberOf(row, "time"),
     chain: textOf(row, "chain"),
     sequence: numberOf(row, "sequence"),
@@ -99,7 +97,7 @@ export function places(
   const rows =
     workspace === undefined
       ? transaction.all(`${select} ${order}`, after, limit)
-      : transaction.all(`${select} AND +entries.workspace = ${workspaceId} ${order}`, after, workspace, limit);
+      : transaction.all(`${select} AND +chains.workspace = ${workspaceId} ${order}`, after, workspace, limit);
   return rows.map((row) => ({
     id: numberOf(row, "id"),
     workspace: textOf(row, "workspace"),
@@ -108,21 +106,29 @@ export function places(
   }));
 }
 
+const chainRows = `SELECT chains.id AS id, workspaces.workspace AS workspace, chain, first, removed IS NOT NULL AS hasRemoved
+  FROM chains LEFT JOIN workspaces ON workspaces.id = chains.workspace WHERE chains.id > ?`;
+
 /** Returns chains in the order in which they began. */
 export function chains(transaction: Transaction, after: number, limit: number): StoredChainRow[] {
-  const rows = transaction.all(
-    `SELECT chains.id AS id, workspaces.workspace AS workspace, chain, first, removed IS NOT NULL AS hasRemoved FROM chains
-      LEFT JOIN workspaces ON workspaces.id = chains.workspace WHERE chains.id > ? ORDER BY chains.id LIMIT ?`,
-    after,
-    limit,
-  );
-  return rows.map((row) => ({
+  return transaction.all(`${chainRows} ORDER BY chains.id LIMIT ?`, after, limit).map(chainRowOf);
+}
+
+/** Returns the chains of a workspace that have entries, in the order in which they began. */
+export function chainsOf(transaction: Transaction, workspace: string, after: number, limit: number): StoredChainRow[] {
+  const sql = `${chainRows} AND chains.workspace = ${workspaceId} AND EXISTS
+    (SELECT 1 FROM entries WHERE entries.chain = chains.id) ORDER BY chains.id LIMIT ?`;
+  return transaction.all(sql, after, workspace, limit).map(chainRowOf);
+}
+
+function chainRowOf(row: Row): StoredChainRow {
+  return {
     id: numberOf(row, "id"),
     workspace: row["workspace"] === null ? undefined : textOf(row, "workspace"),
     chain: textOf(row, "chain"),
     first: numberOf(row, "first"),
     hasRemoved: row["hasRemoved"] === 1,
-  }));
+  };
 }
 
 /** Returns the rows of one chain in the order of their sequence numbers. */
@@ -180,43 +186,12 @@ export function integrity(transaction: Transaction): string[] {
     const count = numberOf(transaction.get(sql) ?? {}, "count");
     if (count > 0) problems.push(`${count} rows of the table ${what} belong to nothing in the file`);
   }
-  const numbers = transaction.get("SELECT count(*) AS count, coalesce(max(id), 0) AS last FROM chains") ?? {};
-  if (numberOf(numbers, "count") !== numberOf(numbers, "last")) problems.push("A chain was removed from the file");
-  return problems;
-}
-
-/**
- * Returns entries at the beginning of one chain of a workspace that are older than `before`, at most `limit`; `undefined`
- * if there are none.
- */
-export function removable(
-  transaction: Transaction,
-  workspace: string,
-  before: number,
-  limit: number,
-): RemovablePart | undefined {
-  const chain = transaction.get(
-    `SELECT chains.id AS id, chain, first FROM chains WHERE workspace = ${workspaceId} AND EXISTS
-      (SELECT 1 FROM entries WHERE entries.chain = chains.id AND sequence = first AND time < ?) ORDER BY chains.id LIMIT 1`,
-    workspace,
-    before,
-  );
-  if (chain === undefined) return undefined;
-  const first = numberOf(chain, "first");
-  const rows = transaction.all(
-    "SELECT sequence, time, hash FROM entries WHERE chain = ? AND sequence >= ? ORDER BY sequence LIMIT ?",
-    numberOf(chain, "id"),
-    first,
-    limit,
-  );
-  let last: Row | undefined;
-  for (const row of rows) {
-    // Only the beginning of a chain is removed, so that the rest can be verified.
-    if (numberOf(row, "time") >= before) break;
-    last = row;
+  // A scan begins at 1, so a rotation would leave other rows under an old key.
+  for (const table of ["workspaces", "names", "chains", "entries", "installation"]) {
+    const count = numberOf(transaction.get(`SELECT count(*) AS count FROM ${table} WHERE id < 1`) ?? {}, "count");
+    if (count > 0) problems.push(`${count} rows of the table ${table} have a number that Keyward never gives`);
   }
-  if (last === undefined) return undefined;
-  return { chain: textOf(chain, "chain"), first, last: numberOf(last, "sequence"), hash: bytesOf(last, "hash") };
+  return problems;
 }
 
 /**

@@ -1,17 +1,17 @@
 import { type EncryptedStore, type EncryptedStoreOptions, KeywardError, requireAmount } from "@keyward/core";
 import { revisionField } from "../fields.ts";
-import type { Change, ChangeFilter, ChangeOutcome, Page, PageRequest, RecordedChange } from "../model.ts";
+import type { Change, ChangeFilter, ChangeOutcome, ChangesPage, PageRequest } from "../model.ts";
 import { SecretsError } from "../secrets-error.ts";
 import { requireChangeFields } from "./audit-entry.ts";
 import { auditClosed, cannotWrite } from "./audit-errors.ts";
 import type { AuditLog, BegunChange } from "./audit-log.ts";
 import { AuditNames } from "./audit-names.ts";
-import type { RemovablePart } from "./audit-rows.ts";
-import { formatProof } from "./chain-proof.ts";
+import type { AuditThread } from "./audit-thread.ts";
 import { ChainWriter, type WrittenEntry } from "./chain-writer.ts";
 import { changeId, readChanges } from "./changes-page.ts";
-import { type AuditFile, type OpenAudit, openAudit } from "./open-audit-file.ts";
-import { formatRecordKey, isWorkspace, serviceWorkspace } from "./record-key.ts";
+import { type AuditFile, type OpenAudit, openAudit, openThread } from "./open-audit-file.ts";
+import { isWorkspace, serviceWorkspace } from "./record-key.ts";
+import { Retention } from "./retention.ts";
 
 /** The options of {@link openAuditLog}. */
 export interface AuditLogOptions extends AuditFile {
@@ -29,9 +29,6 @@ export interface AuditLogOptions extends AuditFile {
    */
   readonly maxBytes?: number | undefined;
 }
-
-/** One transaction of retention removes at most this many entries, so that writers wait only a few milliseconds. */
-const removedAtOnce = 500;
 
 /**
  * Opens the audit in a SQLite file, which several processes may use at once. A missing file is created, with a mode that
@@ -52,8 +49,11 @@ export function openAuditLog(options: AuditLogOptions): AuditLog {
 class FileAuditLog implements AuditLog {
   readonly #path: string;
   readonly #audit: OpenAudit;
+  /** The thread that selects pages, so that a filter over many rows delays no entry. Starts with the first page. */
+  readonly #pages: AuditThread;
   readonly #names: AuditNames;
   readonly #writer: ChainWriter;
+  readonly #retention: Retention;
   #closing: Promise<void> | undefined;
 
   constructor(options: AuditLogOptions) {
@@ -64,7 +64,9 @@ class FileAuditLog implements AuditLog {
     if (maxBytes !== undefined) requireAmount("maxBytes", maxBytes, "bytes");
     this.#path = path;
     this.#audit = openAudit({ ...options, create: true });
-    const { table, encrypted } = this.#audit;
+    this.#pages = openThread({ ...options, create: true });
+    const { thread, table, encrypted } = this.#audit;
+    this.#retention = new Retention(thread, table, encrypted);
     this.#names = new AuditNames(encrypted);
     this.#writer = new ChainWriter({ path, table, encrypted, names: this.#names, longestWaitMs, maxWaiting });
   }
@@ -87,22 +89,15 @@ class FileAuditLog implements AuditLog {
     };
   }
 
-  async changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<Page<RecordedChange>> {
+  async changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<ChangesPage> {
     this.#requireOpen();
-    const { thread, encrypted } = this.#audit;
-    const source = { thread, encrypted, names: this.#names };
+    const source = { thread: this.#pages, encrypted: this.#audit.encrypted, names: this.#names };
     return await this.#reading(readChanges(source, requireWorkspace(workspace), filter, page));
   }
 
   async removeBefore(workspace: string | undefined, time: number): Promise<number> {
     this.#requireOpen();
-    const id = requireWorkspace(workspace);
-    let total = 0;
-    for (;;) {
-      const removed = await this.#reading(this.#removeSome(id, time));
-      if (removed === 0) return total;
-      total += removed;
-    }
+    return await this.#reading(this.#retention.removeBefore(requireWorkspace(workspace), time));
   }
 
   async ready(): Promise<void> {
@@ -134,27 +129,11 @@ class FileAuditLog implements AuditLog {
     if (written.chain !== chain) throw new RangeError("The outcome of a change is in another chain than the change");
   }
 
-  async #removeSome(workspace: string, time: number): Promise<number> {
-    const { thread, table, encrypted } = this.#audit;
-    const part = await thread.request<RemovablePart | undefined>({
-      method: "removable",
-      workspace,
-      before: time,
-      limit: removedAtOnce,
-    });
-    if (part === undefined) return 0;
-    const key = formatRecordKey({ kind: "removed", workspace, chain: part.chain });
-    const text = formatProof({ sequence: part.last, hash: part.hash });
-    const planned = { kind: "remove", removal: { ...part, workspace } } as const;
-    const isRemoved = await table.whilePlanned([key], planned, () => encrypted.set(key, text));
-    // If another process has removed entries of the chain in the meantime, the next step sees what is left.
-    return isRemoved ? part.last - part.first + 1 : await this.#removeSome(workspace, time);
-  }
-
   async #close(): Promise<void> {
     try {
       await this.#writer.close();
     } finally {
+      await this.#pages.close();
       await this.#audit.encrypted.disconnect();
     }
   }

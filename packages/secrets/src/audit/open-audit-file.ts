@@ -47,8 +47,8 @@ export function auditStore(path: string): AuditTable {
 
 /** Opens an audit file with its keys. The file itself is opened with the first call. */
 export function openAudit(options: OpenAuditOptions): OpenAudit {
-  const { path, keys, create, replica, reencrypt, busyTimeoutMs = defaultBusyTimeoutMs, maxBytes } = options;
-  const { thread, table } = tableOf({ path, create, busyTimeoutMs, maxBytes });
+  const { keys, replica, reencrypt } = options;
+  const { thread, table } = tableOf(fileOptionsOf(options));
   const encrypted = new EncryptedStore(table, {
     keys,
     scope: auditScope,
@@ -56,6 +56,11 @@ export function openAudit(options: OpenAuditOptions): OpenAudit {
     ...(reencrypt === undefined ? {} : { reencrypt }),
   });
   return { thread, table, encrypted };
+}
+
+/** Opens a further thread of an audit file, for reads that take long. */
+export function openThread(options: OpenAuditOptions): AuditThread {
+  return new AuditThread(fileOptionsOf(options));
 }
 
 /** Opens an existing audit file, runs `work`, and closes the file. */
@@ -69,6 +74,15 @@ export async function whileAuditIsOpen<Result>(
   } finally {
     await audit.encrypted.disconnect();
   }
+}
+
+function fileOptionsOf({
+  path,
+  create,
+  busyTimeoutMs = defaultBusyTimeoutMs,
+  maxBytes,
+}: OpenAuditOptions): AuditFileOptions {
+  return { path, create, busyTimeoutMs, maxBytes };
 }
 
 function tableOf(options: AuditFileOptions): { readonly thread: AuditThread; readonly table: AuditTable } {

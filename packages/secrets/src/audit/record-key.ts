@@ -4,6 +4,11 @@ export const auditNamespace = "keyward-audit";
 /** The workspace of the changes of the installation. No workspace has this id, because ids have 12 characters. */
 export const serviceWorkspace = "service";
 
+/** The key of the record of the number of chains. */
+export const registryKey = "service/registry";
+/** The key of the record of the clock of retention. */
+export const clockKey = "service/clock";
+
 const workspacePattern = /^[a-z0-9]{1,32}$/;
 const chainPattern = /^[a-z0-9]{12}$/;
 const tagPattern = /^[0-9a-f]{32}$/;
@@ -17,13 +22,15 @@ const sequencePattern = /^[1-9][0-9]{0,14}$/;
  * - `removed`: the sequence and hash up to which retention removed a chain, `<workspace>/<chain>/removed`.
  * - `name`: a name that entries refer to, `<workspace>/name/<tag>`.
  * - `lookup`: the key of the tags of names, `<workspace>/lookup`.
+ * - `installation`: the number of chains of the file, `service/registry`, or the clock of retention, `service/clock`.
  */
 export type AuditRecordKey =
   | { readonly kind: "entry"; readonly workspace: string; readonly chain: string; readonly sequence: number }
   | { readonly kind: "head"; readonly workspace: string; readonly chain: string }
   | { readonly kind: "removed"; readonly workspace: string; readonly chain: string }
   | { readonly kind: "name"; readonly workspace: string; readonly tag: string }
-  | { readonly kind: "lookup"; readonly workspace: string };
+  | { readonly kind: "lookup"; readonly workspace: string }
+  | { readonly kind: "installation"; readonly workspace: string; readonly name: string };
 
 /** Returns the key of a record as text. */
 export function formatRecordKey(key: AuditRecordKey): string {
@@ -37,6 +44,8 @@ export function formatRecordKey(key: AuditRecordKey): string {
       return `${key.workspace}/name/${key.tag}`;
     case "lookup":
       return `${key.workspace}/lookup`;
+    case "installation":
+      return `${key.workspace}/${key.name}`;
   }
 }
 
@@ -44,7 +53,11 @@ export function formatRecordKey(key: AuditRecordKey): string {
 export function parseRecordKey(text: string): AuditRecordKey | undefined {
   const [workspace = "", second = "", third, ...rest] = text.split("/");
   if (!isWorkspace(workspace) || rest.length > 0) return undefined;
-  if (third === undefined) return second === "lookup" ? { kind: "lookup", workspace } : undefined;
+  if (third === undefined) {
+    if (second === "lookup") return { kind: "lookup", workspace };
+    const isInstallation = workspace === serviceWorkspace && (second === "registry" || second === "clock");
+    return isInstallation ? { kind: "installation", workspace, name: second } : undefined;
+  }
   if (second === "name") return tagPattern.test(third) ? { kind: "name", workspace, tag: third } : undefined;
   if (!isChain(second)) return undefined;
   if (third === "head" || third === "removed") return { kind: third, workspace, chain: second };

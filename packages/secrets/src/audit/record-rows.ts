@@ -1,7 +1,7 @@
 import { bytesOf, numberOf, type Row, type Transaction, textOf } from "./audit-connection.ts";
 import type { AppendBatch, NewEntryRow, RecordReplacement, RecordsPage } from "./audit-rows.ts";
 import { FileProblem, MissingNames } from "./file-problem.ts";
-import { type AuditRecordKey, formatRecordKey, parseRecordKey } from "./record-key.ts";
+import { type AuditRecordKey, clockKey, formatRecordKey, parseRecordKey, serviceWorkspace } from "./record-key.ts";
 
 const workspaceId = "(SELECT id FROM workspaces WHERE workspace = ?)";
 
@@ -10,8 +10,10 @@ const statements = {
   chain: "SELECT id FROM chains WHERE chain = ? AND workspace = ?",
   name: "SELECT id FROM names WHERE workspace = ? AND tag = ?",
   addName: "INSERT INTO names (workspace, tag, name) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-  setHead: `INSERT INTO chains (workspace, chain, first, head) VALUES (?, ?, 1, ?)
-    ON CONFLICT (chain) DO UPDATE SET head = excluded.head WHERE workspace = excluded.workspace`,
+  setHead: "UPDATE chains SET head = ? WHERE id = ? AND chain = ? AND workspace = ?",
+  addChain: "INSERT INTO chains (id, workspace, chain, first, head) VALUES (?, ?, ?, 1, ?) ON CONFLICT DO NOTHING",
+  setRegistry: `INSERT INTO installation (name, record) VALUES ('registry', ?)
+    ON CONFLICT (name) DO UPDATE SET record = excluded.record`,
   addEntry: `INSERT INTO entries (time, kind, workspace, server, token, owner, action, status, duration, bytes, change, chain,
     sequence, hash, entry) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (chain, sequence) DO NOTHING`,
   hashAt: "SELECT hash FROM entries WHERE chain = ? AND sequence = ?",
@@ -22,6 +24,12 @@ const statements = {
  * scan.
  */
 const columns = [
+  {
+    kind: "installation",
+    scan: "SELECT id, name, record AS value FROM installation WHERE id > ? ORDER BY id LIMIT ?",
+    get: "SELECT record AS value FROM installation WHERE name = ?",
+    replace: "UPDATE installation SET record = ? WHERE name = ? AND record = ?",
+  },
   {
     kind: "lookup",
     scan: "SELECT id, workspace, lookup AS value FROM workspaces WHERE id > ? ORDER BY id LIMIT ?",
@@ -68,7 +76,8 @@ const mostScanned = 2_000;
 /**
  * Appends entries with their names and the new heads of their chains. Appending the same batch again changes nothing.
  *
- * @returns the tags of names that are not in the dictionary. If there are any, nothing was written.
+ * @returns what is not as the batch expects: the tags of names that are not in the dictionary, and the ids of chains whose
+ * number is taken. If there are any, nothing was written.
  */
 export function append(transaction: Transaction, batch: AppendBatch): string[] {
   const workspaces = new Map<string, number>();
@@ -85,8 +94,14 @@ export function append(transaction: Transaction, batch: AppendBatch): string[] {
   for (const { workspace, tag, name } of batch.names) {
     transaction.run(statements.addName, workspaceOf(workspace), Buffer.from(tag, "hex"), name);
   }
-  for (const { workspace, chain, head } of batch.heads) {
-    if (transaction.run(statements.setHead, workspaceOf(workspace), chain, head) !== 1) throw foreignEntry();
+  for (const { workspace, chain, number, head } of batch.heads) {
+    const owner = workspaceOf(workspace);
+    if (transaction.run(statements.setHead, head, number, chain, owner) === 1) continue;
+    // Only the registry gives a chain its number. So the row of a chain that has begun is never written anew.
+    if (batch.registry === undefined) throw foreignEntry();
+    // Another process may have begun a chain with this number first.
+    if (transaction.run(statements.addChain, number, owner, chain, head) !== 1) throw new MissingNames([chain]);
+    transaction.run(statements.setRegistry, batch.registry);
   }
   const missing: string[] = [];
   for (const entry of batch.entries) addEntry(transaction, entry, workspaceOf(entry.workspace), missing);
@@ -148,12 +163,16 @@ export function read(transaction: Transaction, keys: readonly string[]): (Uint8A
   });
 }
 
-/** Makes replacements, and returns for each whether it was made. Only the record `lookup` can be added in this way. */
+/** Makes replacements, and returns for each whether it was made. Only a `lookup` and the clock can be added in this way. */
 export function replace(transaction: Transaction, changes: readonly RecordReplacement[]): boolean[] {
   return changes.map(({ key: text, expected, next }) => {
     const key = parseRecordKey(text);
     if (key === undefined) return false;
     if (expected !== undefined) return transaction.run(columnOf(key).replace, next, ...partsOf(key), expected) === 1;
+    if (text === clockKey) {
+      const insert = "INSERT INTO installation (name, record) VALUES ('clock', ?) ON CONFLICT DO NOTHING";
+      return transaction.run(insert, next) === 1;
+    }
     if (key.kind !== "lookup") return false;
     const insert = "INSERT INTO workspaces (workspace, lookup) VALUES (?, ?) ON CONFLICT DO NOTHING";
     return transaction.run(insert, key.workspace, next) === 1;
@@ -175,6 +194,7 @@ export function scan(transaction: Transaction, cursor: string | undefined, limit
 }
 
 function keyOf(kind: AuditRecordKey["kind"], row: Row): AuditRecordKey {
+  if (kind === "installation") return { kind, workspace: serviceWorkspace, name: textOf(row, "name") };
   const workspace = textOf(row, "workspace");
   switch (kind) {
     case "lookup":
@@ -199,6 +219,8 @@ function partsOf(key: AuditRecordKey): (string | number)[] {
   switch (key.kind) {
     case "lookup":
       return [key.workspace];
+    case "installation":
+      return [key.name];
     case "name":
       return [key.workspace, key.tag];
     case "head":

@@ -1,14 +1,15 @@
 import { type EncryptedStore, KeywardError } from "@keyward/core";
 import { SecretsError } from "../secrets-error.ts";
+import { parseClock } from "./audit-clock.ts";
 import { parseJson } from "./audit-entry.ts";
 import { type NameKind, readLookup, tagOf } from "./audit-names.ts";
 import type { StoredChainRow, StoredEntryRow } from "./audit-rows.ts";
 import type { AuditTable } from "./audit-table.ts";
 import type { AuditThread } from "./audit-thread.ts";
-import { type AnchoredHead, type ChainProof, parseProof, requireAnchor } from "./chain-proof.ts";
+import { type AnchoredHead, parseHead, parseRegistry, parseRemovedPart, requireAnchor } from "./chain-proof.ts";
 import { ChainWalk } from "./chain-walk.ts";
 import { type AuditFile, whileAuditIsOpen } from "./open-audit-file.ts";
-import { type AuditRecordKey, formatRecordKey, parseRecordKey } from "./record-key.ts";
+import { type AuditRecordKey, clockKey, formatRecordKey, parseRecordKey, registryKey } from "./record-key.ts";
 
 /** What is wrong at one place of an audit file. */
 export interface AuditProblem {
@@ -52,8 +53,8 @@ export interface AuditVerification {
 
 /** The options of {@link verifyAudit}. */
 export interface VerifyAuditOptions extends AuditFile {
-  /** The parsed JSON of an anchor that {@link auditAnchor} returned. Default: the file is verified by itself. */
-  readonly anchor?: unknown;
+  /** The parsed JSON of all anchors that {@link auditAnchor} returned. Default: none, the file is verified by itself. */
+  readonly anchors?: readonly unknown[] | undefined;
   /** Stops the verification, which then rejects with the reason of the signal. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -66,8 +67,9 @@ const unclosed = "ended without closing; up to one batch may be missing";
 
 /**
  * Verifies an audit file: the chains have no gap and their hashes are right, the columns equal the encrypted entries, and
- * all names can be read. Finds edits, removed or added entries, and entries in another order. That the whole file was put
- * back to an older state shows only against an anchor that was kept elsewhere. Processes may write the file meanwhile.
+ * all names can be read. Finds edits, removed or added entries and chains, and entries of a chain in another order. That
+ * the file was put back to an older state shows only against anchors that were kept elsewhere. Processes may write the
+ * file meanwhile.
  *
  * @throws SecretsError `AUDIT_INVALID` for an anchor of another form; KeywardError `STORE_UNAVAILABLE` or
  * `STORE_INVALID` if the file cannot be opened, and the errors of the keys.
@@ -76,19 +78,24 @@ const unclosed = "ended without closing; up to one batch may be missing";
  * const { ok, problems } = await verifyAudit({ path: "audit.db", keys });
  * console.log(ok, problems); // true []
  */
-export async function verifyAudit({ anchor, signal, ...file }: VerifyAuditOptions): Promise<AuditVerification> {
-  const heads = anchor === undefined ? [] : requireAnchor(anchor).heads;
+export async function verifyAudit({ anchors = [], signal, ...file }: VerifyAuditOptions): Promise<AuditVerification> {
+  const heads = anchors.flatMap((anchor) => requireAnchor(anchor).heads);
   return await whileAuditIsOpen(file, async ({ thread, table, encrypted }) => {
     await encrypted.ready();
     return await new Verification(thread, table, encrypted, heads, signal).run();
   });
 }
 
+interface AnchoredChain {
+  readonly workspace: string;
+  readonly hashes: Map<number, Set<string>>;
+}
+
 class Verification {
   readonly #thread: AuditThread;
   readonly #table: AuditTable;
   readonly #encrypted: EncryptedStore;
-  readonly #anchored: Map<string, AnchoredHead>;
+  readonly #anchored = new Map<string, AnchoredChain>();
   readonly #signal: AbortSignal | undefined;
   readonly #problems: AuditProblem[] = [];
   readonly #openChains: OpenChain[] = [];
@@ -107,21 +114,23 @@ class Verification {
     this.#thread = thread;
     this.#table = table;
     this.#encrypted = encrypted;
-    this.#anchored = new Map(anchored.map((head) => [head.chain, head]));
+    for (const { workspace, chain, sequence, hash } of anchored) {
+      const known = this.#anchored.get(chain) ?? { workspace, hashes: new Map<number, Set<string>>() };
+      known.hashes.set(sequence, (known.hashes.get(sequence) ?? new Set()).add(hash));
+      this.#anchored.set(chain, known);
+    }
     this.#signal = signal;
   }
 
   async run(): Promise<AuditVerification> {
     for (const problem of await this.#thread.request<string[]>({ method: "integrity" })) this.#note({}, problem);
-    for (let after = 0; ; ) {
-      const rows = await this.#thread.request<StoredChainRow[]>({ method: "chains", after, limit: pageSize });
-      for (const row of rows) await this.#verifyChain(row);
-      const last = rows.at(-1);
-      if (last === undefined) break;
-      after = last.id;
-    }
+    await this.#verifyChains();
     await this.#verifyNames();
-    for (const { workspace, chain } of this.#anchored.values()) {
+    const [clock] = await this.#encrypted.getManyOrErrors([clockKey]);
+    if (clock !== undefined && parseClock(clock) === undefined) {
+      this.#note({}, "the record of the clock of retention cannot be read");
+    }
+    for (const [chain, { workspace }] of this.#anchored) {
       this.#note({ workspace, chain }, "the anchor has this chain, but the file does not have it");
     }
     return {
@@ -132,6 +141,31 @@ class Verification {
       problemCount: this.#problemCount,
       openChains: this.#openChains,
     };
+  }
+
+  /** Verifies each chain, and that the file has as many chains as its registry. */
+  async #verifyChains(): Promise<void> {
+    const before = await this.#registered();
+    let last = 0;
+    for (;;) {
+      const rows = await this.#thread.request<StoredChainRow[]>({ method: "chains", after: last, limit: pageSize });
+      if (rows.length === 0) break;
+      for (const row of rows) {
+        if (row.id !== last + 1) this.#note({}, `the chains ${last + 1} to ${row.id - 1} were removed from the file`);
+        last = row.id;
+        await this.#verifyChain(row);
+      }
+    }
+    const after = await this.#registered();
+    // Processes may have begun chains in the meantime.
+    if (before === undefined || after === undefined)
+      this.#note({}, "the record of the number of chains cannot be read");
+    else if (last < before) this.#note({}, `the chains ${last + 1} to ${before} were removed from the file`);
+    else if (last > after) this.#note({}, "the file has more chains than its record of their number");
+  }
+
+  async #registered(): Promise<number | undefined> {
+    return parseRegistry((await this.#encrypted.getManyOrErrors([registryKey]))[0]);
   }
 
   async #verifyChain({ id }: StoredChainRow): Promise<void> {
@@ -152,18 +186,18 @@ class Verification {
   async #walk(row: StoredChainRow): Promise<ChainWalk | undefined> {
     const { workspace, chain } = row;
     if (workspace === undefined) return undefined;
-    const walk = new ChainWalk(workspace, chain, this.#anchored.get(chain));
-    walk.begin(row.hasRemoved ? await this.#proof({ kind: "removed", workspace, chain }) : undefined, row);
+    const walk = new ChainWalk(workspace, chain, this.#anchored.get(chain)?.hashes);
+    walk.begin(parseRemovedPart(row.hasRemoved ? await this.#read({ kind: "removed", workspace, chain }) : ""), row);
     await this.#walkToEnd(row.id, walk);
     for (;;) {
       // The head is read after the entries, so it is never behind them unless it was put back.
-      const head = await this.#proof({ kind: "head", workspace, chain });
+      const head = parseHead(await this.#read({ kind: "head", workspace, chain }));
       const before = walk.last.sequence;
       if (!walk.endsAt(head)) {
         await this.#walkToEnd(row.id, walk);
         if (walk.last.sequence > before) continue;
         walk.reportEnd(head);
-      }
+      } else if (head?.number !== row.id) this.#note({ workspace, chain }, "the chain has the number of another chain");
       walk.finish();
       return walk;
     }
@@ -243,9 +277,8 @@ class Verification {
     return lookup;
   }
 
-  async #proof(key: AuditRecordKey): Promise<ChainProof | undefined> {
-    const [value] = await this.#encrypted.getManyOrErrors([formatRecordKey(key)]);
-    return parseProof(value);
+  async #read(key: AuditRecordKey): Promise<unknown> {
+    return (await this.#encrypted.getManyOrErrors([formatRecordKey(key)]))[0];
   }
 
   #note(where: { workspace?: string; chain?: string; sequence?: number | undefined }, problem: string): void {

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import type { Keyring } from "@keyward/core";
 import {
   type AuditEntry,
@@ -10,7 +11,7 @@ import {
   exportAudit,
   openAuditLog,
 } from "@keyward/secrets";
-import { onTestFinished } from "vitest";
+import { onTestFinished, vi } from "vitest";
 
 /** The id of a workspace of the tests. */
 export const workspace = "abcdefghij12";
@@ -54,6 +55,34 @@ export async function recordAll(audit: AuditLog, changes: readonly Change[]): Pr
     ids.push(begun.id);
   }
   return ids;
+}
+
+const dayMs = 24 * 3_600_000;
+
+/** Runs `work` while the clock of this process is set back by a number of days, or ahead if the number is negative. */
+export async function daysAgo<Result>(days: number, work: () => Promise<Result>): Promise<Result> {
+  vi.setSystemTime(Date.now() - days * dayMs);
+  try {
+    return await work();
+  } finally {
+    vi.useRealTimers();
+  }
+}
+
+/** Removes the entries that are older than 30 days. The first removal of a file begins its clock and removes nothing. */
+export async function removeOld(audit: AuditLog, of: string | undefined = workspace): Promise<number> {
+  const time = Date.now() - 30 * dayMs;
+  return (await audit.removeBefore(of, time)) + (await audit.removeBefore(of, time));
+}
+
+/** Changes an audit file as an attacker who has no key. */
+export function attack(path: string, sql: string): void {
+  const database = new DatabaseSync(path);
+  try {
+    database.exec(sql);
+  } finally {
+    database.close();
+  }
 }
 
 /** Returns all entries of an audit file. */

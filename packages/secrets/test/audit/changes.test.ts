@@ -1,8 +1,11 @@
 import { readFileSync, statSync } from "node:fs";
+import type { Worker } from "node:worker_threads";
 import { Keyring } from "@keyward/core";
-import { type ChangeFilter, openAuditLog, verifyAudit } from "@keyward/secrets";
-import { describe, expect, it } from "vitest";
+import { type ChangeFilter, exportAudit, openAuditLog, verifyAudit } from "@keyward/secrets";
+import { describe, expect, it, onTestFinished } from "vitest";
 import {
+  attack,
+  daysAgo,
   entriesOf,
   openedAudit,
   otherWorkspace,
@@ -109,6 +112,57 @@ describe("the audit of changes", () => {
     for (const cursor of [next, "", "x", Buffer.from("[]").toString("base64url"), "a".repeat(100_000)]) {
       await expect(audit.changes(otherWorkspace, {}, { cursor })).rejects.toMatchObject({ code: "FIELD_INVALID" });
     }
+  });
+
+  it("lists the other changes of a page if an attacker damages a change and an outcome, and names these changes", async () => {
+    const path = temporaryAudit();
+    const audit = openedAudit({ path, keys: Keyring.generate("k1") });
+    const ids = await recordAll(audit, [secretChange(), secretChange(), secretChange()]);
+    // The entries are: opening, change, outcome, change, outcome, change, outcome.
+    attack(path, "UPDATE entries SET entry = zeroblob(100) WHERE sequence IN (2, 5)");
+    const { items, unreadable } = await audit.changes(workspace, {}, {});
+    expect(items.map(({ id, outcome }) => [id, outcome])).toEqual([
+      [ids[2], "done"],
+      [ids[1], "unknown"],
+    ]);
+    expect(unreadable).toEqual([ids[1], ids[0]]);
+  });
+
+  it("shows no entry of another workspace if an attacker changes the columns", async () => {
+    const path = temporaryAudit();
+    const keys = Keyring.generate("k1");
+    const audit = openedAudit({ path, keys });
+    await recordAll(audit, [secretChange({ owner: "bob", workspace: otherWorkspace }), secretChange()]);
+    attack(path, `UPDATE entries SET workspace = (SELECT id FROM workspaces WHERE workspace = '${workspace}')`);
+    const { items } = await audit.changes(workspace, {}, {});
+    expect(items.map(({ caller }) => caller.owner)).toEqual(["ana"]);
+    const exported: string[] = [];
+    for await (const entry of exportAudit({ path, keys, workspace })) exported.push(entry.workspace);
+    expect(new Set(exported)).toEqual(new Set([workspace]));
+    expect((await verifyAudit({ path, keys })).ok).toBe(false);
+  });
+
+  it("has cursors that do not tell how many entries other workspaces have", async () => {
+    const audit = openedAudit({ path: temporaryAudit(), keys: Keyring.generate("k1") });
+    const [, , last] = await daysAgo(1, () => recordAll(audit, [secretChange(), secretChange(), secretChange()]));
+    const { next = "" } = await audit.changes(workspace, {}, { limit: 1 });
+    const [chain, sequence] = last?.split("-") ?? [];
+    const shown: unknown = JSON.parse(Buffer.from(next, "base64url").toString());
+    expect(shown).toEqual([workspace, expect.any(Number), chain, Number(sequence)]);
+  });
+
+  it("selects pages in another thread than the one that writes", async () => {
+    const threads: Worker[] = [];
+    const keep = (thread: Worker) => threads.push(thread);
+    process.on("worker", keep);
+    onTestFinished(() => {
+      process.off("worker", keep);
+    });
+    const audit = openedAudit({ path: temporaryAudit(), keys: Keyring.generate("k1") });
+    await recordAll(audit, [secretChange()]);
+    expect(threads).toHaveLength(1);
+    expect((await audit.changes(workspace, {}, {})).items).toHaveLength(1);
+    expect(threads).toHaveLength(2);
   });
 
   it("shows a change as unknown whose process closed before the outcome", async () => {

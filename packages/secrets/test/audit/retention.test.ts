@@ -4,36 +4,34 @@ import { Keyring } from "@keyward/core";
 import { auditAnchor, openAuditLog, verifyAudit } from "@keyward/secrets";
 import { describe, expect, it } from "vitest";
 import {
+  attack,
+  daysAgo,
   entriesOf,
   openedAudit,
   otherWorkspace,
   recordAll,
+  removeOld,
   secretChange,
   temporaryAudit,
   workspace,
 } from "./audit-files.ts";
-
-/** Waits until the clock shows another millisecond, so that later entries are newer. */
-async function nextMillisecond(): Promise<number> {
-  const now = Date.now();
-  await expect.poll(() => Date.now(), { interval: 1 }).toBeGreaterThan(now);
-  return Date.now();
-}
 
 describe("removeBefore", () => {
   it("removes the oldest entries of one workspace, and the rest of the file verifies", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });
-    await recordAll(audit, [secretChange({ owner: "bob" }), secretChange({ workspace: otherWorkspace, owner: "bob" })]);
-    await recordAll(
-      audit,
-      Array.from({ length: 20 }, () => secretChange()),
+    const old = Array.from({ length: 20 }, () => secretChange());
+    await daysAgo(31, () =>
+      recordAll(audit, [
+        secretChange({ owner: "bob" }),
+        secretChange({ workspace: otherWorkspace, owner: "bob" }),
+        ...old,
+      ]),
     );
-    const time = await nextMillisecond();
-    const kept = await recordAll(audit, [secretChange(), secretChange()]);
-    expect(await audit.removeBefore(workspace, time)).toBe(1 + 2 * 21);
-    expect(await audit.removeBefore(workspace, time)).toBe(0);
+    const kept = await daysAgo(29, () => recordAll(audit, [secretChange(), secretChange()]));
+    expect(await removeOld(audit)).toBe(1 + 2 * 21);
+    expect(await removeOld(audit)).toBe(0);
     const { items } = await audit.changes(workspace, {}, {});
     expect(items.map(({ id }) => id)).toEqual(kept.toReversed());
     expect((await audit.changes(otherWorkspace, { owner: "bob" }, {})).items).toHaveLength(1);
@@ -49,10 +47,8 @@ describe("removeBefore", () => {
     const keys = Keyring.generate("k1");
     const [audit, other] = [openedAudit({ path, keys }), openedAudit({ path, keys })];
     const owners = Array.from({ length: 5 }, (_, index) => `owner-${index}`);
-    await recordAll(
-      audit,
-      owners.map((owner) => secretChange({ owner })),
-    );
+    const old = owners.map((owner) => secretChange({ owner }));
+    await daysAgo(31, () => recordAll(audit, old));
     const namesInFile = () => {
       const database = new DatabaseSync(path, { readOnly: true });
       const count = database.prepare("SELECT count(*) AS count FROM names").get()?.["count"];
@@ -60,7 +56,7 @@ describe("removeBefore", () => {
       return count;
     };
     expect(namesInFile()).toBe(owners.length + 3);
-    await other.removeBefore(workspace, await nextMillisecond());
+    await removeOld(other);
     expect(namesInFile()).toBe(0);
     await recordAll(audit, [secretChange({ owner: "owner-1" })]);
     expect(namesInFile()).toBe(4);
@@ -72,12 +68,11 @@ describe("removeBefore", () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });
-    await Promise.all(Array.from({ length: 1_300 }, () => audit.begin(secretChange())));
-    const time = await nextMillisecond();
+    await daysAgo(31, () => Promise.all(Array.from({ length: 1_300 }, () => audit.begin(secretChange()))));
     const other = openedAudit({ path, keys });
     const [one, two, ids] = await Promise.all([
-      audit.removeBefore(workspace, time),
-      other.removeBefore(workspace, time),
+      removeOld(audit),
+      removeOld(other),
       recordAll(
         audit,
         Array.from({ length: 20 }, () => secretChange()),
@@ -88,6 +83,61 @@ describe("removeBefore", () => {
     const { items } = await audit.changes(workspace, {}, { limit: 100 });
     expect(items.map(({ id }) => id)).toEqual(ids.toReversed());
     expect(await verifyAudit({ path, keys })).toMatchObject({ ok: true });
+  });
+});
+
+describe("retention", () => {
+  const dayMs = 24 * 3_600_000;
+
+  it.each([
+    ["the times of the entries", "UPDATE entries SET time = 1"],
+    ["the hash of an entry", "UPDATE entries SET hash = zeroblob(32) WHERE sequence = 2"],
+    ["the number of the first entry", "DELETE FROM entries WHERE sequence = 1; UPDATE chains SET first = 2"],
+  ])("keeps the entries of a chain if an attacker changes %s, and removes those of other chains", async (_, sql) => {
+    const path = temporaryAudit();
+    const keys = Keyring.generate("k1");
+    const first = openAuditLog({ path, keys });
+    await daysAgo(sql.includes("SET time") ? 1 : 31, () => recordAll(first, [secretChange({ owner: "mallory" })]));
+    await daysAgo(1, () => first.close());
+    attack(path, sql);
+    const audit = openedAudit({ path, keys });
+    await daysAgo(31, () => recordAll(audit, [secretChange()]));
+    await expect(removeOld(audit)).rejects.toMatchObject({ code: "AUDIT_INVALID" });
+    await expect(removeOld(audit)).rejects.toMatchObject({ message: expect.stringContaining("do not verify") });
+    const { items } = await audit.changes(workspace, {}, {});
+    expect(items.map(({ caller }) => caller.owner)).toEqual(["mallory"]);
+    expect((await verifyAudit({ path, keys })).ok).toBe(false);
+  });
+
+  it("keeps new entries whose clock is ahead at a start, again and again, and says so", async () => {
+    const path = temporaryAudit();
+    const keys = Keyring.generate("k1");
+    const first = openAuditLog({ path, keys });
+    await first.removeBefore(workspace, Date.now() - 90 * dayMs);
+    const ids = await recordAll(first, [secretChange()]);
+    await first.close();
+    for (let start = 0; start < 3; start++) {
+      const audit = openAuditLog({ path, keys });
+      await daysAgo(-400, async () => {
+        ids.push(...(await recordAll(audit, [secretChange()])));
+        const sweep = audit.removeBefore(workspace, Date.now() - 90 * dayMs);
+        await expect(sweep).rejects.toMatchObject({ message: expect.stringMatching(/399 days ahead|400 days ahead/) });
+      });
+      await audit.close();
+    }
+    const audit = openedAudit({ path, keys });
+    expect(await audit.removeBefore(workspace, Date.now() - 90 * dayMs)).toBe(0);
+    const { items } = await audit.changes(workspace, {}, {});
+    expect(new Set(items.map(({ id }) => id))).toEqual(new Set(ids));
+  });
+
+  it("refuses a time that is less than a day ago", async () => {
+    const audit = openedAudit({ path: temporaryAudit(), keys: Keyring.generate("k1") });
+    await daysAgo(31, () => recordAll(audit, [secretChange()]));
+    for (const time of [Date.now(), Date.now() + dayMs, Number.NaN]) {
+      await expect(audit.removeBefore(workspace, time)).rejects.toMatchObject({ code: "FIELD_INVALID" });
+    }
+    expect((await audit.changes(workspace, {}, {})).items).toHaveLength(1);
   });
 });
 
@@ -105,11 +155,11 @@ describe("an anchor", () => {
     await recordAll(second, [secretChange()]);
     await second.close();
     const anchor: unknown = JSON.parse(JSON.stringify(await auditAnchor({ path, keys })));
-    expect(await verifyAudit({ path, keys, anchor })).toMatchObject({ ok: true });
-    expect(await verifyAudit({ path, keys, anchor: before })).toMatchObject({ ok: true });
+    expect(await verifyAudit({ path, keys, anchors: [anchor] })).toMatchObject({ ok: true });
+    expect(await verifyAudit({ path, keys, anchors: [before] })).toMatchObject({ ok: true });
     expect(await verifyAudit({ path: older, keys })).toMatchObject({ ok: true });
-    expect(await verifyAudit({ path: older, keys, anchor: before })).toMatchObject({ ok: true });
-    const found = await verifyAudit({ path: older, keys, anchor });
+    expect(await verifyAudit({ path: older, keys, anchors: [before] })).toMatchObject({ ok: true });
+    const found = await verifyAudit({ path: older, keys, anchors: [anchor] });
     expect(found.ok).toBe(false);
     expect(found.problems.map(({ problem }) => problem)).toEqual([
       "the anchor has this chain, but the file does not have it",
@@ -128,7 +178,7 @@ describe("an anchor", () => {
     const anchor = await auditAnchor({ path, keys });
     database.close();
     expect(await verifyAudit({ path: older, keys })).toMatchObject({ ok: true });
-    const found = await verifyAudit({ path: older, keys, anchor });
+    const found = await verifyAudit({ path: older, keys, anchors: [anchor] });
     expect(found.problems).toMatchObject([{ workspace, sequence: 5, problem: expect.stringContaining("older state") }]);
   });
 
@@ -136,14 +186,14 @@ describe("an anchor", () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });
-    await recordAll(audit, [secretChange()]);
+    await daysAgo(31, () => recordAll(audit, [secretChange()]));
     const anchor = await auditAnchor({ path, keys });
-    await recordAll(audit, [secretChange()]);
-    await audit.removeBefore(workspace, await nextMillisecond());
+    await daysAgo(31, () => recordAll(audit, [secretChange()]));
+    await removeOld(audit);
     expect(await entriesOf(path, keys)).toEqual([]);
-    expect(await verifyAudit({ path, keys, anchor })).toMatchObject({ ok: true });
+    expect(await verifyAudit({ path, keys, anchors: [anchor] })).toMatchObject({ ok: true });
     await recordAll(audit, [secretChange()]);
-    expect(await verifyAudit({ path, keys, anchor })).toMatchObject({ ok: true });
+    expect(await verifyAudit({ path, keys, anchors: [anchor] })).toMatchObject({ ok: true });
   });
 
   it("contains no names, and is refused in another form", async () => {
@@ -161,7 +211,7 @@ describe("an anchor", () => {
       },
     ]);
     for (const other of [{}, { ...anchor, heads: [{}] }, { ...anchor, version: 2 }, "text", null]) {
-      await expect(verifyAudit({ path, keys, anchor: other })).rejects.toMatchObject({ code: "AUDIT_INVALID" });
+      await expect(verifyAudit({ path, keys, anchors: [other] })).rejects.toMatchObject({ code: "AUDIT_INVALID" });
     }
   });
 });

@@ -1,10 +1,22 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { storeContract } from "@keyward/contract";
 import { census, EncryptedStore, Keyring, reencrypt, retireKey, revokeKey, rotateKey } from "@keyward/core";
 import { fileKeys } from "@keyward/keys-env";
 import { auditNamespace, auditScope, auditStore, openAuditLog, verifyAudit } from "@keyward/secrets";
-import { describe, expect, it, onTestFinished } from "vitest";
-import { entriesOf, openedAudit, otherWorkspace, recordAll, secretChange, temporaryAudit } from "./audit-files.ts";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import {
+  attack,
+  daysAgo,
+  entriesOf,
+  openedAudit,
+  otherWorkspace,
+  recordAll,
+  removeOld,
+  secretChange,
+  temporaryAudit,
+} from "./audit-files.ts";
 
 /** Opens an audit file as an operator's command does. */
 function storeOf(path: string, keys: ConstructorParameters<typeof EncryptedStore>[1]["keys"]): EncryptedStore {
@@ -106,8 +118,8 @@ describe("auditStore", () => {
   it("scans each record once, in pages of any size", async () => {
     const path = temporaryAudit();
     const audit = openedAudit({ path, keys: Keyring.generate("k1") });
-    await recordAll(audit, [secretChange(), secretChange({ workspace: undefined })]);
-    await audit.removeBefore(undefined, Date.now() + 1_000);
+    await daysAgo(31, () => recordAll(audit, [secretChange(), secretChange({ workspace: undefined })]));
+    await removeOld(audit, undefined);
     const store = auditStoreOfTest(path);
     const all = (await census(store)).records;
     for (const limit of [1, 2, 3, 7, 1_000]) {
@@ -125,6 +137,21 @@ describe("auditStore", () => {
   });
 });
 
+const contractFolder = mkdtempSync(join(tmpdir(), "keyward-audit-"));
+const contractPath = join(contractFolder, "audit.db");
+// The thread of a store starts slowly, so all contract tests share the stores.
+const contractStores = [auditStore(contractPath), auditStore(contractPath)] as const;
+
+beforeAll(async () => {
+  // The first call creates the tables.
+  for (const store of contractStores) await store.get("none");
+});
+
+afterAll(async () => {
+  for (const store of contractStores) await store.disconnect();
+  rmSync(contractFolder, { recursive: true, force: true });
+});
+
 function auditStoreOfTest(path: string) {
   const store = auditStore(path);
   onTestFinished(() => store.disconnect());
@@ -138,26 +165,13 @@ storeContract(
     expect: { atomic: true, scannable: true, ranged: false, bytes: true, reserved: false, namespaced: false },
     takesDurations: true,
     async open() {
-      const path = temporaryAudit();
-      const stores = [auditStore(path)];
-      const reserved = (namespace: string) => {
-        const opened = auditStore(path);
-        stores.push(opened);
-        return Object.assign(opened.reserved(), { namespace });
-      };
+      const [store, other] = contractStores;
       return {
-        store: auditStoreIn(stores).reserved(),
-        inNamespace: reserved,
-        again: async () => reserved(""),
-        close: async () => {
-          for (const store of stores) await store.disconnect();
-        },
+        store: store.reserved(),
+        inNamespace: (namespace) => Object.assign(store.reserved(), { namespace }),
+        again: async () => Object.assign(other.reserved(), { namespace: "" }),
+        close: async () => attack(contractPath, "DELETE FROM reserved"),
       };
     },
   },
 );
-
-function auditStoreIn([store]: readonly ReturnType<typeof auditStore>[]) {
-  if (store === undefined) throw new Error("no store");
-  return store;
-}

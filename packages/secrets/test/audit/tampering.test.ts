@@ -6,7 +6,7 @@ import { DatabaseSync } from "node:sqlite";
 import { Keyring } from "@keyward/core";
 import { openAuditLog, verifyAudit } from "@keyward/secrets";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { otherWorkspace, recordAll, secretChange, temporaryAudit, workspace } from "./audit-files.ts";
+import { daysAgo, otherWorkspace, recordAll, removeOld, secretChange, temporaryAudit } from "./audit-files.ts";
 
 /** How often each way of tampering is tried. A longer run sets another number. */
 const rounds = Number(process.env["KEYWARD_AUDIT_TAMPERINGS"] ?? 3);
@@ -122,10 +122,34 @@ const tamperings: Record<string, Tampering> = {
     database.exec(`DELETE FROM entries WHERE chain = ${chain}`);
   },
   "deletes a chain with its entries": (database) => {
-    // Without an anchor, only the removal of the newest chain leaves no trace.
-    const { id } = pick(database, "SELECT id FROM chains WHERE id < (SELECT max(id) FROM chains)");
+    const { id } = pick(database, "SELECT id FROM chains");
     database.exec(`DELETE FROM entries WHERE chain = ${id}; DELETE FROM chains WHERE id = ${id}`);
   },
+  "deletes a chain, and gives its number to later chains": (database) => {
+    const { id } = pick(database, "SELECT id FROM chains");
+    database.exec(`DELETE FROM entries WHERE chain = ${id}; DELETE FROM chains WHERE id = ${id}`);
+    for (const later of database.prepare(`SELECT id FROM chains WHERE id > ${id} ORDER BY id`).all()) {
+      const to = idOf(later) - 1;
+      database.exec(
+        `UPDATE entries SET chain = ${to} WHERE chain = ${to + 1}; UPDATE chains SET id = ${to} WHERE id = ${to + 1}`,
+      );
+    }
+  },
+  "gives a chain a negative number": (database) => {
+    const { id } = pick(database, "SELECT id FROM chains");
+    database.exec(`DELETE FROM entries WHERE chain = ${id}; UPDATE chains SET id = -${id} WHERE id = ${id}`);
+  },
+  "hides a name from rotations": (database) => {
+    const id = idOf(
+      pick(database, "SELECT id FROM names WHERE id NOT IN (SELECT server FROM entries WHERE server > 0)"),
+    );
+    database.exec(`UPDATE names SET id = -${id} WHERE id = ${id}`);
+    for (const column of ["token", "owner", "action"]) {
+      database.exec(`UPDATE entries SET ${column} = -${id} WHERE ${column} = ${id}`);
+    }
+  },
+  "deletes the number of chains": (database) => database.exec("DELETE FROM installation WHERE name = 'registry'"),
+  "flips a bit of the number of chains or of the clock": (database) => flip(database, "installation", "record"),
   "deletes the row of a chain": (database) => {
     database.exec(`DELETE FROM chains WHERE id = ${idOf(pick(database, "SELECT DISTINCT chain AS id FROM entries"))}`);
   },
@@ -198,6 +222,7 @@ describe("verifyAudit", () => {
       ["bob", "carl", "dora"],
     ]) {
       const audit = openAuditLog({ path, keys });
+      if (owners[0] === "ana") await daysAgo(31, () => recordAll(audit, [secretChange({ owner: "erna" })]));
       for (const owner of owners) {
         await recordAll(audit, [
           secretChange({ owner }),
@@ -208,8 +233,7 @@ describe("verifyAudit", () => {
       await audit.close();
     }
     const audit = openAuditLog({ path, keys });
-    const { items } = await audit.changes(workspace, {}, { limit: 4 });
-    await audit.removeBefore(workspace, items[3]?.at ?? 0);
+    expect(await removeOld(audit)).toBe(3);
     await audit.close();
     original = path;
   });
@@ -233,7 +257,7 @@ describe("verifyAudit", () => {
     database.close();
     const { ok, problems, problemCount } = await verifyAudit({ path, keys });
     expect({ ok, found: problemCount > 0 }).toEqual({ ok: false, found: true });
-    for (const { problem } of problems) expect(problem).not.toMatch(/ana|bob|carl|dora|github|linear/);
+    for (const { problem } of problems) expect(problem).not.toMatch(/ana|bob|carl|dora|erna|github|linear/);
   });
 
   it("finds pages of the file that were overwritten", async () => {

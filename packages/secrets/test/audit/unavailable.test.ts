@@ -5,7 +5,16 @@ import type { Worker } from "node:worker_threads";
 import { Keyring } from "@keyward/core";
 import { type AuditLog, openAuditLog, SecretsError, verifyAudit } from "@keyward/secrets";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { entriesOf, openedAudit, recordAll, secretChange, temporaryAudit, workspace } from "./audit-files.ts";
+import {
+  daysAgo,
+  entriesOf,
+  openedAudit,
+  recordAll,
+  removeOld,
+  secretChange,
+  temporaryAudit,
+  workspace,
+} from "./audit-files.ts";
 
 const quickly = { busyTimeoutMs: 20, longestWaitMs: 4_000 };
 
@@ -110,14 +119,14 @@ describe("the audit log", () => {
     const fill = async () => {
       for (;;) recorded.push((await audit.begin(secretChange({ detail: "x".repeat(4_000) }))).id);
     };
-    await expect(fill()).rejects.toMatchObject({ code: "AUDIT_UNAVAILABLE" });
+    await expect(daysAgo(31, fill)).rejects.toMatchObject({ code: "AUDIT_UNAVAILABLE" });
     await expect.poll(() => refusalOf(audit)).toContain("no space left");
     expect(recorded.length).toBeGreaterThan(10);
     await expect(audit.begin(secretChange())).rejects.toMatchObject({ code: "AUDIT_UNAVAILABLE" });
     expect((await verifyAudit({ path, keys })).ok).toBe(true);
     const stored = new Set((await entriesOf(path, keys)).map(({ chain, sequence }) => `${chain}-${sequence}`));
     expect(recorded.filter((id) => !stored.has(id))).toEqual([]);
-    expect(await audit.removeBefore(workspace, Date.now())).toBeGreaterThan(10);
+    expect(await removeOld(audit)).toBeGreaterThan(10);
     await expect
       .poll(() =>
         audit.ready().then(

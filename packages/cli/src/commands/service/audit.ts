@@ -1,7 +1,8 @@
-import { auditAnchor, exportAudit, verifyAudit } from "@keyward/secrets";
+import { auditAnchor, exportAudit, SecretsError, verifyAudit } from "@keyward/secrets";
 import type { Context } from "../../context.ts";
 import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
-import { writeNewFile } from "../../files/new-file.ts";
+import { appendLine } from "../../files/append-line.ts";
+import { pathExists } from "../../files/path-exists.ts";
 import { auditEntryResult } from "../../results/audit-entry-result.ts";
 import { auditPath, gatewayConfig } from "../../service/local-service.ts";
 import { textOfFile } from "../../service/secret-value.ts";
@@ -11,13 +12,13 @@ const maxAnchorBytes = 268_435_456;
 
 // These commands work on the machine that has the keyring, without the admin API.
 
-/** Verifies the audit, alone or against an anchor that was kept elsewhere. */
+/** Verifies the audit, alone or against all anchors of a file that was kept elsewhere. */
 export async function verify(context: Context, { anchor }: { readonly anchor?: string }): Promise<void> {
   const file = await auditFile(context);
-  const expected = anchor === undefined ? undefined : parsed(await textOfFile(anchor, maxAnchorBytes));
+  const anchors = anchor === undefined ? undefined : parsed(await textOfFile(anchor, maxAnchorBytes));
   const { ok, entries, chains, problems, problemCount, openChains } = await verifyAudit({
     ...file,
-    anchor: expected,
+    anchors,
     signal: context.signal,
   });
   const lines = [
@@ -45,12 +46,27 @@ export async function verify(context: Context, { anchor }: { readonly anchor?: s
   if (!ok) throw new ProblemsPrinted();
 }
 
-/** Prints the heads of all chains, or writes them into a new file, to keep elsewhere. */
+/**
+ * Prints the heads of all chains, to keep elsewhere. With `out`, appends them to a file of anchors, but only if the audit
+ * verifies against the anchors in the file. Otherwise the next anchor would hide that the audit was put back.
+ */
 export async function anchor(context: Context, { out }: { readonly out?: string }): Promise<void> {
-  const heads = await auditAnchor(await auditFile(context));
-  const text = jsonOf(heads);
-  if (out === undefined) return context.output.result(text, { anchor: heads, file: null });
-  await writeNewFile(out, `${text}\n`);
+  const file = await auditFile(context);
+  if (out === undefined) {
+    const heads = await auditAnchor(file);
+    return context.output.result(jsonOf(heads), { anchor: heads, file: null });
+  }
+  if (await pathExists(out)) {
+    const anchors = parsed(await textOfFile(out, maxAnchorBytes));
+    const { ok, problemCount } = await verifyAudit({ ...file, anchors, signal: context.signal });
+    if (!ok) {
+      throw new SecretsError("AUDIT_INVALID", `No anchor was made: the audit has ${problemCount} problems`, {
+        hint: `Run \`keyward audit verify --anchor ${out}\`, which lists the problems. Keep ${out} as it is.`,
+      });
+    }
+  }
+  const heads = await auditAnchor(file);
+  await appendLine(out, jsonOf(heads));
   context.output.result(`${out} has the anchor. Keep it on another machine.`, { anchor: heads, file: out });
 }
 
@@ -69,13 +85,18 @@ async function auditFile(context: Context) {
   return { path: auditPath(await gatewayConfig(context)), keys: await context.keys() };
 }
 
-/** Reads the last line of a file of anchors, which may also be what `--json` printed. */
-function parsed(text: string): unknown {
+/** Reads all lines of a file of anchors, which may also be what `--json` printed. */
+function parsed(text: string): unknown[] {
   try {
-    const value: unknown = JSON.parse(text.trimEnd().split("\n").at(-1) ?? "");
-    return typeof value === "object" && value !== null && "anchor" in value ? value.anchor : value;
+    return text
+      .trimEnd()
+      .split("\n")
+      .map((line) => {
+        const value: unknown = JSON.parse(line);
+        return typeof value === "object" && value !== null && "anchor" in value ? value.anchor : value;
+      });
   } catch {
-    throw new CommandError("USAGE", "The file of the anchor is not JSON", {
+    throw new CommandError("USAGE", "A line of the file of anchors is not JSON", {
       hint: "Pass a file that `keyward audit anchor` has written.",
     });
   }

@@ -1,4 +1,4 @@
-import type { ChangeListFilter } from "@keyward/admin/client";
+import type { ChangeListFilter, ListPage } from "@keyward/admin/client";
 import type { Context } from "../../context.ts";
 import { changeResult } from "../../results/service-results.ts";
 import { adminAccess } from "../../service/admin-access.ts";
@@ -12,7 +12,19 @@ export async function listChanges(
 ): Promise<void> {
   const { client } = await adminAccess(context);
   const options = limit === undefined ? {} : { limit };
-  const { items, complete } = await listAll(context, (page) => client.listChanges(filter, page), options);
+  const unreadable: string[] = [];
+  const readPage = async (request: ListPage) => {
+    const page = await client.listChanges(filter, request);
+    unreadable.push(...page.unreadable);
+    return page;
+  };
+  const { items, complete } = await listAll(context, readPage, options);
+  if (unreadable.length > 0) {
+    const ids = unreadable.join(", ");
+    context.output.notice(
+      `The audit has changes that cannot be read: ${ids}. Let an operator run \`keyward audit verify\`.`,
+    );
+  }
   const rows = items.map(({ at, caller, action, server, subject, outcome, revision, detail }) => [
     at,
     caller.owner,
