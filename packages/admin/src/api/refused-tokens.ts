@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import { isIPv6 } from "node:net";
 import { Budgets } from "./budgets.ts";
+import { networkOf } from "./client-address.ts";
 
 const maxRemembered = 10_000;
 const maxAccepted = 1_000;
@@ -59,14 +59,4 @@ function remember(names: Set<string>, name: string, most: number): void {
 
 function hashOf(token: string): string {
   return createHash("sha256").update(token).digest("base64");
-}
-
-/** Returns the first 64 bits of an IPv6 address, because one caller usually has all addresses that begin with them. */
-function networkOf(address: string): string {
-  if (!isIPv6(address)) return address;
-  const [head = "", tail = ""] = address.split("::");
-  const groupsOf = (part: string) => (part === "" ? [] : part.split(":").map((group) => Number.parseInt(group, 16)));
-  const [left, right] = [groupsOf(head), groupsOf(tail)];
-  const zeros = Array.from({ length: Math.max(0, 8 - left.length - right.length) }, () => 0);
-  return [...left, ...zeros, ...right].slice(0, 4).join(":");
 }
