@@ -8,8 +8,12 @@ export interface ApiLimits {
   readonly burstRequests?: number | undefined;
   /** How many different tokens of one client address may be refused a minute. Default: 10. */
   readonly refusedTokensPerMinute?: number | undefined;
-  /** How many requests may be in progress at once. Default: 100. */
+  /** How many requests the service may work on at once. A request whose body has not arrived does not count. Default: 100. */
   readonly concurrentRequests?: number | undefined;
+  /** How many requests with the tokens of one workspace may be in progress at once. Default: 50. */
+  readonly concurrentRequestsOfWorkspace?: number | undefined;
+  /** How many requests with one token may be in progress at once. Default: 25. */
+  readonly concurrentRequestsOfToken?: number | undefined;
   /** The largest body of a request, in bytes. Default: 65,536. */
   readonly maxBodyBytes?: number | undefined;
 }
@@ -22,6 +26,8 @@ const defaultLimits: CheckedLimits = {
   burstRequests: 100,
   refusedTokensPerMinute: 10,
   concurrentRequests: 100,
+  concurrentRequestsOfWorkspace: 50,
+  concurrentRequestsOfToken: 25,
   maxBodyBytes: 65_536,
 };
 
@@ -30,6 +36,8 @@ const names = {
   burstRequests: true,
   refusedTokensPerMinute: true,
   concurrentRequests: true,
+  concurrentRequestsOfWorkspace: true,
+  concurrentRequestsOfToken: true,
   maxBodyBytes: true,
 } as const;
 
@@ -46,6 +54,8 @@ export function checkedLimits(given: ApiLimits | "lifted" = {}): CheckedLimits {
       burstRequests: none,
       refusedTokensPerMinute: none,
       concurrentRequests: none,
+      concurrentRequestsOfWorkspace: none,
+      concurrentRequestsOfToken: none,
       maxBodyBytes: defaultLimits.maxBodyBytes,
     };
   }
@@ -57,6 +67,8 @@ export function checkedLimits(given: ApiLimits | "lifted" = {}): CheckedLimits {
     burstRequests: of("burstRequests", "requests"),
     refusedTokensPerMinute: of("refusedTokensPerMinute", "attempts"),
     concurrentRequests: of("concurrentRequests", "requests"),
+    concurrentRequestsOfWorkspace: of("concurrentRequestsOfWorkspace", "requests"),
+    concurrentRequestsOfToken: of("concurrentRequestsOfToken", "requests"),
     maxBodyBytes: of("maxBodyBytes", "bytes"),
   };
 }
