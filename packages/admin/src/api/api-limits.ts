@@ -6,8 +6,8 @@ export interface ApiLimits {
   readonly requestsPerSecond?: number | undefined;
   /** How many requests one token may send at once after a pause. Default: 100. */
   readonly burstRequests?: number | undefined;
-  /** How many different tokens of one client address may be refused a minute. Default: 10. */
-  readonly refusedTokensPerMinute?: number | undefined;
+  /** How often a minute one token may be refused until it is not checked for some seconds. Default: 10. */
+  readonly refusalsPerMinute?: number | undefined;
   /** How many requests the service may work on at once. A request whose body has not arrived does not count. Default: 100. */
   readonly concurrentRequests?: number | undefined;
   /** How many requests with the tokens of one workspace may be in progress at once. Default: 50. */
@@ -24,7 +24,7 @@ export type CheckedLimits = { readonly [Name in keyof Required<ApiLimits>]: numb
 const defaultLimits: CheckedLimits = {
   requestsPerSecond: 50,
   burstRequests: 100,
-  refusedTokensPerMinute: 10,
+  refusalsPerMinute: 10,
   concurrentRequests: 100,
   concurrentRequestsOfWorkspace: 50,
   concurrentRequestsOfToken: 25,
@@ -34,7 +34,7 @@ const defaultLimits: CheckedLimits = {
 const names = {
   requestsPerSecond: true,
   burstRequests: true,
-  refusedTokensPerMinute: true,
+  refusalsPerMinute: true,
   concurrentRequests: true,
   concurrentRequestsOfWorkspace: true,
   concurrentRequestsOfToken: true,
@@ -52,7 +52,7 @@ export function checkedLimits(given: ApiLimits | "lifted" = {}): CheckedLimits {
     return {
       requestsPerSecond: none,
       burstRequests: none,
-      refusedTokensPerMinute: none,
+      refusalsPerMinute: none,
       concurrentRequests: none,
       concurrentRequestsOfWorkspace: none,
       concurrentRequestsOfToken: none,
@@ -65,7 +65,7 @@ export function checkedLimits(given: ApiLimits | "lifted" = {}): CheckedLimits {
   return {
     requestsPerSecond: of("requestsPerSecond", "requests"),
     burstRequests: of("burstRequests", "requests"),
-    refusedTokensPerMinute: of("refusedTokensPerMinute", "attempts"),
+    refusalsPerMinute: of("refusalsPerMinute", "attempts"),
     concurrentRequests: of("concurrentRequests", "requests"),
     concurrentRequestsOfWorkspace: of("concurrentRequestsOfWorkspace", "requests"),
     concurrentRequestsOfToken: of("concurrentRequestsOfToken", "requests"),

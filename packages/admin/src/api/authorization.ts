@@ -16,7 +16,7 @@ export class Authorization {
 
   constructor(admin: SecretsService, limits: CheckedLimits) {
     this.#admin = admin;
-    this.#refused = new RefusedTokens(limits.refusedTokensPerMinute);
+    this.#refused = new RefusedTokens(limits.refusalsPerMinute);
     this.#rates = new Budgets({
       perSecond: limits.requestsPerSecond,
       burst: limits.burstRequests,
@@ -32,15 +32,12 @@ export class Authorization {
   async caller(header: string | undefined, address: string | undefined): Promise<Caller> {
     const token = bearer.exec(header ?? "")?.[1];
     if (token === undefined) throw tokenRefused();
-    const from = address ?? "unknown";
-    const waitSeconds = this.#refused.waitSeconds(token, from);
-    if (waitSeconds !== undefined) throw rateLimited(waitSeconds, "Too many tokens from this address were refused");
+    const waitSeconds = this.#refused.waitSeconds(token);
+    if (waitSeconds !== undefined) throw rateLimited(waitSeconds, "This token was refused too often");
     try {
-      const caller = await this.#admin.authenticate(token, address === undefined ? {} : { address });
-      this.#refused.accepted(token);
-      return caller;
+      return await this.#admin.authenticate(token, address === undefined ? {} : { address });
     } catch (error) {
-      if (error instanceof SecretsError && error.code === "TOKEN_REFUSED") this.#refused.refused(token, from);
+      if (error instanceof SecretsError && error.code === "TOKEN_REFUSED") this.#refused.refused(token);
       throw error;
     }
   }

@@ -20,7 +20,7 @@ const everyError = {
   421: { description: "The host name of the request is not one of the service.", content: problemContent },
   422: { description: "A field of the request does not follow its rule.", content: problemContent },
   429: {
-    description: "Too many requests with one token, or too many refused tokens from one address.",
+    description: "Too many requests with one token or of one workspace, or a token that was refused too often.",
     headers: z.object({ "Retry-After": z.string().meta({ examples: ["1"] }) }),
     content: problemContent,
   },
