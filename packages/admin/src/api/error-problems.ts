@@ -17,6 +17,7 @@ const statuses: Readonly<Record<SecretsErrorCode, readonly [status: number, titl
   WORKSPACE_EXISTS: [409, "Exists already"],
   SERVER_EXISTS: [409, "Exists already"],
   REVISION_CHANGED: [412, "The revision changed"],
+  ORIGIN_CHANGED: [412, "The origin changed"],
   SECRET_UNUSABLE: [409, "Conflict"],
   RULE_CONFLICT: [409, "Conflict"],
   LAST_ADMIN: [409, "Conflict"],

@@ -42,7 +42,12 @@ const bodyErrors = {
 export const routeErrors = {
   notFound: { 404: { description: "What the path names does not exist.", content: problemContent } },
   conflict: { 409: { description: "The change conflicts with what exists.", content: problemContent } },
-  changed: { 412: { description: "The revision is not the one of If-Match.", content: problemContent } },
+  changed: {
+    412: {
+      description: "The revision is not the one of If-Match, or the server has another origin than expected.",
+      content: problemContent,
+    },
+  },
 } as const;
 
 /** The header of a conditional change. */
