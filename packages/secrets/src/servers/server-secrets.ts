@@ -306,13 +306,10 @@ function requireFreeHeader(server: ServerRecord, name: string, rule: InjectionRu
   const header = headerOf(rule).toLowerCase();
   const other = server.secrets.find((secret) => secret.name !== name && headerOf(secret.rule).toLowerCase() === header);
   if (other === undefined) return;
-  throw new SecretsError(
-    "RULE_CONFLICT",
-    `The secret ${other.name} of this server already sets the header ${headerOf(rule)}`,
-    {
-      hint: `Choose another header, or delete the secret ${other.name} first.`,
-    },
-  );
+  // The header is not repeated: a caller may have passed a value in the place of the header.
+  throw new SecretsError("RULE_CONFLICT", `The secret ${other.name} of this server already sets this header`, {
+    hint: `Choose another header, or delete the secret ${other.name} first.`,
+  });
 }
 
 /** Returns what callers see of a secret. */
