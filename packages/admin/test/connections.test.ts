@@ -81,3 +81,15 @@ it("ends at once although a connection has sent nothing", async () => {
   await isServed(server.url);
   await server.close();
 });
+
+it("says that it closes the connection of a body that it has not read", async () => {
+  const { server } = await start();
+  const head = "POST /api/v1/admin/tokens HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n";
+  const socket = await open(server.url, `${head}{`);
+  const pieces: Buffer[] = [];
+  socket.on("data", (piece) => pieces.push(piece));
+  await once(socket, "end");
+  const answer = Buffer.concat(pieces).toString();
+  expect(answer).toMatch(/^HTTP\/1\.1 401 /);
+  expect(answer.toLowerCase()).toContain("\r\nconnection: close\r\n");
+});

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { createServer, type Server } from "node:http";
+import { createServer, type Server, ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { getRequestListener } from "@hono/node-server";
 import { KeywardError, type OptionNames, requireAmount, requireOptions } from "@keyward/core";
@@ -90,7 +90,12 @@ export async function startAdminServer(options: AdminServerOptions): Promise<Run
     async (request, bindings) => {
       const health = await healthAnswer(request, readiness, state);
       if (health !== undefined) return health;
-      return state.closing ? problemResponse(closing(), randomUUID()) : api.fetch(request, bindings);
+      const answer = state.closing ? problemResponse(closing(), randomUUID()) : await api.fetch(request, bindings);
+      // The connection of a body that was not read is closed, so the client must not send another request on it.
+      if (!bindings.incoming.complete && bindings.outgoing instanceof ServerResponse) {
+        bindings.outgoing.shouldKeepAlive = false;
+      }
+      return answer;
     },
     { overrideGlobalObjects: false, errorHandler: () => problemResponse(malformedRequest(), randomUUID()) },
   );
