@@ -16,4 +16,5 @@ it("counts all addresses of one /64 of IPv6 as one client, and others by themsel
   const network = networkOf("2001:db8:1:2::1");
   expect(networkOf("2001:0db8:1:2:ffff::9")).toBe(network);
   for (const other of ["2001:db8:1:3::1", "::1", "203.0.113.9"]) expect(networkOf(other)).not.toBe(network);
+  expect(networkOf("::ffff:203.0.113.9")).toBe("203.0.113.9");
 });

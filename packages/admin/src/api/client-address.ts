@@ -56,7 +56,8 @@ function plain(address: string): string {
 }
 
 /** Returns the first 64 bits of an IPv6 address, because one caller usually has all addresses that begin with them. */
-export function networkOf(address: string): string {
+export function networkOf(given: string): string {
+  const address = plain(given);
   if (!isIPv6(address)) return address;
   const [head = "", tail = ""] = address.split("::");
   const groupsOf = (part: string) => (part === "" ? [] : part.split(":").map((group) => Number.parseInt(group, 16)));
