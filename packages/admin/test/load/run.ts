@@ -3,12 +3,13 @@
 //   node packages/admin/test/load/run.ts 300
 //
 // The argument is the time in seconds. The server is a process of its own. After each tenth of the time, the load pauses and
-// the server prints what it uses after a full garbage collection.
+// the server prints what it uses after a full garbage collection. It does so again after a pause.
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { startAdminServer } from "@keyward/admin";
 import { Keyring } from "@keyward/core";
@@ -19,6 +20,7 @@ import { z } from "zod";
 const mebibyte = 2 ** 20;
 const workers = 8;
 const samples = 10;
+const pauseMs = 70_000;
 const started = z.object({ url: z.string(), token: z.string() });
 const memory = z.object({ heapUsed: z.number(), external: z.number(), rss: z.number() });
 const ids = z.object({ info: z.object({ id: z.string() }) });
@@ -77,6 +79,9 @@ async function load(seconds: number): Promise<void> {
     );
     await show(child, (seconds * sample) / samples, statuses);
   }
+  // What was decrypted for a call is kept for a minute.
+  await sleep(pauseMs);
+  await show(child, seconds + pauseMs / 1_000, statuses);
   child.disconnect();
   await once(child, "exit");
 }
