@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { Budgets } from "../src/api/budgets.ts";
-import { RefusedTokens } from "../src/api/refused-tokens.ts";
+import { networkOf } from "../src/api/client-address.ts";
 
 it("forgets the name that was used longest ago when there are too many", () => {
   const budgets = new Budgets({ perSecond: 0.001, burst: 1, maxNames: 2 });
@@ -13,20 +13,8 @@ it("forgets the name that was used longest ago when there are too many", () => {
 });
 
 it("counts all addresses of one /64 of IPv6 as one client, and others by themselves", () => {
-  const refused = new RefusedTokens(2);
-  refused.refused("one", "2001:db8:1:2::1");
-  refused.refused("two", "2001:0db8:1:2:ffff::9");
-  expect(refused.waitSeconds("three", "2001:db8:1:2:3:4:5:6")).toBeGreaterThan(0);
-  expect(refused.waitSeconds("three", "2001:db8:1:3::1")).toBe(undefined);
-  expect(refused.waitSeconds("three", "::1")).toBe(undefined);
-  expect(refused.waitSeconds("three", "203.0.113.9")).toBe(undefined);
-});
-
-it("holds back a token that was accepted once it is refused, and frees one that is accepted", () => {
-  const refused = new RefusedTokens(1);
-  refused.accepted("mine");
-  refused.refused("other", "203.0.113.9");
-  expect(refused.waitSeconds("mine", "203.0.113.9")).toBe(undefined);
-  refused.refused("mine", "203.0.113.9");
-  expect(refused.waitSeconds("mine", "203.0.113.9")).toBeGreaterThan(0);
+  const network = networkOf("2001:db8:1:2::1");
+  expect(networkOf("2001:0db8:1:2:ffff::9")).toBe(network);
+  for (const other of ["2001:db8:1:3::1", "::1", "203.0.113.9"]) expect(networkOf(other)).not.toBe(network);
+  expect(networkOf("::ffff:203.0.113.9")).toBe("203.0.113.9");
 });

@@ -3,7 +3,7 @@ import { createApiKey, HttpStore, startKvServer } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import { expect, it, onTestFinished } from "vitest";
 import { problem } from "../src/schemas/problem-schemas.ts";
-import { type Answer, apiPath, install, serviceWith } from "./installation.ts";
+import { type Answer, apiPath, install, serviceWith, wholeText } from "./installation.ts";
 
 function requireProblem({ status, headers, json }: Answer) {
   expect(headers.get("content-type")).toBe("application/problem+json");
@@ -91,6 +91,45 @@ it("answers what the domain refuses with the code of the domain", async () => {
   const rule = { name: "A", value: "a-value-of-a-test", injection: { kind: "header", header: "Host" } };
   const refused = await send(admin.token, "POST", "/mcp-servers/github/secrets", { body: rule });
   expect([refused.status, requireProblem(refused).code]).toEqual([422, "FIELD_INVALID"]);
+});
+
+it("repeats nothing in an error that was sent, although its form is right", async () => {
+  const { send, admin, operator } = await install({ limits: "lifted" });
+  const pasted = "pasted5f2as3cr3t";
+  const secrets = "/mcp-servers/github/secrets";
+  const value = "a-value-of-a-test";
+  const header = (name: string) => ({ kind: "header", header: name });
+  await send(admin.token, "POST", "/mcp-servers", { body: { slug: "github", url: "https://mcp.example.com" } });
+  await send(admin.token, "POST", secrets, { body: { name: "A", value, injection: header(pasted.toUpperCase()) } });
+  await send(admin.token, "POST", secrets, { body: { name: "B", value, injection: header("X-B") } });
+  const refused = [
+    ["POST", secrets, { name: "C", value, injection: header(pasted) }],
+    ["POST", secrets, { name: "C", value, injection: header(`mcp-${pasted}`) }],
+    ["POST", secrets, { name: `proxy-${pasted}`, value }],
+    ["POST", secrets, { name: pasted, value: "API_KEY_NAME" }],
+    ["POST", secrets, { name: "C", value, expectedOrigin: `https://${pasted}.example.com` }],
+    ["POST", secrets, { name: "C", value, injection: { kind: "template", header: "X-C", template: pasted } }],
+    ["POST", secrets, { name: "C", value: pasted, injection: { kind: "basic" } }],
+    ["POST", secrets, { name: "C", value, [pasted]: 1 }],
+    ["PUT", `${secrets}/B/injection`, header(pasted)],
+    ["PUT", `${secrets}/${pasted}/injection`, header("X-C")],
+    ["DELETE", `${secrets}/${pasted}`, undefined],
+    ["GET", `/mcp-servers/${pasted}`, undefined],
+    ["POST", "/mcp-servers", { slug: "other", url: `https://${pasted}:${pasted}@example.com` }],
+    ["POST", "/mcp-servers", { slug: "other", url: `https://example.com/?${pasted}` }],
+    ["POST", "/tokens", { owner: "somebody", role: "member", servers: [pasted] }],
+    ["POST", "/tokens", { owner: pasted, role: "operator" }],
+    ["DELETE", `/tokens/${pasted.slice(0, 12)}`, undefined],
+    ["GET", `/tokens?cursor=${pasted}`, undefined],
+    ["GET", `/changes?cursor=${pasted}`, undefined],
+    ["GET", `/${pasted}?${pasted}`, undefined],
+  ] as const;
+  for (const [method, path, body] of refused) {
+    const answer = await send(admin.token, method, path, { body });
+    expect(answer.status, `${method} ${path}`).toBeGreaterThanOrEqual(400);
+    expect(wholeText(answer), `${method} ${path}`).not.toContain(pasted.slice(0, 12));
+  }
+  expect(wholeText(await send(operator.token, "GET", `/workspaces/${pasted}`))).not.toContain(pasted);
 });
 
 it("answers 503 while the audit log is away, and makes no change", async () => {

@@ -97,3 +97,14 @@ it("gives a change the ETag of the next read", async () => {
   const list = await send(admin.token, "GET", "/mcp-servers/github/secrets");
   expect(set.headers.get("etag")).toBe(list.headers.get("etag"));
 });
+
+it("sets a value only for the origin that the caller expects", async () => {
+  const { send, clientOf, admin } = await withServer();
+  const client = clientOf(admin.token);
+  const expectedOrigin = "https://mcp.example.com";
+  const secret = { name: "B", value: "b-value-of-a-test", expectedOrigin };
+  expect((await client.setSecret("github", secret)).secret.origin).toBe(expectedOrigin);
+  await client.updateServer("github", { url: "https://attacker.example" });
+  const refused = await send(admin.token, "POST", "/mcp-servers/github/secrets", { body: secret });
+  expect([refused.status, refused.json]).toEqual([412, expect.objectContaining({ code: "ORIGIN_CHANGED" })]);
+});

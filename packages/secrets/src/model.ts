@@ -108,6 +108,8 @@ export interface SecretInfo {
   readonly weak: boolean;
   /** True if answers of the server are searched for the value. Chosen when the value was set. */
   readonly redacted: boolean;
+  /** The origin (scheme, host and port) that the value is bound to: the one that its server had when the value was set. */
+  readonly origin: string;
   /**
    * Why calls cannot use the value: the URL of the server now has another origin than when the value was set, or the
    * value has expired. `undefined` if calls can use the value.
@@ -127,6 +129,11 @@ export interface NewSecret {
   readonly expires?: number | undefined;
   /** Whether answers of the server are searched for the value. Default: true. */
   readonly redacted?: boolean | undefined;
+  /**
+   * The origin that the server must have, such as `https://mcp.example.com`: with another one, the value is refused with
+   * `ORIGIN_CHANGED` and not stored. Default: any.
+   */
+  readonly expectedOrigin?: string | undefined;
 }
 
 /** The outcome of `SecretsAdmin.setSecret`. */

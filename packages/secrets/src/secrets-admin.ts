@@ -44,7 +44,7 @@ import { requireRule } from "./servers/injection-rule.ts";
 import { requireSecretValue, requireUnswapped } from "./servers/secret-value.ts";
 import type { ServerAddress } from "./servers/server-changes.ts";
 import { ServerSecrets } from "./servers/server-secrets.ts";
-import { requireServerUrl } from "./servers/server-url.ts";
+import { requireOrigin, requireServerUrl } from "./servers/server-url.ts";
 import { type NewServer, type ServerChange, Servers } from "./servers/servers.ts";
 import type { ServiceContext } from "./store/service-context.ts";
 import { ServiceStore } from "./store/service-store.ts";
@@ -383,7 +383,7 @@ export class SecretsAdmin {
    * deleted from the store.
    *
    * @throws SecretsError `SERVER_NOT_FOUND`; `RULE_CONFLICT` if another secret sets the same header; `LIMIT_REACHED` for
-   * more than 100 secrets; `REVISION_CHANGED`.
+   * more than 100 secrets; `REVISION_CHANGED`; `ORIGIN_CHANGED` if the server has another origin than expected.
    */
   async setSecret(
     caller: Caller,
@@ -403,6 +403,7 @@ export class SecretsAdmin {
       expires: requireExpires(secret.expires),
       redacted: secret.redacted ?? true,
       setBy: caller.owner,
+      expectedOrigin: secret.expectedOrigin === undefined ? undefined : requireOrigin(secret.expectedOrigin),
     };
     return await this.#changes.record({ ...change, action: "secret.set", subject: name }, async () => {
       const result = await this.#secrets.set(address, checked, condition);

@@ -13,6 +13,7 @@ export type SecretsErrorCode =
   | "WORKSPACE_EXISTS"
   | "SERVER_EXISTS"
   | "REVISION_CHANGED"
+  | "ORIGIN_CHANGED"
   | "SECRET_UNUSABLE"
   | "RULE_CONFLICT"
   | "LAST_ADMIN"

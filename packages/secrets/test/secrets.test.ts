@@ -85,6 +85,23 @@ describe("a secret", () => {
     expect(await valuesOf(service, "github")).toEqual({ TOKEN: value });
   });
 
+  it("is bound to the origin that the caller expects, or not stored at all", async () => {
+    const service = await startWithServer();
+    const { admin, as, set } = service;
+    const expectedOrigin = "https://mcp.example.com";
+    const former = newValue();
+    expect((await set("TOKEN", former, { expectedOrigin })).secret.origin).toBe(expectedOrigin);
+    await admin.updateServer(as.admin, "github", { url: "https://mcp.example.com.attacker.example/mcp" });
+    await expect(set("TOKEN", newValue(), { expectedOrigin })).rejects.toMatchObject({ code: "ORIGIN_CHANGED" });
+    await admin.updateServer(as.admin, "github", { url: `${expectedOrigin}/mcp` });
+    expect(await valuesOf(service, "github")).toEqual({ TOKEN: former });
+    for (const other of [`${expectedOrigin}/`, "mcp.example.com", ""]) {
+      await expect(set("TOKEN", newValue(), { expectedOrigin: other })).rejects.toMatchObject({
+        code: "FIELD_INVALID",
+      });
+    }
+  });
+
   it("can be used until it expires, and its value then leaves the store", async () => {
     const service = await startWithServer();
     const { admin, as, reader, tokens, set } = service;

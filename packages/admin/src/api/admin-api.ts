@@ -5,18 +5,16 @@ import type { Hono } from "hono";
 import { apiPath } from "../routes/admin-route.ts";
 import { allRoutes } from "../routes/all-routes.ts";
 import { type OperationId, routeRights } from "../routes/route-rights.ts";
+import { Admission } from "./admission.ts";
 import { conditionalReads } from "./answer-headers.ts";
 import type { ApiContext, ApiEnvironment } from "./api-environment.ts";
 import { type ApiLimits, checkedLimits } from "./api-limits.ts";
-import { Authorization } from "./authorization.ts";
-import { boundedBody } from "./bounded-body.ts";
 import { ClientAddresses } from "./client-address.ts";
 import { problemOf } from "./error-problems.ts";
 import { refusedFields } from "./field-rules.ts";
 import { handleReads, handleSecrets, handleServers, handleTokens, handleWorkspaces } from "./handlers.ts";
 import { documentRoute, openApiText } from "./openapi-document.ts";
 import { OwnNames } from "./own-names.ts";
-import { ProblemError } from "./problem-error.ts";
 import { answerHeaders, problemResponse } from "./problem-response.ts";
 import type { SecretsService } from "./secrets-service.ts";
 import { unknownRoute } from "./unknown-route.ts";
@@ -64,10 +62,9 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
   const limits = checkedLimits(given.limits);
   const names = new OwnNames(publicUrl);
   const addresses = new ClientAddresses(trustProxies);
-  const authorization = new Authorization(admin, limits);
+  const admission = new Admission(admin, limits);
   const addressOf = ({ env, req }: ApiContext) =>
     addresses.of(env?.incoming?.socket.remoteAddress, req.header("x-forwarded-for"));
-  let inProgress = 0;
 
   const app = new OpenAPIHono<ApiEnvironment>({
     defaultHook: (result) => {
@@ -93,13 +90,7 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
   });
   app.use(async ({ req }, next) => {
     names.require(req.header("host") ?? new URL(req.url).host, req.header("origin"));
-    if (inProgress >= limits.concurrentRequests) throw busy();
-    inProgress++;
-    try {
-      await next();
-    } finally {
-      inProgress--;
-    }
+    await next();
   });
   app.use(conditionalReads);
 
@@ -112,8 +103,7 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
   for (const id of operationIds()) {
     const { method, request, getRoutingPath } = allRoutes[id];
     const on = [method.toUpperCase(), getRoutingPath()] as const;
-    api.on(...on, authorization.requires(routeRights[id], addressOf));
-    if (request?.body !== undefined) api.on(...on, boundedBody(limits.maxBodyBytes));
+    api.on(...on, admission.requires(routeRights[id], { hasBody: request?.body !== undefined, addressOf }));
   }
   handleReads(api, admin);
   handleWorkspaces(api, admin);
@@ -139,20 +129,6 @@ function placeOf(target: string): "body" | "query" | "path" | "header" {
     default:
       return "body";
   }
-}
-
-function busy() {
-  return new ProblemError(
-    {
-      type: "docs/errors.md#service_busy",
-      title: "Busy",
-      status: 503,
-      detail: "The service already has as many requests in progress as it allows",
-      code: "SERVICE_BUSY",
-      hint: "Send the request again after a second.",
-    },
-    { "retry-after": "1" },
-  );
 }
 
 function report(onError: AdminApiOptions["onError"], error: unknown, requestId: string): void {

@@ -6,10 +6,14 @@ export interface ApiLimits {
   readonly requestsPerSecond?: number | undefined;
   /** How many requests one token may send at once after a pause. Default: 100. */
   readonly burstRequests?: number | undefined;
-  /** How many different tokens of one client address may be refused a minute. Default: 10. */
-  readonly refusedTokensPerMinute?: number | undefined;
-  /** How many requests may be in progress at once. Default: 100. */
+  /** How often a minute one token may be refused until it is not checked for some seconds. Default: 10. */
+  readonly refusalsPerMinute?: number | undefined;
+  /** How many requests the service may work on at once. A request whose body has not arrived does not count. Default: 100. */
   readonly concurrentRequests?: number | undefined;
+  /** How many requests with the tokens of one workspace may be in progress at once. Default: 50. */
+  readonly concurrentRequestsOfWorkspace?: number | undefined;
+  /** How many requests with one token may be in progress at once. Default: 25. */
+  readonly concurrentRequestsOfToken?: number | undefined;
   /** The largest body of a request, in bytes. Default: 65,536. */
   readonly maxBodyBytes?: number | undefined;
 }
@@ -20,16 +24,20 @@ export type CheckedLimits = { readonly [Name in keyof Required<ApiLimits>]: numb
 const defaultLimits: CheckedLimits = {
   requestsPerSecond: 50,
   burstRequests: 100,
-  refusedTokensPerMinute: 10,
+  refusalsPerMinute: 10,
   concurrentRequests: 100,
+  concurrentRequestsOfWorkspace: 50,
+  concurrentRequestsOfToken: 25,
   maxBodyBytes: 65_536,
 };
 
 const names = {
   requestsPerSecond: true,
   burstRequests: true,
-  refusedTokensPerMinute: true,
+  refusalsPerMinute: true,
   concurrentRequests: true,
+  concurrentRequestsOfWorkspace: true,
+  concurrentRequestsOfToken: true,
   maxBodyBytes: true,
 } as const;
 
@@ -44,8 +52,10 @@ export function checkedLimits(given: ApiLimits | "lifted" = {}): CheckedLimits {
     return {
       requestsPerSecond: none,
       burstRequests: none,
-      refusedTokensPerMinute: none,
+      refusalsPerMinute: none,
       concurrentRequests: none,
+      concurrentRequestsOfWorkspace: none,
+      concurrentRequestsOfToken: none,
       maxBodyBytes: defaultLimits.maxBodyBytes,
     };
   }
@@ -55,8 +65,10 @@ export function checkedLimits(given: ApiLimits | "lifted" = {}): CheckedLimits {
   return {
     requestsPerSecond: of("requestsPerSecond", "requests"),
     burstRequests: of("burstRequests", "requests"),
-    refusedTokensPerMinute: of("refusedTokensPerMinute", "attempts"),
+    refusalsPerMinute: of("refusalsPerMinute", "attempts"),
     concurrentRequests: of("concurrentRequests", "requests"),
+    concurrentRequestsOfWorkspace: of("concurrentRequestsOfWorkspace", "requests"),
+    concurrentRequestsOfToken: of("concurrentRequestsOfToken", "requests"),
     maxBodyBytes: of("maxBodyBytes", "bytes"),
   };
 }

@@ -1,17 +1,14 @@
-import { type Caller, hasRight, type Right, SecretsError } from "@keyward/secrets";
-import type { MiddlewareHandler } from "hono";
-import type { ApiEnvironment } from "./api-environment.ts";
+import { type Caller, SecretsError } from "@keyward/secrets";
 import type { CheckedLimits } from "./api-limits.ts";
 import { Budgets } from "./budgets.ts";
-import { notAllowed, tokenRefused } from "./error-problems.ts";
-import { apiProblem, type ProblemError } from "./problem-error.ts";
+import { rateLimited, tokenRefused } from "./error-problems.ts";
 import { RefusedTokens } from "./refused-tokens.ts";
 import type { SecretsService } from "./secrets-service.ts";
 
 const maxTokens = 10_000;
 const bearer = /^Bearer ([\x21-\x7e]{1,256})$/i;
 
-/** Checks the token of a request, its rate and its right, before anything else of the request is read. */
+/** Checks the token of a request, and counts the requests of each token. */
 export class Authorization {
   readonly #admin: SecretsService;
   readonly #refused: RefusedTokens;
@@ -19,7 +16,7 @@ export class Authorization {
 
   constructor(admin: SecretsService, limits: CheckedLimits) {
     this.#admin = admin;
-    this.#refused = new RefusedTokens(limits.refusedTokensPerMinute);
+    this.#refused = new RefusedTokens(limits.refusalsPerMinute);
     this.#rates = new Budgets({
       perSecond: limits.requestsPerSecond,
       burst: limits.burstRequests,
@@ -27,41 +24,28 @@ export class Authorization {
     });
   }
 
-  /** Returns the middleware of a route that needs a right. */
-  requires(right: Right, addressOf: (context: Parameters<MiddlewareHandler<ApiEnvironment>>[0]) => string | undefined) {
-    const middleware: MiddlewareHandler<ApiEnvironment> = async (context, next) => {
-      const caller = await this.#authenticate(context.req.header("authorization"), addressOf(context));
-      const waitSeconds = this.#rates.waitSeconds(caller.tokenId);
-      if (waitSeconds !== undefined) throw rateLimited(waitSeconds, "This token sent too many requests");
-      this.#rates.take(caller.tokenId);
-      if (!hasRight(caller.role, right)) throw notAllowed();
-      context.set("caller", caller);
-      await next();
-    };
-    return middleware;
-  }
-
-  async #authenticate(header: string | undefined, address: string | undefined): Promise<Caller> {
+  /**
+   * Returns the caller to whom the token of a request belongs now.
+   *
+   * @throws SecretsError `TOKEN_REFUSED`; ProblemError for a token that may not be checked now.
+   */
+  async caller(header: string | undefined, address: string | undefined): Promise<Caller> {
     const token = bearer.exec(header ?? "")?.[1];
     if (token === undefined) throw tokenRefused();
-    const from = address ?? "unknown";
-    const waitSeconds = this.#refused.waitSeconds(token, from);
-    if (waitSeconds !== undefined) throw rateLimited(waitSeconds, "Too many tokens from this address were refused");
+    const waitSeconds = this.#refused.waitSeconds(token);
+    if (waitSeconds !== undefined) throw rateLimited(waitSeconds, "This token was refused too often");
     try {
-      const caller = await this.#admin.authenticate(token, address === undefined ? {} : { address });
-      this.#refused.accepted(token);
-      return caller;
+      return await this.#admin.authenticate(token, address === undefined ? {} : { address });
     } catch (error) {
-      if (error instanceof SecretsError && error.code === "TOKEN_REFUSED") this.#refused.refused(token, from);
+      if (error instanceof SecretsError && error.code === "TOKEN_REFUSED") this.#refused.refused(token);
       throw error;
     }
   }
-}
 
-function rateLimited(waitSeconds: number, detail: string): ProblemError {
-  return apiProblem(
-    "RATE_LIMITED",
-    { title: "Too many requests", detail, hint: `Send the request again after ${waitSeconds} seconds.` },
-    { "retry-after": String(waitSeconds) },
-  );
+  /** Counts a request. @throws ProblemError `RATE_LIMITED` if the token has sent too many. */
+  takeFromRate({ tokenId }: Caller): void {
+    const waitSeconds = this.#rates.waitSeconds(tokenId);
+    if (waitSeconds !== undefined) throw rateLimited(waitSeconds, "This token sent too many requests");
+    this.#rates.take(tokenId);
+  }
 }

@@ -1,22 +1,17 @@
-import type { MiddlewareHandler } from "hono";
-import type { ApiEnvironment } from "./api-environment.ts";
+import type { ApiContext } from "./api-environment.ts";
 import { bodyTooLarge } from "./error-problems.ts";
 import { apiProblem } from "./problem-error.ts";
 
 /**
- * Reads the body of a request if it has at most `maxBytes`. The middleware of Hono cannot be used, because it clones the
+ * Reads the body of a request, so that its handler waits for nothing. Refuses a body of more than `maxBytes`. The middleware of Hono cannot be used, because it clones the
  * request, which `@hono/node-server` supports only with its own global classes.
  */
-export function boundedBody(maxBytes: number): MiddlewareHandler<ApiEnvironment> {
-  return async ({ req }, next) => {
-    const { raw } = req;
-    if (Number(req.header("content-length") ?? 0) > maxBytes) throw bodyTooLarge();
-    if (raw.body !== null) {
-      const body = await read(raw.body, maxBytes);
-      req.raw = new Request(req.url, { method: req.method, headers: new Headers(raw.headers), body });
-    }
-    await next();
-  };
+export async function readBody(req: ApiContext["req"], maxBytes: number): Promise<void> {
+  const { raw } = req;
+  if (Number(req.header("content-length") ?? 0) > maxBytes) throw bodyTooLarge();
+  if (raw.body === null) return;
+  const body = await read(raw.body, maxBytes);
+  req.raw = new Request(req.url, { method: req.method, headers: new Headers(raw.headers), body });
 }
 
 async function read(stream: ReadableStream<Uint8Array>, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {

@@ -1,4 +1,4 @@
-import { BlockList, isIP, isIPv4 } from "node:net";
+import { BlockList, isIP, isIPv4, isIPv6 } from "node:net";
 import { KeywardError } from "@keyward/core";
 
 const maxForwarded = 32;
@@ -13,7 +13,7 @@ export class ClientAddresses {
 
   /** @throws KeywardError `VALUE_INVALID` if one of `trustProxies` is not an address or a CIDR block. */
   constructor(trustProxies: readonly string[]) {
-    for (const block of trustProxies) this.#trust(block);
+    for (const [index, block] of trustProxies.entries()) this.#trust(block, index);
     this.#trustsAny = trustProxies.length > 0;
   }
 
@@ -35,13 +35,13 @@ export class ClientAddresses {
     return isIP(address) !== 0 && this.#trusted.check(address, isIPv4(address) ? "ipv4" : "ipv6");
   }
 
-  #trust(block: string): void {
+  #trust(block: string, index: number): void {
     const [address = "", bits, ...rest] = block.split("/");
     const family = isIPv4(address) ? "ipv4" : "ipv6";
     const most = family === "ipv4" ? 32 : 128;
     const prefix = bits === undefined ? most : /^\d{1,3}$/.test(bits) ? Number(bits) : -1;
     if (isIP(address) === 0 || rest.length > 0 || prefix < 0 || prefix > most) {
-      throw new KeywardError("VALUE_INVALID", `trustProxies has "${block}", which is not an address or a CIDR block`, {
+      throw new KeywardError("VALUE_INVALID", `trustProxies[${index}] is not an address or a CIDR block`, {
         hint: "Write each proxy as an address or a block, such as 10.0.0.0/8 or fd00::/8.",
       });
     }
@@ -53,4 +53,15 @@ export class ClientAddresses {
 function plain(address: string): string {
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address);
   return mapped?.[1] ?? address;
+}
+
+/** Returns the first 64 bits of an IPv6 address, because one caller usually has all addresses that begin with them. */
+export function networkOf(given: string): string {
+  const address = plain(given);
+  if (!isIPv6(address)) return address;
+  const [head = "", tail = ""] = address.split("::");
+  const groupsOf = (part: string) => (part === "" ? [] : part.split(":").map((group) => Number.parseInt(group, 16)));
+  const [left, right] = [groupsOf(head), groupsOf(tail)];
+  const zeros = Array.from({ length: Math.max(0, 8 - left.length - right.length) }, () => 0);
+  return [...left, ...zeros, ...right].slice(0, 4).join(":");
 }

@@ -17,6 +17,7 @@ const statuses: Readonly<Record<SecretsErrorCode, readonly [status: number, titl
   WORKSPACE_EXISTS: [409, "Exists already"],
   SERVER_EXISTS: [409, "Exists already"],
   REVISION_CHANGED: [412, "The revision changed"],
+  ORIGIN_CHANGED: [412, "The origin changed"],
   SECRET_UNUSABLE: [409, "Conflict"],
   RULE_CONFLICT: [409, "Conflict"],
   LAST_ADMIN: [409, "Conflict"],
@@ -141,4 +142,33 @@ export function bodyTooLarge(): ProblemError {
     detail: "The body of the request is larger than the service accepts",
     hint: "Send a smaller body. The largest value of a secret has 8 KiB.",
   });
+}
+
+/** Returns the error for a caller who may send the request after some seconds. */
+export function rateLimited(waitSeconds: number, detail: string): ProblemError {
+  return apiProblem(
+    "RATE_LIMITED",
+    { title: "Too many requests", detail, hint: `Send the request again after ${waitSeconds} seconds.` },
+    { "retry-after": String(waitSeconds) },
+  );
+}
+
+/** Returns the error for a token or a workspace that has as many requests in progress as it may. */
+export function tooManyAtOnce(whose: "token" | "workspace"): ProblemError {
+  return rateLimited(1, `This ${whose} already has as many requests in progress as it may`);
+}
+
+/** Returns the error for a request that the service has no place for. */
+export function serviceBusy(): ProblemError {
+  return new ProblemError(
+    {
+      type: "docs/errors.md#service_busy",
+      title: "Busy",
+      status: 503,
+      detail: "The service already has as many requests in progress as it allows",
+      code: "SERVICE_BUSY",
+      hint: "Send the request again after a second.",
+    },
+    { "retry-after": "1" },
+  );
 }

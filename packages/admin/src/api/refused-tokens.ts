@@ -1,72 +1,31 @@
 import { createHash } from "node:crypto";
-import { isIPv6 } from "node:net";
 import { Budgets } from "./budgets.ts";
 
 const maxRemembered = 10_000;
-const maxAccepted = 1_000;
 
 /**
- * Limits how often a client address may present tokens that are refused. A token that was accepted before is not held
- * back by what others at the same address do, and a token that is refused again and again counts once for the address.
+ * Limits how often a token that the store refused is checked again, so that a program with a revoked token costs the store
+ * little. Only the token itself counts, and not its client's address: others at this address may have valid tokens, and
+ * nobody finds a valid token by trying.
  */
 export class RefusedTokens {
-  readonly #byAddress: Budgets;
-  readonly #byToken: Budgets;
-  readonly #refused = new Set<string>();
-  readonly #accepted = new Set<string>();
+  readonly #refusals: Budgets;
 
   constructor(perMinute: number) {
-    const budget = { perSecond: perMinute / 60, burst: perMinute, maxNames: maxRemembered };
-    this.#byAddress = new Budgets(budget);
-    this.#byToken = new Budgets(budget);
+    this.#refusals = new Budgets({ perSecond: perMinute / 60, burst: perMinute, maxNames: maxRemembered });
   }
 
   /** Returns for how many seconds a token must wait before the store is asked; `undefined` if it may be checked now. */
-  waitSeconds(token: string, address: string): number | undefined {
-    const hash = hashOf(token);
-    if (this.#accepted.has(hash)) return undefined;
-    const ofToken = this.#byToken.waitSeconds(hash);
-    return ofToken ?? (this.#refused.has(hash) ? undefined : this.#byAddress.waitSeconds(networkOf(address)));
+  waitSeconds(token: string): number | undefined {
+    return this.#refusals.waitSeconds(hashOf(token));
   }
 
-  /** Remembers that a token was accepted. */
-  accepted(token: string): void {
-    const hash = hashOf(token);
-    this.#refused.delete(hash);
-    remember(this.#accepted, hash, maxAccepted);
-  }
-
-  /** Counts a token that was refused. */
-  refused(token: string, address: string): void {
-    const hash = hashOf(token);
-    this.#accepted.delete(hash);
-    this.#byToken.take(hash);
-    if (this.#refused.has(hash)) return;
-    remember(this.#refused, hash, maxRemembered);
-    this.#byAddress.take(networkOf(address));
-  }
-}
-
-function remember(names: Set<string>, name: string, most: number): void {
-  names.delete(name);
-  names.add(name);
-  if (names.size <= most) return;
-  for (const oldest of names) {
-    names.delete(oldest);
-    return;
+  /** Counts a refusal of a token. */
+  refused(token: string): void {
+    this.#refusals.take(hashOf(token));
   }
 }
 
 function hashOf(token: string): string {
   return createHash("sha256").update(token).digest("base64");
-}
-
-/** Returns the first 64 bits of an IPv6 address, because one caller usually has all addresses that begin with them. */
-function networkOf(address: string): string {
-  if (!isIPv6(address)) return address;
-  const [head = "", tail = ""] = address.split("::");
-  const groupsOf = (part: string) => (part === "" ? [] : part.split(":").map((group) => Number.parseInt(group, 16)));
-  const [left, right] = [groupsOf(head), groupsOf(tail)];
-  const zeros = Array.from({ length: Math.max(0, 8 - left.length - right.length) }, () => 0);
-  return [...left, ...zeros, ...right].slice(0, 4).join(":");
 }

@@ -41,7 +41,7 @@ export function toServer(info: ServerInfo): Server {
 }
 
 export function toSecret(info: SecretInfo): Secret {
-  const { name, rule, revision, setAt, setBy, expires, lastUsed, weak, redacted, unusable } = info;
+  const { name, rule, revision, setAt, setBy, expires, lastUsed, weak, redacted, origin, unusable } = info;
   return {
     name,
     injection: toInjection(rule),
@@ -52,6 +52,7 @@ export function toSecret(info: SecretInfo): Secret {
     lastUsed: optionalTimeOf(lastUsed),
     weak,
     redacted,
+    origin,
     unusable: unusable ?? null,
   };
 }

@@ -20,7 +20,7 @@ const everyError = {
   421: { description: "The host name of the request is not one of the service.", content: problemContent },
   422: { description: "A field of the request does not follow its rule.", content: problemContent },
   429: {
-    description: "Too many requests with one token, or too many refused tokens from one address.",
+    description: "Too many requests with one token or of one workspace, or a token that was refused too often.",
     headers: z.object({ "Retry-After": z.string().meta({ examples: ["1"] }) }),
     content: problemContent,
   },
@@ -42,7 +42,12 @@ const bodyErrors = {
 export const routeErrors = {
   notFound: { 404: { description: "What the path names does not exist.", content: problemContent } },
   conflict: { 409: { description: "The change conflicts with what exists.", content: problemContent } },
-  changed: { 412: { description: "The revision is not the one of If-Match.", content: problemContent } },
+  changed: {
+    412: {
+      description: "The revision is not the one of If-Match, or the server has another origin than expected.",
+      content: problemContent,
+    },
+  },
 } as const;
 
 /** The header of a conditional change. */

@@ -5,6 +5,7 @@ import { answerTime, timeText } from "./times.ts";
 
 const { least, most } = fields.valueBytes;
 const exampleName = "API_TOKEN";
+const exampleOrigin = "https://mcp.example.com";
 
 /** The path parameters of the routes of one secret. */
 export const secretPath = serverPath.extend({
@@ -41,6 +42,10 @@ export const newSecret = z
       .boolean()
       .optional()
       .meta({ description: "Whether answers of the server are searched for the value. Default: true." }),
+    expectedOrigin: fields.urlField.optional().meta({
+      description: "The origin that the server must have. With another one, the value is refused and not stored.",
+      examples: [exampleOrigin],
+    }),
   })
   .meta({ id: "NewSecret" });
 
@@ -66,6 +71,10 @@ export const secret = z
     redacted: z
       .boolean()
       .meta({ description: "True if answers of the server are searched for the value.", examples: [true] }),
+    origin: z.string().meta({
+      description: "The scheme, host and port that the value is bound to. It is sent to no other.",
+      examples: [exampleOrigin],
+    }),
     unusable: z.enum(["origin-changed", "expired"]).nullable().meta({
       description: "Why calls cannot use the value. `null` if they can.",
     }),

@@ -1,11 +1,12 @@
 import { randomUUID } from "node:crypto";
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer, type Server, ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { getRequestListener } from "@hono/node-server";
 import { KeywardError, type OptionNames, requireAmount, requireOptions } from "@keyward/core";
 import { type AdminApiOptions, adminApiOptionNames, createAdminApi } from "../api/admin-api.ts";
 import { apiProblem } from "../api/problem-error.ts";
 import { answerHeaders, problemResponse } from "../api/problem-response.ts";
+import { Connections } from "./connections.ts";
 import { Readiness } from "./health.ts";
 
 /** The options of {@link startAdminServer}: those of `createAdminApi`, and those of a server that listens on a port. */
@@ -14,13 +15,19 @@ export interface AdminServerOptions extends AdminApiOptions {
   readonly host?: string | undefined;
   /** The port to listen on. 0 means any free port. Default: 8481. */
   readonly port?: number | undefined;
-  /** How long the headers of a request may take to arrive, in milliseconds. Default: 5,000. */
+  /**
+   * How long the headers of a request may take to arrive, in milliseconds. For the first request of a connection, from
+   * the moment at which the connection was opened. Default: 5,000.
+   */
   readonly headersTimeoutMs?: number | undefined;
   /** How long a whole request may take to arrive, in milliseconds. Default: 15,000. */
   readonly requestTimeoutMs?: number | undefined;
   /** How long a connection may stay open without any transfer, in milliseconds. Default: 30,000. */
   readonly idleTimeoutMs?: number | undefined;
-  /** How many connections may be open at once. Default: 1,000. */
+  /**
+   * How many connections may be open at once. A further one closes the connection that has waited longest for its client,
+   * among those of the address that has most of them. Default: 1,000.
+   */
   readonly maxConnections?: number | undefined;
   /** How long the requests in progress may take after `close()`, in milliseconds. Default: 30,000. */
   readonly drainMs?: number | undefined;
@@ -49,6 +56,8 @@ const optionNames = {
 } satisfies OptionNames<AdminServerOptions>;
 
 const checkedEveryMs = 500;
+/** For how long a client may read the last answer of a connection. */
+const lingerMs = 1_000;
 
 /**
  * Starts the admin API on a port, with `/healthz` (the process lives) and `/readyz` (the store, the keys and the audit
@@ -81,11 +90,16 @@ export async function startAdminServer(options: AdminServerOptions): Promise<Run
     async (request, bindings) => {
       const health = await healthAnswer(request, readiness, state);
       if (health !== undefined) return health;
-      return state.closing ? problemResponse(closing(), randomUUID()) : api.fetch(request, bindings);
+      const answer = state.closing ? problemResponse(closing(), randomUUID()) : await api.fetch(request, bindings);
+      // The connection of a body that was not read is closed, so the client must not send another request on it.
+      if (!bindings.incoming.complete && bindings.outgoing instanceof ServerResponse) {
+        bindings.outgoing.shouldKeepAlive = false;
+      }
+      return answer;
     },
     { overrideGlobalObjects: false, errorHandler: () => problemResponse(malformedRequest(), randomUUID()) },
   );
-  const inProgress = new Set<ServerResponse>();
+  const connections = new Connections(maxConnections);
   const server = createServer(
     {
       // The listener answers a request without a host with problem details.
@@ -96,21 +110,20 @@ export async function startAdminServer(options: AdminServerOptions): Promise<Run
       connectionsCheckingInterval: Math.min(checkedEveryMs, headersTimeoutMs, requestTimeoutMs),
     },
     (request, response) => {
-      inProgress.add(response);
+      connections.begin(response);
       response.once("close", () => {
-        inProgress.delete(response);
         // A body that nobody reads would keep the connection busy.
-        if (state.closing || !request.complete) request.socket.end();
+        if (state.closing || !request.complete) endSoon(request.socket);
       });
       if (state.closing) response.shouldKeepAlive = false;
       void listener(request, response);
     },
   );
   server.timeout = idleTimeoutMs;
-  server.maxConnections = maxConnections;
+  server.on("connection", (socket) => connections.add(socket));
   server.on("clientError", refuseBrokenRequest);
   await listening(server, host, port);
-  return { url: urlOf(server, host), close: once(() => closeServer(server, state, inProgress, drainMs)) };
+  return { url: urlOf(server, host), close: once(() => closeServer(server, state, connections, drainMs)) };
 }
 
 async function healthAnswer(
@@ -145,9 +158,17 @@ function refuseBrokenRequest(error: Error & { readonly code?: string }, socket: 
         : [400, "Bad Request"];
   const { problem } = malformedRequest(status);
   const body = JSON.stringify({ ...problem, instance: randomUUID() });
-  socket.end(
+  socket.write(
     `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
   );
+  endSoon(socket);
+}
+
+/** Ends a connection, and closes it also if the client does not end its side. */
+function endSoon(socket: Socket): void {
+  socket.end();
+  const late = setTimeout(() => socket.destroy(), lingerMs).unref();
+  socket.once("close", () => clearTimeout(late));
 }
 
 function malformedRequest(status = 400) {
@@ -203,12 +224,12 @@ function isAddress(address: string | AddressInfo | null): address is AddressInfo
 async function closeServer(
   server: Server,
   state: { closing: boolean },
-  inProgress: ReadonlySet<ServerResponse<IncomingMessage>>,
+  connections: Connections,
   drainMs: number,
 ): Promise<void> {
   state.closing = true;
   const closed = new Promise((resolve) => server.close(resolve));
-  for (const response of inProgress) if (!response.headersSent) response.shouldKeepAlive = false;
+  connections.end();
   const late = setTimeout(() => server.closeAllConnections(), drainMs);
   await closed;
   clearTimeout(late);

@@ -69,12 +69,13 @@ export interface SecretResult {
   readonly lastUsedAtMs: number | null;
   readonly weak: boolean;
   readonly redacted: boolean;
+  readonly origin: string;
   readonly unusable: Secret["unusable"];
 }
 
 /** Returns a secret as `--json` prints it. */
 export function secretResult(secret: Secret): SecretResult {
-  const { name, injection, revision, setAt, setBy, expires, lastUsed, weak, redacted, unusable } = secret;
+  const { name, injection, revision, setAt, setBy, expires, lastUsed, weak, redacted, origin, unusable } = secret;
   return {
     name,
     injection: injectionResult(injection),
@@ -85,6 +86,7 @@ export function secretResult(secret: Secret): SecretResult {
     lastUsedAtMs: millisecondsOf(lastUsed),
     weak,
     redacted,
+    origin,
     unusable,
   };
 }

@@ -32,6 +32,8 @@ export interface CheckedSecret {
   readonly expires: number | undefined;
   readonly redacted: boolean;
   readonly setBy: string;
+  /** The origin that the server must have; `undefined` for any. */
+  readonly expectedOrigin: string | undefined;
 }
 
 // A value is taken from a process that seems halted. A process that lives tries again with a new number.
@@ -52,7 +54,7 @@ export class ServerSecrets {
    * Sets a secret. Until the last step, calls use the former value. A crash leaves either value, and the sweep removes
    * what else is left.
    *
-   * @throws SecretsError `FIELD_INVALID`, `RULE_CONFLICT`, `LIMIT_REACHED`; as {@link changeServer}.
+   * @throws SecretsError `FIELD_INVALID`, `ORIGIN_CHANGED`, `RULE_CONFLICT`, `LIMIT_REACHED`; as {@link changeServer}.
    */
   async set(address: ServerAddress, secret: CheckedSecret, condition: ChangeCondition): Promise<SecretChange> {
     for (let attempt = 1; attempt <= maxAttempts; attempt++) {
@@ -143,6 +145,9 @@ export class ServerSecrets {
     // Without the id, two processes could write the same text, and both believe that the number is theirs.
     const id = newId();
     return await changeServer(this.#context, address, condition, (server): Decision<ServerRecord, BegunValue> => {
+      const origin = originOf(server.url);
+      // The value will be bound to this origin, whatever the URL becomes until the value is stored.
+      if (secret.expectedOrigin !== undefined && secret.expectedOrigin !== origin) throw originChanged(origin);
       const rule = ruleFor(server, secret);
       requirePair(isPair(secret.value), rule);
       requireFreeHeader(server, secret.name, rule);
@@ -156,7 +161,7 @@ export class ServerSecrets {
         values: value,
         pending: [...server.pending, { value, since: Date.now(), id }],
       };
-      return { next, result: { value, server: server.id, origin: originOf(server.url) } };
+      return { next, result: { value, server: server.id, origin } };
     });
   }
 
@@ -301,13 +306,10 @@ function requireFreeHeader(server: ServerRecord, name: string, rule: InjectionRu
   const header = headerOf(rule).toLowerCase();
   const other = server.secrets.find((secret) => secret.name !== name && headerOf(secret.rule).toLowerCase() === header);
   if (other === undefined) return;
-  throw new SecretsError(
-    "RULE_CONFLICT",
-    `The secret ${other.name} of this server already sets the header ${headerOf(rule)}`,
-    {
-      hint: `Choose another header, or delete the secret ${other.name} first.`,
-    },
-  );
+  // The header is not repeated: a caller may have passed a value in the place of the header.
+  throw new SecretsError("RULE_CONFLICT", `The secret ${other.name} of this server already sets this header`, {
+    hint: `Choose another header, or delete the secret ${other.name} first.`,
+  });
 }
 
 /** Returns what callers see of a secret. */
@@ -317,7 +319,7 @@ function secretInfo(server: ServerRecord, secret: SecretRecord, lastUsed: number
   const unusable = isExpired ? "expired" : origin === originOf(server.url) ? undefined : "origin-changed";
   // A call uses every secret of its server, so a use after the value was set was a use of this value.
   const used = lastUsed !== undefined && lastUsed >= setAt ? lastUsed : undefined;
-  return { name, rule, revision, setAt, setBy, expires, lastUsed: used, weak, redacted, unusable };
+  return { name, rule, revision, setAt, setBy, expires, lastUsed: used, weak, redacted, origin, unusable };
 }
 
 function warningsFor({ name, rule, weak, redacted, unusable }: SecretInfo): readonly string[] {
@@ -329,6 +331,12 @@ function warningsFor({ name, rule, weak, redacted, unusable }: SecretInfo): read
       ? ["The URL of the server was changed at the same time. Set the value again to send it to the new origin."]
       : []),
   ];
+}
+
+function originChanged(origin: string): SecretsError {
+  return new SecretsError("ORIGIN_CHANGED", `The server now has the origin ${origin}, so the value was not stored`, {
+    hint: "Find out who changed the URL of the server. Set the value again only if this origin may receive it.",
+  });
 }
 
 function tooMany(): SecretsError {

@@ -27,6 +27,17 @@ export function requireServerUrl(given: unknown): string {
   return url.href.replace(/\/$/, "");
 }
 
+/**
+ * Checks an origin that a caller expects, and returns the origin.
+ *
+ * @throws SecretsError `FIELD_INVALID` for a text that is not an origin, such as a URL with a path.
+ */
+export function requireOrigin(given: unknown): string {
+  const text = urlField.safeParse(given);
+  if (text.success && URL.canParse(text.data) && originOf(text.data) === text.data) return text.data;
+  throw invalidField("expectedOrigin", "an origin: scheme, host and port, such as `https://mcp.example.com`");
+}
+
 /** Returns the origin of the URL of a server: scheme, host and port. A value may be sent to this origin only. */
 export function originOf(url: string): string {
   return new URL(url).origin;

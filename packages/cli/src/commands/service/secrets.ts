@@ -42,7 +42,7 @@ export async function setSecret(
   printWarnings(context, change);
   const done = change.created ? "is set" : "has a new value";
   context.output.result(
-    `${name} ${done}: ${shownInjection(change.secret.injection)}. ${nextCall}`,
+    `${name} ${done}: ${shownInjection(change.secret.injection)}, bound to ${change.secret.origin}. ${nextCall}`,
     changeResult(change),
   );
 }

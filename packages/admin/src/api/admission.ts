@@ -1,0 +1,72 @@
+import { type Caller, hasRight, type Right } from "@keyward/secrets";
+import type { MiddlewareHandler } from "hono";
+import type { ApiContext, ApiEnvironment } from "./api-environment.ts";
+import type { CheckedLimits } from "./api-limits.ts";
+import { Authorization } from "./authorization.ts";
+import { readBody } from "./bounded-body.ts";
+import { notAllowed, serviceBusy, tooManyAtOnce } from "./error-problems.ts";
+import { Places } from "./places.ts";
+import type { SecretsService } from "./secrets-service.ts";
+
+/**
+ * Decides which requests are handled, and when. A request waits for its client without one of the service's places, and
+ * its token is checked again once its body is here: a token that was revoked meanwhile changes nothing.
+ */
+export class Admission {
+  readonly #authorization: Authorization;
+  readonly #maxBodyBytes: number;
+  readonly #service: Places;
+  readonly #workspaces: Places;
+  readonly #tokens: Places;
+
+  constructor(admin: SecretsService, limits: CheckedLimits) {
+    this.#authorization = new Authorization(admin, limits);
+    this.#maxBodyBytes = limits.maxBodyBytes;
+    this.#service = new Places(limits.concurrentRequests, serviceBusy);
+    this.#workspaces = new Places(limits.concurrentRequestsOfWorkspace, () => tooManyAtOnce("workspace"));
+    this.#tokens = new Places(limits.concurrentRequestsOfToken, () => tooManyAtOnce("token"));
+  }
+
+  /** Returns the middleware of a route that needs a right. */
+  requires(
+    right: Right,
+    {
+      hasBody,
+      addressOf,
+    }: { readonly hasBody: boolean; readonly addressOf: (context: ApiContext) => string | undefined },
+  ): MiddlewareHandler<ApiEnvironment> {
+    return async (context, next) => {
+      const check = () => this.#authorization.caller(context.req.header("authorization"), addressOf(context));
+      const admit = async () => {
+        const caller = await check();
+        this.#authorization.takeFromRate(caller);
+        if (!hasRight(caller.role, right)) throw notAllowed();
+        return caller;
+      };
+      const handle = async (caller: Caller) => {
+        context.set("caller", caller);
+        await next();
+      };
+      if (!hasBody) {
+        await this.#inPlace(async () => {
+          const caller = await admit();
+          await this.#inShare(caller, () => handle(caller));
+        });
+        return;
+      }
+      const caller = await this.#inPlace(admit);
+      await this.#inShare(caller, async () => {
+        await readBody(context.req, this.#maxBodyBytes);
+        await this.#inPlace(async () => handle(await check()));
+      });
+    };
+  }
+
+  async #inPlace<Result>(run: () => Promise<Result>): Promise<Result> {
+    return await this.#service.hold("", run);
+  }
+
+  async #inShare({ tokenId, workspace = "operators" }: Caller, run: () => Promise<void>): Promise<void> {
+    await this.#workspaces.hold(workspace, () => this.#tokens.hold(tokenId, run));
+  }
+}
