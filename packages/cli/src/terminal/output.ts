@@ -78,6 +78,21 @@ export class Output {
   }
 
   /**
+   * Resolves when the results are written, for a result that is lost if it is not.
+   *
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if stdout cannot be written.
+   */
+  async resultsAreWritten(): Promise<void> {
+    await this.#streams.results.whole().catch(async (cause: unknown) => {
+      const { KeywardError } = await import("@keyward/core");
+      throw new KeywardError("PROVIDER_UNAVAILABLE", "The tokens cannot be printed, so they cannot be used", {
+        hint: "Check that the disk is not full and that the reader of the output runs. Then run the command again.",
+        cause,
+      });
+    });
+  }
+
+  /**
    * Writes a result that replaces the former result of the same command. On a terminal, clears the screen first.
    * Elsewhere, and with `--json`, appends: one line for each result.
    */

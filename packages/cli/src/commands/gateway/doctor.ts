@@ -5,7 +5,7 @@ import { type SecretsAdmin, SecretsError, verifyAudit } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
 import type { Context } from "../../context.ts";
 import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
-import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
+import { auditPath, gatewayConfig, requireUsedStores, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
 import { errorResult } from "../../terminal/output.ts";
 
@@ -38,8 +38,13 @@ export async function gatewayDoctor(context: Context, { url }: { readonly url?: 
   findings.push(...files);
   const keys = await check("keys", async () => await checkKeys(await context.keys(), context.signal));
   findings.push(...keys);
-  // Opening a missing file would create it, and without keys nothing can be read.
-  if ([...files, ...keys].every(({ level }) => level !== "problem")) {
+  const used = await check("store", async () => {
+    await requireUsedStores(context, config);
+    return [];
+  });
+  findings.push(...used);
+  // Without keys nothing can be read, and in an unused store there is nothing to read.
+  if ([...keys, ...used].every(({ level }) => level !== "problem")) {
     findings.push(
       ...(await check("store", async () =>
         withLocalService(context, {}, async ({ admin, store }) => [
@@ -74,11 +79,9 @@ async function checkFiles(config: Config): Promise<readonly Finding[]> {
   const findings: Finding[] = [];
   for (const path of new Set([folder, audit, ...sqlite])) {
     const status = await lstat(path).catch(() => undefined);
-    if (status === undefined) {
-      findings.push(
-        problem("files", `${path} does not exist`, "Run `keyward gateway init`, or restore a backup of the folder."),
-      );
-    } else if (process.platform !== "win32" && (status.mode & 0o077) !== 0) {
+    // That a file is missing is a problem of its store.
+    if (status === undefined) continue;
+    if (process.platform !== "win32" && (status.mode & 0o077) !== 0) {
       const isFolder = path === folder;
       // The folder of a configuration may have other files, which others may read.
       if (isFolder && basename(folder) !== ".keyward") continue;
@@ -173,7 +176,7 @@ async function check(subject: Finding["subject"], run: () => Promise<readonly Fi
   try {
     return await run();
   } catch (error) {
-    if (!(error instanceof KeywardError || error instanceof SecretsError)) throw error;
+    if (!(error instanceof KeywardError || error instanceof SecretsError || error instanceof CommandError)) throw error;
     const { code, message, hint } = errorResult(error);
     return [{ level: "problem", subject, message, hint, code }];
   }

@@ -5,6 +5,7 @@ import { writeNewFile } from "../../files/new-file.ts";
 import { auditEntryResult } from "../../results/audit-entry-result.ts";
 import { auditPath, gatewayConfig } from "../../service/local-service.ts";
 import { textOfFile } from "../../service/secret-value.ts";
+import { hasContent } from "../../service/used-stores.ts";
 import { jsonOf } from "../../terminal/output.ts";
 
 const maxAnchorBytes = 268_435_456;
@@ -66,7 +67,14 @@ export async function exportEntries(context: Context, { workspace }: { readonly 
 }
 
 async function auditFile(context: Context) {
-  return { path: auditPath(await gatewayConfig(context)), keys: await context.keys() };
+  const path = auditPath(await gatewayConfig(context));
+  // Opening an empty file makes it a database.
+  if (!(await hasContent(path))) {
+    throw new CommandError("USAGE", `The audit does not exist, or is empty: ${path}`, {
+      hint: "Check that its volume is mounted, and that `gateway.audit` of the configuration names the right file. If it was lost, restore a backup.",
+    });
+  }
+  return { path, keys: await context.keys() };
 }
 
 /** Reads the last line of a file of anchors, which may also be what `--json` printed. */

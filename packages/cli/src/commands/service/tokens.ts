@@ -92,7 +92,10 @@ export async function recoverToken(
   { workspace, owner }: { readonly workspace?: string; readonly owner: string },
 ): Promise<void> {
   const { withLocalService } = await import("../../service/local-service.ts");
-  await withLocalService(context, {}, async ({ admin }) => {
+  const { notSetUp } = await import("../../service/used-stores.ts");
+  await withLocalService(context, {}, async ({ admin, config }) => {
+    // In a store without a service, the token would be in a list and of no use.
+    if (!(await admin.isInitialized())) throw notSetUp(config);
     const { token, info } = await admin.recoverToken(admin.localOperator(), { workspace, owner });
     const whose = workspace === undefined ? "an operator" : `an admin of the workspace ${workspace}`;
     context.output.progress(`This is the token of ${whose}. It is printed once. The audit has an entry about it.`);
