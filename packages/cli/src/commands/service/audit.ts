@@ -15,7 +15,10 @@ const maxAnchorBytes = 268_435_456;
 /** Verifies the audit, alone or against an anchor that was kept elsewhere. */
 export async function verify(context: Context, { anchor }: { readonly anchor?: string }): Promise<void> {
   const file = await auditFile(context);
-  const expected = anchor === undefined ? undefined : parsed(await textOfFile(anchor, maxAnchorBytes));
+  const expected =
+    anchor === undefined
+      ? undefined
+      : parsed(await textOfFile(anchor, { maxBytes: maxAnchorBytes, signal: context.signal }));
   const { ok, entries, chains, problems, problemCount, openChains } = await verifyAudit({
     ...file,
     anchor: expected,

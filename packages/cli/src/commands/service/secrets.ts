@@ -7,7 +7,7 @@ import { envVariables } from "../../service/env-file.ts";
 import { type InjectionFlags, injectionOf, shownInjection } from "../../service/injection-flags.ts";
 import { readValue, textOfFile } from "../../service/secret-value.ts";
 import { shownSince } from "../../terminal/durations.ts";
-import { type ErrorResult, errorResult, table } from "../../terminal/output.ts";
+import { type ErrorResult, errorResult, oneLine, table } from "../../terminal/output.ts";
 import { dayOf } from "../../terminal/times.ts";
 
 /** The options of commands that set values. */
@@ -120,7 +120,7 @@ export async function importSecrets(
   { expires, redact }: ValueOptions,
 ): Promise<void> {
   const { output, signal } = context;
-  const variables = envVariables(await textOfFile(path));
+  const variables = envVariables(await textOfFile(path, { signal }));
   if (variables.length === 0) {
     throw new CommandError("USAGE", "The file has no variables", {
       hint: "A line of the file has the form `NAME=value`. Check the path.",
@@ -160,7 +160,7 @@ function changeResult({ secret, created, warnings }: SecretChange) {
 }
 
 function printWarnings({ output }: Context, { warnings }: SecretChange): void {
-  for (const warning of warnings) output.notice(warning);
+  for (const warning of warnings) output.notice(oneLine(warning));
 }
 
 function rowOf(secret: Secret): readonly string[] {

@@ -5,7 +5,7 @@ import { localTokenResult, tokenResult } from "../../results/service-results.ts"
 import { adminAccess } from "../../service/admin-access.ts";
 import { type ListOptions, listAll } from "../../service/listed.ts";
 import { shownSince } from "../../terminal/durations.ts";
-import { table } from "../../terminal/output.ts";
+import { oneLine, table } from "../../terminal/output.ts";
 import { dayOf } from "../../terminal/times.ts";
 
 /** The flags of `keyward tokens create`. */
@@ -106,8 +106,9 @@ export async function recoverToken(
 function printIssued({ output }: Context, { token, info }: IssuedToken, url: string): void {
   const urls = info.role === "member" ? (info.servers ?? ["<server>"]).map((slug) => `${url}/s/${slug}/mcp`) : [];
   const until = info.expires === null ? "" : `, until ${info.expires}`;
-  output.progress(`The token of ${info.owner} (${info.role}, id ${info.id})${until}. It is printed once.`);
-  for (const one of urls) output.progress(`The URL for a client, from the release on that relays calls: ${one}`);
+  output.progress(`The token of ${oneLine(info.owner)} (${info.role}, id ${info.id})${until}. It is printed once.`);
+  for (const one of urls)
+    output.progress(oneLine(`The URL for a client, from the release on that relays calls: ${one}`));
   output.result(token, { token, info: tokenResult(info), urls });
 }
 
