@@ -1,6 +1,7 @@
 import { Command, Help } from "commander";
 import type { Surroundings } from "./context.ts";
 import type { OutputOptions } from "./terminal/output.ts";
+import { withoutTokens } from "./terminal/without-tokens.ts";
 import { version } from "./version.ts";
 
 /** Returns commander's program for an executable, without commands. A wrong command line throws `CommanderError`. */
@@ -62,7 +63,7 @@ export function withoutArguments(text: string, { hidesAll = false }: { readonly 
         .replace(/unknown (option|command) '[\s\S]*'(?=\n|$)/, "unknown $1 (not shown)")
         .replace(/argument '[\s\S]*' is invalid/, "argument (not shown) is invalid")
     : text;
-  return shown
+  return withoutTokens(shown)
     .replace(/(too many arguments.* but got \d+): [\s\S]*\.$/m, "$1.")
     .replace(/unknown (option|command) '(?!(?:--)?[a-z][a-z-]{0,29}')[\s\S]*?'(?=\n|$)/, "unknown $1 (not shown)")
     .replace(/\S*:\/\/\S*/g, "(a source)");

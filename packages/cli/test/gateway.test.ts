@@ -1,9 +1,17 @@
-import { chmod, mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { createServer, type ServerResponse } from "node:http";
 import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import { AdminApiError, AdminClient } from "@keyward/admin/client";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { newFolder, newService, startGateway } from "./gateway-process.ts";
 import { keyward } from "./keyward-process.ts";
+
+/** Answers as a web server that is not the service. */
+function answerWithoutDate(response: ServerResponse): void {
+  response.sendDate = false;
+  response.end("hello");
+}
 
 const tokenText = /kwt_\w+/;
 
@@ -252,9 +260,38 @@ describe("keyward gateway doctor", () => {
     await chmod(join(folder, ".keyward", "service.db"), 0o600);
     const whole = await keyward(folder, {}, "gateway", "doctor");
     expect(whole).toMatchObject({ exitCode: 0, stderr: "" });
-    await rm(join(folder, ".keyward", "audit.db"));
+    const own = (name: string) => join(folder, ".keyward", name);
+    await writeFile(own("first-tokens-aaaaaa.txt.bbbbbb.unfinished"), "");
+    await chmod(own("keyring.json"), 0o640);
+    await chmod(own("service.db"), 0o400);
+    await chmod(join(folder, ".keyward"), 0o750);
+    const found = await keyward(folder, {}, "gateway", "doctor");
+    expect(found.exitCode).toBe(1);
+    expect(found.stdout).toMatch(/may read or change .*\.keyward\n/);
+    expect(found.stdout).toMatch(/may read or change .*keyring\.json\n/);
+    expect(found.stdout).toMatch(/cannot write to .*service\.db\n/);
+    expect(found.stdout).toMatch(/unfinished has the first tokens/);
+    await chmod(own("keyring.json"), 0o600);
+    await chmod(own("service.db"), 0o600);
+    await rename(join(folder, ".keyward"), join(folder, "elsewhere"));
+    await chmod(join(folder, "elsewhere"), 0o700);
+    await symlink("elsewhere", join(folder, ".keyward"));
+    const database = new DatabaseSync(own("service.db"));
+    database.exec("UPDATE entries SET value = zeroblob(60) WHERE CAST(key AS TEXT) LIKE '%token%'");
+    database.close();
+    const other = createServer((_, response) => void answerWithoutDate(response)).listen(0, "127.0.0.1");
+    onTestFinished(() => void other.close());
+    await expect.poll(() => other.address()).not.toBeNull();
+    const address = other.address();
+    const url = `http://127.0.0.1:${typeof address === "object" ? address?.port : ""}`;
+    const moved = await keyward(folder, {}, "gateway", "doctor", "--url", url);
+    expect(moved.stdout).toMatch(/\.keyward is a link/);
+    expect(moved.stdout).toMatch(/PROBLEM {2}store: [1-9]\d* records are damaged/);
+    expect(moved.stdout).toMatch(/is not the secrets service/);
+    expect(moved.stdout).toMatch(/warning {2}clock: cannot be compared/);
+    await rm(own("audit.db"));
     const missing = await keyward(folder, {}, "gateway", "doctor");
-    expect(missing).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("audit.db does not exist") });
+    expect(missing).toMatchObject({ exitCode: 1, stdout: expect.stringMatching(/its audit is empty: .*audit.db/) });
     expect(await readdir(join(folder, ".keyward"))).not.toContain("audit.db");
   });
 

@@ -128,6 +128,18 @@ describe("the value of a secret", () => {
     );
   });
 
+  it("is refused if several lines are pasted, and nothing is set", async () => {
+    const { folder, env } = await withServer();
+    const terminal = new Terminal(folder, env, "secrets", "set", "github", "GITHUB_TOKEN");
+    await terminal.answer("The value of GITHUB_TOKEN", "first-line-of-a-key\rsecond-line-of-a-key");
+    expect(await terminal.end()).toBe(2);
+    expect(terminal.text).toContain("more than one line");
+    expect(terminal.printed).not.toContain("line-of-a-key");
+    expect(await keyward(folder, env, "secrets", "list", "github")).toMatchObject({
+      stdout: expect.stringContaining("has no secrets"),
+    });
+  });
+
   it("can be left with Ctrl-C, and nothing is set", async () => {
     const { folder, env } = await withServer();
     const terminal = new Terminal(folder, env, "secrets", "set", "github", "GITHUB_TOKEN");
@@ -168,24 +180,30 @@ describe("the value of a secret", () => {
     expect(ended.stdout + ended.stderr).not.toContain(value);
   });
 
-  it.each([
-    [["github", "TOKEN", value, "more"]],
-    [["github", "TOKEN", value, "--bearer", "--basic"]],
-    [["github", "TOKEN", "--expires", value]],
-    [["github", "TOKEN", `--${value}`]],
-    [["github", "TOKEN", "-x", "--abcdefgh"]],
-    [["github", "TOKEN", "--if-revision", value]],
-    [["github", "TOKEN", "--from-file", value]],
-    [["github", "TOKEN", "--template", value]],
-    [["no-server", "TOKEN", value]],
-    [["github", "TOKEN", value, "--header", "host"]],
-  ])("is not repeated by the error for a wrong command line: %j", async (words) => {
+  it("is not repeated by the error for a wrong command line", async () => {
     const { folder, env } = await withServer();
-    for (const format of [[], ["--json"], ["--quiet"]]) {
-      const ended = await keywardReading(value, folder, env, "secrets", "set", ...words, ...format);
-      expect(ended.exitCode).not.toBe(0);
-      expect(ended.stdout + ended.stderr).not.toContain(value);
-      expect(ended.stdout + ended.stderr).not.toContain("abcdefgh");
+    const commandLines: readonly (readonly string[])[] = [
+      ["github", "TOKEN", value, "more"],
+      ["github", "TOKEN", value, "--bearer", "--basic"],
+      ["github", "TOKEN", "--expires", value],
+      ["github", "TOKEN", `--${value}`],
+      ["github", "TOKEN", "-x", "--abcdefgh"],
+      ["github", "TOKEN", "--if-revision", value],
+      ["github", "TOKEN", "--from-file", value],
+      ["github", "TOKEN", "--template", value],
+      ["no-server", "TOKEN", value],
+      ["github", "TOKEN", value, "--header", "host"],
+    ];
+    for (const words of commandLines) {
+      const command = ["secrets", "set", ...words];
+      const ended = await Promise.all(
+        [[], ["--json"], ["--quiet"]].map((format) => keywardReading(value, folder, env, ...command, ...format)),
+      );
+      for (const { exitCode, stdout, stderr } of ended) {
+        expect(exitCode).not.toBe(0);
+        expect(stdout + stderr).not.toContain(value);
+        expect(stdout + stderr).not.toContain("abcdefgh");
+      }
     }
   });
 
@@ -198,20 +216,22 @@ describe("the value of a secret", () => {
       'THIRD_KEY="third value"',
       "",
       "SHORT=x",
-      'LINES="two\nlines of a value"',
     ];
     await writeFile(join(folder, "values.env"), lines.join("\n"));
     const ended = await keyward(folder, env, "secrets", "import", "github", "values.env");
     expect(ended.exitCode).toBe(1);
-    expect(ended.stdout).toMatch(
-      /^FIRST_KEY {3}set\nLINES {7}NOT SET: .*\nSECOND_KEY {2}set\nSHORT {7}NOT SET: .*\nTHIRD_KEY {3}set\n/,
-    );
-    for (const part of ["first-value", "second value", "third value", "lines of a value"]) {
+    expect(ended.stdout).toMatch(/^FIRST_KEY {3}set\nSECOND_KEY {2}set\nTHIRD_KEY {3}set\nSHORT {7}NOT SET: .*\n/);
+    for (const part of ["first-value", "second value", "third value"]) {
       expect(ended.stdout + ended.stderr).not.toContain(part);
     }
     expect(await keyward(folder, env, "secrets", "import", "github", "values.env")).toMatchObject({
       stdout: expect.stringContaining("FIRST_KEY   has a new value"),
     });
+    await writeFile(join(folder, "wrong.env"), "FOURTH_KEY=fourth-value\nFIFTH_KEY=fifth-value#of-the-file\n");
+    const refused = await keyward(folder, env, "secrets", "import", "github", "wrong.env");
+    expect(refused).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("Line 2 of the file") });
+    expect(refused.stderr).not.toContain("fifth-value");
+    expect((await keyward(folder, env, "secrets", "list", "github")).stdout).not.toContain("FOURTH_KEY");
     await mkdir(join(folder, "empty"));
     expect(await keyward(folder, env, "secrets", "import", "github", "empty")).toMatchObject({ exitCode: 2 });
   });

@@ -33,7 +33,10 @@ const moment = /^\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:
  * @throws InvalidArgumentError for any other text.
  */
 export function readTime(text: string): string {
-  const time = day.test(text) || moment.test(text) ? Date.parse(text) : Number.NaN;
+  // `Date.parse` takes 2026-02-31 for the third of March.
+  const date = text.slice(0, 10);
+  const isDate = day.test(date) && new Date(Date.parse(date) || 0).toISOString().startsWith(date);
+  const time = isDate && (day.test(text) || moment.test(text)) ? Date.parse(text) : Number.NaN;
   if (Number.isNaN(time)) throw new InvalidArgumentError("A time is 2030-01-31 or 2030-01-31T12:00:00Z.");
   return new Date(time).toISOString();
 }

@@ -39,6 +39,7 @@ export function declareGateway(program: Command, context: OpenContext): void {
       readMoment,
     )
     .option("--workspace <name>", "the name of the first workspace, if the store is empty", "main")
+    .option("--new-audit", "begin a new audit, after the audit of the service was lost", false)
     .action(
       async (options) => await (await import("../commands/gateway/start.ts")).startGateway(await context(), options),
     );

@@ -31,6 +31,7 @@ export async function adminAccess({ env }: Context): Promise<AdminAccess> {
  */
 export function clientOf({ url, token }: Login): AdminClient {
   try {
+    sendNoLoopbackToProxy(url);
     return new AdminClient({ url, token });
   } catch (error) {
     if (!(error instanceof AdminApiError) || error.code !== "OPTION_INVALID") throw error;
@@ -39,6 +40,13 @@ export function clientOf({ url, token }: Login): AdminClient {
       .replace('The option "token" of AdminClient', "The text of the token");
     throw new CommandError("USAGE", message, { hint: error.hint });
   }
+}
+
+/** A proxy of the environment (`NODE_USE_ENV_PROXY`) would read the token in plain HTTP to this machine. */
+function sendNoLoopbackToProxy(url: string): void {
+  if (!URL.canParse(url) || new URL(url).protocol !== "http:") return;
+  const excepted = process.env["no_proxy"] ?? process.env["NO_PROXY"] ?? "";
+  process.env["no_proxy"] = `${excepted},${new URL(url).hostname}`;
 }
 
 function variablesOf(env: Context["env"]): Login | undefined {

@@ -14,15 +14,16 @@ export interface FirstTokens {
 }
 
 /**
- * Returns the first tokens for the output. The stdout of a container is a log that many read, so without a terminal the
- * tokens go to a new file that only its owner can read.
+ * Gives the first tokens to the operator: prints them on a terminal, or writes them to a new file, which is on the disk when
+ * the function returns. The stdout of a container is a log that many read, so without a terminal the tokens go to a file that
+ * only its owner can read.
  *
  * @param options.printsTokens true if the operator wants the tokens on stdout anyway.
  * @param options.beside the path of a file in whose folder the tokens are written.
  */
 export async function firstTokens(
   { output }: Pick<Context, "output">,
-  { operator, admin, workspace }: Initialization,
+  { operator, admin, workspace }: Pick<Initialization, "operator" | "admin" | "workspace">,
   { printsTokens, beside }: { readonly printsTokens: boolean; readonly beside: string },
 ): Promise<FirstTokens> {
   const lines = [

@@ -1,5 +1,6 @@
 import type { ListedPage, ListPage } from "@keyward/admin/client";
 import type { Context } from "../context.ts";
+import { CommandError } from "../exit-codes.ts";
 
 /** How many items a list command prints. */
 export interface ListOptions {
@@ -15,6 +16,8 @@ export interface Listed<Item> {
 }
 
 const pageSize = 100;
+/** A page is empty if a filter leaves out what a service has read for it. */
+const mostEmptyPages = 1_000;
 /** The most items that a command prints unless `--limit` says otherwise. */
 export const defaultLimit = 1_000;
 
@@ -26,9 +29,16 @@ export async function listAll<Item>(
 ): Promise<Listed<Item>> {
   const items: Item[] = [];
   let cursor: string | undefined;
+  let emptyPages = 0;
   do {
     signal.throwIfAborted();
     const page = await readPage({ limit: Math.min(pageSize, limit - items.length), cursor });
+    if (page.items.length === 0 && page.next !== null) emptyPages++;
+    if (emptyPages > mostEmptyPages) {
+      throw new CommandError("USAGE", "The service sends pages without items, and never the last page", {
+        hint: "Check the URL of the service, and that the command and the service have one release.",
+      });
+    }
     items.push(...page.items);
     cursor = page.next ?? undefined;
   } while (cursor !== undefined && items.length < limit);

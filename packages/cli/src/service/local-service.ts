@@ -4,6 +4,7 @@ import type { Config } from "../configuration/config.ts";
 import { closeStore } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
+import { lostAudit, lostStore, notSetUp, usedStores } from "./used-stores.ts";
 
 /** The secrets service of this machine's configuration, opened without the admin API. */
 export interface LocalService {
@@ -19,6 +20,8 @@ export interface LocalService {
 export interface LocalServiceOptions {
   /** True for a process that runs as long as the service. Default: false. */
   readonly replica?: boolean;
+  /** True if the service may be new, so that its files are made. Default: false: a service without records is refused. */
+  readonly mayBeNew?: boolean;
   readonly onProblem?: (problem: unknown) => void;
 }
 
@@ -28,7 +31,8 @@ export const gatewaySetting = 'gateway: { store: "sqlite:.keyward/service.db", a
 /**
  * Runs `work` with the secrets service that the configuration names, and closes the service afterwards.
  *
- * @throws CommandError `USAGE` if there is no configuration, or if it has no setting `gateway`; the errors of the stores.
+ * @throws CommandError `USAGE` if there is no configuration, if it has no setting `gateway`, or if a store of the service has
+ * no records; the errors of the stores.
  */
 export async function withLocalService<Result>(
   context: Context,
@@ -37,6 +41,7 @@ export async function withLocalService<Result>(
 ): Promise<Result> {
   const config = await gatewayConfig(context);
   const keys = await context.keys();
+  if (options.mayBeNew !== true) await requireUsedStores(context, config);
   const store = await config.openStore("service", context.env);
   try {
     const audit = openAuditLog({ path: auditPath(config), keys, replica: options.replica });
@@ -54,6 +59,18 @@ export async function withLocalService<Result>(
   } finally {
     await closeStore(store);
   }
+}
+
+/**
+ * Checks that both stores of the service have records. Nothing is written.
+ *
+ * @throws CommandError `USAGE` if one of them, or both, were never used, or were lost.
+ */
+export async function requireUsedStores(context: Context, config: Config): Promise<void> {
+  const { service, audit } = await usedStores(context, config);
+  if (service && audit) return;
+  if (audit) throw lostStore(config, auditPath(config));
+  throw service ? lostAudit(auditPath(config)) : notSetUp(config);
 }
 
 /**

@@ -1,5 +1,6 @@
-import { mkdir, open, rm, stat } from "node:fs/promises";
-import { homedir } from "node:os";
+import { constants } from "node:fs";
+import { mkdir, open, rm } from "node:fs/promises";
+import { homedir, userInfo } from "node:os";
 import { dirname, join } from "node:path";
 import { isOwnedBy, replaceFile, systemCode } from "@keyward/core";
 import { CommandError } from "../exit-codes.ts";
@@ -18,8 +19,13 @@ const maxBytes = 65_536;
 export function loginPath(env: Environment): string {
   const folder = env["XDG_CONFIG_HOME"];
   // The specification of this variable says that a relative path is ignored.
-  const base = folder?.startsWith("/") === true ? folder : join(env["HOME"] || homedir(), ".config");
+  const base = folder?.startsWith("/") === true ? folder : join(homeFolder(env), ".config");
   return join(base, "keyward", "login.json");
+}
+
+/** Returns the home folder. An empty or relative HOME would put the token into the folder of the process. */
+function homeFolder({ HOME: home }: Environment): string {
+  return home?.startsWith("/") === true || process.platform === "win32" ? (home ?? homedir()) : userInfo().homedir;
 }
 
 /** Writes the file, which only its owner can read. Replaces a former login. */
@@ -55,14 +61,16 @@ export async function removeLogin(path: string): Promise<boolean> {
 export async function readLogin(path: string): Promise<Login | undefined> {
   let text: string;
   try {
-    const status = await stat(path);
-    if (process.platform !== "win32" && (!isOwnedBy(status) || (status.mode & 0o077) !== 0)) {
-      throw new CommandError("USAGE", `Other users may read or change the login at ${path}`, {
-        hint: "Run `keyward logout` and `keyward login`. If others could read the file, revoke its token: `keyward tokens list`, and `keyward tokens revoke` with its id.",
-      });
-    }
-    const file = await open(path, "r");
+    // Without O_NONBLOCK, a pipe without a writer would never open.
+    const file = await open(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
     try {
+      const status = await file.stat();
+      if (process.platform !== "win32" && (!isOwnedBy(status) || (status.mode & 0o077) !== 0)) {
+        throw new CommandError("USAGE", `Other users may read or change the login at ${path}`, {
+          hint: "Run `keyward logout` and `keyward login`. If others could read the file, revoke its token: `keyward tokens list`, and `keyward tokens revoke` with its id.",
+        });
+      }
+      if (!status.isFile()) throw new CommandError("USAGE", `${path} is not a regular file`, { hint: loginAgain });
       const { buffer, bytesRead } = await file.read({ buffer: Buffer.alloc(maxBytes) });
       text = buffer.toString("utf8", 0, bytesRead);
     } finally {

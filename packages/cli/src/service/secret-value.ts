@@ -1,4 +1,6 @@
-import { createReadStream } from "node:fs";
+import { constants, createReadStream, fstatSync, openSync } from "node:fs";
+import { Socket } from "node:net";
+import { addAbortSignal } from "node:stream";
 import { systemCode } from "@keyward/core";
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
@@ -44,7 +46,8 @@ async function given(context: Context, name: string, { value, fromFile }: ValueS
     );
     return value;
   }
-  if (fromFile !== undefined) return withoutNewline(context, await textOfFile(fromFile), "of the file");
+  if (fromFile !== undefined)
+    return withoutNewline(context, await textOfFile(fromFile, { signal: context.signal }), "of the file");
   if (operator.isPresent) return await operator.askSecret(`The value of ${name}:`);
   return withoutNewline(context, await context.input(maxInputBytes), "on stdin");
 }
@@ -58,15 +61,25 @@ function withoutNewline({ output }: Context, text: string, where: string): strin
 /**
  * Reads a file as text.
  *
- * @param maxBytes the most bytes that are read. Default: 1 MiB.
+ * @param options.maxBytes the most bytes that are read. Default: 1 MiB.
+ * @param options.signal ends the wait for a pipe.
  * @throws CommandError `USAGE`.
  */
-export async function textOfFile(path: string, maxBytes = maxInputBytes): Promise<string> {
+export async function textOfFile(
+  path: string,
+  { maxBytes = maxInputBytes, signal }: { readonly maxBytes?: number; readonly signal: AbortSignal },
+): Promise<string> {
   const chunks: Buffer[] = [];
   let length = 0;
   try {
-    // One more byte shows that the file is too long.
-    for await (const chunk of createReadStream(path, { end: maxBytes })) {
+    // Without O_NONBLOCK, a pipe without a writer would never open, and no signal would end the command.
+    const fd = openSync(path, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0));
+    // A pipe of a shell, such as <(pass show token), is read without a thread, so that a signal ends the command.
+    const isPipe = fstatSync(fd).isFIFO();
+    const stream = isPipe ? new Socket({ fd, writable: false }) : createReadStream("", { fd, end: maxBytes });
+    addAbortSignal(signal, stream);
+    for await (const chunk of stream) {
+      if (length > maxBytes) break;
       const bytes = Buffer.from(chunk);
       length += bytes.length;
       chunks.push(bytes);

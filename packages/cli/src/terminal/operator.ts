@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { CommandError, Interrupted } from "../exit-codes.ts";
 
 /** The streams of the operator, as `process.stdin` and `process.stderr` are. */
@@ -6,6 +7,7 @@ export interface OperatorStreams {
   readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean };
 }
 
+const pasteMs = 50;
 /** The byte that a terminal sends for Ctrl-D. */
 const endOfInput = 0x04;
 
@@ -56,10 +58,34 @@ export class Operator {
     return await this.#answer((context) => input({ message: question, default: fallback }, context));
   }
 
-  /** Asks for a secret, which is not shown, and which no key can make visible. */
+  /**
+   * Asks for a secret, which is not shown, and which no key can make visible.
+   *
+   * @throws CommandError `USAGE` if several lines are pasted: the first line alone would be the wrong secret, and the shell
+   * would run the others.
+   */
   async askSecret(question: string): Promise<string> {
     const { default: password } = await import("@inquirer/password");
-    return await this.#answer((context) => password({ message: question, toggleMask: false }, context));
+    const { stdin } = this.#streams;
+    let typed = "";
+    const onData = (data: string | Uint8Array) => {
+      typed += Buffer.from(data).toString("latin1");
+    };
+    stdin.on("data", onData);
+    try {
+      const answer = await this.#answer((context) => password({ message: question, toggleMask: false }, context));
+      // A terminal may pass a paste on in several pieces.
+      stdin.resume();
+      await sleep(pasteMs);
+      if (!/[\r\n][^\r\n]/.test(typed)) return answer;
+    } finally {
+      typed = "";
+      stdin.off("data", onData);
+      stdin.pause();
+    }
+    throw new CommandError("USAGE", "The answer has more than one line, so nothing was stored", {
+      hint: "Check that you have copied only the secret. A secret has one line: encode a longer one, such as with base64.",
+    });
   }
 
   /** Returns an answer. If the operator presses Ctrl-C or Ctrl-D, rejects as for a signal. */

@@ -6,6 +6,7 @@ import { CommandError } from "../exit-codes.ts";
 import { inCommandTerms } from "./command-terms.ts";
 import type { Results } from "./results.ts";
 import { inServiceTerms } from "./service-terms.ts";
+import { withoutTokens } from "./without-tokens.ts";
 
 /** The streams of the process to which a command writes. */
 export interface Streams {
@@ -40,7 +41,9 @@ export class Output {
   hint(text: string): string {
     const { env } = this.#options;
     if (env === undefined) return text;
-    return text.replace(/`keyward (?!kv |--)([^`]*)`/g, (_, rest: string) => `\`keyward --env ${env} ${rest}\``);
+    return withoutTokens(
+      text.replace(/`keyward (?!kv |--)([^`]*)`/g, (_, rest: string) => `\`keyward --env ${env} ${rest}\``),
+    );
   }
 
   /** True if the result is printed as JSON. */
@@ -78,6 +81,21 @@ export class Output {
   }
 
   /**
+   * Resolves when the results are written, for a result that is lost if it is not.
+   *
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if stdout cannot be written.
+   */
+  async resultsAreWritten(): Promise<void> {
+    await this.#streams.results.whole().catch(async (cause: unknown) => {
+      const { KeywardError } = await import("@keyward/core");
+      throw new KeywardError("PROVIDER_UNAVAILABLE", "The tokens cannot be printed, so they cannot be used", {
+        hint: "Check that the disk is not full and that the reader of the output runs. Then run the command again.",
+        cause,
+      });
+    });
+  }
+
+  /**
    * Writes a result that replaces the former result of the same command. On a terminal, clears the screen first.
    * Elsewhere, and with `--json`, appends: one line for each result.
    */
@@ -95,7 +113,7 @@ export class Output {
 
   /** Writes a line to stderr that the operator must see, also with `--quiet`. */
   notice(line: string): void {
-    this.#streams.stderr.write(`${withoutSteering(line)}\n`);
+    this.#streams.stderr.write(`${withoutTokens(withoutSteering(line))}\n`);
   }
 
   /** Writes to stderr an error that the result on stdout already shows. Writes nothing with `--json`. */
@@ -150,12 +168,14 @@ export function errorResult(error: unknown): ErrorResult {
     return { code: "UNEXPECTED", message: faultOf(error), hint: reportFault, ...withoutDetails };
   }
   const { code } = error;
-  const shown = (text: string) => inCommandTerms(inServiceTerms(text));
+  const shown = (text: string) => withoutTokens(inCommandTerms(inServiceTerms(text)));
   const texts = { message: shown(error.message), hint: shown(error.hint) };
   if (isAdminApiError(error)) {
     const { requestId = null, retryAfterSeconds } = error;
     const retryAfterMs = retryAfterSeconds === undefined ? null : retryAfterSeconds * 1_000;
-    return { code, ...texts, ...withoutDetails, requestId, retryAfterMs };
+    // A server that answers in the place of the service could write lines of its own.
+    const inLine = { message: oneLine(texts.message), hint: oneLine(texts.hint) };
+    return { code, ...inLine, ...withoutDetails, requestId, retryAfterMs };
   }
   const keyId = "keyId" in error ? (error.keyId ?? null) : null;
   const recordsByStore = "counts" in error ? (error.counts ?? null) : null;
@@ -195,7 +215,7 @@ export function jsonOf(data: unknown): string {
 
 /** Returns rows as text, with columns of equal width. Control characters, which could steer a terminal, are escaped. */
 export function table(given: readonly (readonly string[])[]): string {
-  const rows = given.map((row) => row.map(withoutControlCharacters));
+  const rows = given.map((row) => row.map(oneLine));
   const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
   return rows
     .map((row) =>
@@ -209,10 +229,11 @@ export function table(given: readonly (readonly string[])[]): string {
 
 /** Returns a name that a store or a process chose, in quotes. Control characters, which could steer a terminal, are escaped. */
 export function shownName(name: string): string {
-  return withoutControlCharacters(JSON.stringify(name));
+  return oneLine(JSON.stringify(name));
 }
 
-function withoutControlCharacters(text: string): string {
+/** Returns a text that another machine chose as one line. Control characters, which could steer a terminal, are escaped. */
+export function oneLine(text: string): string {
   return text.replace(/\p{Cc}/gu, escaped);
 }
 

@@ -30,4 +30,12 @@ export class Results {
     this.#areWritten = true;
     this.#stdout.write(text);
   }
+
+  /** Resolves when everything is written. Rejects if it cannot be written, because a disk is full or a reader has ended. */
+  async whole(): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.#stdout.write("", (error) => (error ? reject(error) : resolve()));
+    });
+    if (this.#isClosed) throw new Error("The output is closed");
+  }
 }

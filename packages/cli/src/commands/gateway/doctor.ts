@@ -1,29 +1,19 @@
-import { lstat, readdir } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
 import { type KeyProvider, KeywardError } from "@keyward/core";
 import { type SecretsAdmin, SecretsError, verifyAudit } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
 import type { Context } from "../../context.ts";
 import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
-import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
+import { auditPath, gatewayConfig, requireUsedStores, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
 import { errorResult } from "../../terminal/output.ts";
-
-/** One check of the service: what was looked at, and how it is. */
-interface Finding {
-  readonly level: "good" | "warning" | "problem";
-  readonly subject: "configuration" | "files" | "keys" | "store" | "audit" | "secrets" | "service" | "clock";
-  readonly message: string;
-  /** What to do; `null` if the level is good. */
-  readonly hint: string | null;
-  /** The code of the error with which the check failed; `null` if there was no error. */
-  readonly code: string | null;
-}
+import { checkFiles } from "./doctor-files.ts";
+import { type Finding, good, problem } from "./finding.ts";
 
 const marks = { good: "ok", warning: "warning", problem: "PROBLEM" } as const;
 const colors = { good: "green", warning: "yellow", problem: "red" } as const;
 const toleratedClockMs = 5_000;
 const answerWithinMs = 10_000;
+const maxAnswerBytes = 4_096;
 
 /**
  * Checks a secrets service and prints a line for each check. Changes nothing.
@@ -38,8 +28,13 @@ export async function gatewayDoctor(context: Context, { url }: { readonly url?: 
   findings.push(...files);
   const keys = await check("keys", async () => await checkKeys(await context.keys(), context.signal));
   findings.push(...keys);
-  // Opening a missing file would create it, and without keys nothing can be read.
-  if ([...files, ...keys].every(({ level }) => level !== "problem")) {
+  const used = await check("store", async () => {
+    await requireUsedStores(context, config);
+    return [];
+  });
+  findings.push(...used);
+  // Without keys nothing can be read, and in an unused store there is nothing to read.
+  if ([...keys, ...used].every(({ level }) => level !== "problem")) {
     findings.push(
       ...(await check("store", async () =>
         withLocalService(context, {}, async ({ admin, store }) => [
@@ -47,6 +42,7 @@ export async function gatewayDoctor(context: Context, { url }: { readonly url?: 
             await requireNoEviction(store);
             return await checkService(admin);
           })),
+          ...(await check("store", async () => await checkRecords(admin))),
           ...(await check("secrets", async () => await checkExpiry(admin))),
         ]),
       )),
@@ -65,40 +61,6 @@ export async function gatewayDoctor(context: Context, { url }: { readonly url?: 
   if (problems > 0) throw new ProblemsPrinted();
 }
 
-/** Checks that only the user of the service can read the files of the service. */
-async function checkFiles(config: Config): Promise<readonly Finding[]> {
-  const audit = auditPath(config);
-  const source = config.sourceOf("service");
-  const sqlite = source.startsWith("sqlite:") ? [config.pathOf(source.slice("sqlite:".length))] : [];
-  const folder = dirname(audit);
-  const findings: Finding[] = [];
-  for (const path of new Set([folder, audit, ...sqlite])) {
-    const status = await lstat(path).catch(() => undefined);
-    if (status === undefined) {
-      findings.push(
-        problem("files", `${path} does not exist`, "Run `keyward gateway init`, or restore a backup of the folder."),
-      );
-    } else if (process.platform !== "win32" && (status.mode & 0o077) !== 0) {
-      const isFolder = path === folder;
-      // The folder of a configuration may have other files, which others may read.
-      if (isFolder && basename(folder) !== ".keyward") continue;
-      findings.push(problem("files", `other users may read ${path}`, `\`chmod ${isFolder ? "700" : "600"} ${path}\``));
-    }
-  }
-  const left = (await readdir(folder).catch(() => [])).find((name) => /^first-tokens-.*\.txt$/.test(name));
-  if (left !== undefined) {
-    const hint = "Delete the file after its tokens were used: keep them in a password manager.";
-    findings.push({
-      level: "warning",
-      subject: "files",
-      message: `${join(folder, left)} has the first tokens`,
-      hint,
-      code: null,
-    });
-  }
-  return findings.length > 0 ? findings : [good("files", `only you can read ${folder}`)];
-}
-
 async function checkKeys(keys: KeyProvider, signal: AbortSignal): Promise<readonly Finding[]> {
   const { primary, generation, stores } = await keys.load({ signal });
   const missing = ["service", "audit"].filter((name) => !stores.includes(name));
@@ -110,6 +72,13 @@ async function checkKeys(keys: KeyProvider, signal: AbortSignal): Promise<readon
 async function checkService(admin: SecretsAdmin): Promise<readonly Finding[]> {
   await admin.ready();
   return [good("store", "answers, the keys belong to it, and the service is set up"), good("audit", "can be written")];
+}
+
+async function checkRecords(admin: SecretsAdmin): Promise<readonly Finding[]> {
+  const { unreadable } = await admin.census(admin.localOperator());
+  if (unreadable === 0) return [good("store", "every record is encrypted under a key of the keyring")];
+  const hint = "Find out which program writes to the store. Restore a backup, or set the secrets again.";
+  return [problem("store", `${unreadable} records are damaged or not encrypted`, hint)];
 }
 
 async function checkExpiry(admin: SecretsAdmin): Promise<readonly Finding[]> {
@@ -144,21 +113,46 @@ async function checkUrl(url: string): Promise<readonly Finding[]> {
   try {
     const target = new URL(`${new URL(url).href.replace(/\/+$/, "")}/readyz`);
     const response = await fetch(target, { redirect: "manual", signal: AbortSignal.timeout(answerWithinMs) });
-    await response.body?.cancel();
-    const findings: Finding[] = response.ok
+    const isReady = response.ok && isReadyAnswer(await boundedText(response));
+    if (!response.ok) await response.body?.cancel();
+    const findings: Finding[] = isReady
       ? [good("service", `${target.origin} is ready`)]
-      : [problem("service", `${target.origin} answers ${response.status}`, "Read the log of the service.")];
-    const apartMs = Math.abs(Date.now() - Date.parse(response.headers.get("date") ?? new Date().toISOString()));
-    return [...findings, clockFinding(apartMs)];
+      : response.ok
+        ? [problem("service", `${target.origin} is not the secrets service`, "Check the URL.")]
+        : [problem("service", `${target.origin} answers ${response.status}`, "Read the log of the service.")];
+    return [...findings, clockFinding(Math.abs(Date.now() - Date.parse(response.headers.get("date") ?? "")))];
   } catch {
     const hint = "Check the URL, and that `keyward gateway start` runs. Read the log of the service.";
     return [problem("service", `${new URL(url).origin} does not answer`, hint)];
   }
 }
 
+/** Reads an answer that fits into a few KiB; "" for a longer one. */
+async function boundedText(response: Response): Promise<string> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of response.body ?? []) {
+    bytes += chunk.length;
+    if (bytes > maxAnswerBytes) return "";
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function isReadyAnswer(text: string): boolean {
+  try {
+    const answer: unknown = JSON.parse(text);
+    return typeof answer === "object" && answer !== null && "status" in answer && answer.status === "ready";
+  } catch {
+    return false;
+  }
+}
+
 function clockFinding(apartMs: number): Finding {
   if (apartMs <= toleratedClockMs) return good("clock", "agrees with the clock of the service");
-  const message = `differs by ${Math.round(apartMs / 1_000)} seconds from the clock of the service`;
+  const message = Number.isNaN(apartMs)
+    ? "cannot be compared, because the answer of the service has no valid date"
+    : `differs by ${Math.round(apartMs / 1_000)} seconds from the clock of the service`;
   return {
     level: "warning",
     subject: "clock",
@@ -173,16 +167,8 @@ async function check(subject: Finding["subject"], run: () => Promise<readonly Fi
   try {
     return await run();
   } catch (error) {
-    if (!(error instanceof KeywardError || error instanceof SecretsError)) throw error;
+    if (!(error instanceof KeywardError || error instanceof SecretsError || error instanceof CommandError)) throw error;
     const { code, message, hint } = errorResult(error);
     return [{ level: "problem", subject, message, hint, code }];
   }
-}
-
-function good(subject: Finding["subject"], message: string): Finding {
-  return { level: "good", subject, message, hint: null, code: null };
-}
-
-function problem(subject: Finding["subject"], message: string, hint: string): Finding {
-  return { level: "problem", subject, message, hint, code: null };
 }

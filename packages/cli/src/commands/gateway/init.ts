@@ -1,17 +1,10 @@
 import { lstat, mkdir, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import {
-  hasReservedSpace,
-  type KeyProvider,
-  Keyring,
-  KeywardError,
-  systemCode,
-  type WrappableStore,
-} from "@keyward/core";
+import { type KeyProvider, Keyring, KeywardError, systemCode } from "@keyward/core";
+import type { Initialization } from "@keyward/secrets";
 import { slugField } from "@keyward/secrets/fields";
 import type { Config } from "../../configuration/config.ts";
 import { configFileNames, findConfig } from "../../configuration/config-file.ts";
-import { closeStore } from "../../configuration/sources.ts";
 import { gatewayStoreNames } from "../../configuration/store-name.ts";
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
@@ -19,6 +12,7 @@ import { writeNewFile } from "../../files/new-file.ts";
 import { firstTokens } from "../../service/first-tokens.ts";
 import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
+import { hasOnlyBegun, lostStore, usedStores } from "../../service/used-stores.ts";
 
 /** The options of `keyward gateway init`. */
 export interface GatewayInitOptions {
@@ -48,32 +42,67 @@ export async function initGateway(context: Context, { workspace, printTokens }: 
   }
   const file = await writeConfiguration(process.cwd());
   const config = await gatewayConfig(context);
+  await requireKeysOfConfiguration(context, config);
   const folder = dirname(auditPath(config));
   await makeFolder(folder);
   const keyring = await ensureKeyring(context, config);
-  await withLocalService(context, {}, async ({ admin, store }) => {
+  await requireNotLost(context, config);
+  await withLocalService(context, { mayBeNew: true }, async ({ admin, store }) => {
     await requireNoEviction(store);
-    const initialization = await admin.initialize({ workspace });
-    const shown = await firstTokens(context, initialization, { printsTokens: printTokens, beside: auditPath(config) });
-    const lines = [
-      ...(file === undefined ? [] : [`${file} is the configuration of the service.`]),
-      `${folder} has the ${keyring === "created" ? "keyring, the " : ""}records and the audit. A copy of this folder is everything: keep it private.`,
-      shown.text,
-      "Next:",
-      "  keyward gateway start                 # the admin API, until Ctrl-C",
-      "  keyward login                         # asks for the URL and the token of the admin",
-      "  keyward servers add <slug> <url>      # then: keyward secrets set <slug> <NAME> --bearer",
-    ];
-    context.output.result(lines.join("\n"), {
-      file: file ?? null,
-      folder,
-      keyringCreated: keyring === "created",
-      workspace: initialization.workspace.name,
-      tokens: shown.tokens,
-      tokensFile: shown.tokensFile,
-      operatorExpiresAtMs: initialization.operator.info.expires ?? null,
-    });
+    const deliver = async (initialization: Initialization) => {
+      const options = { printsTokens: printTokens, beside: auditPath(config) };
+      const shown = await firstTokens(context, initialization, options);
+      const lines = [
+        ...(file === undefined ? [] : [`${file} is the configuration of the service.`]),
+        `${folder} has the ${keyring === "created" ? "keyring, the " : ""}records and the audit. A copy of this folder is everything: keep it private.`,
+        shown.text,
+        "Next:",
+        "  keyward gateway start                 # the admin API, until Ctrl-C",
+        "  keyward login                         # asks for the URL and the token of the admin",
+        "  keyward servers add <slug> <url>      # then: keyward secrets set <slug> <NAME> --bearer",
+      ];
+      context.output.result(lines.join("\n"), {
+        file: file ?? null,
+        folder,
+        keyringCreated: keyring === "created",
+        workspace: initialization.workspace.name,
+        tokens: shown.tokens,
+        tokensFile: shown.tokensFile,
+        operatorExpiresAtMs: initialization.operator.info.expires ?? null,
+      });
+      await context.output.resultsAreWritten();
+    };
+    await deliver(await admin.initialize({ workspace }));
   });
+}
+
+/** Refuses keys other than those of the configuration, with which no later command would find the keyring. */
+async function requireKeysOfConfiguration(context: Context, { settings }: Config): Promise<void> {
+  const { options, env } = await context.told();
+  const isFlag = options.keys !== undefined;
+  if (!isFlag && !env["KEYWARD_KEYS"]?.trim()) return;
+  // A configuration without keys leaves them to the flag and to the variable.
+  if (settings.keys === undefined) return;
+  const named = isFlag ? "The flag --keys" : "The environment variable KEYWARD_KEYS";
+  throw new CommandError("USAGE", `${named} names other keys than the configuration of the service`, {
+    hint: `${isFlag ? "Leave the flag out" : "Unset the variable"}, and write the source of the keys into the configuration: \`keys\`.`,
+  });
+}
+
+/**
+ * Checks that an empty store is new, and was not lost.
+ *
+ * @throws CommandError `USAGE` if the audit has more than the beginning of an initialization.
+ */
+async function requireNotLost(context: Context, config: Config): Promise<void> {
+  const isLost = async () => {
+    const { service, audit } = await usedStores(context, config);
+    return audit && !service;
+  };
+  const path = auditPath(config);
+  if (!(await isLost()) || (await hasOnlyBegun({ path, keys: await context.keys() }))) return;
+  // Another command at the same time may have finished the initialization since the store was looked at.
+  if (await isLost()) throw lostStore(config, path);
 }
 
 /** Writes the configuration, unless the folder has one. Returns the name of the new file. */
@@ -134,16 +163,12 @@ async function ensureKeyring(context: Context, config: Config): Promise<"created
 
 async function createKeyring(keys: KeyProvider, context: Context, config: Config): Promise<boolean> {
   if (keys.create === undefined || (await isLoaded(keys, context.signal))) return false;
-  const store = await config.openStore("service", context.env);
-  try {
-    // Another command at the same time may have made the keyring since it was looked for.
-    if ((await isUsed(store)) && !(await isLoaded(keys, context.signal))) {
-      throw new CommandError("USAGE", "There is no keyring, and the store of the service is encrypted under one", {
-        hint: "Restore the keyring from a backup: `keyward keyring import <file>`. No other keyring reads the store.",
-      });
-    }
-  } finally {
-    await closeStore(store);
+  const { service, audit } = await usedStores(context, config);
+  // Another command at the same time may have made the keyring since it was looked for.
+  if ((service || audit) && !(await isLoaded(keys, context.signal))) {
+    throw new CommandError("USAGE", "There is no keyring, and the store of the service is encrypted under one", {
+      hint: "Restore the keyring from a backup: `keyward keyring import <file>`. No other keyring reads the store.",
+    });
   }
   try {
     await keys.create(Keyring.generate(new Date().toISOString().slice(0, 10)).withStores([...gatewayStoreNames]));
@@ -164,11 +189,4 @@ async function isLoaded(keys: KeyProvider, signal: AbortSignal): Promise<boolean
     if (error instanceof KeywardError) return false;
     throw error;
   }
-}
-
-/** Returns whether a process with a keyring has used a store. */
-export async function isUsed(store: WrappableStore): Promise<boolean> {
-  if (!hasReservedSpace(store)) return false;
-  const { entries } = await store.reserved().scan({ limit: 1 });
-  return entries.length > 0;
 }

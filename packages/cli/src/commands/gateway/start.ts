@@ -1,14 +1,16 @@
 import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { RunningAdminServer } from "@keyward/admin";
 import { packageNotLoaded } from "@keyward/core";
-import { type ExpiringSecret, type SecretsAdmin, SecretsError } from "@keyward/secrets";
+import { type ExpiringSecret, type Initialization, type SecretsAdmin, SecretsError } from "@keyward/secrets";
+import type { Config } from "../../configuration/config.ts";
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
 import { type FirstTokens, firstTokens } from "../../service/first-tokens.ts";
-import { auditPath, gatewayConfig, type LocalService, withLocalService } from "../../service/local-service.ts";
+import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
+import { lostAudit, lostStore, usedStores } from "../../service/used-stores.ts";
 import { errorResult } from "../../terminal/output.ts";
-import { isUsed } from "./init.ts";
 
 /** The options of `keyward gateway start`. */
 export interface GatewayStartOptions {
@@ -19,6 +21,8 @@ export interface GatewayStartOptions {
   /** Revokes the tokens that were created before this time, in milliseconds since the epoch. */
   readonly revokeTokensBefore?: number;
   readonly workspace: string;
+  /** True if the audit was lost, and the service goes on with a new one. */
+  readonly newAudit: boolean;
 }
 
 const sweepEveryMs = 3_600_000;
@@ -41,14 +45,9 @@ export async function startGateway(context: Context, options: GatewayStartOption
   output.notice(
     `A copy of ${folder} is everything that the service knows, with its keyring. Let only the user of the service read the folder, and keep backups encrypted.`,
   );
-  await withLocalService(context, { replica: true, onProblem: log.problem }, async (service) => {
-    const { admin, store } = service;
-    await requireNoEviction(store);
-    const first = await initializeIfNew(context, service, options.workspace);
-    await admin.ready();
-    if (options.revokeTokensBefore !== undefined) await revokeTokens(context, admin, options.revokeTokensBefore);
-    const { host, port, publicUrl, trustProxy } = options;
-    const server = await startAdminServer({
+  const { host, port, publicUrl, trustProxy } = options;
+  const listen = async (admin: SecretsAdmin) =>
+    await startAdminServer({
       admin,
       host,
       port,
@@ -57,11 +56,19 @@ export async function startGateway(context: Context, options: GatewayStartOption
       drainMs,
       onError: (error, { requestId }) => log.problem(error, requestId),
     });
+  const isEmpty = await isNew(context, config, options.newAudit);
+  const first = isEmpty ? await setUp(context, listen, options.workspace) : undefined;
+  await withLocalService(context, { mayBeNew: true, replica: true, onProblem: log.problem }, async (service) => {
+    const { admin, store } = service;
+    await requireNoEviction(store);
+    await admin.ready();
+    if (options.revokeTokensBefore !== undefined) await revokeTokens(context, admin, options.revokeTokensBefore);
+    const server = await listen(admin);
     log.event("start", { url: server.url });
     if (host !== undefined && !loopback.test(host) && publicUrl === undefined) {
       output.notice("The service answers only to requests for localhost. For other hosts, pass `--public-url`.");
     }
-    output.result([...(first === undefined ? [] : [first.text]), `The admin API listens on ${server.url}`].join("\n"), {
+    output.result(`The admin API listens on ${server.url}`, {
       url: server.url,
       initialized: first !== undefined,
       tokensFile: first?.tokensFile ?? null,
@@ -75,30 +82,65 @@ export async function startGateway(context: Context, options: GatewayStartOption
   });
 }
 
-/** Initializes the service in a store that no process has used, as `keyward gateway init` does. */
-async function initializeIfNew(
+/**
+ * Returns whether the service is new: no process has used its stores. Waits for another process that started at the same
+ * time and sets the service up. Looks before the service is opened, because a process that runs the service registers in
+ * both stores.
+ *
+ * @throws CommandError `USAGE` if one of the stores was lost, or belongs to another program.
+ */
+async function isNew(context: Context, config: Config, mayHaveNewAudit: boolean): Promise<boolean> {
+  for (let attempt = 1; ; attempt++) {
+    const { service, audit } = await usedStores(context, config);
+    if (!service && !audit) return true;
+    if (service && (await isInitialized(context))) {
+      if (audit || mayHaveNewAudit) return false;
+      throw lostAudit(auditPath(config));
+    }
+    if (attempt >= waitedAttempts) throw service ? foreignStore() : lostStore(config, auditPath(config));
+    await sleep(waitedMs, undefined, { signal: context.signal });
+  }
+}
+
+async function isInitialized(context: Context): Promise<boolean> {
+  return await withLocalService(context, { mayBeNew: true }, async ({ admin }) => await admin.isInitialized());
+}
+
+function foreignStore(): CommandError {
+  return new CommandError("USAGE", "The store was used with a keyring before, and has no secrets service", {
+    hint: "Check that `gateway.store` of the configuration names the right store. If the service is to begin in this store, run `keyward gateway init`.",
+  });
+}
+
+/**
+ * Sets a new service up, as `keyward gateway init` does. Listens before the first tokens are made, so that a busy port or an
+ * invalid option cannot lose them. This process has not registered in the stores yet, so they stay unused if it fails.
+ */
+async function setUp(
   context: Context,
-  { admin, store, config }: LocalService,
+  listen: (admin: SecretsAdmin) => Promise<RunningAdminServer>,
   workspace: string,
 ): Promise<FirstTokens | undefined> {
-  // The first read writes no record, so the reserved space shows whether any process has used the store.
-  if (await isUsed(store)) {
-    // Another process that started at the same time may be setting up the service.
-    for (let attempt = 0; attempt < waitedAttempts; attempt++) {
-      if (await admin.isInitialized()) return undefined;
-      await sleep(waitedMs, undefined, { signal: context.signal });
+  return await withLocalService(context, { mayBeNew: true }, async ({ admin, store, config }) => {
+    await requireNoEviction(store);
+    const server = await listen(admin);
+    let first: FirstTokens | undefined;
+    const deliver = async (initialization: Initialization) => {
+      first = await firstTokens(context, initialization, { printsTokens: false, beside: auditPath(config) });
+      if (!context.output.isJson) context.output.result(first.text, {});
+    };
+    try {
+      await deliver(await admin.initialize({ workspace }));
+    } catch (error) {
+      // Another process that started at the same time has set the service up.
+      if (error instanceof SecretsError && error.code === "ALREADY_INITIALIZED") return undefined;
+      throw error;
+    } finally {
+      await server.close();
     }
-    throw new CommandError("USAGE", "The store was used with a keyring before, and has no secrets service", {
-      hint: "Check that `gateway.store` of the configuration names the right store. If the service is to begin in this store, run `keyward gateway init`.",
-    });
-  }
-  const initialization = await admin.initialize({ workspace }).catch((error: unknown) => {
-    if (error instanceof SecretsError && error.code === "ALREADY_INITIALIZED") return undefined;
-    throw error;
+    context.output.notice("The store was empty, so a new secrets service was set up in it.");
+    return first;
   });
-  if (initialization === undefined) return undefined;
-  context.output.notice("The store was empty, so a new secrets service was set up in it.");
-  return await firstTokens(context, initialization, { printsTokens: false, beside: auditPath(config) });
 }
 
 async function revokeTokens({ output }: Context, admin: SecretsAdmin, before: number): Promise<void> {

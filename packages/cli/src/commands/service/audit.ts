@@ -6,6 +6,7 @@ import { pathExists } from "../../files/path-exists.ts";
 import { auditEntryResult } from "../../results/audit-entry-result.ts";
 import { auditPath, gatewayConfig } from "../../service/local-service.ts";
 import { textOfFile } from "../../service/secret-value.ts";
+import { hasContent } from "../../service/used-stores.ts";
 import { jsonOf } from "../../terminal/output.ts";
 
 const maxAnchorBytes = 268_435_456;
@@ -15,7 +16,10 @@ const maxAnchorBytes = 268_435_456;
 /** Verifies the audit, alone or against all anchors of a file that was kept elsewhere. */
 export async function verify(context: Context, { anchor }: { readonly anchor?: string }): Promise<void> {
   const file = await auditFile(context);
-  const anchors = anchor === undefined ? undefined : parsed(await textOfFile(anchor, maxAnchorBytes));
+  const anchors =
+    anchor === undefined
+      ? undefined
+      : parsed(await textOfFile(anchor, { maxBytes: maxAnchorBytes, signal: context.signal }));
   const { ok, entries, chains, problems, problemCount, openChains } = await verifyAudit({
     ...file,
     anchors,
@@ -82,7 +86,14 @@ export async function exportEntries(context: Context, { workspace }: { readonly 
 }
 
 async function auditFile(context: Context) {
-  return { path: auditPath(await gatewayConfig(context)), keys: await context.keys() };
+  const path = auditPath(await gatewayConfig(context));
+  // Opening an empty file makes it a database.
+  if (!(await hasContent(path))) {
+    throw new CommandError("USAGE", `The audit does not exist, or is empty: ${path}`, {
+      hint: "Check that its volume is mounted, and that `gateway.audit` of the configuration names the right file. If it was lost, restore a backup.",
+    });
+  }
+  return { path, keys: await context.keys() };
 }
 
 /** Reads all lines of a file of anchors, which may also be what `--json` printed. */

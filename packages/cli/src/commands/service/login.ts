@@ -2,6 +2,7 @@ import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
 import { clientOf } from "../../service/admin-access.ts";
 import { loginPath, removeLogin, writeLogin } from "../../service/login-file.ts";
+import { oneLine } from "../../terminal/output.ts";
 
 /** The options of `keyward login`. */
 export interface LoginOptions {
@@ -35,7 +36,7 @@ export async function login(context: Context, given: readonly string[], options:
     if (env[name]) output.notice(`The environment variable ${name} is set, so the commands do not use this login.`);
   }
   const until = expires === null ? "" : `, until ${expires}`;
-  output.result(`You are logged in at ${url} as ${owner} (${role})${until}. ${path} has the token.`, {
+  output.result(`You are logged in at ${url} as ${oneLine(owner)} (${role})${until}. ${path} has the token.`, {
     url,
     owner,
     role,

@@ -1,13 +1,13 @@
-import { parseEnv } from "node:util";
 import { AdminApiError, type Secret, type SecretChange } from "@keyward/admin/client";
 import type { Context } from "../../context.ts";
 import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
 import { secretResult } from "../../results/service-results.ts";
 import { adminAccess } from "../../service/admin-access.ts";
+import { envVariables } from "../../service/env-file.ts";
 import { type InjectionFlags, injectionOf, shownInjection } from "../../service/injection-flags.ts";
 import { readValue, textOfFile } from "../../service/secret-value.ts";
 import { shownSince } from "../../terminal/durations.ts";
-import { type ErrorResult, errorResult, table } from "../../terminal/output.ts";
+import { type ErrorResult, errorResult, oneLine, table } from "../../terminal/output.ts";
 import { dayOf } from "../../terminal/times.ts";
 
 /** The options of commands that set values. */
@@ -120,7 +120,7 @@ export async function importSecrets(
   { expires, redact }: ValueOptions,
 ): Promise<void> {
   const { output, signal } = context;
-  const variables = Object.entries(parseEnv(await textOfFile(path)));
+  const variables = envVariables(await textOfFile(path, { signal }));
   if (variables.length === 0) {
     throw new CommandError("USAGE", "The file has no variables", {
       hint: "A line of the file has the form `NAME=value`. Check the path.",
@@ -129,7 +129,7 @@ export async function importSecrets(
   const { client } = await adminAccess(context);
   const redacted = redact ? undefined : false;
   const secrets: ImportedSecret[] = [];
-  for (const [name, value = ""] of variables) {
+  for (const { name, value } of variables) {
     signal.throwIfAborted();
     try {
       const change = await client.setSecret(server, { name, value, expires, redacted });
@@ -160,7 +160,7 @@ function changeResult({ secret, created, warnings }: SecretChange) {
 }
 
 function printWarnings({ output }: Context, { warnings }: SecretChange): void {
-  for (const warning of warnings) output.notice(warning);
+  for (const warning of warnings) output.notice(oneLine(warning));
 }
 
 function rowOf(secret: Secret): readonly string[] {

@@ -5,7 +5,7 @@ import { localTokenResult, tokenResult } from "../../results/service-results.ts"
 import { adminAccess } from "../../service/admin-access.ts";
 import { type ListOptions, listAll } from "../../service/listed.ts";
 import { shownSince } from "../../terminal/durations.ts";
-import { table } from "../../terminal/output.ts";
+import { oneLine, table } from "../../terminal/output.ts";
 import { dayOf } from "../../terminal/times.ts";
 
 /** The flags of `keyward tokens create`. */
@@ -92,7 +92,10 @@ export async function recoverToken(
   { workspace, owner }: { readonly workspace?: string; readonly owner: string },
 ): Promise<void> {
   const { withLocalService } = await import("../../service/local-service.ts");
-  await withLocalService(context, {}, async ({ admin }) => {
+  const { notSetUp } = await import("../../service/used-stores.ts");
+  await withLocalService(context, {}, async ({ admin, config }) => {
+    // In a store without a service, the token would be in a list and of no use.
+    if (!(await admin.isInitialized())) throw notSetUp(config);
     const { token, info } = await admin.recoverToken(admin.localOperator(), { workspace, owner });
     const whose = workspace === undefined ? "an operator" : `an admin of the workspace ${workspace}`;
     context.output.progress(`This is the token of ${whose}. It is printed once. The audit has an entry about it.`);
@@ -103,8 +106,9 @@ export async function recoverToken(
 function printIssued({ output }: Context, { token, info }: IssuedToken, url: string): void {
   const urls = info.role === "member" ? (info.servers ?? ["<server>"]).map((slug) => `${url}/s/${slug}/mcp`) : [];
   const until = info.expires === null ? "" : `, until ${info.expires}`;
-  output.progress(`The token of ${info.owner} (${info.role}, id ${info.id})${until}. It is printed once.`);
-  for (const one of urls) output.progress(`The URL for a client, from the release on that relays calls: ${one}`);
+  output.progress(`The token of ${oneLine(info.owner)} (${info.role}, id ${info.id})${until}. It is printed once.`);
+  for (const one of urls)
+    output.progress(oneLine(`The URL for a client, from the release on that relays calls: ${one}`));
   output.result(token, { token, info: tokenResult(info), urls });
 }
 

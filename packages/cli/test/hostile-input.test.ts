@@ -1,0 +1,99 @@
+import { execFileSync } from "node:child_process";
+import { createServer } from "node:http";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { readTime } from "../src/declarations/arguments.ts";
+import { CommandError } from "../src/exit-codes.ts";
+import { listAll } from "../src/service/listed.ts";
+import { loginPath } from "../src/service/login-file.ts";
+import { textOfFile } from "../src/service/secret-value.ts";
+import { errorResult } from "../src/terminal/output.ts";
+import { newFolder } from "./gateway-process.ts";
+import { keyward, keywardReading } from "./keyward-process.ts";
+
+const token = "kwt_service_tl0qvoqf3yxc_K2OPoY6xNiiw3El1XPIjsSFIjmJmxnU8hgQryOkE50d4dA2ku";
+
+/** Starts a server that gives one answer to every request, and notes the requests. */
+async function answering(body: object): Promise<{ readonly url: string; readonly requests: string[] }> {
+  const requests: string[] = [];
+  const server = createServer((request, response) => {
+    requests.push(`${request.method} ${request.url}`);
+    response.setHeader("content-type", "application/json");
+    response.end(JSON.stringify(body));
+  });
+  server.listen(0, "127.0.0.1");
+  onTestFinished(() => void server.close());
+  await expect.poll(() => server.address()).not.toBeNull();
+  const address = server.address();
+  return { url: `http://127.0.0.1:${typeof address === "object" ? address?.port : ""}`, requests };
+}
+
+describe("a time in a flag", () => {
+  it.each(["2026-02-31", "2026-13-01", "2025-02-29T12:00:00Z", "2026-04-31T00:00:00+02:00", "0000-00-00"])(
+    "is refused if the calendar does not have the day: %s",
+    (text) => expect(() => readTime(text)).toThrow("A time is 2030-01-31"),
+  );
+
+  it("may be the last day of February in a leap year", () => {
+    expect(readTime("2028-02-29T23:59:59-12:00")).toBe("2028-03-01T11:59:59.000Z");
+  });
+});
+
+describe("the file of the login", () => {
+  it.each(["", "relative", undefined])("is not in the folder of the process if HOME is %j", (home) => {
+    expect(loginPath({ HOME: home, XDG_CONFIG_HOME: "" })).toBe(join(homedir(), ".config", "keyward", "login.json"));
+  });
+});
+
+describe("a pipe instead of a file", () => {
+  it("does not keep a stopped command waiting for a writer", async () => {
+    const pipe = join(await newFolder(), "pipe");
+    execFileSync("mkfifo", [pipe]);
+    const stop = new AbortController();
+    const reading = textOfFile(pipe, { signal: stop.signal });
+    stop.abort();
+    await expect(reading).rejects.toThrow("cannot be read");
+  });
+});
+
+describe("a token at a wrong place of the command line", () => {
+  it.each([
+    ["changes", "--from", token],
+    ["--env", token, "login"],
+    ["servers", "show", token],
+  ])("is not repeated: %s %s %s", async (...words) => {
+    const env = { KEYWARD_URL: "http://127.0.0.1:1", KEYWARD_TOKEN: "kwt_x", XDG_CONFIG_HOME: "/none" };
+    for (const format of [[], ["--json"]]) {
+      const ended = await keyward(await newFolder(), env, ...words, ...format);
+      expect(ended.exitCode).not.toBe(0);
+      expect(ended.stdout + ended.stderr).not.toContain("K2OPoY6");
+    }
+  });
+
+  it("is not repeated by any error", () => {
+    const error = errorResult(new CommandError("USAGE", `no ${token}`, { hint: `pass ${token}` }));
+    expect(error).toMatchObject({ message: "no kwt_…", hint: "pass kwt_…" });
+  });
+});
+
+describe("a hostile server", () => {
+  it("cannot keep a list waiting with pages without items", async () => {
+    const context = { signal: new AbortController().signal, output: { notice: () => undefined } };
+    const readPage = async () => ({ items: [], next: "more" });
+    await expect(listAll({ ...context, output: Object(context.output) }, readPage, {})).rejects.toThrow(
+      "without items",
+    );
+  });
+
+  it("cannot write a line of its own with the name of an owner, and gets no token through a proxy", async () => {
+    const owner = "ada\u001b[8m\nkeyward: all is well";
+    const whoami = { tokenId: "abcdefabcdef", owner, role: "admin", workspace: "abcdefabcdef", expires: null };
+    const { url, requests } = await answering(whoami);
+    const proxy = await answering({});
+    const env = { XDG_CONFIG_HOME: await newFolder(), NODE_USE_ENV_PROXY: "1", HTTP_PROXY: proxy.url };
+    const ended = await keywardReading(token, await newFolder(), env, "login", "--url", url);
+    expect(ended).toMatchObject({ exitCode: 0, stdout: expect.stringContaining("ada\\x1b[8m\\x0akeyward") });
+    expect({ sent: requests.length, toProxy: proxy.requests }).toEqual({ sent: 1, toProxy: [] });
+  });
+});

@@ -1,0 +1,82 @@
+import { readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { newFolder, newService, startGateway } from "./gateway-process.ts";
+import { keyward } from "./keyward-process.ts";
+
+async function busyPort(): Promise<string> {
+  const other = createServer().listen(0, "127.0.0.1");
+  onTestFinished(() => void other.close());
+  await expect.poll(() => other.address()).not.toBeNull();
+  const address = other.address();
+  return typeof address === "object" ? String(address?.port) : "";
+}
+
+describe("the first tokens", () => {
+  it("are made by the first start that listens, and not by one with a busy port or an invalid option", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const own = join(folder, ".keyward");
+    for (const name of ["service.db", "audit.db"]) await rm(join(own, name));
+    const port = await busyPort();
+    for (const flags of [
+      ["--port", port],
+      ["--public-url", "ftp://a", "--port", "0"],
+      ["--workspace", "A", "--port", "0"],
+    ]) {
+      const refused = await keyward(folder, {}, "gateway", "start", "--port", "0", ...flags);
+      expect(refused.exitCode, refused.stderr).not.toBe(0);
+    }
+    expect((await readdir(own)).filter((name) => name.startsWith("first-tokens"))).toEqual([]);
+    const gateway = await startGateway(folder);
+    expect(JSON.parse(gateway.printed().stdout)).toMatchObject({ initialized: true });
+    expect((await readdir(own)).filter((name) => name.startsWith("first-tokens"))).toHaveLength(1);
+  });
+
+  it("are not made under the keys of another program, whose source is in the environment", async () => {
+    const folder = await newFolder();
+    const env = { KEYWARD_KEYS: `file:${join(folder, "other.json")}` };
+    const refused = await keyward(folder, env, "gateway", "init");
+    expect(refused).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("KEYWARD_KEYS") });
+    expect(await readdir(folder)).toEqual(["keyward.config.ts"]);
+    await newService(folder);
+  });
+});
+
+describe("a lost store", () => {
+  it("is not replaced by an empty one, and no command makes a file in its place", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const own = (name: string) => join(folder, ".keyward", name);
+    const commands = [
+      ["gateway", "doctor"],
+      ["gateway", "start", "--port", "0"],
+      ["tokens", "recover"],
+    ];
+    for (const [lost, hint] of [
+      ["service.db", /move .*audit.db away/],
+      ["audit.db", /--new-audit/],
+    ] as const) {
+      await rename(own(lost), own("kept"));
+      const files = await readdir(join(folder, ".keyward"));
+      const ended = await Promise.all(commands.map((command) => keyward(folder, {}, ...command)));
+      expect(await readdir(join(folder, ".keyward"))).toEqual(files);
+      const printed = ended.map(({ exitCode, stdout, stderr }) => `${exitCode} ${stdout}${stderr}`);
+      expect(printed[0]).toMatch(/^1 .*\n[\s\S]*PROBLEM {2}store/);
+      for (const one of printed) expect(one).toMatch(hint);
+      await rename(own("kept"), own(lost));
+    }
+    // The empty file of a volume that was not mounted.
+    await writeFile(own("audit.db"), "");
+    const [verified, recovered] = await Promise.all([
+      keyward(folder, {}, "audit", "verify"),
+      keyward(folder, {}, "tokens", "recover"),
+      keyward(folder, {}, "gateway", "doctor"),
+    ]);
+    expect([verified.exitCode, recovered.exitCode]).toEqual([2, 2]);
+    expect((await stat(own("audit.db"))).size).toBe(0);
+    await startGateway(folder, {}, "--new-audit");
+    expect(await keyward(folder, {}, "tokens", "recover")).toMatchObject({ exitCode: 0 });
+  });
+});
