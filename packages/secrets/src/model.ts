@@ -44,6 +44,16 @@ export interface Page<Item> {
   readonly items: readonly Item[];
   /** The cursor of the next page. `undefined` on the last page. */
   readonly next: string | undefined;
+  /** The items of this page that cannot be read, for example because their records were damaged. Default: none. */
+  readonly unreadable?: readonly UnreadableItem[] | undefined;
+}
+
+/** An item of a list that cannot be read. */
+export interface UnreadableItem {
+  /** The name of the item, as far as the list knows: the slug of a server, the id of a token, the name of a workspace. */
+  readonly name: string;
+  /** The code of the error that the record of the item caused. */
+  readonly code: string;
 }
 
 /** A condition of a change. */
@@ -250,8 +260,8 @@ export interface Change {
 }
 
 /**
- * How a change ended. `unknown`: the process ended before it could record the outcome, so the change may have been made
- * or not.
+ * How a change ended. `refused`: nothing was changed. `failed` and `unknown`: the store failed, or the process ended before
+ * it could record the outcome, so the change may have been made or not.
  */
 export type ChangeOutcome = "done" | "refused" | "failed" | "unknown";
 
