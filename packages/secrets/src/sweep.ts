@@ -1,6 +1,7 @@
-import { KeywardError } from "@keyward/core";
+import { asListed, readKeepers } from "./access/keepers.ts";
 import type { TokenEntry, Tokens } from "./access/tokens.ts";
 import type { ListedEntry, PagedList } from "./lists/paged-list.ts";
+import { isOfRecord } from "./records/record-errors.ts";
 import { installation, serverKey, tokenKey, usedKey, workspaceKey } from "./records/record-keys.ts";
 import { type ServerRecord, serverRecord } from "./records/server-record.ts";
 import { tokenRecord } from "./records/token-record.ts";
@@ -118,10 +119,7 @@ export class Sweep {
     try {
       await sweep();
     } catch (error) {
-      const isUnavailable = error instanceof KeywardError && error.code === "STORE_UNAVAILABLE";
-      const isOfRecord =
-        error instanceof SecretsError ? error.code !== "AUDIT_UNAVAILABLE" : error instanceof KeywardError;
-      if (isUnavailable || !isOfRecord) throw error;
+      if (!isOfRecord(error)) throw error;
       this.#parts.context.onProblem(error);
     }
   }
@@ -217,6 +215,7 @@ export class Sweep {
   async #sweepTokens(workspace: string): Promise<void> {
     const { tokens, context } = this.#parts;
     const list = tokens.listOf(workspace);
+    const keepers = await readKeepers(context.store, workspace);
     const keyOf = ({ id }: TokenEntry) => tokenKey(workspace, id);
     const isOf = (entry: TokenEntry, batch: ReadBatch) => batch.record(tokenRecord, keyOf(entry)) !== undefined;
     for await (const page of list.pages({ onUnreadable: context.onProblem })) {
@@ -227,7 +226,8 @@ export class Sweep {
       for (const listed of page) {
         await this.#whole(async () => {
           const token = batch.record(tokenRecord, keyOf(listed.entry))?.value;
-          const end = token === undefined ? listed.entry.at : (token.revoked ?? token.expires);
+          const isCounted = token !== undefined && asListed(token, keepers) !== undefined;
+          const end = isCounted ? (token.revoked ?? token.expires) : listed.entry.at;
           if (end === undefined || !this.#isPast(end, token === undefined ? dayMs : endedTokenKeptMs)) return;
           gone.push(listed);
           if (token !== undefined) ended.push(token.id);

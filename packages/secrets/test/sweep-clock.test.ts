@@ -8,7 +8,7 @@ describe("a sweep", () => {
     const service = await startService();
     const { admin, as, problems, audit } = service;
     const removed: (number | undefined)[] = [];
-    audit.removeBefore = async (_, time) => removed.push(time);
+    audit.removeBefore = async (_workspace, time) => removed.push(time);
     const now = Date.now();
     await admin.createToken(as.admin, { owner: "guest", role: "member", expires: now + 5 * dayMs });
     const tokens = async () => await keysIn(service, "token/");

@@ -1,5 +1,4 @@
 import { timingSafeEqual } from "node:crypto";
-import type { Keeper } from "../records/keeper.ts";
 import { installation, serviceKey, tokenKey, workspaceKey } from "../records/record-keys.ts";
 import { serviceRecord } from "../records/service-record.ts";
 import { type TokenRecord, tokenRecord } from "../records/token-record.ts";
@@ -7,6 +6,7 @@ import { workspaceRecord } from "../records/workspace-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ReadBatch, ServiceStore } from "../store/service-store.ts";
 import { type Caller, checkedCaller, isLocal } from "./caller.ts";
+import { asListed } from "./keepers.ts";
 import { hashOfToken, readTokenText, type TokenParts } from "./token-text.ts";
 
 const noHash = Buffer.alloc(32);
@@ -83,25 +83,16 @@ function isValid(token: TokenRecord, workspace: string, batch: ReadBatch): boole
   const now = Date.now();
   const service = batch.record(serviceRecord, serviceKey)?.value;
   if (service === undefined || service.initializing !== undefined) return false;
-  if (isEnded(token, now) || token.created < (service.refusedBefore ?? 0)) return false;
-  const lists = (keepers: readonly Keeper[]) =>
-    keepers.some(({ id, expires }) => id === token.id && !isEnded({ expires }, now));
-  if (workspace === installation) return token.role === "operator" && lists(service.operators);
-  const home = batch.record(workspaceRecord, workspaceKey(workspace))?.value;
-  if (home === undefined || home.deleting) return false;
-  switch (token.role) {
-    case "member":
-    case "auditor":
-      return true;
-    case "admin":
-      return lists(home.admins);
-    case "operator":
-      return false;
-  }
+  if (token.created < (service.refusedBefore ?? 0)) return false;
+  if ((token.role === "operator") !== (workspace === installation)) return false;
+  const home = workspace === installation ? undefined : batch.record(workspaceRecord, workspaceKey(workspace))?.value;
+  if (workspace !== installation && home?.deleting !== false) return false;
+  const listed = asListed(token, home?.admins ?? service.operators);
+  return listed !== undefined && !isEnded(listed, now);
 }
 
 /** Returns whether a token was revoked or has expired. */
-export function isEnded({ revoked, expires }: Partial<Pick<TokenRecord, "revoked" | "expires">>, now: number): boolean {
+export function isEnded({ revoked, expires }: Pick<TokenRecord, "revoked" | "expires">, now: number): boolean {
   return revoked !== undefined || (expires !== undefined && expires <= now);
 }
 

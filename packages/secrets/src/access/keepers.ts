@@ -18,6 +18,17 @@ export function keeperOf({ id, expires }: Pick<TokenRecord, "id" | "expires">): 
   return expires === undefined ? { id } : { id, expires };
 }
 
+/**
+ * Returns a token with the end that the list of admins or operators gives to it. Returns `undefined` for the token of an
+ * admin or operator that the list does not name: its creation was not finished, or someone has put back its record.
+ */
+export function asListed(token: TokenRecord, keepers: readonly Keeper[]): TokenRecord | undefined {
+  if (!isKeeper(token) || token.revoked !== undefined) return token;
+  const keeper = keepers.find(({ id }) => id === token.id);
+  if (keeper?.expires === undefined) return keeper === undefined ? undefined : token;
+  return { ...token, expires: Math.min(keeper.expires, token.expires ?? keeper.expires) };
+}
+
 /** Returns the admins of a workspace, or the operators for {@link installation}. */
 export async function readKeepers(store: ServiceStore, workspace: string): Promise<readonly Keeper[]> {
   const record =
@@ -94,5 +105,5 @@ export function withoutKeeper(
       hint: "Create another token with the role `admin` first, which lasts longer than this one.",
     });
   }
-  return end <= now ? others : [...others, { id, expires: end }];
+  return [...others, { id, expires: end }];
 }

@@ -4,6 +4,7 @@ import { PagedList } from "../lists/paged-list.ts";
 import type { IssuedToken, Page, PageRequest, TokenInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
 import { maxKeepers } from "../records/keeper.ts";
+import { isOfRecord } from "../records/record-errors.ts";
 import { listKey, tokenKey, usedKey } from "../records/record-keys.ts";
 import { type TokenRecord, tokenRecord } from "../records/token-record.ts";
 import { SecretsError } from "../secrets-error.ts";
@@ -12,7 +13,7 @@ import type { Decision } from "../store/service-store.ts";
 import { requireOpenWorkspace } from "../workspaces/open-workspace.ts";
 import { isEnded, requireStillValid } from "./authentication.ts";
 import type { Caller } from "./caller.ts";
-import { changeKeepers, isKeeper, keeperOf, readKeepers, withKeeper, withoutKeeper } from "./keepers.ts";
+import { asListed, changeKeepers, isKeeper, keeperOf, readKeepers, withKeeper, withoutKeeper } from "./keepers.ts";
 import { LastUses } from "./last-uses.ts";
 import { hashOfToken, newTokenText } from "./token-text.ts";
 
@@ -26,14 +27,14 @@ export type CheckedToken = Pick<TokenRecord, "owner" | "role" | "servers" | "too
 
 /** How a token of an admin or operator is counted, and how that is undone if its creation fails. */
 interface Counting {
-  readonly count: (record: TokenRecord, now: number) => Promise<void>;
+  readonly count: (record: TokenRecord) => Promise<void>;
   readonly undo: (record: TokenRecord) => Promise<void>;
 }
 
 /** What the revocation of many tokens did. */
 export interface MassRevocation {
   readonly revoked: number;
-  /** What could not be read or written. The other tokens are revoked. */
+  /** The errors of records that cannot be read. The other tokens are revoked. */
   readonly failures: readonly unknown[];
 }
 
@@ -64,8 +65,8 @@ export class Tokens {
     { limit = maxKeepers }: { readonly limit?: number } = {},
   ): Promise<IssuedToken> {
     const { store } = this.#context;
-    const count = (record: TokenRecord, now: number) =>
-      changeKeepers(store, workspace, (keepers) => withKeeper(keepers, keeperOf(record), { limit, now }));
+    const count = (record: TokenRecord) =>
+      changeKeepers(store, workspace, (keepers) => withKeeper(keepers, keeperOf(record), { limit, now: Date.now() }));
     const undo = ({ id }: TokenRecord) =>
       changeKeepers(store, workspace, (keepers) => keepers.filter((keeper) => keeper.id !== id));
     return await this.#issue(workspace, given, creator, { count, undo });
@@ -89,12 +90,14 @@ export class Tokens {
     const named = (entry: TokenEntry) => owner === undefined || entry.owner === owner;
     return await this.listOf(workspace).page(page, workspace, async (entries) => {
       const keys = entries.filter(named).flatMap(({ id }) => [tokenKey(workspace, id), usedKey(workspace, id)]);
-      const batch = await this.#context.store.readBatch(keys);
+      const { store } = this.#context;
+      const [batch, keepers] = await Promise.all([store.readBatch(keys), readKeepers(store, workspace)]);
       return entries.map((entry) => ({
         name: entry.id,
         read: () => {
           const record = named(entry) ? batch.record(tokenRecord, tokenKey(workspace, entry.id))?.value : undefined;
-          return record === undefined ? undefined : tokenInfo(record, LastUses.in(batch, workspace, entry.id));
+          const listed = record === undefined ? undefined : asListed(record, keepers);
+          return listed === undefined ? undefined : tokenInfo(listed, LastUses.in(batch, workspace, entry.id));
         },
       }));
     });
@@ -133,9 +136,11 @@ export class Tokens {
     const replaced = keeperOf(former);
     const issued = await this.#issue(workspace, { owner, role, servers, tools, methods, expires }, creator, {
       // One change, so that at each moment one of both tokens counts as an admin.
-      count: (record, now) =>
+      count: (record) =>
         changeKeepers(store, workspace, (keepers) => {
-          if (keepers.every((keeper) => keeper.id !== id)) throw endedToken();
+          const now = Date.now();
+          const isListed = keepers.some((keeper) => keeper.id === id && (keeper.expires ?? Infinity) > now);
+          if (!isListed) throw endedToken();
           const both = withKeeper(keepers, keeperOf(record), { now });
           return end === expires ? both : withoutKeeper(both, { workspace, id, end, now });
         }),
@@ -172,7 +177,10 @@ export class Tokens {
     const now = Date.now();
     let revoked = 0;
     const attempt = async (work: () => Promise<void>) => {
-      await work().catch((error: unknown) => failures.push(error));
+      await work().catch((error: unknown) => {
+        if (!isOfRecord(error)) throw error;
+        failures.push(error);
+      });
     };
     const pages = this.listOf(workspace).pages({ onUnreadable: (problem) => failures.push(problem) });
     for await (const page of pages) {
@@ -232,7 +240,7 @@ export class Tokens {
       await this.listOf(workspace).requireEntry(record);
       if (isKeeper(record)) {
         // Counted last: an admin that a killed process has left in the list could hide that nobody can manage the workspace.
-        await count(record, record.created);
+        await count(record);
         const isRevoked = (await this.find(workspace, record.id))?.revoked !== undefined;
         if (isRevoked) throw endedToken();
       }
@@ -256,7 +264,7 @@ export class Tokens {
     } catch (error) {
       // The list of admins or operators already says when the former token ends.
       if (isKeeper(former)) return onProblem(error);
-      await store.remove([tokenKey(workspace, issued.info.id)]).catch(onProblem);
+      if (error instanceof SecretsError) await store.remove([tokenKey(workspace, issued.info.id)]).catch(onProblem);
       throw error;
     }
   }

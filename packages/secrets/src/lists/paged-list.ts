@@ -1,6 +1,6 @@
-import { KeywardError } from "@keyward/core";
 import { z } from "zod";
 import type { Page, PageRequest, UnreadableItem } from "../model.ts";
+import { isOfRecord } from "../records/record-errors.ts";
 import type { RecordKind } from "../records/record-kind.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { Decision, ReadBatch, ServiceStore } from "../store/service-store.ts";
@@ -51,7 +51,7 @@ export interface ListedEntry<Entry> {
  * before what it names is created, and stays until after what it names was deleted. So the list may name what does not
  * exist, and never lacks what exists.
  */
-export class PagedList<Entry extends { readonly id: string }> {
+export class PagedList<Entry extends { readonly id: string; readonly deleted?: unknown }> {
   readonly #store: ServiceStore;
   readonly #prefix: string;
   readonly #pageSchema: z.ZodType<ListPage<Entry>>;
@@ -122,13 +122,15 @@ export class PagedList<Entry extends { readonly id: string }> {
   }
 
   /**
-   * Checks that a page still has an entry. A sweep removes the entry of a creation that takes longer than a day.
+   * Checks that a page still has an entry, which is not marked as deleted. A sweep removes the entry of a creation that
+   * takes longer than a day.
    *
    * @throws SecretsError `SERVICE_BUSY` if the page has no such entry.
    */
   async requireEntry({ page, id }: { readonly page: number; readonly id: string }): Promise<void> {
     const record = await this.#store.read(this.#kindOf(page), this.#keyOf(page));
-    if (record?.value.entries.some(({ entry }) => entry.id === id) !== true) throw entryRemoved();
+    const isListed = record?.value.entries.some(({ entry }) => entry.id === id && entry.deleted === undefined);
+    if (isListed !== true) throw entryRemoved();
   }
 
   /** Puts an entry that was removed back into its page. */
@@ -290,10 +292,6 @@ function readable<Item>(read: () => Item | undefined, name: string, unreadable: 
 
 function codeOf(problem: unknown): string {
   return isOfRecord(problem) ? problem.code : "RECORD_INVALID";
-}
-
-function isOfRecord(problem: unknown): problem is KeywardError | SecretsError {
-  return problem instanceof KeywardError || problem instanceof SecretsError;
 }
 
 function entryRemoved(): SecretsError {

@@ -135,7 +135,8 @@ export class Workspaces {
       for (const { entry, page: number } of page) {
         const workspace = (await this.#context.store.read(workspaceRecord, workspaceKey(entry.id)))?.value;
         if (workspace !== undefined) await this.#remove(entry.id, {});
-        else if (entry.deleted === undefined) await this.removeEntry(number, entry.id);
+        // It never had a change, so the audit keeps nothing of it.
+        else await this.#markDeleted(number, entry.id, 1);
       }
     }
   }
@@ -159,10 +160,7 @@ export class Workspaces {
     const workspace = (await store.read(workspaceRecord, workspaceKey(id)))?.value;
     if (workspace?.deleting !== true) return;
     await this.removeContents(id);
-    const deleted = { at: Date.now(), retentionDays: workspace.retentionDays };
-    await this.list().changePage(workspace.page, (entry) =>
-      entry.id === id && entry.deleted === undefined ? { ...entry, deleted } : entry,
-    );
+    await this.#markDeleted(workspace.page, id, workspace.retentionDays);
     await store.delete(workspaceRecord, workspaceKey(id), ({ deleting }) => deleting);
   }
 
@@ -176,6 +174,14 @@ export class Workspaces {
     for await (const page of servers.pages()) {
       for (const { entry } of page) await this.#servers.removeForGood({ workspace: id, slug: entry.slug }, entry);
     }
+  }
+
+  /** The entry names the workspace from here on only for the sweep and for its audit. */
+  async #markDeleted(page: number, id: string, retentionDays: number): Promise<void> {
+    const deleted = { at: Date.now(), retentionDays };
+    await this.list().changePage(page, (entry) =>
+      entry.id === id && entry.deleted === undefined ? { ...entry, deleted } : entry,
+    );
   }
 
   /** Removes the entry of a workspace from the list of workspaces. */
