@@ -5,7 +5,12 @@ const id = z.string();
 const entries = z.object({ entries: z.array(z.object({ entry: z.object({ id, slug: id.optional() }) })) });
 const ends = { revoked: z.number().optional(), expires: z.number().optional() };
 const token = z.object({ id, role: z.string(), ...ends });
-const workspace = z.object({ id, name: id, deleting: z.boolean(), admins: z.array(z.object({ id })) });
+const workspace = z.object({
+  id,
+  name: id,
+  deleting: z.boolean(),
+  admins: z.array(z.object({ id, expires: z.number().optional() })),
+});
 const server = z.object({
   id,
   deleting: z.boolean(),
@@ -39,7 +44,7 @@ export function contradictionsIn(records: Records): readonly string[] {
   };
   for (const [each, { admins }] of open) {
     requireListed(`workspace/${each}`, each);
-    for (const keeper of admins) {
+    for (const keeper of admins.filter(({ expires = Infinity }) => expires > Date.now())) {
       const kept = records.get(`token/${each}/${keeper.id}`);
       if (kept === undefined) problems.push(`the workspace ${each} names an admin that does not exist`);
       else if (token.parse(kept).revoked !== undefined)
@@ -63,10 +68,11 @@ export function contradictionsIn(records: Records): readonly string[] {
 
 /** Returns the names of workspaces that no valid token can manage. */
 export function unmanagedIn(records: Records, now = Date.now()): readonly string[] {
-  return [...openWorkspaces(records)].flatMap(([each, { name }]) => {
+  return [...openWorkspaces(records)].flatMap(([each, { name, admins }]) => {
     const tokens = partsOf(records, `token/${each}`).map(([, , value]) => token.parse(value));
     const valid = tokens.filter(({ revoked, expires = Infinity }) => revoked === undefined && expires > now);
-    return valid.some(({ role }) => role === "admin") ? [] : [name];
+    const listed = admins.filter(({ expires = Infinity }) => expires > now).map((keeper) => keeper.id);
+    return valid.some((found) => found.role === "admin" && listed.includes(found.id)) ? [] : [name];
   });
 }
 

@@ -243,19 +243,19 @@ export const operations: readonly Operation[] = [
     name: "set a secret while others delete the workspace",
     run: ({ admin, as }, _, who) => admin.setSecret(as.spare, "github", { name: "SPARE", value: `value of ${who}` }),
     others: deleteSpare,
-    refusals: ["SERVER_NOT_FOUND", "WORKSPACE_NOT_FOUND"],
+    refusals: ["SERVER_NOT_FOUND", "WORKSPACE_NOT_FOUND", "TOKEN_REFUSED"],
   },
   {
     name: "create a server while others delete the workspace",
     run: ({ admin, as }) => admin.createServer(as.spare, { slug: "fresh", url: "https://mcp.example.com" }),
     others: deleteSpare,
-    refusals: ["SERVER_EXISTS", "WORKSPACE_NOT_FOUND"],
+    refusals: ["SERVER_EXISTS", "WORKSPACE_NOT_FOUND", "TOKEN_REFUSED"],
   },
   {
     name: "create a token while others delete the workspace",
     run: ({ admin, as }, _, who) => admin.createToken(as.spare, { owner: who, role: "admin" }),
     others: deleteSpare,
-    refusals: ["WORKSPACE_NOT_FOUND"],
+    refusals: ["WORKSPACE_NOT_FOUND", "TOKEN_REFUSED"],
   },
   {
     name: "sweep",

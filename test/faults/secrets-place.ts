@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { exportKeyring, Keyring } from "@keyward/core";
 import { type FileKeys, fileKeys } from "@keyward/keys-env";
-import { type IssuedToken, SecretsAdmin } from "@keyward/secrets";
+import { type IssuedToken, SecretsAdmin, SecretsError } from "@keyward/secrets";
 import { expect, onTestFinished } from "vitest";
 import { guardMaterial } from "../store/secrets.ts";
 import { openStore } from "./open-store.ts";
@@ -50,13 +50,16 @@ export async function expectWholeAfterSweep({ address, keys }: Pick<SharedServic
   try {
     const place = { store: store.namespaced(""), keys: await keys.load() };
     expect(contradictionsIn(await recordsOf(place))).toEqual([]);
-    for (const days of [2, 4, 200]) {
+    // The first sweep after a long pause removes nothing, and reports the pause.
+    for (const days of [2, 4, 200, 202]) {
       await admin.sweep({ now: Date.now() + days * dayMs, abandonedAfterMs: 0 });
     }
     const records = await recordsOf(place);
     expect(contradictionsIn(records)).toEqual([]);
     expect(leftoversIn(records)).toEqual([]);
-    expect(problems).toEqual([]);
+    expect(problems.filter((problem) => !(problem instanceof SecretsError && problem.code === "CLOCK_JUMPED"))).toEqual(
+      [],
+    );
   } finally {
     await admin.close();
     await store.disconnect();

@@ -82,7 +82,7 @@ it("can be recovered when the first start ends at any call to the store", async 
     passAnHour();
     const admin = service.open(store);
     const local = admin.localOperator();
-    const isBegun = await admin.isInitialized();
+    const isBegun = (await admin.state()) === "initialized";
     if (!isBegun) await admin.initialize();
     const { items } = await admin.listWorkspaces(local);
     if (items.length === 0) await admin.createWorkspace(local, { name: "main", adminOwner: "recovered" });
@@ -90,7 +90,11 @@ it("can be recovered when the first start ends at any call to the store", async 
       const { token } = await admin.recoverToken(local, { workspace, owner: "recovered" });
       await admin.authenticate(token);
     }
-    await admin.sweep({ now: Date.now() + 2 * 24 * 3_600_000, abandonedAfterMs: 0 });
+    // The entry of the workspace of an initialization that was not finished is kept as long as an audit. The first sweep
+    // after a long pause removes nothing.
+    for (const days of [2, 100, 102]) {
+      await admin.sweep({ now: Date.now() + days * 24 * 3_600_000, abandonedAfterMs: 0 });
+    }
     await admin.close();
     const records = await recordsOf({ store, keys });
     expect([contradictionsIn(records), unmanagedIn(records), leftoversIn(records)]).toEqual([[], [], []]);

@@ -62,6 +62,8 @@ export interface ListedPage<Item> {
   readonly items: readonly Item[];
   /** The cursor of the next page. `null` on the last page. */
   readonly next: string | null;
+  /** The slugs, ids or names of items on this page that cannot be read, because their records were damaged. */
+  readonly unreadable: readonly string[];
 }
 
 /** A condition of a change. */

@@ -6,6 +6,8 @@ const slugPattern = /^[a-z0-9]+(?:-[a-z0-9]+)*$/;
 // Letters, marks, numbers, punctuation, symbols and single spaces: no control characters, and no characters that change
 // the direction of text or have no width.
 const shownText = /^[\p{L}\p{M}\p{N}\p{P}\p{S}]+(?: [\p{L}\p{M}\p{N}\p{P}\p{S}]+)*$/u;
+// Characters that are not shown at all would make two labels look alike.
+const hiddenCharacter = /\p{Default_Ignorable_Code_Point}/u;
 // RFC 9110, section 5.6.2.
 const headerPattern = /^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/;
 
@@ -32,8 +34,14 @@ export const fieldRules = {
 export const slugField = z.string().min(1).max(32).regex(slugPattern, fieldRules.slug);
 /** A random id of 12 lower-case letters and digits. */
 export const idField = z.string().regex(/^[a-z0-9]{12}$/, fieldRules.id);
-/** The label of a token, such as the name of a person or a program. */
-export const ownerField = z.string().min(1).max(100).regex(shownText, fieldRules.owner);
+/** The label of a token, such as the name of a person or a program. The same label has one form: NFC of Unicode. */
+export const ownerField = z
+  .string()
+  .normalize("NFC")
+  .min(1)
+  .max(100)
+  .regex(shownText, fieldRules.owner)
+  .refine((owner) => !hiddenCharacter.test(owner), fieldRules.owner);
 /** The name of a secret: 1 to 128 letters, digits, `_`, `-` and `.`, beginning with a letter or `_`. */
 export const secretNameField = z
   .string()

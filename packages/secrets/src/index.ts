@@ -24,6 +24,7 @@ export {
   type VerifyAuditOptions,
   verifyAudit,
 } from "./audit/verify-audit.ts";
+export type { ServiceState } from "./installation.ts";
 export type {
   CallerInfo,
   Change,
@@ -32,7 +33,6 @@ export type {
   ChangeCondition,
   ChangeFilter,
   ChangeOutcome,
-  ChangesPage,
   InjectionRule,
   IssuedToken,
   NewSecret,

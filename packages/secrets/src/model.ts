@@ -44,6 +44,12 @@ export interface Page<Item> {
   readonly items: readonly Item[];
   /** The cursor of the next page. `undefined` on the last page. */
   readonly next: string | undefined;
+  /**
+   * The items of this page that cannot be read, because their records were damaged or put back: the slugs of servers, the
+   * ids of tokens and changes, the names of workspaces. A change whose outcome alone cannot be read is also an item, with
+   * the outcome `unknown`. Default: none.
+   */
+  readonly unreadable?: readonly string[] | undefined;
 }
 
 /** A condition of a change. */
@@ -257,8 +263,8 @@ export interface Change {
 }
 
 /**
- * How a change ended. `unknown`: the process ended before it could record the outcome, so the change may have been made
- * or not.
+ * How a change ended. `refused`: nothing was changed. `failed` and `unknown`: the store failed, or the process ended before
+ * it could record the outcome, so the change may have been made or not.
  */
 export type ChangeOutcome = "done" | "refused" | "failed" | "unknown";
 
@@ -272,15 +278,6 @@ export interface RecordedChange extends Change {
   readonly outcome: ChangeOutcome;
   /** The revision of the server or workspace after the change, if the change has one. */
   readonly revision: number | undefined;
-}
-
-/** A page of changes, newest first. */
-export interface ChangesPage extends Page<RecordedChange> {
-  /**
-   * The ids of the changes on this page whose entry or outcome cannot be read, because another program changed the audit. A
-   * change whose outcome alone cannot be read is also an item, with the outcome `unknown`.
-   */
-  readonly unreadable?: readonly string[] | undefined;
 }
 
 /** Which changes to list. */

@@ -1,4 +1,3 @@
-import { randomBytes } from "node:crypto";
 import {
   census,
   type EncryptedStore,
@@ -8,38 +7,48 @@ import {
   rotationStatus,
   type WrappableStore,
 } from "@keyward/core";
-import { presentedToken, requireCaller } from "./access/authentication.ts";
-import { type Caller, checkedCaller } from "./access/caller.ts";
+import { presentedToken, requireCaller, requireStillValid } from "./access/authentication.ts";
+import { type Caller, checkedCaller, isLocal, local } from "./access/caller.ts";
+import { keeperOf } from "./access/keepers.ts";
 import { LastUses } from "./access/last-uses.ts";
+import { notInitialized } from "./access/not-initialized.ts";
 import { notAllowed, requireRight, requireRightInWorkspace } from "./access/require-right.ts";
 import type { Right } from "./access/rights.ts";
 import { requireExpires, requireNewToken } from "./access/token-fields.ts";
-import { notInitialized, Tokens } from "./access/tokens.ts";
+import { Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import { Changes } from "./audit/changes.ts";
 import { findExpiringSecrets } from "./expiring-secrets.ts";
 import { invalidField, requireField } from "./field-checks.ts";
 import { fieldRules, idField, kindField, ownerField, secretNameField, slugField, timeField } from "./fields.ts";
+import {
+  claimInitialization,
+  finishInitialization,
+  giveUpInitialization,
+  refuseTokensBefore,
+  requireUninitialized,
+  type ServiceState,
+  serviceState,
+} from "./installation.ts";
 import type {
   CallerInfo,
   ChangeCondition,
   ChangeFilter,
-  ChangesPage,
   InjectionRule,
   IssuedToken,
   NewSecret,
   NewToken,
   Page,
   PageRequest,
+  RecordedChange,
   SecretChange,
   SecretInfo,
   ServerInfo,
   TokenInfo,
   WorkspaceInfo,
 } from "./model.ts";
-import { installation, serviceKey } from "./records/record-keys.ts";
-import { serviceRecord } from "./records/service-record.ts";
-import { SecretsError } from "./secrets-error.ts";
+import { maxKeptKeepers } from "./records/keeper.ts";
+import { installation } from "./records/record-keys.ts";
 import { requireRule } from "./servers/injection-rule.ts";
 import { requireSecretValue, requireUnswapped } from "./servers/secret-value.ts";
 import type { ServerAddress } from "./servers/server-changes.ts";
@@ -141,32 +150,39 @@ export class SecretsAdmin {
   // The installation
 
   /**
-   * Initializes the service in an empty store: creates the first operator, the first workspace and its admin. If several
-   * processes call `initialize` at once, one of them succeeds.
+   * Initializes the service in an empty store: creates the first operator, the first workspace and its admin. An
+   * initialization that was interrupted is begun again. If several processes call `initialize` at once, one of them
+   * succeeds, and the others wait for it for up to five seconds.
    *
    * @param options.workspace the name of the first workspace. Default: "main".
-   * @throws SecretsError `ALREADY_INITIALIZED`.
+   * @param options.deliver called with the first tokens before the service counts as initialized. If `deliver` throws, the
+   * tokens stay refused, and the next call of `initialize` makes other ones. Default: nothing.
+   * @throws SecretsError `ALREADY_INITIALIZED`; what `deliver` throws.
    */
-  async initialize({ workspace = "main" }: { readonly workspace?: string } = {}): Promise<Initialization> {
+  async initialize({
+    workspace = "main",
+    deliver = async () => {},
+  }: {
+    readonly workspace?: string;
+    readonly deliver?: (initialization: Initialization) => Promise<void>;
+  } = {}): Promise<Initialization> {
     const name = requireField("workspace", slugField, workspace, fieldRules.slug);
     const caller = this.localOperator();
     const { store } = this.#context;
-    if ((await store.read(serviceRecord, serviceKey)) !== undefined) throw alreadyInitialized();
+    await requireUninitialized(store);
     return await this.#changes.record(
       { action: "service.initialize", workspace: undefined, caller, subject: name },
       async () => {
-        const created = Date.now();
-        const sessionKey = randomBytes(32).toString("base64");
-        const record = { v: 1, revision: 0, created, sessionKey, operators: [] } as const;
-        if (!(await store.create(serviceRecord, serviceKey, { ...record, operators: [] }))) throw alreadyInitialized();
-        const expires = created + firstOperatorMs;
-        const operator = await this.#tokens.create(
-          installation,
-          { owner: "first operator", role: "operator", expires },
-          "local",
-        );
-        const first = await this.#workspaces.create(name, { owner: "first admin", role: "admin" }, "local");
-        return { result: { operator, ...first } };
+        const claim = await claimInitialization(store);
+        try {
+          const first = await this.#createFirst(name, caller);
+          await deliver(first);
+          await finishInitialization(store, claim, keeperOf(first.operator.info));
+          return { result: first };
+        } catch (error) {
+          await giveUpInitialization(store, claim).catch((problem: unknown) => this.#context.onProblem(problem));
+          throw error;
+        }
       },
     );
   }
@@ -181,12 +197,12 @@ export class SecretsAdmin {
     const { store, audit } = this.#context;
     await store.encrypted.ready();
     await audit.ready();
-    if ((await store.read(serviceRecord, serviceKey)) === undefined) throw notInitialized();
+    if ((await serviceState(store)) !== "initialized") throw notInitialized();
   }
 
-  /** Returns whether the service was initialized in the store. */
-  async isInitialized(): Promise<boolean> {
-    return (await this.#context.store.read(serviceRecord, serviceKey)) !== undefined;
+  /** Returns whether the store has a service, or one whose initialization was not finished. */
+  async state(): Promise<ServiceState> {
+    return await serviceState(this.#context.store);
   }
 
   /**
@@ -208,8 +224,8 @@ export class SecretsAdmin {
    */
   localOperator(): Caller {
     return checkedCaller({
-      tokenId: "local",
-      owner: "local",
+      tokenId: local,
+      owner: local,
       role: "operator",
       workspace: undefined,
       expires: undefined,
@@ -261,7 +277,7 @@ export class SecretsAdmin {
     return await this.#changes.record(
       { action: "workspace.create", workspace: undefined, caller, subject: slug },
       async () => {
-        const result = await this.#workspaces.create(slug, { owner, role: "admin" }, caller.owner);
+        const result = await this.#workspaces.create(slug, { owner, role: "admin" }, caller);
         return { result, revision: result.workspace.revision };
       },
     );
@@ -495,7 +511,7 @@ export class SecretsAdmin {
     return await this.#changes.record(
       { action: "token.create", workspace: caller.workspace, caller, detail },
       async () => ({
-        result: await this.#tokens.create(workspace, checked, caller.owner),
+        result: await this.#tokens.create(workspace, checked, caller),
       }),
     );
   }
@@ -518,9 +534,7 @@ export class SecretsAdmin {
     const subject = requireField("id", idField, id, fieldRules.id);
     return await this.#changes.record(
       { action: "token.revoke", workspace: caller.workspace, caller, subject },
-      async () => ({
-        result: await this.#tokens.revoke(workspace, subject),
-      }),
+      async () => ({ result: await this.#tokens.revoke(workspace, subject) }),
     );
   }
 
@@ -530,9 +544,9 @@ export class SecretsAdmin {
    * @throws SecretsError `LAST_ADMIN` if one of them is the last admin of the workspace. The others are revoked then.
    */
   async revokeTokensOf(caller: Caller, owner: string): Promise<readonly string[]> {
-    tokenWorkspace(caller, "tokens.change");
+    const workspace = tokenWorkspace(caller, "tokens.change");
     const name = requireField("owner", ownerField, owner, fieldRules.owner);
-    return await this.#revokeAll(caller, tokenWorkspace(caller, "tokens.change"), name);
+    return await this.#revokeAll(caller, workspace, name);
   }
 
   /**
@@ -550,7 +564,7 @@ export class SecretsAdmin {
     return await this.#changes.record(
       { action: "token.rotate", workspace: caller.workspace, caller, subject },
       async () => ({
-        result: await this.#tokens.rotate(workspace, subject, overlapMs, caller.owner),
+        result: await this.#tokens.rotate(workspace, subject, overlapMs, caller),
       }),
     );
   }
@@ -567,14 +581,14 @@ export class SecretsAdmin {
     { workspace, owner }: { readonly workspace?: string | undefined; readonly owner: string },
   ): Promise<IssuedToken> {
     requireRight(caller, "workspaces.change");
-    if (caller.tokenId !== "local") throw notAllowed();
+    if (!isLocal(caller)) throw notAllowed();
     const name = requireField("owner", ownerField, owner, fieldRules.owner);
     const id = workspace === undefined ? undefined : (await this.#workspaces.require(workspace)).id;
     const role = id === undefined ? "operator" : "admin";
     return await this.#changes.record(
       { action: "token.recover", workspace: id, caller, detail: `${role}, ${name}` },
       async () => ({
-        result: await this.#tokens.create(id ?? installation, { owner: name, role }, "local"),
+        result: await this.#tokens.create(id ?? installation, { owner: name, role }, caller, { limit: maxKeptKeepers }),
       }),
     );
   }
@@ -582,32 +596,41 @@ export class SecretsAdmin {
   /**
    * Revokes every token that was created before a time, in all workspaces and of operators, also the last admins. For a
    * store that was restored from a backup, which has tokens that were revoked after the backup. Returns the number of
-   * tokens that were revoked.
+   * tokens whose records now say so. Tokens whose records cannot be read are refused, too, and reported to `onProblem`.
    *
    * @param caller what {@link SecretsAdmin.localOperator} returned.
-   * @param time in milliseconds since the epoch.
+   * @param time in milliseconds since the epoch. Not after now.
    * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
    */
   async revokeTokensBefore(caller: Caller, time: number): Promise<number> {
     requireRight(caller, "workspaces.change");
-    if (caller.tokenId !== "local") throw notAllowed();
+    if (!isLocal(caller)) throw notAllowed();
     const before = requireField("time", timeField, time, fieldRules.time);
+    if (before > Date.now()) throw invalidField("time", "a time that has passed");
     const detail = `created before ${new Date(before).toISOString()}`;
-    const workspaces: (string | undefined)[] = [undefined];
+    const change = { action: "token.revoke", caller, detail } as const;
+    const failures: unknown[] = [];
     let revoked = 0;
-    for await (const page of this.#workspaces.list().pages()) workspaces.push(...page.map(({ entry }) => entry.id));
-    for (const workspace of workspaces) {
-      revoked += await this.#changes.record({ action: "token.revoke", workspace, caller, detail }, async () => ({
-        result: await this.#tokens.revokeCreatedBefore(workspace ?? installation, before),
-      }));
-    }
+    const revokeIn = async (workspace: string | undefined) => {
+      const result = await this.#changes.record({ ...change, workspace }, async () => {
+        // First, so that also tokens are refused that no list names, or whose records cannot be read.
+        if (workspace === undefined) await refuseTokensBefore(this.#context.store, before);
+        return { result: await this.#tokens.revokeCreatedBefore(workspace ?? installation, before) };
+      });
+      revoked += result.revoked;
+      failures.push(...result.failures);
+    };
+    await revokeIn(undefined);
+    const pages = this.#workspaces.list().pages({ onUnreadable: (problem) => failures.push(problem) });
+    for await (const page of pages) for (const { entry } of page) await revokeIn(entry.id);
+    for (const failure of failures) this.#context.onProblem(failure);
     return revoked;
   }
 
   // The audit
 
   /** Returns a page of the changes of the caller's workspace, or of the installation for an operator. */
-  async listChanges(caller: Caller, filter: ChangeFilter = {}, page: PageRequest = {}): Promise<ChangesPage> {
+  async listChanges(caller: Caller, filter: ChangeFilter = {}, page: PageRequest = {}): Promise<Page<RecordedChange>> {
     requireRight(caller, "changes.read");
     return await this.#context.audit.changes(caller.workspace, filter, page);
   }
@@ -631,7 +654,7 @@ export class SecretsAdmin {
    */
   async expiringSecrets(caller: Caller): Promise<readonly ExpiringSecret[]> {
     requireRight(caller, "workspaces.read");
-    if (caller.tokenId !== "local") throw notAllowed();
+    if (!isLocal(caller)) throw notAllowed();
     const parts = { servers: this.#servers, workspaces: this.#workspaces };
     return await findExpiringSecrets(parts, this.#context.store);
   }
@@ -642,19 +665,44 @@ export class SecretsAdmin {
     await this.#context.store.disconnect();
   }
 
-  async #revokeAll(caller: Caller, workspace: string, owner: string | undefined): Promise<readonly string[]> {
+  async #createFirst(workspace: string, caller: Caller): Promise<Initialization> {
+    // An initialization that was not finished has left its own.
+    await this.#workspaces.removeAll();
+    await this.#tokens.removeAll(installation);
+    const expires = Date.now() + firstOperatorMs;
+    const first = { owner: "first operator", role: "operator", expires } as const;
+    const operator = await this.#tokens.createFirst(installation, first, caller.owner);
+    const created = await this.#workspaces.create(workspace, { owner: "first admin", role: "admin" }, caller);
+    return { operator, ...created };
+  }
+
+  async #revokeAll(caller: Caller, workspace: string, owner: string): Promise<readonly string[]> {
     const revoked: string[] = [];
     const failures: unknown[] = [];
-    for await (const ids of this.#tokens.idsOf(workspace, owner)) {
-      for (const id of ids) {
-        // One token that cannot be revoked must not keep the others valid.
-        try {
-          const token = await this.#tokens.find(workspace, id);
-          if (token === undefined || token.revoked !== undefined) continue;
-          await this.revokeToken(caller, id);
-          revoked.push(id);
-        } catch (error) {
-          failures.push(error);
+    await requireStillValid(this.#context.store, caller);
+    const onUnreadable = (problem: unknown) => failures.push(problem);
+    // Again until a pass finds none: a token of this owner may have created another one during the pass.
+    for (let before = -1; before !== revoked.length; ) {
+      before = revoked.length;
+      failures.length = 0;
+      for await (const ids of this.#tokens.idsOf(workspace, owner, onUnreadable)) {
+        for (const id of ids) {
+          // One token that cannot be revoked must not keep the others valid.
+          try {
+            const token = await this.#tokens.find(workspace, id);
+            if (token === undefined || token.revoked !== undefined) continue;
+            const change = { action: "token.revoke", workspace: caller.workspace, caller, subject: id } as const;
+            // The caller's own token may be one of those that this call has revoked already.
+            const isChecked = async () => {};
+            await this.#changes.record(
+              change,
+              async () => ({ result: await this.#tokens.revoke(workspace, id) }),
+              isChecked,
+            );
+            revoked.push(id);
+          } catch (error) {
+            failures.push(error);
+          }
         }
       }
     }
@@ -689,10 +737,4 @@ function tokenWorkspace(caller: Caller, right: Right): string {
   if (caller.workspace !== undefined) return caller.workspace;
   if (caller.role === "operator") return installation;
   throw notAllowed();
-}
-
-function alreadyInitialized(): SecretsError {
-  return new SecretsError("ALREADY_INITIALIZED", "The store has a secrets service already", {
-    hint: "Start it with `keyward gateway start`. If no operator has a token, run `keyward tokens recover` on the machine that has the keyring.",
-  });
 }

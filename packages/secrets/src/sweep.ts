@@ -1,5 +1,7 @@
-import { KeywardError } from "@keyward/core";
-import type { Tokens } from "./access/tokens.ts";
+import { asListed, readKeepers } from "./access/keepers.ts";
+import type { TokenEntry, Tokens } from "./access/tokens.ts";
+import type { ListedEntry, PagedList } from "./lists/paged-list.ts";
+import { isOfRecord } from "./records/record-errors.ts";
 import { installation, serverKey, tokenKey, usedKey, workspaceKey } from "./records/record-keys.ts";
 import { type ServerRecord, serverRecord } from "./records/server-record.ts";
 import { tokenRecord } from "./records/token-record.ts";
@@ -8,7 +10,8 @@ import { SecretsError } from "./secrets-error.ts";
 import { removeGarbage, withoutAbandoned } from "./servers/server-changes.ts";
 import type { ServerEntry, Servers } from "./servers/servers.ts";
 import type { ServiceContext } from "./store/service-context.ts";
-import type { Decision } from "./store/service-store.ts";
+import type { Decision, ReadBatch } from "./store/service-store.ts";
+import { clockJumped, mayRemove } from "./sweep-clock.ts";
 import { defaultRetentionDays, type WorkspaceEntry, type Workspaces } from "./workspaces/workspaces.ts";
 
 const dayMs = 24 * 3_600_000;
@@ -71,6 +74,7 @@ export class Sweep {
   readonly #signal: AbortSignal | undefined;
   readonly #expiring: ExpiringSecret[] = [];
   #removed = 0;
+  #mayRemove = false;
 
   constructor(parts: SweepParts, { signal, now = Date.now(), abandonedAfterMs }: SweepOptions) {
     this.#parts = parts;
@@ -81,23 +85,29 @@ export class Sweep {
 
   /** Sweeps the installation and each workspace. */
   async run(): Promise<SweepReport> {
-    const { workspaces } = this.#parts;
+    const { workspaces, context } = this.#parts;
+    this.#mayRemove = await mayRemove(context.store, this.#now);
+    if (!this.#mayRemove) context.onProblem(clockJumped(this.#now));
     await this.#whole(() => this.#sweepTokens(installation));
     await this.#whole(() => this.#removeAudit(undefined, defaultRetentionDays));
-    for await (const page of workspaces.list().pages()) {
-      for (const { page: number, entry } of page) {
+    for await (const page of workspaces.list().pages({ onUnreadable: context.onProblem })) {
+      for (const listed of page) {
         this.#signal?.throwIfAborted();
-        await this.#whole(() => this.#sweepWorkspace(number, entry));
+        await this.#whole(() => this.#sweepWorkspace(listed));
       }
     }
     return { removed: this.#removed, expiring: this.#expiring };
   }
 
-  async #sweepWorkspace(page: number, entry: WorkspaceEntry): Promise<void> {
+  async #sweepWorkspace(listed: ListedEntry<WorkspaceEntry>): Promise<void> {
     const { workspaces, context } = this.#parts;
-    const { id } = entry;
+    const { id, deleted } = listed.entry;
     const record = await context.store.read(workspaceRecord, workspaceKey(id));
-    if (record === undefined) return await this.#sweepDeleted(page, entry);
+    if (record === undefined) {
+      return deleted === undefined
+        ? await this.#sweepMissing(listed)
+        : await this.#sweepDeleted(listed.page, id, deleted);
+    }
     if (record.value.deleting) return await workspaces.finishIfDeleting(id);
     await this.#whole(() => this.#sweepServers(id));
     await this.#whole(() => this.#sweepTokens(id));
@@ -109,51 +119,75 @@ export class Sweep {
     try {
       await sweep();
     } catch (error) {
-      const isUnavailable = error instanceof KeywardError && error.code === "STORE_UNAVAILABLE";
-      const isOfRecord =
-        error instanceof SecretsError ? error.code !== "AUDIT_UNAVAILABLE" : error instanceof KeywardError;
-      if (isUnavailable || !isOfRecord) throw error;
+      if (!isOfRecord(error)) throw error;
       this.#parts.context.onProblem(error);
     }
   }
 
-  /** Removes what is left of a workspace that was deleted, or whose creation was not finished. */
-  async #sweepDeleted(page: number, { id, at, deleted }: WorkspaceEntry): Promise<void> {
+  /** Removes what is left of a workspace that was deleted. */
+  async #sweepDeleted(page: number, id: string, deleted: { readonly at: number; readonly retentionDays: number }) {
     const { workspaces } = this.#parts;
     // A process that was halted may have created something after the deletion.
-    if (this.#now - (deleted?.at ?? at) < dayMs) return;
+    if (!this.#isPast(deleted.at, dayMs)) return;
     await workspaces.removeContents(id);
     await workspaces.removeLists(id);
-    const retentionDays = deleted?.retentionDays ?? 0;
-    await this.#removeAudit(id, retentionDays);
-    // The entry leads to the audit of the workspace, which is kept for its time.
-    if (deleted !== undefined && this.#now - deleted.at < retentionDays * dayMs) return;
-    await workspaces.list().changePage(page, (other) => (other.id === id ? undefined : other));
+    await this.#removeAudit(id, deleted.retentionDays);
+    // The entry leads to the audit of the workspace, which is kept for its time, and whose own clock may be a day behind.
+    if (!this.#isPast(deleted.at, (deleted.retentionDays + 2) * dayMs)) return;
+    await workspaces.removeEntry(page, id);
     this.#removed++;
   }
 
+  /**
+   * Removes what is left of a workspace whose creation was not finished: the token of its first admin, and the entry. A
+   * workspace that has more was finished, so someone else removed its record: everything stays.
+   */
+  async #sweepMissing(listed: ListedEntry<WorkspaceEntry>): Promise<void> {
+    const { workspaces, tokens, servers, context } = this.#parts;
+    const { id, name, at } = listed.entry;
+    if (!this.#isPast(at, dayMs)) return;
+    const hasContents = (await tokens.listOf(id).hasMoreThan(1)) || (await servers.listOf(id).hasMoreThan(0));
+    if (hasContents) throw missingRecord(`workspace ${name}`, "Nothing of the workspace was removed.");
+    await workspaces.removeEntry(listed.page, id);
+    if ((await context.store.read(workspaceRecord, workspaceKey(id))) !== undefined) {
+      return await workspaces.list().restore(listed);
+    }
+    await tokens.removeAll(id);
+    await workspaces.removeLists(id);
+    this.#removed++;
+  }
+
+  /** Returns whether something is old enough to be removed. */
+  #isPast(since: number, keptMs: number): boolean {
+    return this.#mayRemove && this.#now - since >= keptMs;
+  }
+
   async #removeAudit(workspace: string | undefined, retentionDays: number): Promise<void> {
+    if (!this.#mayRemove) return;
     await this.#parts.context.audit.removeBefore(workspace, this.#now - retentionDays * dayMs);
   }
 
   async #sweepServers(workspace: string): Promise<void> {
     const { servers, context } = this.#parts;
-    for await (const page of servers.listOf(workspace).pages()) {
+    const list = servers.listOf(workspace);
+    const isOf = ({ id, slug }: ServerEntry, batch: ReadBatch) =>
+      batch.record(serverRecord, serverKey(workspace, slug))?.value.id === id;
+    const keyOf = ({ slug }: ServerEntry) => serverKey(workspace, slug);
+    for await (const page of list.pages({ onUnreadable: context.onProblem })) {
       this.#signal?.throwIfAborted();
-      const batch = await context.store.readBatch(page.map(({ entry }) => serverKey(workspace, entry.slug)));
-      const gone = new Set<string>();
-      for (const { entry } of page) {
+      const batch = await context.store.readBatch(page.map(({ entry }) => keyOf(entry)));
+      const gone: ListedEntry<ServerEntry>[] = [];
+      for (const listed of page) {
+        const { entry } = listed;
         await this.#whole(async () => {
-          const server = batch.record(serverRecord, serverKey(workspace, entry.slug))?.value;
+          const server = batch.record(serverRecord, keyOf(entry))?.value;
           if (server?.id === entry.id) return await this.#sweepServer(workspace, server);
-          if (this.#now - (entry.deleted?.at ?? entry.at) < dayMs) return;
+          if (!this.#isPast(entry.deleted?.at ?? entry.at, dayMs)) return;
           await servers.removeForGood({ workspace, slug: entry.slug }, entry);
-          gone.add(entry.id);
+          gone.push(listed);
         });
       }
-      await this.#removeEntries(page, gone, (number, isGone) =>
-        servers.listOf(workspace).changePage(number, (entry) => (isGone(entry) ? undefined : entry)),
-      );
+      await this.#removeEntries(list, gone, keyOf, isOf);
     }
   }
 
@@ -180,31 +214,58 @@ export class Sweep {
 
   async #sweepTokens(workspace: string): Promise<void> {
     const { tokens, context } = this.#parts;
-    for await (const page of tokens.listOf(workspace).pages()) {
+    const list = tokens.listOf(workspace);
+    const keepers = await readKeepers(context.store, workspace);
+    const keyOf = ({ id }: TokenEntry) => tokenKey(workspace, id);
+    const isOf = (entry: TokenEntry, batch: ReadBatch) => batch.record(tokenRecord, keyOf(entry)) !== undefined;
+    for await (const page of list.pages({ onUnreadable: context.onProblem })) {
       this.#signal?.throwIfAborted();
-      const batch = await context.store.readBatch(page.map(({ entry }) => tokenKey(workspace, entry.id)));
-      const gone = new Set<string>();
-      for (const { entry } of page) {
-        const token = batch.record(tokenRecord, tokenKey(workspace, entry.id))?.value;
-        const ended = token === undefined ? entry.at : (token.revoked ?? token.expires);
-        const keptMs = token === undefined ? dayMs : endedTokenKeptMs;
-        if (ended !== undefined && this.#now - ended >= keptMs) gone.add(entry.id);
+      const batch = await context.store.readBatch(page.map(({ entry }) => keyOf(entry)));
+      const gone: ListedEntry<TokenEntry>[] = [];
+      const ended: string[] = [];
+      for (const listed of page) {
+        await this.#whole(async () => {
+          const token = batch.record(tokenRecord, keyOf(listed.entry))?.value;
+          const isCounted = token !== undefined && asListed(token, keepers) !== undefined;
+          const end = isCounted ? (token.revoked ?? token.expires) : listed.entry.at;
+          if (end === undefined || !this.#isPast(end, token === undefined ? dayMs : endedTokenKeptMs)) return;
+          gone.push(listed);
+          if (token !== undefined) ended.push(token.id);
+        });
       }
-      await context.store.remove([...gone].flatMap((id) => [tokenKey(workspace, id), usedKey(workspace, id)]));
-      await this.#removeEntries(page, gone, (number, isGone) =>
-        tokens.listOf(workspace).changePage(number, (entry) => (isGone(entry) ? undefined : entry)),
-      );
+      await context.store.remove(ended.flatMap((id) => [tokenKey(workspace, id), usedKey(workspace, id)]));
+      await this.#removeEntries(list, gone, keyOf, isOf);
     }
   }
 
-  async #removeEntries(
-    page: readonly { readonly page: number }[],
-    gone: ReadonlySet<string>,
-    remove: (number: number, isGone: (entry: Pick<ServerEntry, "id">) => boolean) => Promise<void>,
+  /**
+   * Removes entries of one page without a record. A creation that was halted for a day may store its record at the same
+   * time: it looks for its entry afterwards, and this sweep looks for the record after the entry was removed.
+   */
+  async #removeEntries<Entry extends { readonly id: string }>(
+    list: PagedList<Entry>,
+    gone: readonly ListedEntry<Entry>[],
+    keyOf: (entry: Entry) => string,
+    isOf: (entry: Entry, batch: ReadBatch) => boolean,
   ): Promise<void> {
-    const [first] = page;
-    if (first === undefined || gone.size === 0) return;
-    await remove(first.page, ({ id }) => gone.has(id));
-    this.#removed += gone.size;
+    const [first] = gone;
+    if (first === undefined) return;
+    const ids = new Set(gone.map(({ entry }) => entry.id));
+    await list.changePage(first.page, (entry) => (ids.has(entry.id) ? undefined : entry));
+    const batch = await this.#parts.context.store.readBatch(gone.map(({ entry }) => keyOf(entry)));
+    for (const listed of gone) {
+      if (isOf(listed.entry, batch)) await list.restore(listed);
+      else this.#removed++;
+    }
   }
+}
+
+function missingRecord(what: string, effect: string): SecretsError {
+  return new SecretsError(
+    "RECORD_MISSING",
+    `The record of the ${what} is missing, although nobody deleted it. ${effect}`,
+    {
+      hint: "Someone who can write to the store removed the record, or the store lost it. Find out who, and restore the store from a backup.",
+    },
+  );
 }

@@ -30,7 +30,7 @@ export class AuditInMemory implements AuditLog {
     return { items: [], next: undefined };
   }
 
-  async removeBefore() {
+  async removeBefore(_workspace: string | undefined, _time: number) {
     return 0;
   }
 

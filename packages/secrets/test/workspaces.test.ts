@@ -63,12 +63,9 @@ describe("a workspace", () => {
     const service = await startService();
     const { admin, as } = service;
     await admin.deleteWorkspace(as.operator, "main");
-    await expect(admin.createToken(as.admin, { owner: "late", role: "member" })).rejects.toMatchObject({
-      code: "WORKSPACE_NOT_FOUND",
-    });
-    await expect(admin.createServer(as.admin, { slug: "late", url })).rejects.toMatchObject({
-      code: "WORKSPACE_NOT_FOUND",
-    });
+    const refused = { code: "TOKEN_REFUSED" };
+    await expect(admin.createToken(as.admin, { owner: "late", role: "member" })).rejects.toMatchObject(refused);
+    await expect(admin.createServer(as.admin, { slug: "late", url })).rejects.toMatchObject(refused);
   });
 });
 

@@ -24,6 +24,8 @@ const statuses: Readonly<Record<SecretsErrorCode, readonly [status: number, titl
   LIMIT_REACHED: [409, "Limit reached"],
   RECORD_ROLLED_BACK: [500, "A record was put back"],
   RECORD_INVALID: [500, "A record is not valid"],
+  RECORD_MISSING: [500, "A record is missing"],
+  CLOCK_JUMPED: [503, "The clock is ahead"],
   NOT_INITIALIZED: [503, "Not initialized"],
   ALREADY_INITIALIZED: [409, "Conflict"],
   AUDIT_UNAVAILABLE: [503, "The audit log is away"],

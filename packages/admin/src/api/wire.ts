@@ -131,8 +131,8 @@ export function toRotation(status: RotationStatus): Rotation {
   };
 }
 
-export function toPage<Item, Answer>({ items, next }: Page<Item>, answerOf: (item: Item) => Answer) {
-  return { items: items.map(answerOf), next: next ?? null };
+export function toPage<Item, Answer>({ items, next, unreadable = [] }: Page<Item>, answerOf: (item: Item) => Answer) {
+  return { items: items.map(answerOf), next: next ?? null, unreadable: [...unreadable] };
 }
 
 export function fromNewSecret({ injection, expires, ...secret }: z.output<typeof newSecret>): DomainSecret {

@@ -1,6 +1,6 @@
 import * as fields from "@keyward/secrets/fields";
 import { z } from "zod";
-import { pageFields, pageQuery } from "./paging.ts";
+import { pageOf, pageQuery } from "./paging.ts";
 import { answerTime, timeText } from "./times.ts";
 
 /** The kinds of changes that the audit records. */
@@ -66,18 +66,7 @@ export const change = z
   .meta({ id: "Change", description: "A recorded change. Never has a value or the text of a token." });
 
 /** The answer of `GET /changes`. */
-export const changePage = z
-  .object({
-    ...pageFields(change),
-    unreadable: z
-      .array(z.string())
-      .max(100)
-      .meta({
-        description: "The ids of changes on this page that cannot be read in full, because the audit was changed.",
-        examples: [[]],
-      }),
-  })
-  .meta({ id: "ChangePage", description: "A page of changes, newest first." });
+export const changePage = pageOf(change, "ChangePage");
 
 /** A change that the audit recorded. */
 export type RecordedChange = z.infer<typeof change>;

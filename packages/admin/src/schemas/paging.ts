@@ -23,15 +23,17 @@ export const pageQuery = z.strictObject({
     .meta({ description: "The `next` of the previous page. Default: the first page, which has the newest items." }),
 });
 
-/** Returns the fields of a page of a list. */
-export function pageFields<Item extends z.ZodType>(item: Item) {
-  return {
-    items: z.array(item).max(100),
-    next: z.string().nullable().meta({ description: "The cursor of the next page. `null` on the last page." }),
-  };
-}
-
 /** Returns the schema of a page of a list. */
 export function pageOf<Item extends z.ZodType>(item: Item, id: string) {
-  return z.object(pageFields(item)).meta({ id, description: "A page of a list, newest items first." });
+  return z
+    .object({
+      items: z.array(item).max(100),
+      next: z.string().nullable().meta({ description: "The cursor of the next page. `null` on the last page." }),
+      unreadable: z.array(z.string()).meta({
+        description:
+          "The slugs, ids or names of items on this page that cannot be read in full, because their records were damaged or put back.",
+        examples: [[]],
+      }),
+    })
+    .meta({ id, description: "A page of a list, newest items first." });
 }

@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Initialization } from "@keyward/secrets";
 import type { Context } from "../context.ts";
@@ -11,6 +12,11 @@ export interface FirstTokens {
   /** The path of the file that has the tokens; `null` if they are printed. */
   readonly tokensFile: string | null;
   readonly text: string;
+}
+
+/** Removes the file of tokens that are refused, because another process has initialized the service at the same time. */
+export async function removeRefusedTokens(first: FirstTokens | undefined): Promise<void> {
+  if (first !== undefined && first.tokensFile !== null) await rm(first.tokensFile, { force: true });
 }
 
 /**

@@ -28,6 +28,7 @@ export async function listAll<Item>(
   { limit = defaultLimit }: ListOptions,
 ): Promise<Listed<Item>> {
   const items: Item[] = [];
+  const unreadable: string[] = [];
   let cursor: string | undefined;
   let emptyPages = 0;
   do {
@@ -40,8 +41,14 @@ export async function listAll<Item>(
       });
     }
     items.push(...page.items);
+    unreadable.push(...page.unreadable);
     cursor = page.next ?? undefined;
   } while (cursor !== undefined && items.length < limit);
+  if (unreadable.length > 0) {
+    output.notice(
+      `${unreadable.length} items cannot be read: ${unreadable.join(", ")}. Let an operator look at the log of the service, and restore the records from a backup.`,
+    );
+  }
   const isComplete = cursor === undefined;
   if (!isComplete) {
     output.notice(`There may be more than these ${items.length}, which are the newest. For more, raise \`--limit\`.`);

@@ -4,8 +4,9 @@ import { serviceRecord } from "../records/service-record.ts";
 import { type TokenRecord, tokenRecord } from "../records/token-record.ts";
 import { workspaceRecord } from "../records/workspace-record.ts";
 import { SecretsError } from "../secrets-error.ts";
-import type { ReadBatch } from "../store/service-store.ts";
-import { type Caller, checkedCaller } from "./caller.ts";
+import type { ReadBatch, ServiceStore } from "../store/service-store.ts";
+import { type Caller, checkedCaller, isLocal } from "./caller.ts";
+import { asListed } from "./keepers.ts";
 import { hashOfToken, readTokenText, type TokenParts } from "./token-text.ts";
 
 const noHash = Buffer.alloc(32);
@@ -25,9 +26,7 @@ export interface PresentedToken extends TokenParts {
 export function presentedToken(text: string): PresentedToken {
   const parts = readTokenText(text);
   if (parts === undefined) throw tokenRefused();
-  const { workspace, id } = parts;
-  const home = workspace === installation ? serviceKey : workspaceKey(workspace);
-  return { ...parts, keys: [home, tokenKey(workspace, id)], hash: hashOfToken(text) };
+  return { ...parts, keys: keysOfToken(parts), hash: hashOfToken(text) };
 }
 
 /**
@@ -38,29 +37,58 @@ export function presentedToken(text: string): PresentedToken {
  * deleted; the errors of {@link ReadBatch.record}.
  */
 export function requireCaller(
-  { workspace, id, hash, keys: [home = ""] }: PresentedToken,
+  { workspace, id, hash }: PresentedToken,
   batch: ReadBatch,
   address: string | undefined,
 ): { readonly caller: Caller; readonly token: TokenRecord } {
   const record = batch.record(tokenRecord, tokenKey(workspace, id))?.value;
   const expected = record === undefined ? noHash : Buffer.from(record.hash, "base64url");
   const isRight = expected.length === hash.length && timingSafeEqual(expected, hash);
-  if (record === undefined || !isRight || record.id !== id || isEnded(record, Date.now())) throw tokenRefused();
-  const isOperator = record.role === "operator";
-  if (isOperator !== (workspace === installation)) throw tokenRefused();
-  const isActive = isOperator
-    ? batch.record(serviceRecord, home) !== undefined
-    : batch.record(workspaceRecord, home)?.value.deleting === false;
-  if (!isActive) throw tokenRefused();
+  if (record === undefined || !isRight || record.id !== id || !isValid(record, workspace, batch)) throw tokenRefused();
   const caller = checkedCaller({
     tokenId: id,
     owner: record.owner,
     role: record.role,
-    workspace: isOperator ? undefined : workspace,
+    workspace: workspace === installation ? undefined : workspace,
     expires: record.expires,
     address,
   });
   return { caller, token: record };
+}
+
+/**
+ * Checks again that the token of a caller is valid. A call may wait between its first check and its change: for the rest
+ * of its body, or for the audit.
+ *
+ * @throws SecretsError `TOKEN_REFUSED` if the token was revoked or has expired since it was checked.
+ */
+export async function requireStillValid(store: ServiceStore, caller: Caller): Promise<void> {
+  if (isLocal(caller)) return;
+  const parts = { workspace: caller.workspace ?? installation, id: caller.tokenId };
+  const batch = await store.readBatch(keysOfToken(parts));
+  const record = batch.record(tokenRecord, tokenKey(parts.workspace, parts.id))?.value;
+  if (record?.role !== caller.role || !isValid(record, parts.workspace, batch)) throw tokenRefused();
+}
+
+function keysOfToken({ workspace, id }: Pick<TokenParts, "workspace" | "id">): readonly string[] {
+  const token = tokenKey(workspace, id);
+  return workspace === installation ? [serviceKey, token] : [serviceKey, workspaceKey(workspace), token];
+}
+
+/**
+ * Returns whether the token with this record is valid now. The token of an admin or operator is valid only while the
+ * workspace or the installation lists the token, so an old record of a token that was put back is not enough.
+ */
+function isValid(token: TokenRecord, workspace: string, batch: ReadBatch): boolean {
+  const now = Date.now();
+  const service = batch.record(serviceRecord, serviceKey)?.value;
+  if (service === undefined || service.initializing !== undefined) return false;
+  if (token.created < (service.refusedBefore ?? 0)) return false;
+  if ((token.role === "operator") !== (workspace === installation)) return false;
+  const home = workspace === installation ? undefined : batch.record(workspaceRecord, workspaceKey(workspace))?.value;
+  if (workspace !== installation && home?.deleting !== false) return false;
+  const listed = asListed(token, home?.admins ?? service.operators);
+  return listed !== undefined && !isEnded(listed, now);
 }
 
 /** Returns whether a token was revoked or has expired. */

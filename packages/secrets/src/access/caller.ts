@@ -50,6 +50,14 @@ export class Caller implements CallerFields {
   }
 }
 
+/** What stands for the id and the owner of a token where the operator on the machine, who needs no token, is the caller. */
+export const local = "local";
+
+/** Returns whether a caller is the operator on the machine, who needs no token. */
+export function isLocal({ tokenId }: Caller): boolean {
+  return tokenId === local;
+}
+
 /** Makes a caller whose token was checked. Not public. */
 export function checkedCaller(fields: CallerFields): Caller {
   return make(fields);

@@ -3,15 +3,17 @@ import { idField, ownerField, timeField } from "../fields.ts";
 import { PagedList } from "../lists/paged-list.ts";
 import type { IssuedToken, Page, PageRequest, TokenInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
-import { installation, listKey, serviceKey, tokenKey, usedKey, workspaceKey } from "../records/record-keys.ts";
-import { serviceRecord } from "../records/service-record.ts";
+import { maxKeepers } from "../records/keeper.ts";
+import { isOfRecord } from "../records/record-errors.ts";
+import { listKey, tokenKey, usedKey } from "../records/record-keys.ts";
 import { type TokenRecord, tokenRecord } from "../records/token-record.ts";
-import { workspaceRecord } from "../records/workspace-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
-import { requireOpenWorkspace, workspaceNotFound } from "../workspaces/open-workspace.ts";
-import { isEnded } from "./authentication.ts";
+import { requireOpenWorkspace } from "../workspaces/open-workspace.ts";
+import { isEnded, requireStillValid } from "./authentication.ts";
+import type { Caller } from "./caller.ts";
+import { asListed, changeKeepers, isKeeper, keeperOf, readKeepers, withKeeper, withoutKeeper } from "./keepers.ts";
 import { LastUses } from "./last-uses.ts";
 import { hashOfToken, newTokenText } from "./token-text.ts";
 
@@ -23,12 +25,17 @@ export type TokenEntry = z.infer<typeof entrySchema>;
 /** A token whose fields were checked. */
 export type CheckedToken = Pick<TokenRecord, "owner" | "role" | "servers" | "tools" | "methods" | "expires">;
 
-const maxKeepers = 100;
+/** How a token of an admin or operator is counted, and how that is undone if its creation fails. */
+interface Counting {
+  readonly count: (record: TokenRecord) => Promise<void>;
+  readonly undo: (record: TokenRecord) => Promise<void>;
+}
 
-/** A token that can manage a workspace or the installation. */
-interface Keeper {
-  readonly id: string;
-  readonly expires?: number | undefined;
+/** What the revocation of many tokens did. */
+export interface MassRevocation {
+  readonly revoked: number;
+  /** The errors of records that cannot be read. The other tokens are revoked. */
+  readonly failures: readonly unknown[];
 }
 
 /** The tokens of all workspaces, and of the operators under the workspace `service`. */
@@ -47,31 +54,28 @@ export class Tokens {
   /**
    * Creates a token. The list names the token before its record exists.
    *
-   * @throws SecretsError `LIMIT_REACHED` for an admin or operator, if there are 100 already; `WORKSPACE_NOT_FOUND` if the
-   * workspace is being deleted.
+   * @param options.limit the largest number of admins or operators. Default: 100.
+   * @throws SecretsError `LIMIT_REACHED` for an admin or operator, if there are `limit` already; `WORKSPACE_NOT_FOUND` if
+   * the workspace is being deleted; `TOKEN_REFUSED` if the token of the creator was revoked in the meantime.
    */
-  async create(workspace: string, given: CheckedToken, createdBy: string): Promise<IssuedToken> {
+  async create(
+    workspace: string,
+    given: CheckedToken,
+    creator: Caller,
+    { limit = maxKeepers }: { readonly limit?: number } = {},
+  ): Promise<IssuedToken> {
     const { store } = this.#context;
-    await requireOpenWorkspace(store, workspace);
-    const { token, record } = await this.#listed(workspace, given, createdBy);
-    let isStored = false;
-    try {
-      await store.create(tokenRecord, tokenKey(workspace, record.id), record);
-      isStored = true;
-      // Counted last: an admin that a killed process has left in the list could hide that nobody can manage the workspace.
-      if (isKeeper(record)) {
-        await this.#changeKeepers(workspace, (keepers) => withKeeper(keepers, record, record.created));
-      }
-      // The deletion of a workspace may have passed the list before this token was in the list.
-      await requireOpenWorkspace(store, workspace);
-    } catch (error) {
-      await this.#discard(workspace, record, isStored).catch((problem: unknown) => this.#context.onProblem(problem));
-      throw error;
-    }
-    return { token, info: tokenInfo(record, undefined) };
+    const count = (record: TokenRecord) =>
+      changeKeepers(store, workspace, (keepers) => withKeeper(keepers, keeperOf(record), { limit, now: Date.now() }));
+    const undo = ({ id }: TokenRecord) =>
+      changeKeepers(store, workspace, (keepers) => keepers.filter((keeper) => keeper.id !== id));
+    return await this.#issue(workspace, given, creator, { count, undo });
   }
 
-  /** Creates the token of the first admin of a workspace. It is refused until the record of the workspace exists. */
+  /**
+   * Creates a token that is not valid yet: the first operator or the first admin of a workspace. Whoever writes the record
+   * that lists the token makes it valid.
+   */
   async createFirst(workspace: string, given: CheckedToken, createdBy: string): Promise<IssuedToken> {
     const { token, record } = await this.#listed(workspace, given, createdBy);
     await this.#context.store.create(tokenRecord, tokenKey(workspace, record.id), record);
@@ -83,14 +87,19 @@ export class Tokens {
     workspace: string,
     { owner, ...page }: PageRequest & { readonly owner?: string | undefined },
   ): Promise<Page<TokenInfo>> {
+    const named = (entry: TokenEntry) => owner === undefined || entry.owner === owner;
     return await this.listOf(workspace).page(page, workspace, async (entries) => {
-      const wanted = entries.filter((entry) => owner === undefined || entry.owner === owner);
-      const keys = wanted.flatMap(({ id }) => [tokenKey(workspace, id), usedKey(workspace, id)]);
-      const batch = await this.#context.store.readBatch(keys);
-      return wanted.map(({ id }) => {
-        const record = batch.record(tokenRecord, tokenKey(workspace, id))?.value;
-        return record === undefined ? undefined : tokenInfo(record, LastUses.in(batch, workspace, id));
-      });
+      const keys = entries.filter(named).flatMap(({ id }) => [tokenKey(workspace, id), usedKey(workspace, id)]);
+      const { store } = this.#context;
+      const [batch, keepers] = await Promise.all([store.readBatch(keys), readKeepers(store, workspace)]);
+      return entries.map((entry) => ({
+        name: entry.id,
+        read: () => {
+          const record = named(entry) ? batch.record(tokenRecord, tokenKey(workspace, entry.id))?.value : undefined;
+          const listed = record === undefined ? undefined : asListed(record, keepers);
+          return listed === undefined ? undefined : tokenInfo(listed, LastUses.in(batch, workspace, entry.id));
+        },
+      }));
     });
   }
 
@@ -100,60 +109,103 @@ export class Tokens {
    * @throws SecretsError `TOKEN_NOT_FOUND`; `LAST_ADMIN` for the last admin of a workspace.
    */
   async revoke(workspace: string, id: string): Promise<TokenInfo> {
-    return await this.#end(workspace, id, (token, now) => (token.revoked === undefined ? { revoked: now } : undefined));
+    const { store } = this.#context;
+    const now = Date.now();
+    const token = await this.#require(workspace, id);
+    // First, so that the list of admins never names a token that is revoked.
+    if (isKeeper(token)) {
+      await changeKeepers(store, workspace, (keepers) => withoutKeeper(keepers, { workspace, id, end: now, now }));
+    }
+    return await this.#change(workspace, id, (current) =>
+      current.revoked === undefined ? { ...current, revoked: now } : current,
+    );
   }
 
   /**
    * Creates a token like another one, and lets the other one expire.
    *
-   * @throws SecretsError as {@link Tokens.create} and {@link Tokens.revoke}.
+   * @throws SecretsError `TOKEN_NOT_FOUND` also for a token that is revoked in the meantime; as {@link Tokens.create}.
    */
-  async rotate(workspace: string, id: string, overlapMs: number, createdBy: string): Promise<IssuedToken> {
+  async rotate(workspace: string, id: string, overlapMs: number, creator: Caller): Promise<IssuedToken> {
+    const { store } = this.#context;
     const former = await this.#require(workspace, id);
-    if (isEnded(former, Date.now())) throw tokenNotFound("is revoked or has expired, so it cannot be rotated");
+    if (isEnded(former, Date.now())) throw endedToken();
     const { owner, role, servers, tools, methods, expires } = former;
-    const issued = await this.create(workspace, { owner, role, servers, tools, methods, expires }, createdBy);
-    await this.#end(workspace, id, (token, now) => {
-      const until = now + overlapMs;
-      return token.expires !== undefined && token.expires <= until ? undefined : { expires: until };
+    const until = Date.now() + overlapMs;
+    const end = expires === undefined || expires > until ? until : expires;
+    const replaced = keeperOf(former);
+    const issued = await this.#issue(workspace, { owner, role, servers, tools, methods, expires }, creator, {
+      // One change, so that at each moment one of both tokens counts as an admin.
+      count: (record) =>
+        changeKeepers(store, workspace, (keepers) => {
+          const now = Date.now();
+          const isListed = keepers.some((keeper) => keeper.id === id && (keeper.expires ?? Infinity) > now);
+          if (!isListed) throw endedToken();
+          const both = withKeeper(keepers, keeperOf(record), { now });
+          return end === expires ? both : withoutKeeper(both, { workspace, id, end, now });
+        }),
+      undo: (record) =>
+        changeKeepers(store, workspace, (keepers) =>
+          keepers.some((keeper) => keeper.id === record.id)
+            ? [...keepers.filter((keeper) => keeper.id !== record.id && keeper.id !== id), replaced]
+            : keepers,
+        ),
     });
+    await this.#endFormer(workspace, former, end, issued);
     return issued;
   }
 
   /** Yields the ids of the tokens of an owner, or of all tokens of a workspace, newest first. */
-  async *idsOf(workspace: string, owner: string | undefined): AsyncGenerator<readonly string[], void> {
-    for await (const page of this.listOf(workspace).pages()) {
+  async *idsOf(
+    workspace: string,
+    owner: string | undefined,
+    onUnreadable?: (problem: unknown) => void,
+  ): AsyncGenerator<readonly string[], void> {
+    for await (const page of this.listOf(workspace).pages({ onUnreadable })) {
       const entries = page.map(({ entry }) => entry);
       yield entries.filter((entry) => owner === undefined || entry.owner === owner).map(({ id }) => id);
     }
   }
 
   /**
-   * Revokes every token of a workspace that was created before a time, also the last admin. Returns the number of tokens
-   * that were revoked.
+   * Revokes every token of a workspace that was created before a time, or after now by a clock that was ahead. Revokes
+   * also the last admin.
    */
-  async revokeCreatedBefore(workspace: string, time: number): Promise<number> {
+  async revokeCreatedBefore(workspace: string, time: number): Promise<MassRevocation> {
     const { store } = this.#context;
+    const failures: unknown[] = [];
+    const now = Date.now();
     let revoked = 0;
-    for await (const page of this.listOf(workspace).pages()) {
-      const early = page.filter(({ entry }) => entry.at < time).map(({ entry }) => entry.id);
+    const attempt = async (work: () => Promise<void>) => {
+      await work().catch((error: unknown) => {
+        if (!isOfRecord(error)) throw error;
+        failures.push(error);
+      });
+    };
+    const pages = this.listOf(workspace).pages({ onUnreadable: (problem) => failures.push(problem) });
+    for await (const page of pages) {
+      const early = page.filter(({ entry }) => entry.at < time || entry.at > now).map(({ entry }) => entry.id);
       // First, as in the revocation of one token: the list of admins never names a token that is revoked.
-      if (await this.#hasKeepers(workspace, early)) {
-        await this.#changeKeepers(workspace, (keepers) => keepers.filter(({ id }) => !early.includes(id)));
-      }
+      await attempt(async () => {
+        const keepers = await readKeepers(store, workspace);
+        if (!keepers.some(({ id }) => early.includes(id))) return;
+        await changeKeepers(store, workspace, (current) => current.filter(({ id }) => !early.includes(id)));
+      });
       for (const id of early) {
-        const isRevoked = await store.change(
-          tokenRecord,
-          tokenKey(workspace, id),
-          (current): Decision<TokenRecord, boolean> => {
-            if (current === undefined || current.revoked !== undefined) return { result: false };
-            return { next: { ...current, revoked: Date.now(), revision: current.revision + 1 }, result: true };
-          },
-        );
-        if (isRevoked) revoked++;
+        await attempt(async () => {
+          const isRevoked = await store.change(
+            tokenRecord,
+            tokenKey(workspace, id),
+            (current): Decision<TokenRecord, boolean> => {
+              if (current === undefined || current.revoked !== undefined) return { result: false };
+              return { next: { ...current, revoked: now, revision: current.revision + 1 }, result: true };
+            },
+          );
+          if (isRevoked) revoked++;
+        });
       }
     }
-    return revoked;
+    return { revoked, failures };
   }
 
   /** Returns a token; `undefined` if there is none. */
@@ -161,27 +213,72 @@ export class Tokens {
     return (await this.#context.store.read(tokenRecord, tokenKey(workspace, id)))?.value;
   }
 
-  /** Ends a token, now or later. `change` returns `undefined` if the token already ends in time. */
-  async #end(
-    workspace: string,
-    id: string,
-    change: (token: TokenRecord, now: number) => Partial<Pick<TokenRecord, "revoked" | "expires">> | undefined,
-  ): Promise<TokenInfo> {
-    const now = Date.now();
-    const token = await this.#require(workspace, id);
-    const ending = change(token, now);
-    if (ending !== undefined && isKeeper(token)) {
-      const end = ending.revoked ?? ending.expires ?? now;
-      await this.#changeKeepers(workspace, (keepers) => withoutKeeper(keepers, { workspace, id, end, now }));
+  /** Deletes all tokens of a workspace. Their list stays. */
+  async removeAll(workspace: string): Promise<void> {
+    for await (const ids of this.idsOf(workspace, undefined)) {
+      await this.#context.store.remove(ids.flatMap((id) => [tokenKey(workspace, id), usedKey(workspace, id)]));
     }
+  }
+
+  async #issue(
+    workspace: string,
+    given: CheckedToken,
+    creator: Caller,
+    { count, undo }: Counting,
+  ): Promise<IssuedToken> {
+    const { store } = this.#context;
+    await requireOpenWorkspace(store, workspace);
+    const { token, record } = await this.#listed(workspace, given, creator.owner);
+    let isStored = false;
+    try {
+      await store.create(tokenRecord, tokenKey(workspace, record.id), record);
+      isStored = true;
+      // The deletion of a workspace or the revocation of an owner's tokens may have passed the list before this token was
+      // in the list. Then the workspace is being deleted now, or the token of the creator is revoked.
+      await requireOpenWorkspace(store, workspace);
+      await requireStillValid(store, creator);
+      await this.listOf(workspace).requireEntry(record);
+      if (isKeeper(record)) {
+        // Counted last: an admin that a killed process has left in the list could hide that nobody can manage the workspace.
+        await count(record);
+        const isRevoked = (await this.find(workspace, record.id))?.revoked !== undefined;
+        if (isRevoked) throw endedToken();
+      }
+    } catch (error) {
+      await this.#discard(workspace, record, undo, isStored).catch((problem: unknown) =>
+        this.#context.onProblem(problem),
+      );
+      throw error;
+    }
+    return { token, info: tokenInfo(record, undefined) };
+  }
+
+  /** Lets the former token of a rotation expire. */
+  async #endFormer(workspace: string, former: TokenRecord, end: number, issued: IssuedToken): Promise<void> {
+    const { store, onProblem } = this.#context;
+    try {
+      await this.#change(workspace, former.id, (current) => {
+        if (current.revoked !== undefined) throw endedToken();
+        return current.expires !== undefined && current.expires <= end ? current : { ...current, expires: end };
+      });
+    } catch (error) {
+      // The list of admins or operators already says when the former token ends.
+      if (isKeeper(former)) return onProblem(error);
+      if (error instanceof SecretsError) await store.remove([tokenKey(workspace, issued.info.id)]).catch(onProblem);
+      throw error;
+    }
+  }
+
+  /** Changes the record of a token. `change` returns the same record if nothing changes. */
+  async #change(workspace: string, id: string, change: (token: TokenRecord) => TokenRecord): Promise<TokenInfo> {
     return await this.#context.store.change(
       tokenRecord,
       tokenKey(workspace, id),
       (current): Decision<TokenRecord, TokenInfo> => {
         if (current === undefined) throw tokenNotFound("does not exist");
-        const ended = change(current, now);
-        if (ended === undefined) return { result: tokenInfo(current, undefined) };
-        const next = { ...current, ...ended, revision: current.revision + 1 };
+        const changed = change(current);
+        if (changed === current) return { result: tokenInfo(current, undefined) };
+        const next = { ...changed, revision: current.revision + 1 };
         return { next, result: tokenInfo(next, undefined) };
       },
     );
@@ -213,42 +310,17 @@ export class Tokens {
    * @param isStored whether the store has acknowledged the record. Otherwise the store may still write the record, so
    * the list names the token until the sweep.
    */
-  async #discard(workspace: string, token: TokenRecord, isStored: boolean): Promise<void> {
+  async #discard(
+    workspace: string,
+    token: TokenRecord,
+    undo: (record: TokenRecord) => Promise<void>,
+    isStored: boolean,
+  ): Promise<void> {
+    if (isKeeper(token)) await undo(token);
     await this.#context.store.remove([tokenKey(workspace, token.id)]);
-    if (isKeeper(token)) {
-      await this.#changeKeepers(workspace, (keepers) => keepers.filter(({ id }) => id !== token.id));
-    }
     if (isStored) {
       await this.listOf(workspace).changePage(token.page, (entry) => (entry.id === token.id ? undefined : entry));
     }
-  }
-
-  /** Returns whether one of these tokens is in the list of admins of a workspace, or in the list of operators. */
-  async #hasKeepers(workspace: string, ids: readonly string[]): Promise<boolean> {
-    const { store } = this.#context;
-    const keepers =
-      workspace === installation
-        ? (await store.read(serviceRecord, serviceKey))?.value.operators
-        : (await store.read(workspaceRecord, workspaceKey(workspace)))?.value.admins;
-    return keepers?.some(({ id }) => ids.includes(id)) === true;
-  }
-
-  /** Changes the list of admins of a workspace, or the list of operators. */
-  async #changeKeepers(workspace: string, change: (keepers: readonly Keeper[]) => readonly Keeper[]): Promise<void> {
-    const { store } = this.#context;
-    if (workspace === installation) {
-      await store.change(serviceRecord, serviceKey, (current) => {
-        if (current === undefined) throw notInitialized();
-        const operators = [...change(current.operators)];
-        return { next: { ...current, operators, revision: current.revision + 1 }, result: undefined };
-      });
-      return;
-    }
-    await store.change(workspaceRecord, workspaceKey(workspace), (current) => {
-      if (current === undefined) throw workspaceNotFound();
-      const admins = [...change(current.admins)];
-      return { next: { ...current, admins, revision: current.revision + 1 }, result: undefined };
-    });
   }
 }
 
@@ -258,50 +330,12 @@ export function tokenInfo(token: TokenRecord, lastUsed: number | undefined): Tok
   return { id, owner, role, servers, tools, methods, created, createdBy, expires, revoked, lastUsed };
 }
 
-/** Returns the error for an installation without its record. */
-export function notInitialized(): SecretsError {
-  return new SecretsError("NOT_INITIALIZED", "The store has no secrets service", {
-    hint: "Run `keyward gateway init` once. If the service was initialized before, check that the store is the right one.",
-  });
+function endedToken(): SecretsError {
+  return tokenNotFound("is revoked or has expired");
 }
 
 function tokenNotFound(problem: string): SecretsError {
   return new SecretsError("TOKEN_NOT_FOUND", `The token ${problem}`, {
     hint: "List the tokens with `keyward tokens list`, and correct the id.",
   });
-}
-
-function isKeeper({ role }: Pick<TokenRecord, "role">): boolean {
-  return role === "admin" || role === "operator";
-}
-
-function withKeeper(keepers: readonly Keeper[], { id, expires }: TokenRecord, now: number): readonly Keeper[] {
-  const lasting = keepers.filter((keeper) => keeper.expires === undefined || keeper.expires > now);
-  if (lasting.length >= maxKeepers) {
-    throw new SecretsError("LIMIT_REACHED", `There are ${maxKeepers} tokens of admins or operators already`, {
-      hint: "Revoke a token that is not used.",
-    });
-  }
-  return [...lasting, expires === undefined ? { id } : { id, expires }];
-}
-
-/** Returns the admins or operators after one of them ends at a time. Refuses to leave a workspace without an admin. */
-function withoutKeeper(
-  keepers: readonly Keeper[],
-  {
-    workspace,
-    id,
-    end,
-    now,
-  }: { readonly workspace: string; readonly id: string; readonly end: number; readonly now: number },
-): readonly Keeper[] {
-  if (keepers.every((keeper) => keeper.id !== id)) return keepers;
-  const others = keepers.filter((keeper) => keeper.id !== id);
-  const isLast = others.every(({ expires }) => expires !== undefined && expires <= Math.max(now, end));
-  if (workspace !== installation && isLast) {
-    throw new SecretsError("LAST_ADMIN", "The workspace would be without an admin", {
-      hint: "Create another token with the role `admin` first, which lasts longer than this one.",
-    });
-  }
-  return end <= now ? others : [...others, { id, expires: end }];
 }

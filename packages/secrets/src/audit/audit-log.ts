@@ -1,5 +1,5 @@
 import type { EncryptedStore } from "@keyward/core";
-import type { Change, ChangeFilter, ChangeOutcome, ChangesPage, PageRequest } from "../model.ts";
+import type { Change, ChangeFilter, ChangeOutcome, Page, PageRequest, RecordedChange } from "../model.ts";
 
 /** A change whose beginning is recorded, and whose outcome is not recorded yet. */
 export interface BegunChange {
@@ -31,7 +31,7 @@ export interface AuditLog {
    *
    * @param workspace the id of the workspace; `undefined` for the changes of the installation.
    */
-  changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<ChangesPage>;
+  changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<Page<RecordedChange>>;
   /**
    * Removes the entries of a workspace that are older than a time, in small batches, after it has verified them. Returns how
    * many were removed.

@@ -1,5 +1,5 @@
 import { type EncryptedStore, KeywardError } from "@keyward/core";
-import type { ChangeFilter, ChangesPage, PageRequest, RecordedChange } from "../model.ts";
+import type { ChangeFilter, Page, PageRequest, RecordedChange } from "../model.ts";
 import { SecretsError } from "../secrets-error.ts";
 import {
   type AuditEntry,
@@ -34,7 +34,7 @@ export async function readChanges(
   workspace: string,
   filter: ChangeFilter,
   page: PageRequest,
-): Promise<ChangesPage> {
+): Promise<Page<RecordedChange>> {
   const limit = requireLimit(page.limit);
   const before = page.cursor === undefined ? undefined : parseCursor(workspace, page.cursor);
   const { from, until } = filter;

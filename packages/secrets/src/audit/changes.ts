@@ -1,6 +1,13 @@
+import { requireStillValid } from "../access/authentication.ts";
+import type { Caller } from "../access/caller.ts";
 import type { Change } from "../model.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
+
+/** A change with the caller that makes the change. */
+export interface CallerChange extends Change {
+  readonly caller: Caller;
+}
 
 /** What a change returns, and the revision of the server or workspace after it, if it has one. */
 export interface ChangeResult<Result> {
@@ -19,12 +26,19 @@ export class Changes {
   /**
    * Makes a change after its beginning was recorded. If the outcome cannot be recorded, the audit shows it as unknown.
    *
-   * @throws SecretsError `AUDIT_UNAVAILABLE` if the beginning cannot be recorded; the errors of `make`.
+   * @param check checks once more that the caller may make the change, because the audit may take its time. Default: that
+   * the token of the caller is still valid.
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if the beginning cannot be recorded; the errors of `check` and `make`.
    */
-  async record<Result>(change: Change, make: () => Promise<ChangeResult<Result>>): Promise<Result> {
+  async record<Result>(
+    change: CallerChange,
+    make: () => Promise<ChangeResult<Result>>,
+    check: () => Promise<void> = () => requireStillValid(this.#context.store, change.caller),
+  ): Promise<Result> {
     const { tokenId, owner, role, address } = change.caller;
     const begun = await this.#context.audit.begin({ ...change, caller: { tokenId, owner, role, address } });
     try {
+      await check();
       const { result, revision } = await make();
       await begun.end("done", revision).catch((error: unknown) => this.#context.onProblem(error));
       return result;

@@ -1,6 +1,6 @@
 import { type EncryptedStore, type EncryptedStoreOptions, KeywardError, requireAmount } from "@keyward/core";
 import { revisionField } from "../fields.ts";
-import type { Change, ChangeFilter, ChangeOutcome, ChangesPage, PageRequest } from "../model.ts";
+import type { Change, ChangeFilter, ChangeOutcome, Page, PageRequest, RecordedChange } from "../model.ts";
 import { SecretsError } from "../secrets-error.ts";
 import { requireChangeFields } from "./audit-entry.ts";
 import { auditClosed, cannotWrite } from "./audit-errors.ts";
@@ -89,7 +89,7 @@ class FileAuditLog implements AuditLog {
     };
   }
 
-  async changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<ChangesPage> {
+  async changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<Page<RecordedChange>> {
     this.#requireOpen();
     const source = { thread: this.#pages, encrypted: this.#audit.encrypted, names: this.#names };
     return await this.#reading(readChanges(source, requireWorkspace(workspace), filter, page));

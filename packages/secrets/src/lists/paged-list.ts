@@ -1,8 +1,9 @@
 import { z } from "zod";
 import type { Page, PageRequest } from "../model.ts";
+import { isOfRecord } from "../records/record-errors.ts";
 import type { RecordKind } from "../records/record-kind.ts";
 import { SecretsError } from "../secrets-error.ts";
-import type { Decision, ServiceStore } from "../store/service-store.ts";
+import type { Decision, ReadBatch, ServiceStore } from "../store/service-store.ts";
 
 /** The largest number of entries of a page. */
 const pageSize = 500;
@@ -30,6 +31,14 @@ interface ListPage<Entry> {
   readonly entries: readonly Numbered<Entry>[];
 }
 
+/** What the entry of a list names. */
+export interface Resolved<Item> {
+  /** What a person calls the item, if its record cannot be read. */
+  readonly name: string;
+  /** Returns the item; `undefined` to leave the entry out. Throws if the record of the item cannot be read. */
+  readonly read: () => Item | undefined;
+}
+
 /** An entry with its place in the list. */
 export interface ListedEntry<Entry> {
   readonly page: number;
@@ -42,16 +51,16 @@ export interface ListedEntry<Entry> {
  * before what it names is created, and stays until after what it names was deleted. So the list may name what does not
  * exist, and never lacks what exists.
  */
-export class PagedList<Entry extends { readonly id: string }> {
+export class PagedList<Entry extends { readonly id: string; readonly deleted?: unknown }> {
   readonly #store: ServiceStore;
   readonly #prefix: string;
-  readonly #pageKind: RecordKind<ListPage<Entry>>;
+  readonly #pageSchema: z.ZodType<ListPage<Entry>>;
 
   /** @param prefix what the keys of the pages begin with, from `listKey`. */
   constructor(store: ServiceStore, prefix: string, entry: z.ZodType<Entry>) {
     this.#store = store;
     this.#prefix = prefix;
-    const schema: z.ZodType<ListPage<Entry>> = z.strictObject({
+    this.#pageSchema = z.strictObject({
       v: z.literal(1),
       next: z.int().min(0).max(pageSize),
       entries: z
@@ -66,7 +75,6 @@ export class PagedList<Entry extends { readonly id: string }> {
         )
         .max(pageSize),
     });
-    this.#pageKind = { name: "page of a list", schema };
   }
 
   /**
@@ -78,7 +86,7 @@ export class PagedList<Entry extends { readonly id: string }> {
     let page = (await this.#last()) ?? 0;
     for (;;) {
       const isAppended = await this.#store.change(
-        this.#pageKind,
+        this.#kindOf(page),
         this.#keyOf(page),
         (current): Decision<ListPage<Entry>, boolean> => {
           const { next, entries } = current ?? { next: 0, entries: [] };
@@ -100,7 +108,7 @@ export class PagedList<Entry extends { readonly id: string }> {
 
   /** Replaces or removes entries of one page. `change` returns `undefined` for an entry to remove. */
   async changePage(page: number, change: (entry: Entry) => Entry | undefined): Promise<void> {
-    await this.#store.change(this.#pageKind, this.#keyOf(page), (current) => {
+    await this.#store.change(this.#kindOf(page), this.#keyOf(page), (current) => {
       if (current === undefined) return { result: undefined };
       const entries = current.entries.flatMap(({ n, entry }) => {
         const changed = change(entry);
@@ -113,15 +121,46 @@ export class PagedList<Entry extends { readonly id: string }> {
     });
   }
 
-  /** Yields the entries of the list page by page, newest first. */
-  async *pages(from = Number.POSITIVE_INFINITY): AsyncGenerator<readonly ListedEntry<Entry>[], void> {
+  /**
+   * Checks that a page still has an entry, which is not marked as deleted. A sweep removes the entry of a creation that
+   * takes longer than a day.
+   *
+   * @throws SecretsError `SERVICE_BUSY` if the page has no such entry.
+   */
+  async requireEntry({ page, id }: { readonly page: number; readonly id: string }): Promise<void> {
+    const record = await this.#store.read(this.#kindOf(page), this.#keyOf(page));
+    const isListed = record?.value.entries.some(({ entry }) => entry.id === id && entry.deleted === undefined);
+    if (isListed !== true) throw entryRemoved();
+  }
+
+  /** Puts an entry that was removed back into its page. */
+  async restore({ page, n, entry }: ListedEntry<Entry>): Promise<void> {
+    await this.#store.change(this.#kindOf(page), this.#keyOf(page), (current): Decision<ListPage<Entry>, undefined> => {
+      const { next, entries } = current ?? { next: n + 1, entries: [] };
+      if (entries.some((other) => other.n === n)) return { result: undefined };
+      const all = [...entries, { n, entry }].sort((first, second) => first.n - second.n);
+      return { next: { v: 1, next, entries: all }, result: undefined };
+    });
+  }
+
+  /**
+   * Yields the entries of the list page by page, newest first.
+   *
+   * @param options.onUnreadable called for a page that cannot be read, which is left out. Default: the error is thrown.
+   */
+  async *pages({
+    from = Number.POSITIVE_INFINITY,
+    onUnreadable,
+  }: {
+    readonly from?: number | undefined;
+    readonly onUnreadable?: ((problem: unknown, page: number) => void) | undefined;
+  } = {}): AsyncGenerator<readonly ListedEntry<Entry>[], void> {
     const added = await this.#added();
     for (let high = Math.min(added, from); high >= 0; high -= pagesAtOnce) {
       const numbers = Array.from({ length: Math.min(pagesAtOnce, high + 1) }, (_, index) => high - index);
       const batch = await this.#store.readBatch(numbers.map((page) => this.#keyOf(page)));
       for (const page of numbers) {
-        const record = batch.record(this.#pageKind, this.#keyOf(page));
-        yield (record?.value.entries ?? []).map(({ n, entry }) => ({ page, n, entry })).reverse();
+        yield this.#entriesOf(batch, page, onUnreadable);
       }
     }
   }
@@ -130,39 +169,67 @@ export class PagedList<Entry extends { readonly id: string }> {
    * Returns a page of items, newest first.
    *
    * @param owner what the list belongs to. A cursor of another list is refused.
-   * @param resolve returns the item of each entry, in the order of the entries; `undefined` for an entry to leave out.
+   * @param resolve returns what each entry names, in the order of the entries.
    * @throws SecretsError `FIELD_INVALID` for an invalid limit or cursor.
    */
   async page<Item>(
     { cursor, limit = defaultLimit }: PageRequest,
     owner: string,
-    resolve: (entries: readonly Entry[]) => Promise<readonly (Item | undefined)[]>,
+    resolve: (entries: readonly Entry[]) => Promise<readonly Resolved<Item>[]>,
   ): Promise<Page<Item>> {
     if (!Number.isSafeInteger(limit) || limit < 1 || limit > maxLimit) throw invalidLimit();
     const start = cursor === undefined ? undefined : readCursor(cursor, owner);
     const items: Item[] = [];
+    const unreadable: string[] = [];
+    const onUnreadable = (_: unknown, page: number) => unreadable.push(`all entries of page ${page} of the list`);
     let pagesRead = 0;
-    let place: { readonly page: number; readonly n: number } | undefined;
-    for await (const page of this.pages(start?.page)) {
+    for await (const page of this.pages({ from: start?.page, onUnreadable })) {
       const left = page.filter(({ page: number, n }) => start === undefined || number < start.page || n < start.n);
-      for (let at = 0; at < left.length; ) {
-        const wanted = left.slice(at, at + limit - items.length);
+      // Few entries first, and more if most of them are left out: a short page must not cost many reads.
+      for (let at = 0, atOnce = limit - items.length; at < left.length; atOnce = Math.min(maxLimit, atOnce * 2)) {
+        const wanted = left.slice(at, at + atOnce);
         const resolved = await resolve(wanted.map(({ entry }) => entry));
-        at += wanted.length;
-        place = wanted.at(-1) ?? place;
-        items.push(...resolved.filter((item) => item !== undefined));
-        if (items.length >= limit) {
-          const isLast = at >= left.length && place?.page === 0;
-          return { items, next: isLast || place === undefined ? undefined : cursorOf(owner, place) };
+        for (const { name, read } of resolved) {
+          const place = left[at++];
+          const item = readable(read, name, unreadable);
+          if (item !== undefined) items.push(item);
+          if (items.length < limit || place === undefined) continue;
+          const isLast = at >= left.length && place.page === 0;
+          return { items, unreadable, next: isLast ? undefined : cursorOf(owner, place) };
         }
       }
       pagesRead++;
       const [newest] = page;
       if (pagesRead >= maxPagesOfCall && newest !== undefined && newest.page > 0) {
-        return { items, next: cursorOf(owner, { page: newest.page, n: 0 }) };
+        return { items, unreadable, next: cursorOf(owner, { page: newest.page, n: 0 }) };
       }
     }
-    return { items, next: undefined };
+    return { items, unreadable, next: undefined };
+  }
+
+  #entriesOf(
+    batch: ReadBatch,
+    page: number,
+    onUnreadable: ((problem: unknown, page: number) => void) | undefined,
+  ): readonly ListedEntry<Entry>[] {
+    try {
+      const record = batch.record(this.#kindOf(page), this.#keyOf(page));
+      return (record?.value.entries ?? []).map(({ n, entry }) => ({ page, n, entry })).reverse();
+    } catch (error) {
+      if (onUnreadable === undefined || !isOfRecord(error)) throw error;
+      onUnreadable(error, page);
+      return [];
+    }
+  }
+
+  /** Returns whether the list has more entries than a number. */
+  async hasMoreThan(count: number): Promise<boolean> {
+    let found = 0;
+    for await (const page of this.pages()) {
+      found += page.length;
+      if (found > count) return true;
+    }
+    return false;
   }
 
   /** Deletes all pages, and then the head. */
@@ -199,6 +266,37 @@ export class PagedList<Entry extends { readonly id: string }> {
   #keyOf(page: number): string {
     return `${this.#prefix}/${page}`;
   }
+
+  /** `next` only grows, so a page with a lower `next` than one that was read before was put back by someone. */
+  #kindOf(page: number): RecordKind<ListPage<Entry>> {
+    const identity = `list ${this.#keyOf(page)}`;
+    return {
+      name: "page of a list",
+      schema: this.#pageSchema,
+      revisionOf: ({ next }) => ({ identity, revision: next }),
+    };
+  }
+}
+
+/** Reads an item. Adds the item to `unreadable` if its record cannot be read, so that one record does not hide the others. */
+function readable<Item>(read: () => Item | undefined, name: string, unreadable: string[]): Item | undefined {
+  try {
+    return read();
+  } catch (error) {
+    if (!isOfRecord(error)) throw error;
+    unreadable.push(name);
+    return undefined;
+  }
+}
+
+function entryRemoved(): SecretsError {
+  return new SecretsError(
+    "SERVICE_BUSY",
+    "The creation took longer than a day, so that its entry in the list was removed",
+    {
+      hint: "Repeat the call. If the process was not halted for a day, check the clock of every machine that runs the service.",
+    },
+  );
 }
 
 const cursorPattern = /^([A-Za-z0-9 ]{1,64}) (\d{1,9}) (\d{1,3})$/;

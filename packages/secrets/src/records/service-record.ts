@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { idField, revisionField, timeField } from "../fields.ts";
+import { keeperField, maxKeptKeepers } from "./keeper.ts";
 import type { RecordKind } from "./record-kind.ts";
 
 const schema = z.strictObject({
@@ -8,8 +9,14 @@ const schema = z.strictObject({
   created: timeField,
   /** The key of the MAC of session ids, 32 bytes in base64. */
   sessionKey: z.base64().length(44),
-  /** The tokens of operators that were not revoked. */
-  operators: z.array(z.strictObject({ id: idField, expires: timeField.optional() })).max(100),
+  /** Set until the first tokens were delivered: the process that initializes the service, and since when. */
+  initializing: z.strictObject({ id: idField, since: timeField }).optional(),
+  /** Every token that was created before this time is refused. */
+  refusedBefore: timeField.optional(),
+  /** The last sweep that removed what is old, for `sweep-clock.ts`. */
+  sweeps: z.strictObject({ last: timeField, jumped: timeField.optional() }).optional(),
+  /** The tokens of operators that are valid, until a time if they expire. */
+  operators: z.array(keeperField).max(maxKeptKeepers),
 });
 
 /** The one record about the installation. */

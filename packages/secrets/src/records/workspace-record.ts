@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { idField, revisionField, slugField, timeField } from "../fields.ts";
+import { keeperField, maxKeptKeepers } from "./keeper.ts";
 import type { RecordKind } from "./record-kind.ts";
 
 const schema = z.strictObject({
@@ -14,8 +15,8 @@ const schema = z.strictObject({
   retentionDays: z.int().min(1).max(3_650),
   /** True while the workspace is being deleted: its tokens are refused. */
   deleting: z.boolean(),
-  /** The tokens of admins that were not revoked. */
-  admins: z.array(z.strictObject({ id: idField, expires: timeField.optional() })).max(100),
+  /** The tokens of admins that are valid, until a time if they expire. */
+  admins: z.array(keeperField).max(maxKeptKeepers),
 });
 
 /** The record of a workspace. */

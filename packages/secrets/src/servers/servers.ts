@@ -99,6 +99,7 @@ export class Servers {
     if ((await store.create(serverRecord, key, server)) || (await store.read(serverRecord, key))?.value.id === id) {
       try {
         await requireOpenWorkspace(store, workspace);
+        await list.requireEntry({ page, id });
         return serverInfo(server);
       } catch (error) {
         await this.removeForGood({ workspace, slug }, { id, slug, at: now });
@@ -123,10 +124,13 @@ export class Servers {
   async list(workspace: string, page: PageRequest): Promise<Page<ServerInfo>> {
     return await this.listOf(workspace).page(page, workspace, async (entries) => {
       const batch = await this.#context.store.readBatch(entries.map(({ slug }) => serverKey(workspace, slug)));
-      return entries.map(({ slug, id }) => {
-        const server = batch.record(serverRecord, serverKey(workspace, slug))?.value;
-        return server === undefined || server.id !== id ? undefined : serverInfo(server);
-      });
+      return entries.map(({ slug, id }) => ({
+        name: slug,
+        read: () => {
+          const server = batch.record(serverRecord, serverKey(workspace, slug))?.value;
+          return server === undefined || server.id !== id ? undefined : serverInfo(server);
+        },
+      }));
     });
   }
 

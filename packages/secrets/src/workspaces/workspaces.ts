@@ -1,10 +1,13 @@
 import { z } from "zod";
+import { requireStillValid } from "../access/authentication.ts";
+import type { Caller } from "../access/caller.ts";
+import { keeperOf } from "../access/keepers.ts";
 import type { CheckedToken, Tokens } from "../access/tokens.ts";
 import { idField, slugField, timeField } from "../fields.ts";
 import { PagedList } from "../lists/paged-list.ts";
 import type { ChangeCondition, IssuedToken, Page, PageRequest, WorkspaceInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
-import { listKey, tokenKey, usedKey, workspaceKey } from "../records/record-keys.ts";
+import { listKey, workspaceKey } from "../records/record-keys.ts";
 import { type WorkspaceRecord, workspaceRecord } from "../records/workspace-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import { revisionChanged } from "../servers/server-changes.ts";
@@ -53,7 +56,7 @@ export class Workspaces {
   async create(
     name: string,
     admin: CheckedToken,
-    createdBy: string,
+    creator: Caller,
   ): Promise<{ readonly workspace: WorkspaceInfo; readonly admin: IssuedToken }> {
     const { store } = this.#context;
     if (await this.#exists(name)) throw workspaceExists(name);
@@ -66,7 +69,7 @@ export class Workspaces {
       if (entries.some((other) => other.name === name && isRecent(other))) throw beingCreated(name);
     });
     // The workspace exists from its record on, so no process that is killed leaves a workspace without an admin.
-    const first = await this.#tokens.createFirst(id, admin, createdBy);
+    const first = await this.#tokens.createFirst(id, admin, creator.owner);
     const workspace: WorkspaceRecord = {
       v: 1,
       id,
@@ -74,16 +77,20 @@ export class Workspaces {
       name,
       revision: 0,
       created: now,
-      createdBy,
+      createdBy: creator.owner,
       retentionDays: defaultRetentionDays,
       deleting: false,
-      admins: [admin.expires === undefined ? { id: first.info.id } : { id: first.info.id, expires: admin.expires }],
+      admins: [keeperOf(first.info)],
     };
     await store.create(workspaceRecord, workspaceKey(id), workspace);
-    // If this process was halted for a minute, another one may have created a workspace with this name.
-    if (await this.#exists(name, id)) {
+    try {
+      // If this process was halted for a minute, another one may have created a workspace with this name.
+      if (await this.#exists(name, id)) throw workspaceExists(name);
+      await requireStillValid(store, creator);
+      await this.list().requireEntry({ page, id });
+    } catch (error) {
       await this.#remove(id, {});
-      throw workspaceExists(name);
+      throw error;
     }
     return { workspace: workspaceInfo(workspace), admin: first };
   }
@@ -101,10 +108,13 @@ export class Workspaces {
   async page(page: PageRequest): Promise<Page<WorkspaceInfo>> {
     return await this.list().page(page, "workspaces", async (entries) => {
       const batch = await this.#context.store.readBatch(entries.map(({ id }) => workspaceKey(id)));
-      return entries.map(({ id }) => {
-        const workspace = batch.record(workspaceRecord, workspaceKey(id))?.value;
-        return workspace === undefined ? undefined : workspaceInfo(workspace);
-      });
+      return entries.map(({ id, name }) => ({
+        name,
+        read: () => {
+          const workspace = batch.record(workspaceRecord, workspaceKey(id))?.value;
+          return workspace === undefined ? undefined : workspaceInfo(workspace);
+        },
+      }));
     });
   }
 
@@ -117,6 +127,18 @@ export class Workspaces {
     const { id } = await this.require(name);
     await this.#remove(id, { ifRevision });
     return id;
+  }
+
+  /** Deletes every workspace, for an initialization that follows one that was not finished. */
+  async removeAll(): Promise<void> {
+    for await (const page of this.list().pages()) {
+      for (const { entry, page: number } of page) {
+        const workspace = (await this.#context.store.read(workspaceRecord, workspaceKey(entry.id)))?.value;
+        if (workspace !== undefined) await this.#remove(entry.id, {});
+        // It never had a change, so the audit keeps nothing of it.
+        else await this.#markDeleted(number, entry.id, 1);
+      }
+    }
   }
 
   async #remove(id: string, { ifRevision }: ChangeCondition): Promise<void> {
@@ -138,10 +160,7 @@ export class Workspaces {
     const workspace = (await store.read(workspaceRecord, workspaceKey(id)))?.value;
     if (workspace?.deleting !== true) return;
     await this.removeContents(id);
-    const deleted = { at: Date.now(), retentionDays: workspace.retentionDays };
-    await this.list().changePage(workspace.page, (entry) =>
-      entry.id === id && entry.deleted === undefined ? { ...entry, deleted } : entry,
-    );
+    await this.#markDeleted(workspace.page, id, workspace.retentionDays);
     await store.delete(workspaceRecord, workspaceKey(id), ({ deleting }) => deleting);
   }
 
@@ -150,14 +169,24 @@ export class Workspaces {
    * because a process that was halted may still store a record.
    */
   async removeContents(id: string): Promise<void> {
-    const { store } = this.#context;
-    for await (const tokens of this.#tokens.idsOf(id, undefined)) {
-      await store.remove(tokens.flatMap((token) => [tokenKey(id, token), usedKey(id, token)]));
-    }
+    await this.#tokens.removeAll(id);
     const servers = this.#servers.listOf(id);
     for await (const page of servers.pages()) {
       for (const { entry } of page) await this.#servers.removeForGood({ workspace: id, slug: entry.slug }, entry);
     }
+  }
+
+  /** The entry names the workspace from here on only for the sweep and for its audit. */
+  async #markDeleted(page: number, id: string, retentionDays: number): Promise<void> {
+    const deleted = { at: Date.now(), retentionDays };
+    await this.list().changePage(page, (entry) =>
+      entry.id === id && entry.deleted === undefined ? { ...entry, deleted } : entry,
+    );
+  }
+
+  /** Removes the entry of a workspace from the list of workspaces. */
+  async removeEntry(page: number, id: string): Promise<void> {
+    await this.list().changePage(page, (entry) => (entry.id === id ? undefined : entry));
   }
 
   /** Deletes the lists of a workspace that was deleted a day ago. */

@@ -1,7 +1,7 @@
 import { lstat, mkdir, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type KeyProvider, Keyring, KeywardError, systemCode } from "@keyward/core";
-import type { Initialization } from "@keyward/secrets";
+import { type Initialization, SecretsError } from "@keyward/secrets";
 import { slugField } from "@keyward/secrets/fields";
 import type { Config } from "../../configuration/config.ts";
 import { configFileNames, findConfig } from "../../configuration/config-file.ts";
@@ -9,7 +9,7 @@ import { gatewayStoreNames } from "../../configuration/store-name.ts";
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
 import { writeNewFile } from "../../files/new-file.ts";
-import { firstTokens } from "../../service/first-tokens.ts";
+import { type FirstTokens, firstTokens, removeRefusedTokens } from "../../service/first-tokens.ts";
 import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
 import { hasOnlyBegun, lostStore, usedStores } from "../../service/used-stores.ts";
@@ -49,9 +49,10 @@ export async function initGateway(context: Context, { workspace, printTokens }: 
   await requireNotLost(context, config);
   await withLocalService(context, { mayBeNew: true }, async ({ admin, store }) => {
     await requireNoEviction(store);
+    let shown: FirstTokens | undefined;
     const deliver = async (initialization: Initialization) => {
       const options = { printsTokens: printTokens, beside: auditPath(config) };
-      const shown = await firstTokens(context, initialization, options);
+      shown = await firstTokens(context, initialization, options);
       const lines = [
         ...(file === undefined ? [] : [`${file} is the configuration of the service.`]),
         `${folder} has the ${keyring === "created" ? "keyring, the " : ""}records and the audit. A copy of this folder is everything: keep it private.`,
@@ -72,7 +73,12 @@ export async function initGateway(context: Context, { workspace, printTokens }: 
       });
       await context.output.resultsAreWritten();
     };
-    await deliver(await admin.initialize({ workspace }));
+    try {
+      await admin.initialize({ workspace, deliver });
+    } catch (error) {
+      if (error instanceof SecretsError && error.code === "ALREADY_INITIALIZED") await removeRefusedTokens(shown);
+      throw error;
+    }
   });
 }
 

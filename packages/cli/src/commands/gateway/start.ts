@@ -2,14 +2,20 @@ import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { RunningAdminServer } from "@keyward/admin";
 import { packageNotLoaded } from "@keyward/core";
-import { type ExpiringSecret, type Initialization, type SecretsAdmin, SecretsError } from "@keyward/secrets";
+import {
+  type ExpiringSecret,
+  type Initialization,
+  type SecretsAdmin,
+  SecretsError,
+  type ServiceState,
+} from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
-import { type FirstTokens, firstTokens } from "../../service/first-tokens.ts";
+import { type FirstTokens, firstTokens, removeRefusedTokens } from "../../service/first-tokens.ts";
 import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
-import { lostAudit, lostStore, usedStores } from "../../service/used-stores.ts";
+import { hasOnlyBegun, lostAudit, lostStore, usedStores } from "../../service/used-stores.ts";
 import { errorResult } from "../../terminal/output.ts";
 
 /** The options of `keyward gateway start`. */
@@ -92,18 +98,21 @@ export async function startGateway(context: Context, options: GatewayStartOption
 async function isNew(context: Context, config: Config, mayHaveNewAudit: boolean): Promise<boolean> {
   for (let attempt = 1; ; attempt++) {
     const { service, audit } = await usedStores(context, config);
-    if (!service && !audit) return true;
-    if (service && (await isInitialized(context))) {
+    const state = service ? await stateOf(context) : "new";
+    if (state === "initialized") {
       if (audit || mayHaveNewAudit) return false;
       throw lostAudit(auditPath(config));
     }
+    // What a stopped initialization has left is begun again.
+    if (state === "initializing" || (!service && !audit)) return true;
+    if (audit && (await hasOnlyBegun({ path: auditPath(config), keys: await context.keys() }))) return true;
     if (attempt >= waitedAttempts) throw service ? foreignStore() : lostStore(config, auditPath(config));
     await sleep(waitedMs, undefined, { signal: context.signal });
   }
 }
 
-async function isInitialized(context: Context): Promise<boolean> {
-  return await withLocalService(context, { mayBeNew: true }, async ({ admin }) => await admin.isInitialized());
+async function stateOf(context: Context): Promise<ServiceState> {
+  return await withLocalService(context, { mayBeNew: true }, async ({ admin }) => await admin.state());
 }
 
 function foreignStore(): CommandError {
@@ -130,11 +139,12 @@ async function setUp(
       if (!context.output.isJson) context.output.result(first.text, {});
     };
     try {
-      await deliver(await admin.initialize({ workspace }));
+      await admin.initialize({ workspace, deliver });
     } catch (error) {
       // Another process that started at the same time has set the service up.
-      if (error instanceof SecretsError && error.code === "ALREADY_INITIALIZED") return undefined;
-      throw error;
+      if (!(error instanceof SecretsError && error.code === "ALREADY_INITIALIZED")) throw error;
+      await removeRefusedTokens(first);
+      return undefined;
     } finally {
       await server.close();
     }

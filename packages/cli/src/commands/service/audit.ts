@@ -61,7 +61,7 @@ export async function anchor(context: Context, { out }: { readonly out?: string 
     return context.output.result(jsonOf(heads), { anchor: heads, file: null });
   }
   if (await pathExists(out)) {
-    const anchors = parsed(await textOfFile(out, maxAnchorBytes));
+    const anchors = parsed(await textOfFile(out, { maxBytes: maxAnchorBytes, signal: context.signal }));
     const { ok, problemCount } = await verifyAudit({ ...file, anchors, signal: context.signal });
     if (!ok) {
       throw new SecretsError("AUDIT_INVALID", `No anchor was made: the audit has ${problemCount} problems`, {

@@ -12,19 +12,8 @@ export async function listChanges(
 ): Promise<void> {
   const { client } = await adminAccess(context);
   const options = limit === undefined ? {} : { limit };
-  const unreadable: string[] = [];
-  const readPage = async (request: ListPage) => {
-    const page = await client.listChanges(filter, request);
-    unreadable.push(...page.unreadable);
-    return page;
-  };
+  const readPage = (request: ListPage) => client.listChanges(filter, request);
   const { items, complete } = await listAll(context, readPage, options);
-  if (unreadable.length > 0) {
-    const ids = unreadable.join(", ");
-    context.output.notice(
-      `The audit has changes that cannot be read: ${ids}. Let an operator run \`keyward audit verify\`.`,
-    );
-  }
   const rows = items.map(({ at, caller, action, server, subject, outcome, revision, detail }) => [
     at,
     caller.owner,

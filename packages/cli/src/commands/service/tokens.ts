@@ -95,7 +95,7 @@ export async function recoverToken(
   const { notSetUp } = await import("../../service/used-stores.ts");
   await withLocalService(context, {}, async ({ admin, config }) => {
     // In a store without a service, the token would be in a list and of no use.
-    if (!(await admin.isInitialized())) throw notSetUp(config);
+    if ((await admin.state()) !== "initialized") throw notSetUp(config);
     const { token, info } = await admin.recoverToken(admin.localOperator(), { workspace, owner });
     const whose = workspace === undefined ? "an operator" : `an admin of the workspace ${workspace}`;
     context.output.progress(`This is the token of ${whose}. It is printed once. The audit has an entry about it.`);

@@ -1,0 +1,109 @@
+import { type Keeper, maxKeptKeepers } from "../records/keeper.ts";
+import { installation, serviceKey, workspaceKey } from "../records/record-keys.ts";
+import { serviceRecord } from "../records/service-record.ts";
+import type { TokenRecord } from "../records/token-record.ts";
+import { workspaceRecord } from "../records/workspace-record.ts";
+import { SecretsError } from "../secrets-error.ts";
+import type { ServiceStore } from "../store/service-store.ts";
+import { workspaceNotFound } from "../workspaces/open-workspace.ts";
+import { notInitialized } from "./not-initialized.ts";
+
+/** Returns whether a token can manage a workspace or the installation, so that the workspace or the installation lists it. */
+export function isKeeper({ role }: Pick<TokenRecord, "role">): boolean {
+  return role === "admin" || role === "operator";
+}
+
+/** Returns the entry of a token in the list of admins or operators. */
+export function keeperOf({ id, expires }: Pick<TokenRecord, "id" | "expires">): Keeper {
+  return expires === undefined ? { id } : { id, expires };
+}
+
+/**
+ * Returns a token with the end that the list of admins or operators gives to it. Returns `undefined` for the token of an
+ * admin or operator that the list does not name: its creation was not finished, or someone has put back its record.
+ */
+export function asListed(token: TokenRecord, keepers: readonly Keeper[]): TokenRecord | undefined {
+  if (!isKeeper(token) || token.revoked !== undefined) return token;
+  const keeper = keepers.find(({ id }) => id === token.id);
+  if (keeper?.expires === undefined) return keeper === undefined ? undefined : token;
+  return { ...token, expires: Math.min(keeper.expires, token.expires ?? keeper.expires) };
+}
+
+/** Returns the admins of a workspace, or the operators for {@link installation}. */
+export async function readKeepers(store: ServiceStore, workspace: string): Promise<readonly Keeper[]> {
+  const record =
+    workspace === installation
+      ? (await store.read(serviceRecord, serviceKey))?.value.operators
+      : (await store.read(workspaceRecord, workspaceKey(workspace)))?.value.admins;
+  return record ?? [];
+}
+
+/**
+ * Changes the list of admins of a workspace, or the list of operators for {@link installation}.
+ *
+ * @throws SecretsError `WORKSPACE_NOT_FOUND`, `NOT_INITIALIZED`; the errors of `change` and of `ServiceStore.change`.
+ */
+export async function changeKeepers(
+  store: ServiceStore,
+  workspace: string,
+  change: (keepers: readonly Keeper[]) => readonly Keeper[],
+): Promise<void> {
+  if (workspace === installation) {
+    return await store.change(serviceRecord, serviceKey, (current) => {
+      if (current === undefined) throw notInitialized();
+      const operators = change(current.operators);
+      if (operators === current.operators) return { result: undefined };
+      return { next: { ...current, operators: [...operators], revision: current.revision + 1 }, result: undefined };
+    });
+  }
+  return await store.change(workspaceRecord, workspaceKey(workspace), (current) => {
+    if (current === undefined) throw workspaceNotFound();
+    const admins = change(current.admins);
+    if (admins === current.admins) return { result: undefined };
+    return { next: { ...current, admins: [...admins], revision: current.revision + 1 }, result: undefined };
+  });
+}
+
+/**
+ * Returns the admins or operators with one more.
+ *
+ * @throws SecretsError `LIMIT_REACHED` if there are `limit` already.
+ */
+export function withKeeper(
+  keepers: readonly Keeper[],
+  keeper: Keeper,
+  { limit = maxKeptKeepers, now }: { readonly limit?: number; readonly now: number },
+): readonly Keeper[] {
+  const lasting = keepers.filter(({ id, expires }) => id !== keeper.id && (expires === undefined || expires > now));
+  if (lasting.length >= limit) {
+    throw new SecretsError("LIMIT_REACHED", `There are ${limit} tokens of admins or operators already`, {
+      hint: "Revoke a token that is not used.",
+    });
+  }
+  return [...lasting, keeper];
+}
+
+/**
+ * Returns the admins or operators after one of them ends at a time.
+ *
+ * @throws SecretsError `LAST_ADMIN` if a workspace would be without an admin from then on.
+ */
+export function withoutKeeper(
+  keepers: readonly Keeper[],
+  {
+    workspace,
+    id,
+    end,
+    now,
+  }: { readonly workspace: string; readonly id: string; readonly end: number; readonly now: number },
+): readonly Keeper[] {
+  if (keepers.every((keeper) => keeper.id !== id)) return keepers;
+  const others = keepers.filter((keeper) => keeper.id !== id);
+  const isLast = others.every(({ expires }) => expires !== undefined && expires <= Math.max(now, end));
+  if (workspace !== installation && isLast) {
+    throw new SecretsError("LAST_ADMIN", "The workspace would be without an admin", {
+      hint: "Create another token with the role `admin` first, which lasts longer than this one.",
+    });
+  }
+  return [...others, { id, expires: end }];
+}

@@ -1,0 +1,165 @@
+import { SecretsAdmin } from "@keyward/secrets";
+import { SecretsReader } from "@keyward/secrets/reader";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { HostileStore } from "./hostile-store.ts";
+import { keysIn, type Service, startService, valuesOf } from "./service.ts";
+
+const dayMs = 24 * 3_600_000;
+const url = "https://mcp.example.com/mcp";
+const value = "test-0123456789abcdef";
+const refused = { code: "TOKEN_REFUSED" };
+
+async function start() {
+  const service = await startService();
+  return { ...service, hostile: new HostileStore(service) };
+}
+
+/** Opens the service as a process that has read nothing yet. */
+function freshProcess({ store, keys, audit }: Service): SecretsAdmin {
+  const admin = new SecretsAdmin({ store, keys, audit });
+  onTestFinished(() => admin.close());
+  return admin;
+}
+
+describe("someone who writes to the store and has no key", () => {
+  it("cannot make the sweep erase a workspace by removing its record", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, problems, store, keys } = service;
+    await admin.createServer(as.admin, { slug: "github", url });
+    await admin.setSecret(as.admin, "github", { name: "TOKEN", value });
+    const key = `workspace/${as.admin.workspace}`;
+    const record = await hostile.read(key);
+    const keysOfWorkspace = async () =>
+      (await keysIn(service, "")).filter((found) => found.includes(as.admin.workspace ?? ""));
+    const before = await keysOfWorkspace();
+    await hostile.remove(key);
+    for (const days of [2, 4, 100, 102]) await admin.sweep({ now: Date.now() + days * dayMs, abandonedAfterMs: 0 });
+    expect(problems).toContainEqual(expect.objectContaining({ code: "RECORD_MISSING" }));
+    await hostile.putBack(key, record);
+    expect(await keysOfWorkspace()).toEqual(before);
+    const reader = new SecretsReader({ store, keys });
+    onTestFinished(() => reader.close());
+    expect(await valuesOf({ ...service, reader }, "github")).toEqual({ TOKEN: value });
+  });
+
+  it("cannot make the sweep erase the values of a server by removing its record", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as } = service;
+    await admin.createServer(as.admin, { slug: "github", url });
+    await admin.setSecret(as.admin, "github", { name: "TOKEN", value });
+    const key = `server/${as.admin.workspace}/github`;
+    const record = await hostile.read(key);
+    await hostile.remove(key);
+    for (const days of [2, 4]) await admin.sweep({ now: Date.now() + days * dayMs, abandonedAfterMs: 0 });
+    await hostile.putBack(key, record);
+    expect(await valuesOf(service, "github")).toEqual({ TOKEN: value });
+  });
+
+  it("cannot hide a token from a revocation after a restore by putting back an old page of the list", async () => {
+    const { hostile, ...service } = await start();
+    const { as } = service;
+    const page = `list/${as.admin.workspace}/tokens/0`;
+    const old = await hostile.read(page);
+    const { token, info } = await service.admin.createToken(as.admin, { owner: "ci", role: "member" });
+    await hostile.putBack(page, old);
+    await expect.poll(() => Date.now(), { timeout: 5_000 }).toBeGreaterThan(info.created + 1);
+    const fresh = freshProcess(service);
+    await fresh.revokeTokensBefore(fresh.localOperator(), Date.now());
+    await expect(fresh.authenticate(token)).rejects.toMatchObject(refused);
+  });
+
+  it("is noticed after putting back an old page of a list that this process has read", async () => {
+    const { hostile, admin, as } = await start();
+    const page = `list/${as.admin.workspace}/tokens/0`;
+    const old = await hostile.read(page);
+    await admin.createToken(as.admin, { owner: "ci", role: "member" });
+    await hostile.putBack(page, old);
+    const list = await admin.listTokens(as.admin);
+    expect(list).toMatchObject({ items: [], unreadable: ["all entries of page 0 of the list"] });
+    await expect(admin.revokeTokensOf(as.admin, "ci")).rejects.toMatchObject({ code: "RECORD_ROLLED_BACK" });
+  });
+
+  it("cannot keep tokens valid in a revocation after a restore by damaging one of them", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, tokens } = service;
+    const damaged = await admin.createToken(as.admin, { owner: "damaged", role: "member" });
+    const key = `token/${as.admin.workspace}/${damaged.info.id}`;
+    const record = await hostile.read(key);
+    await hostile.damage(key);
+    await expect.poll(() => Date.now(), { timeout: 5_000 }).toBeGreaterThan(damaged.info.created + 1);
+    await admin.revokeTokensBefore(admin.localOperator(), Date.now());
+    await hostile.putBack(key, record);
+    for (const token of [...Object.values(tokens), damaged.token]) {
+      await expect(admin.authenticate(token)).rejects.toMatchObject(refused);
+    }
+  });
+
+  it("cannot make the token of a revoked admin or operator valid by putting back its record", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as } = service;
+    for (const [caller, role, home] of [
+      [as.admin, "admin", as.admin.workspace],
+      [as.operator, "operator", "service"],
+    ] as const) {
+      const { token, info } = await admin.createToken(caller, { owner: "second", role });
+      const key = `token/${home}/${info.id}`;
+      const record = await hostile.read(key);
+      await admin.revokeToken(caller, info.id);
+      await hostile.putBack(key, record);
+      await expect(freshProcess(service).authenticate(token)).rejects.toMatchObject(refused);
+    }
+  });
+});
+
+describe("a record that cannot be read", () => {
+  it("does not hide the other items of a list", async () => {
+    const { hostile, admin, as } = await start();
+    await admin.createWorkspace(as.operator, { name: "other", adminOwner: "other" });
+    for (const slug of ["github", "jira"]) await admin.createServer(as.admin, { slug, url });
+    const { workspace } = as.admin;
+    const other = await admin.getWorkspace(as.operator, "other");
+    await hostile.damage(`token/${workspace}/${as.member.tokenId}`);
+    await hostile.damage(`server/${workspace}/jira`);
+    await hostile.damage(`workspace/${other.id}`);
+    const listed = await admin.listTokens(as.admin);
+    expect(listed.items.map(({ owner }) => owner).sort()).toEqual(["auditor", "first admin"]);
+    expect(listed.unreadable).toEqual([as.member.tokenId]);
+    expect(await admin.listServers(as.admin)).toMatchObject({
+      items: [{ slug: "github" }],
+      unreadable: ["jira"],
+    });
+    expect(await admin.listWorkspaces(as.operator)).toMatchObject({
+      items: [{ name: "main" }],
+      unreadable: ["other"],
+    });
+  });
+
+  it("does not keep the other tokens of its owner valid when all of them are revoked", async () => {
+    const { hostile, admin, as } = await start();
+    const own = [];
+    for (let count = 0; count < 3; count++)
+      own.push(await admin.createToken(as.admin, { owner: "ci", role: "member" }));
+    const [first, middle, last] = own;
+    await hostile.damage(`token/${as.admin.workspace}/${middle?.info.id}`);
+    await expect(admin.revokeTokensOf(as.admin, "ci")).rejects.toMatchObject({ code: expect.any(String) });
+    for (const issued of [first, last]) {
+      await expect(admin.authenticate(issued?.token ?? "")).rejects.toMatchObject(refused);
+    }
+  });
+
+  it("does not keep the sweep from the other tokens", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, problems } = service;
+    const own = [];
+    for (let count = 0; count < 3; count++)
+      own.push(await admin.createToken(as.admin, { owner: "ci", role: "member" }));
+    for (const { info } of own) await admin.revokeToken(as.admin, info.id);
+    await hostile.damage(`token/${as.admin.workspace}/${own[1]?.info.id}`);
+    for (const days of [40, 42]) await admin.sweep({ now: Date.now() + days * dayMs });
+    const left = await keysIn(service, `token/${as.admin.workspace}/`);
+    expect(left).toContain(`token/${as.admin.workspace}/${own[1]?.info.id}`);
+    expect(left).not.toContain(`token/${as.admin.workspace}/${own[0]?.info.id}`);
+    expect(left).not.toContain(`token/${as.admin.workspace}/${own[2]?.info.id}`);
+    expect(problems).not.toEqual([]);
+  });
+});

@@ -1,0 +1,110 @@
+import { SecretsAdmin } from "@keyward/secrets";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { slowStore } from "./hostile-store.ts";
+import { AuditInMemory, type Service, startService } from "./service.ts";
+
+const refused = { code: "TOKEN_REFUSED" };
+
+/** Opens the service as a process that does something else once, when it is about to write a record whose key matches. */
+function interrupted({ store, keys, audit }: Service, key: RegExp, act: () => Promise<unknown>): SecretsAdmin {
+  let isDone = false;
+  const slow = slowStore(store, async (written) => {
+    if (isDone || !key.test(written)) return;
+    isDone = true;
+    await act();
+  });
+  const admin = new SecretsAdmin({ store: slow, keys, audit });
+  onTestFinished(() => admin.close());
+  return admin;
+}
+
+describe("a token that is revoked while one of its calls waits", () => {
+  it("changes nothing, also if the call waited for the audit", async () => {
+    const service = await startService();
+    const { admin, as, store, keys } = service;
+    const { token, info } = await admin.createToken(as.admin, { owner: "eve", role: "admin" });
+    const audit = new AuditInMemory();
+    const begin = audit.begin.bind(audit);
+    audit.begin = async (change) => {
+      await admin.revokeToken(as.admin, info.id);
+      return await begin(change);
+    };
+    const slow = new SecretsAdmin({ store, keys, audit });
+    onTestFinished(() => slow.close());
+    const eve = await slow.authenticate(token);
+    await expect(slow.createServer(eve, { slug: "late", url: "https://example.com" })).rejects.toMatchObject(refused);
+    expect((await admin.listServers(as.admin)).items).toEqual([]);
+    expect(audit.kept).toMatchObject([{ action: "server.create", outcome: "refused" }]);
+  });
+
+  it.each(["admin", "member"] as const)("creates no other token with the role %s", async (role) => {
+    for (const key of [/list\/.*tokens/, /token\//]) {
+      const service = await startService();
+      const { admin, as } = service;
+      const { token } = await admin.createToken(as.admin, { owner: "eve", role: "admin" });
+      const slow = interrupted(service, key, () => admin.revokeTokensOf(as.admin, "eve"));
+      const eve = await slow.authenticate(token);
+      await expect(slow.createToken(eve, { owner: "eve", role })).rejects.toMatchObject(refused);
+      expect((await admin.listTokens(as.admin, { owner: "eve" })).items.filter(({ revoked }) => !revoked)).toEqual([]);
+    }
+  });
+
+  it("is not replaced by a rotation", async () => {
+    for (const role of ["admin", "member"] as const) {
+      for (const key of [/list\/.*tokens/, /token\//, role === "admin" ? /workspace\// : /token\//]) {
+        const service = await startService();
+        const { admin, as } = service;
+        const { info } = await admin.createToken(as.admin, { owner: "eve", role });
+        const slow = interrupted(service, key, () => admin.revokeTokensOf(as.admin, "eve"));
+        await expect(slow.rotateToken(as.admin, info.id, { overlapMs: 60_000 })).rejects.toMatchObject({
+          code: "TOKEN_NOT_FOUND",
+        });
+        const { items } = await admin.listTokens(as.admin, { owner: "eve" });
+        expect(items.filter(({ revoked }) => revoked === undefined)).toEqual([]);
+      }
+    }
+  });
+});
+
+describe("a workspace with 100 admins", () => {
+  async function startFull() {
+    const service = await startService();
+    const { admin, as } = service;
+    for (let count = 1; count < 100; count++) await admin.createToken(as.admin, { owner: "many", role: "admin" });
+    return service;
+  }
+
+  it("gets no further admin, but every admin can be rotated, and one can be recovered on the machine", async () => {
+    const { admin, as } = await startFull();
+    await expect(admin.createToken(as.admin, { owner: "more", role: "admin" })).rejects.toMatchObject({
+      code: "LIMIT_REACHED",
+    });
+    const rotated = await admin.rotateToken(as.admin, as.admin.tokenId, { overlapMs: 60_000 });
+    await admin.authenticate(rotated.token);
+    const recovered = await admin.recoverToken(admin.localOperator(), { owner: "recovered", workspace: "main" });
+    await admin.authenticate(recovered.token);
+  });
+});
+
+describe("a creation that is halted for longer than a day", () => {
+  it("fails, or is in the list", async () => {
+    const dayLater = () => ({ now: Date.now() + 25 * 3_600_000 });
+    const service = await startService();
+    const { admin, as } = service;
+    const slowToken = interrupted(service, /token\//, () => admin.sweep(dayLater()));
+    await expect(slowToken.createToken(as.admin, { owner: "ghost", role: "member" })).rejects.toMatchObject({
+      code: "SERVICE_BUSY",
+    });
+    const slowServer = interrupted(service, /server\//, () => admin.sweep(dayLater()));
+    await expect(
+      slowServer.createServer(as.admin, { slug: "ghost", url: "https://example.com" }),
+    ).rejects.toMatchObject({ code: "SERVICE_BUSY" });
+    const slowWorkspace = interrupted(service, /workspace\//, () => admin.sweep(dayLater()));
+    await expect(
+      slowWorkspace.createWorkspace(as.operator, { name: "ghost", adminOwner: "ghost" }),
+    ).rejects.toMatchObject({ code: "SERVICE_BUSY" });
+    expect((await admin.listServers(as.admin)).items).toEqual([]);
+    expect((await admin.listTokens(as.admin, { owner: "ghost" })).items).toEqual([]);
+    expect((await admin.listWorkspaces(as.operator)).items).toHaveLength(1);
+  });
+});

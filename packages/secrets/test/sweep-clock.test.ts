@@ -1,0 +1,35 @@
+import { describe, expect, it } from "vitest";
+import { keysIn, startService } from "./service.ts";
+
+const dayMs = 24 * 3_600_000;
+
+describe("a sweep", () => {
+  it("removes nothing for a day after the clock jumped ahead, also over several processes", async () => {
+    const service = await startService();
+    const { admin, as, problems, audit } = service;
+    const removed: (number | undefined)[] = [];
+    audit.removeBefore = async (_workspace, time) => removed.push(time);
+    const now = Date.now();
+    await admin.createToken(as.admin, { owner: "guest", role: "member", expires: now + 5 * dayMs });
+    const tokens = async () => await keysIn(service, "token/");
+    const before = await tokens();
+    await admin.sweep({ now: now + 1_000 });
+    removed.length = 0;
+    for (const hours of [0, 1, 23]) {
+      problems.length = 0;
+      await service.open().sweep({ now: now + 60 * dayMs + hours * 3_600_000 });
+      expect(problems).toMatchObject([{ code: "CLOCK_JUMPED" }]);
+    }
+    expect([await tokens(), removed]).toEqual([before, []]);
+    // The clock was set right, and jumps once more: the day begins again.
+    problems.length = 0;
+    await admin.sweep({ now: now + dayMs });
+    expect(problems).toEqual([]);
+    await admin.sweep({ now: now + 61 * dayMs + 3_600_000 });
+    expect(problems).toMatchObject([{ code: "CLOCK_JUMPED" }]);
+    expect(await tokens()).toEqual(before);
+    await admin.sweep({ now: now + 62 * dayMs + 3_600_000 });
+    // The expired tokens of the guest and of the first operator.
+    expect(await tokens()).toHaveLength(before.length - 2);
+  });
+});
