@@ -50,7 +50,7 @@ it.each(["memory", "SQLite and an audit file"])(
     expect(await client.deleteAllSecrets("github")).toMatchObject({ names: ["B"] });
     expect(await client.getServer("github")).toMatchObject({ secretCount: 0 });
     await client.deleteServer("github");
-    expect(await client.listServers()).toEqual({ items: [], next: null });
+    expect(await client.listServers()).toEqual({ items: [], next: null, unreadable: [] });
 
     const issued = await client.createToken({ owner: "Ada", role: "member", methods: ["GET"], tools: ["list"] });
     expect(issued.info).toMatchObject({ servers: null, tools: ["list"], methods: ["GET"] });

@@ -80,7 +80,7 @@ describe("a token at a wrong place of the command line", () => {
 describe("a hostile server", () => {
   it("cannot keep a list waiting with pages without items", async () => {
     const context = { signal: new AbortController().signal, output: { notice: () => undefined } };
-    const readPage = async () => ({ items: [], next: "more" });
+    const readPage = async () => ({ items: [], next: "more", unreadable: [] });
     await expect(listAll({ ...context, output: Object(context.output) }, readPage, {})).rejects.toThrow(
       "without items",
     );
