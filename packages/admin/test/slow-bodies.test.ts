@@ -81,7 +81,7 @@ it("answers others while a token holds back more bodies than the service has pla
 it.each([
   ["one token", { concurrentRequestsOfToken: 2 }, 200],
   ["one workspace", { concurrentRequestsOfWorkspace: 2 }, 429],
-])("lets %s have only so many requests in progress", async (_, limits, statusOfColleague) => {
+])("limits the requests in progress of %s", async (_, limits, statusOfColleague) => {
   const { url, admin, operator, tokenOf, accepted } = await start({ limits });
   const colleague = await tokenOf("admin", "colleague");
   const sockets = [begin(url, admin.token), begin(url, admin.token)];

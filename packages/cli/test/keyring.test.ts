@@ -661,7 +661,7 @@ describe("keyward keyring import", () => {
     expect(await desk.do("keyring", "import", "a.backup", ...flags)).toContain('Key "two" was added.');
   });
 
-  it("refuses a file that is not a backup, and a backup that is not encrypted if a passphrase is passed", async () => {
+  it("refuses a file that is not a backup, and a passphrase for a backup that is not encrypted", async () => {
     const desk = await Desk.withKeyring();
     const flags = await desk.passphrase(randomUUID());
     expect(await desk.refused(2, "keyring", "import", "gone.backup")).toContain("does not exist");

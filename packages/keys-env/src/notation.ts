@@ -179,7 +179,11 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
     );
   }
   if (!passphrase.isWellFormed()) {
-    throw invalidKey(source, `a passphrase of ${characters} characters found, but it is not well-formed Unicode`);
+    throw invalidKey(
+      source,
+      `the passphrase contains half of a Unicode character (a lone surrogate)`,
+      `${restoreKey} Check that the passphrase was copied whole.`,
+    );
   }
   const salt = options.salt ?? defaultSalt;
   if (salt === "" || !salt.isWellFormed()) {

@@ -16,7 +16,7 @@ export interface StoresOfBackup {
   readonly generation: number;
   /** The stores that the keyring does not belong to: it cannot decrypt their check records. */
   readonly foreign: readonly string[];
-  /** The stores that could not be asked, each with the reason, and those that were not named. */
+  /** The stores that did not answer, each with the reason, and the stores that the command did not name. */
   readonly notAsked: readonly string[];
   /** The running rotation; `undefined` if there is none, or if its record cannot be read. */
   readonly rotation: RotationStatus | undefined;

@@ -162,7 +162,7 @@ function requirePrimaryInUse(record: CheckRecord, opened: OpenedRecord, { primar
   throw retiredPrimary(primary);
 }
 
-/** Returns the error `KEYRING_ROLLBACK`, for a process whose primary a guided rotation took out of use. */
+/** Returns the error `KEYRING_ROLLBACK`, for a process whose primary key was already replaced by a guided rotation. */
 export function retiredPrimary(keyId: string): KeywardError {
   return new KeywardError(
     "KEYRING_ROLLBACK",

@@ -65,7 +65,7 @@ export class AuditNames {
     return lookup === undefined ? undefined : tagOf(lookup, kind, name);
   }
 
-  /** Remembers that the names of an entry are in the dictionary. */
+  /** Notes that the table of names (the dictionary) has the names of an entry, so that they need not be added again. */
   remember(workspace: string, names: EntryNames, tags: EntryTags): void {
     if (this.#stored.size >= maxRemembered) this.#stored.clear();
     for (const kind of nameKinds) {

@@ -77,7 +77,7 @@ const mostScanned = 2_000;
  * Appends entries with their names and the new heads of their chains. Appending the same batch again changes nothing.
  *
  * @returns what is not as the batch expects: the tags of names that are not in the dictionary, and the ids of chains whose
- * number is taken. If there are any, nothing was written.
+ * number another chain has. If there are any, nothing was written.
  */
 export function append(transaction: Transaction, batch: AppendBatch): string[] {
   const workspaces = new Map<string, number>();
@@ -97,7 +97,7 @@ export function append(transaction: Transaction, batch: AppendBatch): string[] {
   for (const { workspace, chain, number, head } of batch.heads) {
     const owner = workspaceOf(workspace);
     if (transaction.run(statements.setHead, head, number, chain, owner) === 1) continue;
-    // Only the registry gives a chain its number. So the row of a chain that has begun is never written anew.
+    // Only the registry gives a chain its number. So the row of a chain that has begun is never written again.
     if (batch.registry === undefined) throw foreignEntry();
     // Another process may have begun a chain with this number first.
     if (transaction.run(statements.addChain, number, owner, chain, head) !== 1) throw new MissingNames([chain]);

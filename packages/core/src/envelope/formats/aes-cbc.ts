@@ -41,7 +41,7 @@ export type AesCbcLayout =
   | OrderOf<"salt" | "iv" | "ciphertext" | "mac">
   | AesCbcFields;
 
-/** The MAC of a value that AES-CBC encrypted. */
+/** How the MAC of a value in an AES-CBC format is computed: over which bytes, and with which hash function. */
 export interface CbcHmac {
   /** The hash function of the HMAC. */
   readonly digest: "sha1" | "sha256" | "sha512";
