@@ -36,7 +36,8 @@ export const change = z
     at: answerTime,
     action: changeAction.meta({ examples: ["secret.set"] }),
     outcome: z.enum(["done", "refused", "failed", "unknown"]).meta({
-      description: "`unknown`: the process ended before it recorded the outcome, so the change may have been made.",
+      description:
+        "`refused`: nothing was changed. `failed`, `unknown`: the store failed, or the process ended before it recorded the outcome, so the change may have been made or not.",
       examples: ["done"],
     }),
     revision: fields.revisionField
