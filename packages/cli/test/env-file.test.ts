@@ -50,7 +50,9 @@ it("reads whatever it accepts as Node.js does", () => {
       continue;
     }
     if (Object.keys(read).length > 0) accepted++;
-    expect({ text, read }).toEqual({ text, read: { ...parseEnv(text) } });
+    // Node.js 24 reads an indented remark after another remark as a variable whose name begins with #.
+    const names = Object.entries(parseEnv(text)).filter(([name]) => !name.startsWith("#"));
+    expect({ text, read }).toEqual({ text, read: Object.fromEntries(names) });
   }
   expect(accepted).toBeGreaterThan(100);
 });
