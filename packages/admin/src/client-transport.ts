@@ -43,7 +43,7 @@ export class ClientTransport {
     if (typeof token !== "string" || !/^[\x21-\x7e]{1,256}$/.test(token)) {
       throw misconfigured(
         'The option "token" of AdminClient is not a token',
-        "Pass the whole text of a token. It begins with kwt_.",
+        "Pass the whole text of one token and nothing else. It begins with kwt_.",
       );
     }
     if (!Number.isSafeInteger(timeoutMs) || timeoutMs < 1 || timeoutMs > 2 ** 31 - 1) {

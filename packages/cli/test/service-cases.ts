@@ -185,11 +185,11 @@ export function serviceCases(
       await logIn(desk);
       await desk.do("servers", "add", ...server);
       await desk.failure("USAGE", "github", ".env");
-      await writeFile(desk.path(".env"), "FIRST_KEY=the-first-value-of-two\nSHORT=x\n");
+      await writeFile(desk.path(".env"), "FIRST_KEY=the-first-value-of-two\nHost=the-second-value\n");
       expect(await desk.resultOf({ exitCode: 1 }, "github", ".env")).toMatchObject({
         secrets: [
           { name: "FIRST_KEY", created: true, error: null },
-          { name: "SHORT", created: false, error: { code: "FIELD_INVALID" } },
+          { name: "Host", created: false, error: { code: "FIELD_INVALID" } },
         ],
       });
     },

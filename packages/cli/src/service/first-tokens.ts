@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { rm } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Initialization } from "@keyward/secrets";
 import type { Context } from "../context.ts";
@@ -40,7 +40,12 @@ export async function firstTokens(
     const tokens = { operator: operator.token, admin: admin.token };
     return { tokens, tokensFile: null, text: ["These tokens are printed once:", ...lines].join("\n") };
   }
-  const path = join(dirname(beside), `first-tokens-${randomBytes(3).toString("hex")}.txt`);
+  const folder = dirname(beside);
+  // The tokens of an initialization that was stopped are refused.
+  for (const name of (await readdir(folder)).filter((found) => found.startsWith("first-tokens-"))) {
+    await rm(join(folder, name), { force: true });
+  }
+  const path = join(folder, `first-tokens-${randomBytes(3).toString("hex")}.txt`);
   await writeNewFile(path, `${lines.join("\n")}\n`);
   const text = `The tokens of the operator and of the admin are in ${path}, which only you can read. Delete the file after you have used them.`;
   return { tokens: null, tokensFile: path, text };

@@ -72,6 +72,10 @@ const sentences: Terms = [
     "Use `keyward migrate --encrypt-unauthenticated` after you have verified",
   ],
   [
+    /Give this process the keyring that the store was written with\./g,
+    "Use the keyring that the store was written with: `keyward keyring import` restores a backup of it, and `keyward keyring enable <id>` enables a former key again.",
+  ],
+  [
     /`overwriteCheckRecord\(\)` of the EncryptedStore \(`keyv\.encryptedStore`\)/g,
     "`overwriteCheckRecord()` in a program",
   ],

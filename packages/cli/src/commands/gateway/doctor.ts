@@ -37,14 +37,19 @@ export async function gatewayDoctor(context: Context, { url }: { readonly url?: 
   if ([...keys, ...used].every(({ level }) => level !== "problem")) {
     findings.push(
       ...(await check("store", async () =>
-        withLocalService(context, {}, async ({ admin, store }) => [
-          ...(await check("store", async () => {
+        withLocalService(context, {}, async ({ admin, store }) => {
+          const service = await check("store", async () => {
             await requireNoEviction(store);
             return await checkService(admin);
-          })),
-          ...(await check("store", async () => await checkRecords(admin))),
-          ...(await check("secrets", async () => await checkExpiry(admin))),
-        ]),
+          });
+          // With other keys, the records cannot be judged.
+          if (service.some(({ level }) => level === "problem")) return service;
+          return [
+            ...service,
+            ...(await check("store", async () => await checkRecords(admin))),
+            ...(await check("secrets", async () => await checkExpiry(admin))),
+          ];
+        }),
       )),
     );
     findings.push(...(await check("audit", async () => await checkAudit(context, config))));

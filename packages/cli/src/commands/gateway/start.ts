@@ -17,6 +17,7 @@ import { auditPath, gatewayConfig, withLocalService } from "../../service/local-
 import { requireNoEviction } from "../../service/redis-policy.ts";
 import { hasOnlyBegun, lostAudit, lostStore, usedStores } from "../../service/used-stores.ts";
 import { errorResult } from "../../terminal/output.ts";
+import { checkFiles } from "./doctor-files.ts";
 
 /** The options of `keyward gateway start`. */
 export interface GatewayStartOptions {
@@ -51,6 +52,9 @@ export async function startGateway(context: Context, options: GatewayStartOption
   output.notice(
     `A copy of ${folder} is everything that the service knows, with its keyring. Let only the user of the service read the folder, and keep backups encrypted.`,
   );
+  for (const { level, message, hint } of await checkFiles(config)) {
+    if (level === "problem") output.notice(`${message}. ${hint ?? ""}`);
+  }
   const { host, port, publicUrl, trustProxy } = options;
   const listen = async (admin: SecretsAdmin) =>
     await startAdminServer({

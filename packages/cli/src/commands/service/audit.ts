@@ -65,7 +65,7 @@ export async function anchor(context: Context, { out }: { readonly out?: string 
     const { ok, problemCount } = await verifyAudit({ ...file, anchors, signal: context.signal });
     if (!ok) {
       throw new SecretsError("AUDIT_INVALID", `No anchor was made: the audit has ${problemCount} problems`, {
-        hint: `Run \`keyward audit verify --anchor ${out}\`, which lists the problems. Keep ${out} as it is.`,
+        hint: `Run \`keyward audit verify --anchor ${out}\`, which lists the problems. Keep ${out} as it is. If the audit was restored from a backup that is older than the last anchor, begin another file of anchors.`,
       });
     }
   }

@@ -1,4 +1,5 @@
 import { AdminApiError, type Secret, type SecretChange } from "@keyward/admin/client";
+import { fieldRules, secretNameField, valueBytes } from "@keyward/secrets/fields";
 import type { Context } from "../../context.ts";
 import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
 import { secretResult } from "../../results/service-results.ts";
@@ -126,6 +127,12 @@ export async function importSecrets(
       hint: "A line of the file has the form `NAME=value`. Check the path.",
     });
   }
+  const unfit = variables.filter(({ name, value }) => !isFit(name, value)).map(({ name }) => name);
+  if (unfit.length > 0) {
+    throw new CommandError("USAGE", `These variables cannot be secrets, so nothing was set: ${unfit.join(", ")}`, {
+      hint: `The value of a secret has ${valueBytes.least} to ${valueBytes.most} bytes, and its name ${fieldRules.secretName}. Remove the lines of these variables from the file.`,
+    });
+  }
   const { client } = await adminAccess(context);
   const redacted = redact ? undefined : false;
   const secrets: ImportedSecret[] = [];
@@ -151,6 +158,11 @@ export async function importSecrets(
     secrets,
   });
   if (!isWhole) throw new ProblemsPrinted();
+}
+
+function isFit(name: string, value: string): boolean {
+  const bytes = Buffer.byteLength(value);
+  return secretNameField.safeParse(name).success && bytes >= valueBytes.least && bytes <= valueBytes.most;
 }
 
 const perSecret: readonly string[] = ["FIELD_INVALID", "RULE_CONFLICT", "LIMIT_REACHED"];
