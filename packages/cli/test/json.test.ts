@@ -356,10 +356,12 @@ const cases: Readonly<Record<string, Case>> = {
     expect(await desk.result("--dry-run")).toMatchObject({ dryRun: true, rotation: null, from: "one", to: null });
     await desk.inApplication(async (sessions) => {
       await sessions.get("any");
-      const { steps } = await desk.result("--dry-run", "--new-key", "two");
-      expect(steps).toContainEqual(
-        expect.objectContaining({ step: "distribute", replicas: [expect.objectContaining({ name: "web-1" })] }),
-      );
+      // The application writes its first heartbeat in the background.
+      const steps = async () => (await desk.result("--dry-run", "--new-key", "two"))["steps"];
+      const replicas = [expect.objectContaining({ name: "web-1" })];
+      await expect
+        .poll(steps, { timeout: 20_000 })
+        .toContainEqual(expect.objectContaining({ step: "distribute", replicas }));
     }, "web-1");
     const begun = await desk.result("--new-key", "two", ...alone, "--until", "promote");
     expect(begun).toMatchObject({
