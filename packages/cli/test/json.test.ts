@@ -500,10 +500,11 @@ const cases: Readonly<Record<string, Case>> = {
     expect(await desk.result()).toEqual({ replicas: [] });
     await desk.inApplication(async (sessions) => {
       await sessions.get("any");
-      const { replicas } = await desk.result();
-      expect(replicas).toMatchObject([
-        { store: "sessions", name: "web-1", primary: "one", heldKeys: [{ keyId: "one" }], code: null },
-      ]);
+      await expect
+        .poll(async () => (await desk.result())["replicas"], { timeout: 20_000 })
+        .toMatchObject([
+          { store: "sessions", name: "web-1", primary: "one", heldKeys: [{ keyId: "one" }], code: null },
+        ]);
     }, "web-1");
     // A heartbeat that no key of the command decrypts.
     const unread = {
