@@ -66,7 +66,7 @@ export interface ListedPage<Item> {
   readonly unreadable: readonly string[];
 }
 
-/** A condition of a change. */
+/** The revision that a change expects. If the server or workspace has another revision, the change is refused. */
 export interface RevisionCondition {
   /** The change is refused with `REVISION_CHANGED` if the server or workspace has another revision. Default: any. */
   readonly ifRevision?: number | undefined;

@@ -42,7 +42,7 @@ export interface SweepReport {
 
 /** The options of a sweep. */
 export interface SweepOptions {
-  /** Stops the sweep after the call in progress. */
+  /** When aborted, stops the sweep, which then only ends its current call to the store. */
   readonly signal?: AbortSignal | undefined;
   /** The time that counts as now, in milliseconds since the epoch. Default: the time. */
   readonly now?: number | undefined;

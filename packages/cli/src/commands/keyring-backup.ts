@@ -75,7 +75,7 @@ async function restoreWhole(
   const { output, operator, signal } = context;
   if (provider.create === undefined) {
     throw new KeywardError("PROVIDER_READ_ONLY", "This source of keys cannot save a keyring", {
-      hint: `Write the keys of the backup where the source keeps its keys. If the source accepts a keyring document, use the text of a backup without a passphrase. ${loadFailure.hint}`,
+      hint: `The backup was not restored. Write its keys to the source yourself. If the source accepts a keyring document, make a backup that has no passphrase, and write its text to the source. ${loadFailure.hint}`,
     });
   }
   const stores = await askStores(context, backup);

@@ -62,8 +62,8 @@ export async function createKeyring(context: Context, { id, stores }: CreateOpti
 }
 
 /**
- * Changes which stores the keyring lists. Rotations, `retire` and `revoke` refuse to run without a listed store, and do not
- * count the records of unlisted stores. So the operator confirms first that a name is left out.
+ * Replaces the list of stores in the keyring by `names`. Rotations, `retire` and `revoke` need every listed store, and do not
+ * count the records of other stores. If `names` lacks a store of the current list, the operator must confirm that.
  *
  * @throws CommandError `USAGE` for an ill-formed name; `NOT_CONFIRMED`; KeywardError `PROVIDER_READ_ONLY`,
  * `KEYRING_CONFLICT`; the errors of the provider.

@@ -32,8 +32,8 @@ export class WriteTurns {
   }
 
   /**
-   * Runs `work`, which reads and compares records, and then replaces them with {@link WriteTurns.replace}. Wait for the
-   * end of one call before you begin another.
+   * Runs `work`, a function that reads and compares records and then replaces them with {@link WriteTurns.replace}. Wait
+   * until `work` has ended before you call this method again.
    */
   async comparing<Result>(work: () => Promise<Result>): Promise<Result> {
     this.#touched = new Set(this.#writing.keys());
