@@ -49,6 +49,7 @@ import type {
 } from "./model.ts";
 import { maxKeptKeepers } from "./records/keeper.ts";
 import { installation } from "./records/record-keys.ts";
+import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
 import { requireSecretValue, requireUnswapped } from "./servers/secret-value.ts";
 import type { ServerAddress } from "./servers/server-changes.ts";
@@ -157,7 +158,8 @@ export class SecretsAdmin {
    * @param options.workspace the name of the first workspace. Default: "main".
    * @param options.deliver called with the first tokens before the service counts as initialized. If `deliver` throws, the
    * tokens stay refused, and the next call of `initialize` makes other ones. Default: nothing.
-   * @throws SecretsError `ALREADY_INITIALIZED`; what `deliver` throws.
+   * @throws SecretsError `ALREADY_INITIALIZED`; `RECORD_MISSING` if the store has workspaces that were used; what `deliver`
+   * throws.
    */
   async initialize({
     workspace = "main",
@@ -174,12 +176,15 @@ export class SecretsAdmin {
       { action: "service.initialize", workspace: undefined, caller, subject: name },
       async () => {
         const claim = await claimInitialization(store);
+        let first: Initialization | undefined;
         try {
-          const first = await this.#createFirst(name, caller);
+          first = await this.#createFirst(name, caller);
           await deliver(first);
           await finishInitialization(store, claim, keeperOf(first.operator.info));
           return { result: first };
         } catch (error) {
+          const isTakenOver = error instanceof SecretsError && error.code === "ALREADY_INITIALIZED";
+          if (isTakenOver && first !== undefined) await this.#workspaces.discard(first.workspace.id);
           await giveUpInitialization(store, claim).catch((problem: unknown) => this.#context.onProblem(problem));
           throw error;
         }
@@ -667,7 +672,7 @@ export class SecretsAdmin {
 
   async #createFirst(workspace: string, caller: Caller): Promise<Initialization> {
     // An initialization that was not finished has left its own.
-    await this.#workspaces.removeAll();
+    await this.#workspaces.removeUnfinished();
     await this.#tokens.removeAll(installation);
     const expires = Date.now() + firstOperatorMs;
     const first = { owner: "first operator", role: "operator", expires } as const;

@@ -6,12 +6,12 @@ import { installation, serverKey, tokenKey, usedKey, workspaceKey } from "./reco
 import { type ServerRecord, serverRecord } from "./records/server-record.ts";
 import { tokenRecord } from "./records/token-record.ts";
 import { workspaceRecord } from "./records/workspace-record.ts";
-import { SecretsError } from "./secrets-error.ts";
 import { removeGarbage, withoutAbandoned } from "./servers/server-changes.ts";
 import type { ServerEntry, Servers } from "./servers/servers.ts";
 import type { ServiceContext } from "./store/service-context.ts";
 import type { Decision, ReadBatch } from "./store/service-store.ts";
 import { clockJumped, mayRemove } from "./sweep-clock.ts";
+import { missingRecord } from "./workspaces/open-workspace.ts";
 import { defaultRetentionDays, type WorkspaceEntry, type Workspaces } from "./workspaces/workspaces.ts";
 
 const dayMs = 24 * 3_600_000;
@@ -143,11 +143,11 @@ export class Sweep {
    * workspace that has more was finished, so someone else removed its record: everything stays.
    */
   async #sweepMissing(listed: ListedEntry<WorkspaceEntry>): Promise<void> {
-    const { workspaces, tokens, servers, context } = this.#parts;
+    const { workspaces, tokens, context } = this.#parts;
     const { id, name, at } = listed.entry;
     if (!this.#isPast(at, dayMs)) return;
-    const hasContents = (await tokens.listOf(id).hasMoreThan(1)) || (await servers.listOf(id).hasMoreThan(0));
-    if (hasContents) throw missingRecord(`workspace ${name}`, "Nothing of the workspace was removed.");
+    if (await workspaces.hasContents(id))
+      throw missingRecord(`workspace ${name}`, "Nothing of the workspace was removed.");
     await workspaces.removeEntry(listed.page, id);
     if ((await context.store.read(workspaceRecord, workspaceKey(id))) !== undefined) {
       return await workspaces.list().restore(listed);
@@ -258,14 +258,4 @@ export class Sweep {
       else this.#removed++;
     }
   }
-}
-
-function missingRecord(what: string, effect: string): SecretsError {
-  return new SecretsError(
-    "RECORD_MISSING",
-    `The record of the ${what} is missing, although nobody deleted it. ${effect}`,
-    {
-      hint: "Someone who can write to the store removed the record, or the store lost it. Find out who, and restore the store from a backup.",
-    },
-  );
 }

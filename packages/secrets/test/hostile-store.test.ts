@@ -42,6 +42,25 @@ describe("someone who writes to the store and has no key", () => {
     expect(await valuesOf({ ...service, reader }, "github")).toEqual({ TOKEN: value });
   });
 
+  it("cannot make an initialization erase workspaces by removing or replacing the record of the installation", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as } = service;
+    await admin.createServer(as.admin, { slug: "github", url });
+    await admin.setSecret(as.admin, "github", { name: "TOKEN", value });
+    const workspace = `workspace/${as.admin.workspace}`;
+    const records = { service: await hostile.read("service"), [workspace]: await hostile.read(workspace) };
+    for (const removed of [["service"], ["service", workspace]]) {
+      for (const key of removed) await hostile.remove(key);
+      const process = freshProcess(service);
+      await expect(process.initialize()).rejects.toMatchObject({ code: "RECORD_MISSING" });
+      for (const [key, record] of Object.entries(records)) await hostile.putBack(key, record);
+      const { store, keys } = service;
+      const reader = new SecretsReader({ store, keys });
+      onTestFinished(() => reader.close());
+      expect(await valuesOf({ ...service, reader }, "github")).toEqual({ TOKEN: value });
+    }
+  });
+
   it("cannot make the sweep erase the values of a server by removing its record", async () => {
     const { hostile, ...service } = await start();
     const { admin, as } = service;

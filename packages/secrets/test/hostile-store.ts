@@ -1,5 +1,5 @@
-import { EncryptedStore, type WrappableStore } from "@keyward/core";
-import { scopeOfServiceRecord, serviceNamespace } from "@keyward/secrets";
+import type { WrappableStore } from "@keyward/core";
+import { serviceNamespace } from "@keyward/secrets";
 import type { MemoryStore } from "@keyward/store-memory";
 import type { Service } from "./service.ts";
 
@@ -52,7 +52,17 @@ export function slowStore(store: WrappableStore, before: (key: string) => Promis
   });
 }
 
-/** Reads the decrypted records of a service. */
-export function opened({ store, keys }: Pick<Service, "store" | "keys">): EncryptedStore {
-  return new EncryptedStore(store.namespaced(serviceNamespace), { keys, scope: scopeOfServiceRecord });
+/** Returns a store that calls `before` with the keys before each read of several records. */
+export function haltedRead(store: WrappableStore, before: (keys: string) => Promise<void>): WrappableStore {
+  return new Proxy(store, {
+    get(target, property) {
+      const member: unknown = Reflect.get(target, property, target);
+      if (typeof member !== "function") return member;
+      return (...given: unknown[]) => {
+        if (property === "namespaced") return haltedRead(member.apply(target, given), before);
+        if (property !== "getMany" && property !== "get") return member.apply(target, given);
+        return before(JSON.stringify(given)).then(() => member.apply(target, given));
+      };
+    },
+  });
 }

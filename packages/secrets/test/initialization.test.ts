@@ -58,6 +58,33 @@ describe("an initialization", () => {
     }
   });
 
+  it("that was taken over by another process leaves no workspace and no valid token", async () => {
+    const { store, open } = start();
+    let halted: (() => void) | undefined;
+    let lost: Initialization | undefined;
+    const next = open();
+    const slow = open(
+      slowStore(store, async (keys) => {
+        if (!keys.includes("list/workspaces/0") || halted !== undefined) return;
+        await new Promise<void>((resolve) => (halted = resolve));
+      }),
+    );
+    const deliver = async (first: Initialization) => {
+      lost = first;
+    };
+    const refusal = expect(slow.initialize({ workspace: "slow", deliver })).rejects.toMatchObject({
+      code: "ALREADY_INITIALIZED",
+    });
+    await expect.poll(() => halted, { timeout: 10_000 }).toBeDefined();
+    const first = await next.initialize();
+    halted?.();
+    await refusal;
+    for (const issued of [lost?.operator, lost?.admin]) {
+      if (issued !== undefined) await expect(next.authenticate(issued.token)).rejects.toMatchObject(refused);
+    }
+    await expectUsable(next, first);
+  });
+
   it("that ended before any of its writes is begun again", async () => {
     let writes = 0;
     await start()

@@ -1,6 +1,6 @@
 import { SecretsAdmin } from "@keyward/secrets";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { slowStore } from "./hostile-store.ts";
+import { HostileStore, haltedRead, slowStore } from "./hostile-store.ts";
 import { AuditInMemory, type Service, startService } from "./service.ts";
 
 const refused = { code: "TOKEN_REFUSED" };
@@ -63,6 +63,39 @@ describe("a token that is revoked while one of its calls waits", () => {
         expect(items.filter(({ revoked }) => revoked === undefined)).toEqual([]);
       }
     }
+  });
+});
+
+describe("a rotation that fails after its tokens were revoked", () => {
+  it("does not list the former token as an admin again", async () => {
+    const service = await startService();
+    const { admin, as, store, keys, audit } = service;
+    const { token, info } = await admin.createToken(as.admin, { owner: "ana", role: "admin" });
+    const hostile = new HostileStore(service);
+    const key = `token/${as.admin.workspace}/${info.id}`;
+    const record = await hostile.read(key);
+    let wasCounted = false;
+    // Halts the rotation where it reads its new token, after it was counted.
+    const slow = new SecretsAdmin({
+      store: haltedRead(store, async (keysRead) => {
+        const homes = (await admin.listTokens(as.admin)).items.filter(({ owner }) => owner === "ana");
+        if (wasCounted || homes.length < 2 || !keysRead.includes("token/")) return;
+        wasCounted = true;
+        await admin.revokeTokensOf(as.admin, "ana");
+      }),
+      keys,
+      audit,
+    });
+    onTestFinished(() => slow.close());
+    await expect(slow.rotateToken(as.admin, info.id, { overlapMs: 0 })).rejects.toMatchObject({
+      code: "TOKEN_NOT_FOUND",
+    });
+    expect(wasCounted).toBe(true);
+    await expect(admin.revokeToken(as.admin, as.admin.tokenId)).rejects.toMatchObject({ code: "LAST_ADMIN" });
+    await hostile.putBack(key, record);
+    const fresh = new SecretsAdmin({ store, keys, audit });
+    onTestFinished(() => fresh.close());
+    await expect(fresh.authenticate(token)).rejects.toMatchObject(refused);
   });
 });
 

@@ -1,7 +1,7 @@
 import { timingSafeEqual } from "node:crypto";
 import { installation, serviceKey, tokenKey, workspaceKey } from "../records/record-keys.ts";
 import { serviceRecord } from "../records/service-record.ts";
-import { type TokenRecord, tokenRecord } from "../records/token-record.ts";
+import { isEnded, type TokenRecord, tokenRecord } from "../records/token-record.ts";
 import { workspaceRecord } from "../records/workspace-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ReadBatch, ServiceStore } from "../store/service-store.ts";
@@ -89,11 +89,6 @@ function isValid(token: TokenRecord, workspace: string, batch: ReadBatch): boole
   if (workspace !== installation && home?.deleting !== false) return false;
   const listed = asListed(token, home?.admins ?? service.operators);
   return listed !== undefined && !isEnded(listed, now);
-}
-
-/** Returns whether a token was revoked or has expired. */
-export function isEnded({ revoked, expires }: Pick<TokenRecord, "revoked" | "expires">, now: number): boolean {
-  return revoked !== undefined || (expires !== undefined && expires <= now);
 }
 
 function tokenRefused(): SecretsError {

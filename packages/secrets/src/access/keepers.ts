@@ -1,7 +1,7 @@
 import { type Keeper, maxKeptKeepers } from "../records/keeper.ts";
 import { installation, serviceKey, workspaceKey } from "../records/record-keys.ts";
 import { serviceRecord } from "../records/service-record.ts";
-import type { TokenRecord } from "../records/token-record.ts";
+import { isEnded, type TokenRecord } from "../records/token-record.ts";
 import { workspaceRecord } from "../records/workspace-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceStore } from "../store/service-store.ts";
@@ -23,7 +23,7 @@ export function keeperOf({ id, expires }: Pick<TokenRecord, "id" | "expires">): 
  * admin or operator that the list does not name: its creation was not finished, or someone has put back its record.
  */
 export function asListed(token: TokenRecord, keepers: readonly Keeper[]): TokenRecord | undefined {
-  if (!isKeeper(token) || token.revoked !== undefined) return token;
+  if (!isKeeper(token) || isEnded(token, Date.now())) return token;
   const keeper = keepers.find(({ id }) => id === token.id);
   if (keeper?.expires === undefined) return keeper === undefined ? undefined : token;
   return { ...token, expires: Math.min(keeper.expires, token.expires ?? keeper.expires) };

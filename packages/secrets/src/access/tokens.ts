@@ -6,12 +6,12 @@ import { newId } from "../records/ids.ts";
 import { maxKeepers } from "../records/keeper.ts";
 import { isOfRecord } from "../records/record-errors.ts";
 import { listKey, tokenKey, usedKey } from "../records/record-keys.ts";
-import { type TokenRecord, tokenRecord } from "../records/token-record.ts";
+import { isEnded, type TokenRecord, tokenRecord } from "../records/token-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
 import { requireOpenWorkspace } from "../workspaces/open-workspace.ts";
-import { isEnded, requireStillValid } from "./authentication.ts";
+import { requireStillValid } from "./authentication.ts";
 import type { Caller } from "./caller.ts";
 import { asListed, changeKeepers, isKeeper, keeperOf, readKeepers, withKeeper, withoutKeeper } from "./keepers.ts";
 import { LastUses } from "./last-uses.ts";
@@ -147,7 +147,11 @@ export class Tokens {
       undo: (record) =>
         changeKeepers(store, workspace, (keepers) =>
           keepers.some((keeper) => keeper.id === record.id)
-            ? [...keepers.filter((keeper) => keeper.id !== record.id && keeper.id !== id), replaced]
+            ? keepers.flatMap((keeper) => {
+                if (keeper.id === record.id) return [];
+                // The former token stays ended if it was revoked since this rotation let it end.
+                return keeper.id === id && keeper.expires === end ? [replaced] : [keeper];
+              })
             : keepers,
         ),
     });

@@ -39,3 +39,8 @@ export const tokenRecord: RecordKind<TokenRecord> = {
   schema,
   revisionOf: ({ id, revision }) => ({ identity: `token ${id}`, revision }),
 };
+
+/** Returns whether a token was revoked or has expired. */
+export function isEnded({ revoked, expires }: Pick<TokenRecord, "revoked" | "expires">, now: number): boolean {
+  return revoked !== undefined || (expires !== undefined && expires <= now);
+}

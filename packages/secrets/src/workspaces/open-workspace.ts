@@ -22,3 +22,14 @@ export function workspaceNotFound(): SecretsError {
     hint: "List the workspaces with `keyward workspaces list`, and correct the name.",
   });
 }
+
+/** Returns the error for the record of the installation or of a workspace that someone has removed. */
+export function missingRecord(what: string, effect: string): SecretsError {
+  return new SecretsError(
+    "RECORD_MISSING",
+    `The record of the ${what} is missing, although nobody deleted it. ${effect}`,
+    {
+      hint: "Someone who can write to the store removed the record, or the store lost it. Find out who, and restore the store from a backup.",
+    },
+  );
+}

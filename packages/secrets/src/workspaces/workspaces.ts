@@ -14,7 +14,7 @@ import { revisionChanged } from "../servers/server-changes.ts";
 import type { Servers } from "../servers/servers.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
-import { workspaceNotFound } from "./open-workspace.ts";
+import { missingRecord, workspaceNotFound } from "./open-workspace.ts";
 
 const entrySchema = z.strictObject({
   id: idField,
@@ -129,14 +129,26 @@ export class Workspaces {
     return id;
   }
 
-  /** Deletes every workspace, for an initialization that follows one that was not finished. */
-  async removeAll(): Promise<void> {
+  /**
+   * Deletes the workspaces of an initialization that was not finished, for the next one.
+   *
+   * @throws SecretsError `RECORD_MISSING` if a workspace has more than the token of its first admin. Then the service was
+   * initialized, and someone removed or replaced its record. Nothing is deleted.
+   */
+  async removeUnfinished(): Promise<void> {
+    for await (const page of this.list().pages()) {
+      for (const { entry } of page) {
+        if (entry.deleted === undefined && (await this.hasContents(entry.id))) {
+          throw missingRecord("installation", "Nothing was changed.");
+        }
+      }
+    }
     for await (const page of this.list().pages()) {
       for (const { entry, page: number } of page) {
         const workspace = (await this.#context.store.read(workspaceRecord, workspaceKey(entry.id)))?.value;
         if (workspace !== undefined) await this.#remove(entry.id, {});
         // It never had a change, so the audit keeps nothing of it.
-        else await this.#markDeleted(number, entry.id, 1);
+        else if (entry.deleted === undefined) await this.#markDeleted(number, entry.id, 1);
       }
     }
   }
@@ -187,6 +199,16 @@ export class Workspaces {
   /** Removes the entry of a workspace from the list of workspaces. */
   async removeEntry(page: number, id: string): Promise<void> {
     await this.list().changePage(page, (entry) => (entry.id === id ? undefined : entry));
+  }
+
+  /** Returns whether a workspace has more than the token of its first admin. */
+  async hasContents(id: string): Promise<boolean> {
+    return (await this.#tokens.listOf(id).hasMoreThan(1)) || (await this.#servers.listOf(id).hasMoreThan(0));
+  }
+
+  /** Deletes a workspace by its id, whatever its name is. */
+  async discard(id: string): Promise<void> {
+    await this.#remove(id, {});
   }
 
   /** Deletes the lists of a workspace that was deleted a day ago. */
