@@ -164,6 +164,14 @@ describe("the last admin of a workspace", () => {
     }
   });
 
+  it("leaves the expired tokens of other admins in the list", async () => {
+    const { admin, as } = await startService();
+    const expired = await admin.createToken(as.admin, { owner: "guest", role: "admin", expires: Date.now() + 100 });
+    await expect.poll(() => Date.now(), { timeout: 5_000 }).toBeGreaterThan(expired.info.expires ?? 0);
+    await admin.createToken(as.admin, { owner: "second", role: "admin" });
+    expect((await admin.listTokens(as.admin)).items.map(({ owner }) => owner)).toContain("guest");
+  });
+
   it("is not replaced by an admin whose token expires earlier", async () => {
     const { admin, as } = await startService();
     await admin.createToken(as.admin, { owner: "guest", role: "admin", expires: Date.now() + 60_000 });
