@@ -107,6 +107,19 @@ describe("a workspace with 100 admins", () => {
     return service;
   }
 
+  it("can be recovered also while every admin is being rotated", async () => {
+    const { admin, as } = await startFull();
+    const { items } = await admin.listTokens(as.admin, { limit: 100 });
+    const rotated = await Promise.allSettled(
+      items
+        .filter(({ role }) => role === "admin")
+        .map(({ id }) => admin.rotateToken(as.admin, id, { overlapMs: 86_400_000 })),
+    );
+    expect(rotated.filter(({ status }) => status === "rejected")).not.toEqual([]);
+    const recovered = await admin.recoverToken(admin.localOperator(), { owner: "recovered", workspace: "main" });
+    await admin.authenticate(recovered.token);
+  });
+
   it("gets no further admin, but every admin can be rotated, and one can be recovered on the machine", async () => {
     const { admin, as } = await startFull();
     await expect(admin.createToken(as.admin, { owner: "more", role: "admin" })).rejects.toMatchObject({

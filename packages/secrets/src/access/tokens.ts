@@ -3,7 +3,7 @@ import { idField, ownerField, timeField } from "../fields.ts";
 import { PagedList } from "../lists/paged-list.ts";
 import type { IssuedToken, Page, PageRequest, TokenInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
-import { maxKeepers } from "../records/keeper.ts";
+import { maxKeepers, maxRotatedKeepers } from "../records/keeper.ts";
 import { isOfRecord } from "../records/record-errors.ts";
 import { listKey, tokenKey, usedKey } from "../records/record-keys.ts";
 import { isEnded, type TokenRecord, tokenRecord } from "../records/token-record.ts";
@@ -133,15 +133,16 @@ export class Tokens {
     const { owner, role, servers, tools, methods, expires } = former;
     const until = Date.now() + overlapMs;
     const end = expires === undefined || expires > until ? until : expires;
-    const replaced = keeperOf(former);
+    let replaced = keeperOf(former);
     const issued = await this.#issue(workspace, { owner, role, servers, tools, methods, expires }, creator, {
       // One change, so that at each moment one of both tokens counts as an admin.
       count: (record) =>
         changeKeepers(store, workspace, (keepers) => {
           const now = Date.now();
-          const isListed = keepers.some((keeper) => keeper.id === id && (keeper.expires ?? Infinity) > now);
-          if (!isListed) throw endedToken();
-          const both = withKeeper(keepers, keeperOf(record), { now });
+          const listed = keepers.find((keeper) => keeper.id === id && (keeper.expires ?? Infinity) > now);
+          if (listed === undefined) throw endedToken();
+          replaced = listed;
+          const both = withKeeper(keepers, keeperOf(record), { limit: maxRotatedKeepers, now });
           return end === expires ? both : withoutKeeper(both, { workspace, id, end, now });
         }),
       undo: (record) =>

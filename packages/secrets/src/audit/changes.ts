@@ -1,7 +1,7 @@
 import { requireStillValid } from "../access/authentication.ts";
 import type { Caller } from "../access/caller.ts";
 import type { Change } from "../model.ts";
-import { SecretsError } from "../secrets-error.ts";
+import { SecretsError, type SecretsErrorCode } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 
 /** A change with the caller that makes the change. */
@@ -14,6 +14,14 @@ export interface ChangeResult<Result> {
   readonly result: Result;
   readonly revision?: number;
 }
+
+/** The codes of errors after which a change may have been made in part: a record of a later step could not be changed. */
+const mayHaveChanged: readonly SecretsErrorCode[] = [
+  "SERVICE_BUSY",
+  "RECORD_INVALID",
+  "RECORD_MISSING",
+  "RECORD_ROLLED_BACK",
+];
 
 /** Records each change before it is made, and its outcome afterwards. */
 export class Changes {
@@ -43,7 +51,7 @@ export class Changes {
       await begun.end("done", revision).catch((error: unknown) => this.#context.onProblem(error));
       return result;
     } catch (error) {
-      const outcome = error instanceof SecretsError && error.code !== "SERVICE_BUSY" ? "refused" : "failed";
+      const outcome = error instanceof SecretsError && !mayHaveChanged.includes(error.code) ? "refused" : "failed";
       await begun.end(outcome).catch((problem: unknown) => this.#context.onProblem(problem));
       throw error;
     }

@@ -147,8 +147,7 @@ export class Workspaces {
       for (const { entry, page: number } of page) {
         const workspace = (await this.#context.store.read(workspaceRecord, workspaceKey(entry.id)))?.value;
         if (workspace !== undefined) await this.#remove(entry.id, {});
-        // It never had a change, so the audit keeps nothing of it.
-        else if (entry.deleted === undefined) await this.#markDeleted(number, entry.id, 1);
+        else if (entry.deleted === undefined) await this.#markDeleted(number, entry.id, defaultRetentionDays);
       }
     }
   }
