@@ -1,6 +1,6 @@
 import { type AdminClientOptions, ClientTransport } from "./client-transport.ts";
 import { type WhoAmI, whoAmI } from "./schemas/caller-schemas.ts";
-import { type ChangeAction, type ChangePage, changePage } from "./schemas/change-schemas.ts";
+import { type ChangeAction, changePage, type RecordedChange } from "./schemas/change-schemas.ts";
 import { type KeyCensus, keyCensus, type Rotation, rotationState } from "./schemas/key-schemas.ts";
 import {
   type DeletedSecrets,
@@ -35,7 +35,7 @@ import {
 export { AdminApiError, type AdminApiErrorDetails } from "./client-error.ts";
 export type { AdminClientOptions } from "./client-transport.ts";
 export type { WhoAmI } from "./schemas/caller-schemas.ts";
-export type { ChangeAction, ChangePage, RecordedChange } from "./schemas/change-schemas.ts";
+export type { ChangeAction, RecordedChange } from "./schemas/change-schemas.ts";
 export type { KeyCensus, Rotation } from "./schemas/key-schemas.ts";
 export type {
   DeletedSecrets,
@@ -229,11 +229,11 @@ export class AdminClient {
     return this.#transport.send({ method: "POST", path, body: { overlapMs } }, issuedToken);
   }
 
-  /** Returns a page of the changes, newest first, and the ids of those that cannot be read. */
+  /** Returns a page of the changes, newest first. */
   listChanges(
     { owner, server: slug, action, from, until }: ChangeListFilter = {},
     { cursor, limit }: ListPage = {},
-  ): Promise<ChangePage> {
+  ): Promise<ListedPage<RecordedChange>> {
     const query = { owner, server: slug, action, from, until, cursor, limit };
     return this.#transport.send({ method: "GET", path: ["changes"], query }, changePage);
   }

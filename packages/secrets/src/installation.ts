@@ -45,15 +45,8 @@ export async function claimInitialization(store: ServiceStore): Promise<string> 
       const now = Date.now();
       if (current === undefined) {
         const sessionKey = randomBytes(32).toString("base64");
-        const next = {
-          v: 1,
-          revision: 0,
-          created: now,
-          sessionKey,
-          operators: [],
-          initializing: { id, since: now },
-        } as const;
-        return { next: { ...next, operators: [] }, result: true };
+        const initializing = { id, since: now };
+        return { next: { v: 1, revision: 0, created: now, sessionKey, operators: [], initializing }, result: true };
       }
       if (current.initializing === undefined) throw alreadyInitialized();
       if (Math.abs(now - current.initializing.since) < longestInitializationMs) return { result: false };

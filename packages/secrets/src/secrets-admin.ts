@@ -694,17 +694,7 @@ export class SecretsAdmin {
         for (const id of ids) {
           // One token that cannot be revoked must not keep the others valid.
           try {
-            const token = await this.#tokens.find(workspace, id);
-            if (token === undefined || token.revoked !== undefined) continue;
-            const change = { action: "token.revoke", workspace: caller.workspace, caller, subject: id } as const;
-            // The caller's own token may be one of those that this call has revoked already.
-            const isChecked = async () => {};
-            await this.#changes.record(
-              change,
-              async () => ({ result: await this.#tokens.revoke(workspace, id) }),
-              isChecked,
-            );
-            revoked.push(id);
+            if (await this.#revokeIfValid(caller, workspace, id)) revoked.push(id);
           } catch (error) {
             failures.push(error);
           }
@@ -713,6 +703,17 @@ export class SecretsAdmin {
     }
     if (failures.length > 0) throw failures[0];
     return revoked;
+  }
+
+  /** Revokes one token of several, and returns whether it was not revoked before. */
+  async #revokeIfValid(caller: Caller, workspace: string, id: string): Promise<boolean> {
+    const token = await this.#tokens.find(workspace, id);
+    if (token === undefined || token.revoked !== undefined) return false;
+    const change = { action: "token.revoke", workspace: caller.workspace, caller, subject: id } as const;
+    const make = async () => ({ result: await this.#tokens.revoke(workspace, id) });
+    // The caller's own token may be one of those that this call has revoked already.
+    await this.#changes.record(change, make, async () => {});
+    return true;
   }
 
   #stores(): readonly EncryptedStore[] {

@@ -14,6 +14,22 @@ async function start() {
   return { ...service, hostile: new HostileStore(service) };
 }
 
+/** Starts a service whose server `github` has a secret. */
+async function startWithSecret() {
+  const service = await start();
+  const { admin, as } = service;
+  await admin.createServer(as.admin, { slug: "github", url });
+  await admin.setSecret(as.admin, "github", { name: "TOKEN", value });
+  return service;
+}
+
+/** Expects that calls can use the secret, in a process that has read nothing yet. */
+async function expectSecret(service: Service): Promise<void> {
+  const reader = new SecretsReader({ store: service.store, keys: service.keys });
+  onTestFinished(() => reader.close());
+  expect(await valuesOf({ ...service, reader }, "github")).toEqual({ TOKEN: value });
+}
+
 /** Opens the service as a process that has read nothing yet. */
 function freshProcess({ store, keys, audit }: Service): SecretsAdmin {
   const admin = new SecretsAdmin({ store, keys, audit });
@@ -23,10 +39,8 @@ function freshProcess({ store, keys, audit }: Service): SecretsAdmin {
 
 describe("someone who writes to the store and has no key", () => {
   it("cannot make the sweep erase a workspace by removing its record", async () => {
-    const { hostile, ...service } = await start();
-    const { admin, as, problems, store, keys } = service;
-    await admin.createServer(as.admin, { slug: "github", url });
-    await admin.setSecret(as.admin, "github", { name: "TOKEN", value });
+    const { hostile, ...service } = await startWithSecret();
+    const { admin, as, problems } = service;
     const key = `workspace/${as.admin.workspace}`;
     const record = await hostile.read(key);
     const keysOfWorkspace = async () =>
@@ -37,16 +51,12 @@ describe("someone who writes to the store and has no key", () => {
     expect(problems).toContainEqual(expect.objectContaining({ code: "RECORD_MISSING" }));
     await hostile.putBack(key, record);
     expect(await keysOfWorkspace()).toEqual(before);
-    const reader = new SecretsReader({ store, keys });
-    onTestFinished(() => reader.close());
-    expect(await valuesOf({ ...service, reader }, "github")).toEqual({ TOKEN: value });
+    await expectSecret(service);
   });
 
   it("cannot make an initialization erase workspaces by removing or replacing the record of the installation", async () => {
-    const { hostile, ...service } = await start();
-    const { admin, as } = service;
-    await admin.createServer(as.admin, { slug: "github", url });
-    await admin.setSecret(as.admin, "github", { name: "TOKEN", value });
+    const { hostile, ...service } = await startWithSecret();
+    const { as } = service;
     const workspace = `workspace/${as.admin.workspace}`;
     const records = { service: await hostile.read("service"), [workspace]: await hostile.read(workspace) };
     for (const removed of [["service"], ["service", workspace]]) {
@@ -54,18 +64,13 @@ describe("someone who writes to the store and has no key", () => {
       const process = freshProcess(service);
       await expect(process.initialize()).rejects.toMatchObject({ code: "RECORD_MISSING" });
       for (const [key, record] of Object.entries(records)) await hostile.putBack(key, record);
-      const { store, keys } = service;
-      const reader = new SecretsReader({ store, keys });
-      onTestFinished(() => reader.close());
-      expect(await valuesOf({ ...service, reader }, "github")).toEqual({ TOKEN: value });
+      await expectSecret(service);
     }
   });
 
   it("cannot make the sweep erase the values of a server by removing its record", async () => {
-    const { hostile, ...service } = await start();
+    const { hostile, ...service } = await startWithSecret();
     const { admin, as } = service;
-    await admin.createServer(as.admin, { slug: "github", url });
-    await admin.setSecret(as.admin, "github", { name: "TOKEN", value });
     const key = `server/${as.admin.workspace}/github`;
     const record = await hostile.read(key);
     await hostile.remove(key);

@@ -36,32 +36,30 @@ export class HostileStore {
   }
 }
 
-/** Returns a store that calls `before` with the key before each write. */
-export function slowStore(store: WrappableStore, before: (key: string) => Promise<void>): WrappableStore {
-  return new Proxy(store, {
-    get(target, property) {
-      const member: unknown = Reflect.get(target, property, target);
-      if (typeof member !== "function") return member;
-      return (...given: unknown[]) => {
-        if (property === "namespaced") return slowStore(member.apply(target, given), before);
-        const [key] = given;
-        if (property !== "replace" && property !== "replaceMany") return member.apply(target, given);
-        return before(JSON.stringify(key)).then(() => member.apply(target, given));
-      };
-    },
-  });
+/** Returns a store that calls `before` with the changed records before each write. */
+export function slowStore(store: WrappableStore, before: (changes: string) => Promise<void>): WrappableStore {
+  return interrupted(store, ["replace", "replaceMany"], before);
 }
 
-/** Returns a store that calls `before` with the keys before each read of several records. */
+/** Returns a store that calls `before` with the keys before each read. */
 export function haltedRead(store: WrappableStore, before: (keys: string) => Promise<void>): WrappableStore {
+  return interrupted(store, ["get", "getMany"], before);
+}
+
+/** Returns a store that calls `before` with the first argument of each call of some methods, before the call. */
+function interrupted(
+  store: WrappableStore,
+  methods: readonly (string | symbol)[],
+  before: (argument: string) => Promise<void>,
+): WrappableStore {
   return new Proxy(store, {
     get(target, property) {
       const member: unknown = Reflect.get(target, property, target);
       if (typeof member !== "function") return member;
       return (...given: unknown[]) => {
-        if (property === "namespaced") return haltedRead(member.apply(target, given), before);
-        if (property !== "getMany" && property !== "get") return member.apply(target, given);
-        return before(JSON.stringify(given)).then(() => member.apply(target, given));
+        if (property === "namespaced") return interrupted(member.apply(target, given), methods, before);
+        if (!methods.includes(property)) return member.apply(target, given);
+        return before(JSON.stringify(given[0])).then(() => member.apply(target, given));
       };
     },
   });

@@ -3,8 +3,9 @@ import { bodyTooLarge } from "./error-problems.ts";
 import { apiProblem } from "./problem-error.ts";
 
 /**
- * Reads the body of a request, so that its handler waits for nothing. Refuses a body of more than `maxBytes`. The middleware of Hono cannot be used, because it clones the
- * request, which `@hono/node-server` supports only with its own global classes.
+ * Reads the body of a request, so that its handler waits for nothing. Refuses a body of more than `maxBytes`. The
+ * middleware of Hono cannot be used, because it clones the request, which `@hono/node-server` supports only with its own
+ * global classes.
  */
 export async function readBody(req: ApiContext["req"], maxBytes: number): Promise<void> {
   const { raw } = req;

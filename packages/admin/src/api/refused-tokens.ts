@@ -6,7 +6,7 @@ const maxRemembered = 10_000;
 /**
  * Limits how often a token that the store refused is checked again, so that a program with a revoked token costs the store
  * little. Only the token itself counts, and not its client's address: others at this address may have valid tokens, and
- * nobody finds a valid token by trying.
+ * a valid token cannot be found by trying.
  */
 export class RefusedTokens {
   readonly #refusals: Budgets;

@@ -71,7 +71,5 @@ export const changePage = pageOf(change, "ChangePage");
 
 /** A change that the audit recorded. */
 export type RecordedChange = z.infer<typeof change>;
-/** A page of changes, newest first. */
-export type ChangePage = z.infer<typeof changePage>;
 /** The kinds of changes that the audit records. */
 export type ChangeAction = z.infer<typeof changeAction>;

@@ -29,7 +29,7 @@ export async function removeRefusedTokens(first: FirstTokens | undefined): Promi
  */
 export async function firstTokens(
   { output }: Pick<Context, "output">,
-  { operator, admin, workspace }: Pick<Initialization, "operator" | "admin" | "workspace">,
+  { operator, admin, workspace }: Initialization,
   { printsTokens, beside }: { readonly printsTokens: boolean; readonly beside: string },
 ): Promise<FirstTokens> {
   const lines = [

@@ -37,7 +37,7 @@ export function sqlitePath(config: Config, name: (typeof gatewayStoreNames)[numb
 }
 
 /** Returns whether a process with a keyring has used a store. The first read of a process writes no record. */
-export async function isUsed(store: WrappableStore): Promise<boolean> {
+async function isUsed(store: WrappableStore): Promise<boolean> {
   if (!hasReservedSpace(store)) return false;
   const { entries } = await store.reserved().scan({ limit: 1 });
   return entries.length > 0;

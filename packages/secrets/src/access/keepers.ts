@@ -1,4 +1,4 @@
-import { type Keeper, maxKeptKeepers } from "../records/keeper.ts";
+import type { Keeper } from "../records/keeper.ts";
 import { installation, serviceKey, workspaceKey } from "../records/record-keys.ts";
 import { serviceRecord } from "../records/service-record.ts";
 import { isEnded, type TokenRecord } from "../records/token-record.ts";
@@ -72,7 +72,7 @@ export async function changeKeepers(
 export function withKeeper(
   keepers: readonly Keeper[],
   keeper: Keeper,
-  { limit = maxKeptKeepers, now }: { readonly limit?: number; readonly now: number },
+  { limit, now }: { readonly limit: number; readonly now: number },
 ): readonly Keeper[] {
   const lasting = keepers.filter(({ id, expires }) => id !== keeper.id && (expires === undefined || expires > now));
   if (lasting.length >= limit) {

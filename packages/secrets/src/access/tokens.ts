@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { idField, ownerField, timeField } from "../fields.ts";
-import { PagedList } from "../lists/paged-list.ts";
+import { PagedList, pageSchemaOf } from "../lists/paged-list.ts";
 import type { IssuedToken, Page, PageRequest, TokenInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
 import { maxKeepers, maxRotatedKeepers } from "../records/keeper.ts";
@@ -18,6 +18,8 @@ import { LastUses } from "./last-uses.ts";
 import { hashOfToken, newTokenText } from "./token-text.ts";
 
 const entrySchema = z.strictObject({ id: idField, owner: ownerField, at: timeField });
+
+const pageSchema = pageSchemaOf(entrySchema);
 
 /** An entry in the list of a workspace's tokens. */
 export type TokenEntry = z.infer<typeof entrySchema>;
@@ -48,7 +50,7 @@ export class Tokens {
 
   /** Returns the list of the tokens of a workspace. */
   listOf(workspace: string): PagedList<TokenEntry> {
-    return new PagedList(this.#context.store, listKey({ workspace, of: "tokens" }), entrySchema);
+    return new PagedList(this.#context.store, listKey({ workspace, of: "tokens" }), pageSchema);
   }
 
   /**
@@ -73,8 +75,8 @@ export class Tokens {
   }
 
   /**
-   * Creates a token that is not valid yet: the first operator or the first admin of a workspace. Whoever writes the record
-   * that lists the token makes it valid.
+   * Creates a token that is not valid yet: the first operator or the first admin of a workspace. The token becomes
+   * valid when the record that lists it is written.
    */
   async createFirst(workspace: string, given: CheckedToken, createdBy: string): Promise<IssuedToken> {
     const { token, record } = await this.#listed(workspace, given, createdBy);
@@ -244,7 +246,7 @@ export class Tokens {
       await requireStillValid(store, creator);
       await this.listOf(workspace).requireEntry(record);
       if (isKeeper(record)) {
-        // Counted last: an admin that a killed process has left in the list could hide that nobody can manage the workspace.
+        // Counted last: an admin that a killed process has left in the list could hide that no token can manage the workspace.
         await count(record);
         const isRevoked = (await this.find(workspace, record.id))?.revoked !== undefined;
         if (isRevoked) throw endedToken();

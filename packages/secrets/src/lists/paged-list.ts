@@ -24,11 +24,25 @@ interface Numbered<Entry> {
   readonly entry: Entry;
 }
 
-interface ListPage<Entry> {
+/** A page of a list, as its record has it. */
+export interface ListPage<Entry> {
   readonly v: 1;
   /** The number of the next entry. A page is full when `next` is the size of a page, even if entries were removed. */
   readonly next: number;
   readonly entries: readonly Numbered<Entry>[];
+}
+
+/** Returns the schema of the pages of a list with such entries. Call it once for each kind of list. */
+export function pageSchemaOf<Entry>(entry: z.ZodType<Entry>): z.ZodType<ListPage<Entry>> {
+  const n = z
+    .int()
+    .min(0)
+    .max(pageSize - 1);
+  return z.strictObject({
+    v: z.literal(1),
+    next: z.int().min(0).max(pageSize),
+    entries: z.array(z.strictObject({ n, entry })).max(pageSize),
+  });
 }
 
 /** What the entry of a list names. */
@@ -56,25 +70,14 @@ export class PagedList<Entry extends { readonly id: string; readonly deleted?: u
   readonly #prefix: string;
   readonly #pageSchema: z.ZodType<ListPage<Entry>>;
 
-  /** @param prefix what the keys of the pages begin with, from `listKey`. */
-  constructor(store: ServiceStore, prefix: string, entry: z.ZodType<Entry>) {
+  /**
+   * @param prefix what the keys of the pages begin with, from `listKey`.
+   * @param pageSchema from {@link pageSchemaOf}.
+   */
+  constructor(store: ServiceStore, prefix: string, pageSchema: z.ZodType<ListPage<Entry>>) {
     this.#store = store;
     this.#prefix = prefix;
-    this.#pageSchema = z.strictObject({
-      v: z.literal(1),
-      next: z.int().min(0).max(pageSize),
-      entries: z
-        .array(
-          z.strictObject({
-            n: z
-              .int()
-              .min(0)
-              .max(pageSize - 1),
-            entry,
-          }),
-        )
-        .max(pageSize),
-    });
+    this.#pageSchema = pageSchema;
   }
 
   /**

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { idField, slugField, timeField } from "../fields.ts";
-import { PagedList } from "../lists/paged-list.ts";
+import { PagedList, pageSchemaOf } from "../lists/paged-list.ts";
 import type { ChangeCondition, Page, PageRequest, ServerInfo, ServerKind } from "../model.ts";
 import { newId } from "../records/ids.ts";
 import { listKey, serverKey, usedKey, valueKey } from "../records/record-keys.ts";
@@ -18,6 +18,8 @@ const entrySchema = z.strictObject({
   /** Set when the server was deleted: the time, and the highest number of a value that may be stored. */
   deleted: z.strictObject({ at: timeField, values: z.int().min(0) }).optional(),
 });
+
+const pageSchema = pageSchemaOf(entrySchema);
 
 /** An entry in the list of a workspace's servers. It names the server with this slug only if the id is the same. */
 export type ServerEntry = z.infer<typeof entrySchema>;
@@ -54,7 +56,7 @@ export class Servers {
 
   /** Returns the list of the servers of a workspace. */
   listOf(workspace: string): PagedList<ServerEntry> {
-    return new PagedList(this.#context.store, listKey({ workspace, of: "servers" }), entrySchema);
+    return new PagedList(this.#context.store, listKey({ workspace, of: "servers" }), pageSchema);
   }
 
   /**

@@ -27,7 +27,7 @@ export function workspaceNotFound(): SecretsError {
 export function missingRecord(what: string, effect: string): SecretsError {
   return new SecretsError(
     "RECORD_MISSING",
-    `The record of the ${what} is missing, although nobody deleted it. ${effect}`,
+    `The record of the ${what} is missing, although it was not deleted. ${effect}`,
     {
       hint: "Someone who can write to the store removed the record, or the store lost it. Find out who, and restore the store from a backup.",
     },

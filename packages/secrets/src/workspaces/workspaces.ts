@@ -4,7 +4,7 @@ import type { Caller } from "../access/caller.ts";
 import { keeperOf } from "../access/keepers.ts";
 import type { CheckedToken, Tokens } from "../access/tokens.ts";
 import { idField, slugField, timeField } from "../fields.ts";
-import { PagedList } from "../lists/paged-list.ts";
+import { PagedList, pageSchemaOf } from "../lists/paged-list.ts";
 import type { ChangeCondition, IssuedToken, Page, PageRequest, WorkspaceInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
 import { listKey, workspaceKey } from "../records/record-keys.ts";
@@ -23,6 +23,8 @@ const entrySchema = z.strictObject({
   /** Set when the workspace was deleted: the time, and for how long its audit is kept. */
   deleted: z.strictObject({ at: timeField, retentionDays: z.int().min(1) }).optional(),
 });
+
+const pageSchema = pageSchemaOf(entrySchema);
 
 /** An entry in the list of workspaces. */
 export type WorkspaceEntry = z.infer<typeof entrySchema>;
@@ -44,7 +46,7 @@ export class Workspaces {
 
   /** Returns the list of all workspaces. */
   list(): PagedList<WorkspaceEntry> {
-    return new PagedList(this.#context.store, listKey("workspaces"), entrySchema);
+    return new PagedList(this.#context.store, listKey("workspaces"), pageSchema);
   }
 
   /**

@@ -1,4 +1,4 @@
-import type { ChangeListFilter, ListPage } from "@keyward/admin/client";
+import type { ChangeListFilter } from "@keyward/admin/client";
 import type { Context } from "../../context.ts";
 import { changeResult } from "../../results/service-results.ts";
 import { adminAccess } from "../../service/admin-access.ts";
@@ -12,8 +12,7 @@ export async function listChanges(
 ): Promise<void> {
   const { client } = await adminAccess(context);
   const options = limit === undefined ? {} : { limit };
-  const readPage = (request: ListPage) => client.listChanges(filter, request);
-  const { items, complete } = await listAll(context, readPage, options);
+  const { items, complete } = await listAll(context, (page) => client.listChanges(filter, page), options);
   const rows = items.map(({ at, caller, action, server, subject, outcome, revision, detail }) => [
     at,
     caller.owner,
