@@ -132,6 +132,25 @@ describe("a workspace with 100 admins", () => {
   });
 });
 
+describe("a server that another admin deletes before its creator has an answer", () => {
+  it("was created", async () => {
+    const { admin, as, store, keys, audit } = await startService();
+    let isDeleted = false;
+    // The creator reads the list again after it has stored the record.
+    const slow = haltedRead(store, async (keysRead) => {
+      if (isDeleted || !keysRead.includes("servers/0")) return;
+      isDeleted = (await admin.listServers(as.admin)).items.length > 0;
+      if (isDeleted) await admin.deleteServer(as.admin, "brief");
+    });
+    const creator = new SecretsAdmin({ store: slow, keys, audit });
+    onTestFinished(() => creator.close());
+    const created = await creator.createServer(as.admin, { slug: "brief", url: "https://example.com" });
+    expect([created.slug, isDeleted]).toEqual(["brief", true]);
+    expect((await admin.listServers(as.admin)).items).toEqual([]);
+    await admin.createServer(as.admin, { slug: "brief", url: "https://example.com" });
+  });
+});
+
 describe("a creation that is halted for longer than a day", () => {
   it("fails, or is in the list", async () => {
     const dayLater = () => ({ now: Date.now() + 25 * 3_600_000 });

@@ -65,7 +65,7 @@ export interface ListedEntry<Entry> {
  * before what it names is created, and stays until after what it names was deleted. So the list may name what does not
  * exist, and never lacks what exists.
  */
-export class PagedList<Entry extends { readonly id: string; readonly deleted?: unknown }> {
+export class PagedList<Entry extends { readonly id: string }> {
   readonly #store: ServiceStore;
   readonly #prefix: string;
   readonly #pageSchema: z.ZodType<ListPage<Entry>>;
@@ -125,15 +125,14 @@ export class PagedList<Entry extends { readonly id: string; readonly deleted?: u
   }
 
   /**
-   * Checks that a page still has an entry, which is not marked as deleted. A sweep removes the entry of a creation that
-   * takes longer than a day.
+   * Checks that a page still has an entry. A sweep removes the entry of a creation that takes longer than a day. An entry
+   * that is marked as deleted counts, because another caller may have deleted the new item already.
    *
    * @throws SecretsError `SERVICE_BUSY` if the page has no such entry.
    */
   async requireEntry({ page, id }: { readonly page: number; readonly id: string }): Promise<void> {
     const record = await this.#store.read(this.#kindOf(page), this.#keyOf(page));
-    const isListed = record?.value.entries.some(({ entry }) => entry.id === id && entry.deleted === undefined);
-    if (isListed !== true) throw entryRemoved();
+    if (record?.value.entries.some(({ entry }) => entry.id === id) !== true) throw entryRemoved();
   }
 
   /** Puts an entry that was removed back into its page. */
