@@ -12,6 +12,7 @@ import type { Decision, ServiceStore } from "./store/service-store.ts";
 // its last step.
 const longestInitializationMs = 5_000;
 const askedEveryMs = 200;
+const toleratedClockMs = 5 * 60_000;
 
 /** Whether a store has no service, one whose initialization was not finished, or one that can be used. */
 export type ServiceState = "new" | "initializing" | "initialized";
@@ -32,30 +33,65 @@ export async function requireUninitialized(store: ServiceStore): Promise<void> {
   if ((await serviceState(store)) === "initialized") throw alreadyInitialized();
 }
 
+/** The right of one process to initialize the service, until another process takes over. */
+export interface InitializationClaim {
+  readonly id: string;
+  /** Larger than the numbers of all former claims. */
+  readonly number: number;
+}
+
 /**
  * Begins the initialization for one process at a time. Waits for a process that has begun before, until that process has
- * had its time. Returns what {@link finishInitialization} needs.
+ * had its time. The wait is measured by this process alone, because the clocks of two machines may differ.
  *
  * @throws SecretsError `ALREADY_INITIALIZED`.
  */
-export async function claimInitialization(store: ServiceStore): Promise<string> {
+export async function claimInitialization(store: ServiceStore): Promise<InitializationClaim> {
   const id = newId();
+  let seen: number | undefined;
+  let seenAt = performance.now();
   for (;;) {
-    const isClaimed = await store.change(serviceRecord, serviceKey, (current): Decision<ServiceRecord, boolean> => {
-      const now = Date.now();
-      if (current === undefined) {
-        const sessionKey = randomBytes(32).toString("base64");
-        const initializing = { id, since: now };
-        return { next: { v: 1, revision: 0, created: now, sessionKey, operators: [], initializing }, result: true };
-      }
-      if (current.initializing === undefined) throw alreadyInitialized();
-      if (Math.abs(now - current.initializing.since) < longestInitializationMs) return { result: false };
-      const revision = current.revision + 1;
-      return { next: { ...current, revision, initializing: { id, since: now } }, result: true };
-    });
-    if (isClaimed) return id;
+    const isOverdue = performance.now() - seenAt >= longestInitializationMs;
+    const { isClaimed, number } = await store.change(
+      serviceRecord,
+      serviceKey,
+      (current): Decision<ServiceRecord, Claimed> => {
+        const initializing = { id, hasGivenUp: false };
+        if (current === undefined) {
+          const sessionKey = randomBytes(32).toString("base64");
+          const next = { v: 1, revision: 0, created: Date.now(), sessionKey, operators: [], initializing } as const;
+          return { next: { ...next, operators: [] }, result: { isClaimed: true, number: 0 } };
+        }
+        const { initializing: other, revision } = current;
+        if (other === undefined) throw alreadyInitialized();
+        const mayTakeOver = other.hasGivenUp || (isOverdue && revision === seen);
+        if (!mayTakeOver) return { result: { isClaimed: false, number: revision } };
+        return {
+          next: { ...current, revision: revision + 1, initializing },
+          result: { isClaimed: true, number: revision + 1 },
+        };
+      },
+    );
+    if (isClaimed) return { id, number };
+    if (number !== seen) [seen, seenAt] = [number, performance.now()];
     await sleep(askedEveryMs);
   }
+}
+
+/** Whether this process has the claim, and the number of the claim that the record has. */
+interface Claimed {
+  readonly isClaimed: boolean;
+  readonly number: number;
+}
+
+/**
+ * Checks that no other process has taken over the initialization.
+ *
+ * @throws SecretsError `ALREADY_INITIALIZED`.
+ */
+export async function requireClaim(store: ServiceStore, claim: InitializationClaim): Promise<void> {
+  const record = (await store.read(serviceRecord, serviceKey))?.value;
+  if (record?.initializing?.id !== claim.id) throw takenOver();
 }
 
 /**
@@ -64,34 +100,76 @@ export async function claimInitialization(store: ServiceStore): Promise<string> 
  * @param operator the first operator.
  * @throws SecretsError `ALREADY_INITIALIZED` if another process has taken over the initialization.
  */
-export async function finishInitialization(store: ServiceStore, claim: string, operator: Keeper): Promise<void> {
+export async function finishInitialization(
+  store: ServiceStore,
+  claim: InitializationClaim,
+  operator: Keeper,
+): Promise<void> {
   await store.change(serviceRecord, serviceKey, (current): Decision<ServiceRecord, undefined> => {
-    if (current?.initializing?.id !== claim) throw alreadyInitialized();
+    if (current?.initializing?.id !== claim.id) throw takenOver();
     const { initializing: _, ...rest } = current;
     return { next: { ...rest, operators: [operator], revision: current.revision + 1 }, result: undefined };
   });
 }
 
-/** Gives up the initialization after a failure, so that the next process need not wait. */
-export async function giveUpInitialization(store: ServiceStore, claim: string): Promise<void> {
+/**
+ * Gives up the initialization after a failure, so that the next process need not wait.
+ *
+ * @throws SecretsError `ALREADY_INITIALIZED` if another process has taken over the initialization.
+ */
+export async function giveUpInitialization(store: ServiceStore, claim: InitializationClaim): Promise<void> {
   await store.change(serviceRecord, serviceKey, (current): Decision<ServiceRecord, undefined> => {
-    if (current?.initializing?.id !== claim) return { result: undefined };
-    const revision = current.revision + 1;
-    return { next: { ...current, revision, initializing: { id: claim, since: 0 } }, result: undefined };
+    if (current?.initializing?.id !== claim.id) throw takenOver();
+    const initializing = { id: claim.id, hasGivenUp: true };
+    return { next: { ...current, revision: current.revision + 1, initializing }, result: undefined };
   });
 }
 
-/** Refuses every token that was created before a time. A later call with an earlier time changes nothing. */
+/**
+ * Refuses every token that was created before a time. A later call with an earlier time changes nothing, unless the former
+ * time has not come yet: then a clock that was ahead has set it.
+ */
 export async function refuseTokensBefore(store: ServiceStore, time: number): Promise<void> {
   await store.change(serviceRecord, serviceKey, (current): Decision<ServiceRecord, undefined> => {
     if (current === undefined) throw notInitialized();
-    if ((current.refusedBefore ?? 0) >= time) return { result: undefined };
+    const former = current.refusedBefore ?? 0;
+    if (former >= time && former <= latestNow()) return { result: undefined };
     return { next: { ...current, refusedBefore: time, revision: current.revision + 1 }, result: undefined };
   });
+}
+
+/**
+ * Checks that the service does not refuse a token that is created at a time.
+ *
+ * @throws SecretsError `CLOCK_JUMPED` if the service refuses every token that was created before a later time.
+ */
+export async function requireTokensAccepted(store: ServiceStore, created: number): Promise<void> {
+  const before = (await store.read(serviceRecord, serviceKey))?.value.refusedBefore ?? 0;
+  if (before <= created) return;
+  throw new SecretsError(
+    "CLOCK_JUMPED",
+    `Every token that was created before ${new Date(before).toISOString()} is refused, and this time has not come yet`,
+    {
+      hint:
+        "Compare the clock of this machine with another clock, and correct it if it is behind. If it is right, another " +
+        "clock was ahead when tokens were revoked: run `keyward gateway start --revoke-tokens-before <time>` with the present time.",
+    },
+  );
+}
+
+/** Returns the time that the clock of another machine may have now, if the clocks agree well enough. */
+export function latestNow(): number {
+  return Date.now() + toleratedClockMs;
 }
 
 function alreadyInitialized(): SecretsError {
   return new SecretsError("ALREADY_INITIALIZED", "The store has a secrets service already", {
     hint: "Start it with `keyward gateway start`. If no operator has a token, run `keyward tokens recover` on the machine that has the keyring.",
+  });
+}
+
+function takenOver(): SecretsError {
+  return new SecretsError("ALREADY_INITIALIZED", "Another process has taken over the initialization of the service", {
+    hint: "Use the tokens that the other process has made. Tokens that this process may have printed are refused. If no process has made tokens, run the command again.",
   });
 }

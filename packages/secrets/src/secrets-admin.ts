@@ -25,7 +25,11 @@ import {
   claimInitialization,
   finishInitialization,
   giveUpInitialization,
+  type InitializationClaim,
+  latestNow,
   refuseTokensBefore,
+  requireClaim,
+  requireTokensAccepted,
   requireUninitialized,
   type ServiceState,
   serviceState,
@@ -178,31 +182,31 @@ export class SecretsAdmin {
         const claim = await claimInitialization(store);
         let first: Initialization | undefined;
         try {
-          first = await this.#createFirst(name, caller);
+          first = await this.#createFirst(name, caller, claim);
+          await requireClaim(store, claim);
           await deliver(first);
           await finishInitialization(store, claim, keeperOf(first.operator.info));
           return { result: first };
         } catch (error) {
-          const isTakenOver = error instanceof SecretsError && error.code === "ALREADY_INITIALIZED";
-          if (isTakenOver && first !== undefined) await this.#workspaces.discard(first.workspace.id);
-          await giveUpInitialization(store, claim).catch((problem: unknown) => this.#context.onProblem(problem));
-          throw error;
+          throw await this.#endInitialization(claim, first?.workspace.id, error);
         }
       },
     );
   }
 
   /**
-   * Resolves if the service can be used: the store and the audit answer, the keys belong to the store, and the service
-   * was initialized.
+   * Resolves if the service can be used: the store and the audit answer, the keys belong to the store, the service was
+   * initialized, and the tokens that are created now are not refused.
    *
-   * @throws SecretsError `NOT_INITIALIZED`, `AUDIT_UNAVAILABLE`; the errors of `EncryptedStore.ready`.
+   * @throws SecretsError `NOT_INITIALIZED`, `AUDIT_UNAVAILABLE`; `CLOCK_JUMPED` if {@link SecretsAdmin.revokeTokensBefore}
+   * was called with a time that has not come yet by the clock of this machine; the errors of `EncryptedStore.ready`.
    */
   async ready(): Promise<void> {
     const { store, audit } = this.#context;
     await store.encrypted.ready();
     await audit.ready();
     if ((await serviceState(store)) !== "initialized") throw notInitialized();
+    await requireTokensAccepted(store, latestNow());
   }
 
   /** Returns whether the store has a service, or one whose initialization was not finished. */
@@ -670,15 +674,39 @@ export class SecretsAdmin {
     await this.#context.store.disconnect();
   }
 
-  async #createFirst(workspace: string, caller: Caller): Promise<Initialization> {
-    // An initialization that was not finished has left its own.
-    await this.#workspaces.removeUnfinished();
-    await this.#tokens.removeAll(installation);
+  async #createFirst(workspace: string, caller: Caller, claim: InitializationClaim): Promise<Initialization> {
+    // An initialization that was not finished has left its workspace. Its operator's token is refused, and expires.
+    await this.#workspaces.removeUnfinished(claim.number);
     const expires = Date.now() + firstOperatorMs;
     const first = { owner: "first operator", role: "operator", expires } as const;
     const operator = await this.#tokens.createFirst(installation, first, caller.owner);
-    const created = await this.#workspaces.create(workspace, { owner: "first admin", role: "admin" }, caller);
+    const admin = { owner: "first admin", role: "admin" } as const;
+    const created = await this.#workspaces.create(workspace, admin, caller, claim.number);
     return { operator, ...created };
+  }
+
+  /**
+   * Ends an initialization that failed, and returns the error to throw. If another process has taken over, the workspace of
+   * this process is deleted, and the error says so: the failure may only follow from what the other process did.
+   */
+  async #endInitialization(
+    claim: InitializationClaim,
+    workspace: string | undefined,
+    error: unknown,
+  ): Promise<unknown> {
+    const { store, onProblem } = this.#context;
+    try {
+      await giveUpInitialization(store, claim);
+      return error;
+    } catch (problem) {
+      if (!(problem instanceof SecretsError && problem.code === "ALREADY_INITIALIZED")) {
+        onProblem(problem);
+        return error;
+      }
+      // The other process may have deleted this workspace.
+      if (workspace !== undefined) await this.#workspaces.discard(workspace).catch(onProblem);
+      return problem;
+    }
   }
 
   async #revokeAll(caller: Caller, workspace: string, owner: string): Promise<readonly string[]> {

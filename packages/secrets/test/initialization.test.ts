@@ -1,8 +1,8 @@
 import { Keyring } from "@keyward/core";
 import { type Initialization, SecretsAdmin } from "@keyward/secrets";
 import { MemoryStore } from "@keyward/store-memory";
-import { describe, expect, it, onTestFinished } from "vitest";
-import { slowStore } from "./hostile-store.ts";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { haltedRead, slowStore } from "./hostile-store.ts";
 import { AuditInMemory } from "./service.ts";
 
 const refused = { code: "TOKEN_REFUSED" };
@@ -58,31 +58,84 @@ describe("an initialization", () => {
     }
   });
 
-  it("that was taken over by another process leaves no workspace and no valid token", async () => {
+  it("that is halted at any moment, and is overtaken, changes nothing of what the other process has made", async () => {
+    const moments = [slowStore, haltedRead].flatMap((halting) =>
+      Array.from({ length: 40 }, (_, count) => ({ halting, count })),
+    );
+    const halts = moments.map(async ({ halting, count }) => {
+      const { store, open } = start();
+      const next = open();
+      let left = count;
+      let resume = () => {};
+      const pause = () => new Promise<void>((resolve) => (resume = resolve));
+      const slow = open(halting(store, () => (left-- === 0 ? pause() : Promise.resolve())));
+      const lost: Initialization[] = [];
+      let isOver = false;
+      const ended = slow
+        .initialize({ deliver: async (first) => void lost.push(first) })
+        .catch((error: unknown) => error)
+        .finally(() => {
+          isOver = true;
+        });
+      await expect.poll(() => left < 0 || isOver, { timeout: 10_000 }).toBe(true);
+      // It has fewer calls of this kind.
+      if (isOver) return false;
+      const first = await next.initialize();
+      resume();
+      expect(await ended).toMatchObject({ code: "ALREADY_INITIALIZED" });
+      for (const { operator, admin } of lost) {
+        for (const { token } of [operator, admin])
+          await expect(next.authenticate(token)).rejects.toMatchObject(refused);
+      }
+      await expectUsable(next, first);
+      return true;
+    });
+    const results = await Promise.all(halts);
+    expect(results.filter((wasHalted) => wasHalted).length).toBeGreaterThan(20);
+    expect(results[39]).toBe(false);
+    expect(results[79]).toBe(false);
+  });
+
+  it("delivers no tokens after another process has taken over", async () => {
     const { store, open } = start();
-    let halted: (() => void) | undefined;
-    let lost: Initialization | undefined;
     const next = open();
+    let resume: (() => void) | undefined;
+    let reads = 0;
     const slow = open(
-      slowStore(store, async (keys) => {
-        if (!keys.includes("list/workspaces/0") || halted !== undefined) return;
-        await new Promise<void>((resolve) => (halted = resolve));
+      haltedRead(store, async () => {
+        // The first reads are those of the claim.
+        if (++reads === 6) await new Promise<void>((resolve) => (resume = resolve));
       }),
     );
-    const deliver = async (first: Initialization) => {
-      lost = first;
-    };
-    const refusal = expect(slow.initialize({ workspace: "slow", deliver })).rejects.toMatchObject({
-      code: "ALREADY_INITIALIZED",
-    });
-    await expect.poll(() => halted, { timeout: 10_000 }).toBeDefined();
+    let isDelivered = false;
+    const refusal = expect(
+      slow.initialize({
+        deliver: async () => {
+          isDelivered = true;
+        },
+      }),
+    ).rejects.toMatchObject({ message: "Another process has taken over the initialization of the service" });
+    await expect.poll(() => resume, { timeout: 10_000 }).toBeDefined();
     const first = await next.initialize();
-    halted?.();
+    resume?.();
     await refusal;
-    for (const issued of [lost?.operator, lost?.admin]) {
-      if (issued !== undefined) await expect(next.authenticate(issued.token)).rejects.toMatchObject(refused);
-    }
+    expect(isDelivered).toBe(false);
     await expectUsable(next, first);
+  });
+
+  it("does not depend on whether the clocks of two machines agree", async () => {
+    const { open } = start();
+    const [one, other] = [open(), open()];
+    vi.useFakeTimers({ toFake: ["Date"] });
+    onTestFinished(() => void vi.useRealTimers());
+    let deliveries = 0;
+    const deliver = async () => {
+      deliveries++;
+      vi.setSystemTime(Date.now() + 3_600_000);
+    };
+    const ends = await Promise.allSettled([one.initialize({ deliver }), other.initialize({ deliver })]);
+    expect(ends.map(({ status }) => status).sort()).toEqual(["fulfilled", "rejected"]);
+    expect(deliveries).toBe(1);
   });
 
   it("that ended before any of its writes is begun again", async () => {

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { SecretsError } from "@keyward/secrets";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { keysIn, startService } from "./service.ts";
 
 const refused = { code: "TOKEN_REFUSED" };
@@ -225,6 +225,42 @@ describe("an operator", () => {
     expect(await admin.revokeTokensBefore(admin.localOperator(), time)).toBe(4);
     for (const token of Object.values(tokens)) await expect(admin.authenticate(token)).rejects.toMatchObject(refused);
     await admin.authenticate(fresh.token);
+  });
+
+  it("is told that a clock was ahead when tokens were revoked, and can correct the time", async () => {
+    const { admin, as } = await startService();
+    vi.useFakeTimers({ toFake: ["Date"] });
+    onTestFinished(() => void vi.useRealTimers());
+    const ahead = Date.now() + 3_600_000;
+    vi.setSystemTime(ahead);
+    const before = await admin.recoverToken(admin.localOperator(), { owner: "before" });
+    await admin.revokeTokensBefore(admin.localOperator(), ahead);
+    vi.setSystemTime(ahead - 3_600_000);
+    const jumped = { code: "CLOCK_JUMPED" };
+    // No command prints a token that the service refuses.
+    await expect(admin.recoverToken(admin.localOperator(), { owner: "x" })).rejects.toMatchObject(jumped);
+    await expect(admin.ready()).rejects.toMatchObject(jumped);
+    await expect(admin.listTokens(as.admin)).resolves.toBeDefined();
+    await admin.revokeTokensBefore(admin.localOperator(), Date.now());
+    await admin.ready();
+    const fresh = await admin.recoverToken(admin.localOperator(), { owner: "fresh" });
+    await admin.authenticate(fresh.token);
+    await expect(admin.authenticate(before.token)).rejects.toMatchObject(refused);
+  });
+
+  it("cannot bring tokens back with an earlier time", async () => {
+    const { admin, tokens } = await startService();
+    vi.useFakeTimers({ toFake: ["Date"] });
+    onTestFinished(() => void vi.useRealTimers());
+    // The clock of another machine may be ahead by some seconds.
+    vi.setSystemTime(Date.now() + 5_000);
+    await admin.revokeTokensBefore(admin.localOperator(), Date.now());
+    vi.setSystemTime(Date.now() - 4_000);
+    await admin.revokeTokensBefore(admin.localOperator(), 0);
+    for (const token of Object.values(tokens)) await expect(admin.authenticate(token)).rejects.toMatchObject(refused);
+    await expect(admin.recoverToken(admin.localOperator(), { owner: "x" })).rejects.toMatchObject({
+      code: "CLOCK_JUMPED",
+    });
   });
 });
 

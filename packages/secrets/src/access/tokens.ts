@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { idField, ownerField, timeField } from "../fields.ts";
+import { requireTokensAccepted } from "../installation.ts";
 import { PagedList, pageSchemaOf } from "../lists/paged-list.ts";
 import type { IssuedToken, Page, PageRequest, TokenInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
@@ -297,7 +298,11 @@ export class Tokens {
     return found;
   }
 
-  /** Makes a new token, and its record after the list names the token. */
+  /**
+   * Makes a new token, and its record after the list names the token.
+   *
+   * @throws SecretsError `CLOCK_JUMPED` if the service would refuse the token.
+   */
   async #listed(
     workspace: string,
     given: CheckedToken,
@@ -306,6 +311,7 @@ export class Tokens {
     const id = newId();
     const token = newTokenText({ workspace, id });
     const created = Date.now();
+    await requireTokensAccepted(this.#context.store, created);
     const page = await this.listOf(workspace).append({ id, owner: given.owner, at: created });
     const hash = hashOfToken(token).toString("base64url");
     return { token, record: { v: 1, id, page, revision: 0, hash, ...given, created, createdBy } };

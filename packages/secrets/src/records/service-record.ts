@@ -9,8 +9,8 @@ const schema = z.strictObject({
   created: timeField,
   /** The key of the MAC of session ids, 32 bytes in base64. */
   sessionKey: z.base64().length(44),
-  /** Set until the first tokens were delivered: the process that initializes the service, and since when. */
-  initializing: z.strictObject({ id: idField, since: timeField }).optional(),
+  /** Set until the first tokens were delivered: which process initializes the service, and whether it has given up. */
+  initializing: z.strictObject({ id: idField, hasGivenUp: z.boolean() }).optional(),
   /** Every token that was created before this time is refused. */
   refusedBefore: timeField.optional(),
   /** The last sweep that removed what is old, for `sweep-clock.ts`. */

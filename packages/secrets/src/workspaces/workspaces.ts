@@ -20,6 +20,8 @@ const entrySchema = z.strictObject({
   id: idField,
   name: slugField,
   at: timeField,
+  /** The number of the claim of the initialization that created the workspace. */
+  claim: z.int().min(0).optional(),
   /** Set when the workspace was deleted: the time, and for how long its audit is kept. */
   deleted: z.strictObject({ at: timeField, retentionDays: z.int().min(1) }).optional(),
 });
@@ -52,6 +54,8 @@ export class Workspaces {
   /**
    * Creates a workspace with its first admin.
    *
+   * @param claim the number of the claim of the initialization that creates the workspace. Default: the service was
+   * initialized before.
    * @throws SecretsError `WORKSPACE_EXISTS`; `SERVICE_BUSY` if another process has begun to create the workspace within
    * the last minute.
    */
@@ -59,13 +63,14 @@ export class Workspaces {
     name: string,
     admin: CheckedToken,
     creator: Caller,
+    claim?: number,
   ): Promise<{ readonly workspace: WorkspaceInfo; readonly admin: IssuedToken }> {
     const { store } = this.#context;
     if (await this.#exists(name)) throw workspaceExists(name);
     const id = newId();
     const now = Date.now();
     // Two processes that create the same name at once append to the same page.
-    const entry = { id, name, at: now };
+    const entry = claim === undefined ? { id, name, at: now } : { id, name, at: now, claim };
     const page = await this.list().append(entry, (entries) => {
       const isRecent = (other: WorkspaceEntry) => other.deleted === undefined && now - other.at < 60_000;
       if (entries.some((other) => other.name === name && isRecent(other))) throw beingCreated(name);
@@ -132,12 +137,14 @@ export class Workspaces {
   }
 
   /**
-   * Deletes the workspaces of an initialization that was not finished, for the next one.
+   * Deletes the workspaces of initializations that were not finished, for the next one.
    *
+   * @param claim the number of the claim of the next initialization. A workspace of a later claim is kept: its process has
+   * taken over the initialization while this process was halted.
    * @throws SecretsError `RECORD_MISSING` if a workspace has more than the token of its first admin. Then the service was
    * initialized, and someone removed or replaced its record. Nothing is deleted.
    */
-  async removeUnfinished(): Promise<void> {
+  async removeUnfinished(claim: number): Promise<void> {
     for await (const page of this.list().pages()) {
       for (const { entry } of page) {
         if (entry.deleted === undefined && (await this.hasContents(entry.id))) {
@@ -147,6 +154,7 @@ export class Workspaces {
     }
     for await (const page of this.list().pages()) {
       for (const { entry, page: number } of page) {
+        if (entry.claim !== undefined && entry.claim >= claim) continue;
         const workspace = (await this.#context.store.read(workspaceRecord, workspaceKey(entry.id)))?.value;
         if (workspace !== undefined) await this.#remove(entry.id, {});
         else if (entry.deleted === undefined) await this.#markDeleted(number, entry.id, defaultRetentionDays);
