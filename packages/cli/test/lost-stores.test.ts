@@ -1,6 +1,7 @@
 import { readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { newFolder, newService, startGateway } from "./gateway-process.ts";
 import { keyward } from "./keyward-process.ts";
@@ -67,6 +68,17 @@ describe("a lost store", () => {
       for (const one of printed) expect(one).toMatch(hint);
       await rename(own("kept"), own(lost));
     }
+    // Retention has removed all changes, so only the numbers of the chains tell that there were some.
+    const audit = new DatabaseSync(own("audit.db"));
+    audit.exec("DELETE FROM entries");
+    audit.close();
+    await rename(own("service.db"), own("kept"));
+    for (const command of [["gateway", "init"], ...commands]) {
+      const refused = await keyward(folder, {}, ...command);
+      expect(refused.exitCode).not.toBe(0);
+      expect(refused.stdout + refused.stderr).toMatch(/move .*audit.db away/);
+    }
+    await rename(own("kept"), own("service.db"));
     // The empty file of a volume that was not mounted.
     await writeFile(own("audit.db"), "");
     const [verified, recovered] = await Promise.all([

@@ -1,9 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { readdir, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import type { Initialization } from "@keyward/secrets";
-import type { Context } from "../context.ts";
+import { type Initialization, type SecretsAdmin, SecretsError } from "@keyward/secrets";
 import { writeNewFile } from "../files/new-file.ts";
+import type { Output } from "../terminal/output.ts";
 
 /** The tokens of an initialization as `--json` prints them. */
 export interface FirstTokens {
@@ -14,39 +14,75 @@ export interface FirstTokens {
   readonly text: string;
 }
 
-/** Removes the file of tokens that are refused, because another process has initialized the service at the same time. */
-export async function removeRefusedTokens(first: FirstTokens | undefined): Promise<void> {
-  if (first !== undefined && first.tokensFile !== null) await rm(first.tokensFile, { force: true });
+/** How {@link setUpService} sets a service up, and gives the first tokens to the operator. */
+export interface SetUpOptions {
+  /** The name of the first workspace. */
+  readonly workspace: string;
+  /** True if the operator wants the tokens on stdout although stdout is not a terminal. */
+  readonly printsTokens: boolean;
+  /** The path of a file in whose folder the tokens are written. */
+  readonly beside: string;
+  /** Prints the first tokens, or where they are. The service counts as set up when `show` has resolved. */
+  readonly show: (first: FirstTokens, initialization: Initialization) => Promise<void>;
 }
 
+const filePrefix = "first-tokens-";
+
 /**
- * Gives the first tokens to the operator: prints them on a terminal, or writes them to a new file, which is on the disk when
- * the function returns. The stdout of a container is a log that many read, so without a terminal the tokens go to a file that
- * only its owner can read.
+ * Sets up a secrets service in an empty store, and gives the first tokens to the operator: prints them on a terminal, or
+ * writes them to a new file, which is on the disk when the service counts as set up. The stdout of a container is a log that
+ * many read, so without a terminal the tokens go to a file that only its owner can read.
  *
- * @param options.printsTokens true if the operator wants the tokens on stdout anyway.
- * @param options.beside the path of a file in whose folder the tokens are written.
+ * @param output where `show` prints.
+ * @throws SecretsError `ALREADY_INITIALIZED` if another process sets the service up. Its file of tokens stays, and the file
+ * of this process is removed.
  */
-export async function firstTokens(
-  { output }: Pick<Context, "output">,
-  { operator, admin, workspace }: Initialization,
-  { printsTokens, beside }: { readonly printsTokens: boolean; readonly beside: string },
-): Promise<FirstTokens> {
-  const lines = [
+export async function setUpService(
+  output: Pick<Output, "isShown" | "isJson">,
+  admin: SecretsAdmin,
+  { workspace, printsTokens, beside, show }: SetUpOptions,
+): Promise<void> {
+  const folder = dirname(beside);
+  let file: string | null = null;
+  const deliver = async (initialization: Initialization) => {
+    const isPrinted = printsTokens || (output.isShown && !output.isJson);
+    const first = isPrinted ? printed(initialization) : await written(folder, initialization);
+    file = first.tokensFile;
+    await show(first, initialization);
+  };
+  try {
+    await admin.initialize({ workspace, deliver });
+  } catch (error) {
+    const isRefused = error instanceof SecretsError && error.code === "ALREADY_INITIALIZED";
+    if (isRefused && file !== null) await rm(file, { force: true });
+    throw error;
+  }
+  await removeTokenFiles(folder, file);
+}
+
+function linesOf({ operator, admin, workspace }: Initialization): readonly string[] {
+  return [
     `operator  ${operator.token}  (ends after 24 hours)`,
     `admin     ${admin.token}  (of the workspace ${workspace.name})`,
   ];
-  if (printsTokens || (output.isShown && !output.isJson)) {
-    const tokens = { operator: operator.token, admin: admin.token };
-    return { tokens, tokensFile: null, text: ["These tokens are printed once:", ...lines].join("\n") };
-  }
-  const folder = dirname(beside);
-  // The tokens of an initialization that was stopped are refused.
-  for (const name of (await readdir(folder)).filter((found) => found.startsWith("first-tokens-"))) {
-    await rm(join(folder, name), { force: true });
-  }
-  const path = join(folder, `first-tokens-${randomBytes(3).toString("hex")}.txt`);
-  await writeNewFile(path, `${lines.join("\n")}\n`);
+}
+
+function printed(initialization: Initialization): FirstTokens {
+  const tokens = { operator: initialization.operator.token, admin: initialization.admin.token };
+  return { tokens, tokensFile: null, text: ["These tokens are printed once:", ...linesOf(initialization)].join("\n") };
+}
+
+async function written(folder: string, initialization: Initialization): Promise<FirstTokens> {
+  const path = join(folder, `${filePrefix}${randomBytes(3).toString("hex")}.txt`);
+  await writeNewFile(path, `${linesOf(initialization).join("\n")}\n`);
   const text = `The tokens of the operator and of the admin are in ${path}, which only you can read. Delete the file after you have used them.`;
   return { tokens: null, tokensFile: path, text };
+}
+
+/** Removes the files of initializations that were not finished. Their tokens are refused. */
+async function removeTokenFiles(folder: string, valid: string | null): Promise<void> {
+  for (const name of await readdir(folder)) {
+    const path = join(folder, name);
+    if (name.startsWith(filePrefix) && path !== valid) await rm(path, { force: true });
+  }
 }

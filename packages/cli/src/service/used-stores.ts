@@ -1,6 +1,6 @@
 import { stat } from "node:fs/promises";
 import { hasReservedSpace, type KeyProvider, systemCode, type WrappableStore } from "@keyward/core";
-import { exportAudit } from "@keyward/secrets";
+import { auditAnchor, exportAudit } from "@keyward/secrets";
 import type { Config } from "../configuration/config.ts";
 import { closeStore } from "../configuration/sources.ts";
 import { gatewayStoreNames } from "../configuration/store-name.ts";
@@ -45,13 +45,18 @@ async function isUsed(store: WrappableStore): Promise<boolean> {
 
 /**
  * Returns whether an audit has nothing but the beginning of an initialization, as after a stopped `keyward gateway init`.
+ * An audit from which retention has removed entries has had more.
  */
 export async function hasOnlyBegun(file: { readonly path: string; readonly keys: KeyProvider }): Promise<boolean> {
+  const { heads } = await auditAnchor(file);
+  let left = heads.reduce((sum, { sequence }) => sum + sequence, 0);
   for await (const entry of exportAudit(file)) {
     if (entry.kind === "change" && entry.action !== "service.initialize") return false;
     if (entry.kind === "outcome" && entry.outcome === "done") return false;
+    left--;
   }
-  return true;
+  // Another process may have appended entries since the heads were read.
+  return left <= 0;
 }
 
 /** The error for a service that has an audit, and whose store is empty. */

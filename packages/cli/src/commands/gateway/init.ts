@@ -1,7 +1,7 @@
 import { lstat, mkdir, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type KeyProvider, Keyring, KeywardError, systemCode } from "@keyward/core";
-import { type Initialization, SecretsError } from "@keyward/secrets";
+import type { Initialization } from "@keyward/secrets";
 import { slugField } from "@keyward/secrets/fields";
 import type { Config } from "../../configuration/config.ts";
 import { configFileNames, findConfig } from "../../configuration/config-file.ts";
@@ -9,7 +9,7 @@ import { gatewayStoreNames } from "../../configuration/store-name.ts";
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
 import { writeNewFile } from "../../files/new-file.ts";
-import { type FirstTokens, firstTokens, removeRefusedTokens } from "../../service/first-tokens.ts";
+import { type FirstTokens, setUpService } from "../../service/first-tokens.ts";
 import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
 import { hasOnlyBegun, lostStore, usedStores } from "../../service/used-stores.ts";
@@ -49,14 +49,11 @@ export async function initGateway(context: Context, { workspace, printTokens }: 
   await requireNotLost(context, config);
   await withLocalService(context, { mayBeNew: true }, async ({ admin, store }) => {
     await requireNoEviction(store);
-    let shown: FirstTokens | undefined;
-    const deliver = async (initialization: Initialization) => {
-      const options = { printsTokens: printTokens, beside: auditPath(config) };
-      shown = await firstTokens(context, initialization, options);
+    const show = async (first: FirstTokens, initialization: Initialization) => {
       const lines = [
         ...(file === undefined ? [] : [`${file} is the configuration of the service.`]),
         `${folder} has the ${keyring === "created" ? "keyring, the " : ""}records and the audit. A copy of this folder is everything: keep it private.`,
-        shown.text,
+        first.text,
         "Next:",
         "  keyward gateway start                 # the admin API, until Ctrl-C",
         "  keyward login                         # asks for the URL and the token of the admin",
@@ -67,18 +64,18 @@ export async function initGateway(context: Context, { workspace, printTokens }: 
         folder,
         keyringCreated: keyring === "created",
         workspace: initialization.workspace.name,
-        tokens: shown.tokens,
-        tokensFile: shown.tokensFile,
+        tokens: first.tokens,
+        tokensFile: first.tokensFile,
         operatorExpiresAtMs: initialization.operator.info.expires ?? null,
       });
       await context.output.resultsAreWritten();
     };
-    try {
-      await admin.initialize({ workspace, deliver });
-    } catch (error) {
-      if (error instanceof SecretsError && error.code === "ALREADY_INITIALIZED") await removeRefusedTokens(shown);
-      throw error;
-    }
+    await setUpService(context.output, admin, {
+      workspace,
+      printsTokens: printTokens,
+      beside: auditPath(config),
+      show,
+    });
   });
 }
 

@@ -2,17 +2,11 @@ import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { RunningAdminServer } from "@keyward/admin";
 import { packageNotLoaded } from "@keyward/core";
-import {
-  type ExpiringSecret,
-  type Initialization,
-  type SecretsAdmin,
-  SecretsError,
-  type ServiceState,
-} from "@keyward/secrets";
+import { type ExpiringSecret, type SecretsAdmin, SecretsError, type ServiceState } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
-import { type FirstTokens, firstTokens, removeRefusedTokens } from "../../service/first-tokens.ts";
+import { type FirstTokens, setUpService } from "../../service/first-tokens.ts";
 import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
 import { hasOnlyBegun, lostAudit, lostStore, usedStores } from "../../service/used-stores.ts";
@@ -71,8 +65,9 @@ export async function startGateway(context: Context, options: GatewayStartOption
   await withLocalService(context, { mayBeNew: true, replica: true, onProblem: log.problem }, async (service) => {
     const { admin, store } = service;
     await requireNoEviction(store);
-    await admin.ready();
+    // First, because the service is not ready if a clock that was ahead has revoked tokens before.
     if (options.revokeTokensBefore !== undefined) await revokeTokens(context, admin, options.revokeTokensBefore);
+    await admin.ready();
     const server = await listen(admin);
     log.event("start", { url: server.url });
     if (host !== undefined && !loopback.test(host) && publicUrl === undefined) {
@@ -138,16 +133,15 @@ async function setUp(
     await requireNoEviction(store);
     const server = await listen(admin);
     let first: FirstTokens | undefined;
-    const deliver = async (initialization: Initialization) => {
-      first = await firstTokens(context, initialization, { printsTokens: false, beside: auditPath(config) });
-      if (!context.output.isJson) context.output.result(first.text, {});
+    const show = async (tokens: FirstTokens) => {
+      first = tokens;
+      if (!context.output.isJson) context.output.result(tokens.text, {});
     };
     try {
-      await admin.initialize({ workspace, deliver });
+      await setUpService(context.output, admin, { workspace, printsTokens: false, beside: auditPath(config), show });
     } catch (error) {
       // Another process that started at the same time has set the service up.
       if (!(error instanceof SecretsError && error.code === "ALREADY_INITIALIZED")) throw error;
-      await removeRefusedTokens(first);
       return undefined;
     } finally {
       await server.close();

@@ -1,0 +1,57 @@
+import { readdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { Keyring } from "@keyward/core";
+import { openAuditLog, SecretsAdmin } from "@keyward/secrets";
+import { MemoryStore } from "@keyward/store-memory";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { type FirstTokens, setUpService } from "../src/service/first-tokens.ts";
+import { newFolder } from "./gateway-process.ts";
+
+async function start() {
+  const folder = await newFolder();
+  const [store, keys, path] = [new MemoryStore(), Keyring.generate("k1"), join(folder, "audit.db")];
+  const setUp = async (show: (first: FirstTokens) => Promise<void>) => {
+    const audit = openAuditLog({ path, keys });
+    const admin = new SecretsAdmin({ store, keys, audit });
+    onTestFinished(async () => {
+      await admin.close();
+      await audit.close();
+    });
+    // The output of a container: no terminal.
+    const output = { isShown: false, isJson: false };
+    await setUpService(output, admin, { workspace: "main", printsTokens: false, beside: path, show });
+    return admin;
+  };
+  const tokenFiles = async () => (await readdir(folder)).filter((name) => name.startsWith("first-tokens-"));
+  return { folder, setUp, tokenFiles };
+}
+
+describe("the file of the first tokens", () => {
+  it("is that of the process that has set the service up, also if another process was halted meanwhile", async () => {
+    const { folder, setUp, tokenFiles } = await start();
+    let resume: (() => void) | undefined;
+    const refusal = expect(setUp(() => new Promise<void>((resolve) => (resume = resolve)))).rejects.toMatchObject({
+      message: "Another process has taken over the initialization of the service",
+    });
+    await expect.poll(() => resume, { timeout: 10_000 }).toBeDefined();
+    const halted = await tokenFiles();
+    const admin = await setUp(async () => {});
+    const valid = await tokenFiles();
+    resume?.();
+    await refusal;
+    expect(await tokenFiles()).toEqual(valid);
+    expect(valid).toHaveLength(1);
+    expect(valid).not.toEqual(halted);
+    const tokens = (await readFile(join(folder, valid[0] ?? ""), "utf8")).match(/kwt_\S+/g) ?? [];
+    expect(tokens).toHaveLength(2);
+    for (const token of tokens) await admin.authenticate(token);
+  });
+
+  it("replaces the file that a stopped process has left", async () => {
+    const { folder, setUp, tokenFiles } = await start();
+    await writeFile(join(folder, "first-tokens-000000.txt"), "refused");
+    await setUp(async () => {});
+    expect(await tokenFiles()).not.toContain("first-tokens-000000.txt");
+    expect(await tokenFiles()).toHaveLength(1);
+  });
+});
