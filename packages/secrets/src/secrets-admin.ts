@@ -49,6 +49,7 @@ import type {
 } from "./model.ts";
 import { maxKeptKeepers } from "./records/keeper.ts";
 import { installation } from "./records/record-keys.ts";
+import { RecordsCheck, type RecordsReport } from "./records-check.ts";
 import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
 import { requireSecretValue, requireUnswapped } from "./servers/secret-value.ts";
@@ -256,6 +257,24 @@ export class SecretsAdmin {
       unreadable += unsealed + broken;
     }
     return { primary: (await this.#provider().load()).primary, records, unreadable };
+  }
+
+  /**
+   * Reads every record that the lists of the service name, and returns which records cannot be decrypted or are missing:
+   * never a value. Takes time in proportion to the number of records. Changes nothing.
+   *
+   * @param caller what {@link SecretsAdmin.localOperator} returned.
+   * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
+   */
+  async checkRecords(
+    caller: Caller,
+    { signal }: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<RecordsReport> {
+    requireRight(caller, "keys.read");
+    if (!isLocal(caller)) throw notAllowed();
+    const { store } = this.#context;
+    const parts = { store, tokens: this.#tokens, servers: this.#servers, workspaces: this.#workspaces };
+    return await new RecordsCheck(parts, signal).run();
   }
 
   /** Returns the state of the running rotation of the keys, or of the last one; `undefined` if there was none. */

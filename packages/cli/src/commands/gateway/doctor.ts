@@ -14,6 +14,11 @@ const colors = { good: "green", warning: "yellow", problem: "red" } as const;
 const toleratedClockMs = 5_000;
 const answerWithinMs = 10_000;
 const maxAnswerBytes = 4_096;
+const maxShownRecords = 20;
+const damagedHint =
+  "Find out which program writes to the store. Restore a backup, or set the secret or make the token again.";
+const missingHint =
+  "Find out which program writes to the store. Restore a backup, or set the secret or make the token again. If a process was killed while it made a server or a token, do nothing: the service forgets the rest after a day.";
 
 /**
  * Checks a secrets service and prints a line for each check. Changes nothing.
@@ -46,7 +51,7 @@ export async function gatewayDoctor(context: Context, { url }: { readonly url?: 
           if (service.some(({ level }) => level === "problem")) return service;
           return [
             ...service,
-            ...(await check("store", async () => await checkRecords(admin))),
+            ...(await check("store", async () => await checkRecords(admin, context.signal))),
             ...(await check("secrets", async () => await checkExpiry(admin))),
           ];
         }),
@@ -79,11 +84,23 @@ async function checkService(admin: SecretsAdmin): Promise<readonly Finding[]> {
   return [good("store", "answers, the keys belong to it, and the service is set up"), good("audit", "can be written")];
 }
 
-async function checkRecords(admin: SecretsAdmin): Promise<readonly Finding[]> {
-  const { unreadable } = await admin.census(admin.localOperator());
-  if (unreadable === 0) return [good("store", "every record is encrypted under a key of the keyring")];
-  const hint = "Find out which program writes to the store. Restore a backup, or set the secrets again.";
-  return [problem("store", `${unreadable} records are damaged or not encrypted`, hint)];
+/** Counts all records by the key that encrypted them, and then decrypts each record that the lists of the service name. */
+async function checkRecords(admin: SecretsAdmin, signal: AbortSignal): Promise<readonly Finding[]> {
+  const caller = admin.localOperator();
+  const { unreadable } = await admin.census(caller);
+  const { readable, problems, problemCount } = await admin.checkRecords(caller, { signal });
+  const findings = problems.slice(0, maxShownRecords).map(({ record, code }): Finding => {
+    const isMissing = code === "RECORD_MISSING";
+    const message = `${record} ${isMissing ? "is missing, although it was not deleted" : "cannot be read"}`;
+    return { ...problem("store", message, isMissing ? missingHint : damagedHint), code };
+  });
+  const more = problemCount - findings.length;
+  if (more > 0) findings.push(problem("store", `${more} further records cannot be read or are missing`, damagedHint));
+  if (unreadable > 0) {
+    findings.push(problem("store", `${unreadable} records are damaged or not encrypted`, damagedHint));
+  }
+  if (findings.length > 0) return findings;
+  return [good("store", `${readable} records were decrypted, and none that a list names is missing`)];
 }
 
 async function checkExpiry(admin: SecretsAdmin): Promise<readonly Finding[]> {
