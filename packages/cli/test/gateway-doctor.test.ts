@@ -1,3 +1,4 @@
+import { chmod, link, mkdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { AdminClient } from "@keyward/admin/client";
@@ -61,5 +62,66 @@ describe("keyward gateway doctor", () => {
       hint: expect.stringContaining("Restore a backup"),
       code: "RECORD_MISSING",
     });
+  });
+});
+
+describe.skipIf(process.platform === "win32")("the check of the files", () => {
+  /** Returns the lines about files that the doctor prints. */
+  async function linesAboutFiles(folder: string, env = {}): Promise<readonly string[]> {
+    const { stdout } = await keyward(folder, env, "gateway", "doctor");
+    return stdout.split("\n").filter((line) => /^\w+ +files: /.test(line));
+  }
+
+  it("says that the folder of the service is missing", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    await rename(join(folder, ".keyward"), join(folder, "elsewhere"));
+    expect(await linesAboutFiles(folder)).toEqual([
+      `PROBLEM  files: the folder ${join(folder, ".keyward")} cannot be used (ENOENT)`,
+    ]);
+  });
+
+  it("finds a subfolder that others can open, and a file with a second name", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const own = join(folder, ".keyward");
+    await mkdir(join(own, "backups"), { mode: 0o700 });
+    expect(await linesAboutFiles(folder)).toEqual([`ok       files: only you can use the files of ${own}`]);
+    await chmod(join(own, "backups"), 0o755);
+    await link(join(own, "keyring.json"), join(folder, "second-name"));
+    const lines = await linesAboutFiles(folder);
+    expect(lines.toSorted()).toEqual([
+      `PROBLEM  files: other users may read or change ${join(own, "backups")}`,
+      `warning  files: ${join(own, "keyring.json")} has 2 names (hard links)`,
+    ]);
+  });
+
+  it("warns if Git may keep the keyring", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const own = join(folder, ".keyward");
+    await writeFile(join(own, ".gitignore"), "");
+    expect(await linesAboutFiles(folder)).toEqual([`warning  files: Git may keep the files of ${own}`]);
+  });
+
+  it("looks at the folders of the store and of the keyring, at the keyring that KEYWARD_KEYS names, and at the folders above", async () => {
+    const folder = await newFolder();
+    const place = (name: string) => join(folder, name);
+    for (const name of ["store", "keys", "above", "above/audit"]) await mkdir(place(name), { mode: 0o700 });
+    const gateway = { store: "sqlite:store/service.db", audit: "above/audit/audit.db" };
+    await writeFile(place("keyward.config.json"), JSON.stringify({ gateway }));
+    const env = { KEYWARD_KEYS: "file:keys/keyring.json" };
+    expect(await keyward(folder, env, "gateway", "init", "--print-tokens")).toMatchObject({ exitCode: 0 });
+    const found = await linesAboutFiles(folder, env);
+    expect(found).toEqual([`ok       files: only you can use the files of ${place("above/audit")}`]);
+    for (const name of ["store", "keys", "above"]) await chmod(place(name), 0o777);
+    await chmod(place("keys/keyring.json"), 0o644);
+    const lines = await linesAboutFiles(folder, env);
+    expect(lines.toSorted()).toEqual([
+      `PROBLEM  files: other users may read or change ${place("keys")}`,
+      `PROBLEM  files: other users may read or change ${place("keys/keyring.json")}`,
+      `PROBLEM  files: other users may read or change ${place("store")}`,
+      `PROBLEM  files: other users may replace what is in ${place("above")}`,
+    ]);
   });
 });

@@ -1,13 +1,14 @@
 import { type KeyProvider, KeywardError } from "@keyward/core";
 import { type SecretsAdmin, SecretsError, verifyAudit } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
+import { keyringFile } from "../../configuration/keyring-file.ts";
 import type { Context } from "../../context.ts";
 import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
 import { auditPath, gatewayConfig, requireUsedStores, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
 import { errorResult } from "../../terminal/output.ts";
 import { checkFiles } from "./doctor-files.ts";
-import { type Finding, good, problem } from "./finding.ts";
+import { type Finding, good, problem, warning } from "./finding.ts";
 
 const marks = { good: "ok", warning: "warning", problem: "PROBLEM" } as const;
 const colors = { good: "green", warning: "yellow", problem: "red" } as const;
@@ -28,8 +29,9 @@ const missingHint =
 export async function gatewayDoctor(context: Context, { url }: { readonly url?: string }): Promise<void> {
   const { output } = context;
   const config = await gatewayConfig(context);
-  const findings: Finding[] = [good("configuration", (await context.told()).path)];
-  const files = await checkFiles(config);
+  const told = await context.told();
+  const findings: Finding[] = [good("configuration", told.path)];
+  const files = await checkFiles(config, keyringFile(told));
   findings.push(...files);
   const keys = await check("keys", async () => await checkKeys(await context.keys(), context.signal));
   findings.push(...keys);
@@ -110,7 +112,7 @@ async function checkExpiry(admin: SecretsAdmin): Promise<readonly Finding[]> {
     const state = expires <= Date.now() ? "has expired" : "expires soon";
     const message = `${name} of the server ${server} ${state}: ${new Date(expires).toISOString()} (workspace ${workspace})`;
     const hint = `Let an admin of the workspace set a new value: \`keyward secrets set ${server} ${name}\`.`;
-    return { level: "warning", subject: "secrets", message, hint, code: null };
+    return warning("secrets", message, hint);
   });
 }
 
@@ -175,13 +177,7 @@ function clockFinding(apartMs: number): Finding {
   const message = Number.isNaN(apartMs)
     ? "cannot be compared, because the answer of the service has no valid date"
     : `differs by ${Math.round(apartMs / 1_000)} seconds from the clock of the service`;
-  return {
-    level: "warning",
-    subject: "clock",
-    message,
-    hint: "Synchronize the clocks: values and tokens expire by them.",
-    code: null,
-  };
+  return warning("clock", message, "Synchronize the clocks: values and tokens expire by them.");
 }
 
 /** Runs a check. An error of Keyward is a problem of the subject. */

@@ -10,6 +10,7 @@ import {
   type ServiceState,
 } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
+import { keyringFile } from "../../configuration/keyring-file.ts";
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
 import { type FirstTokens, firstTokens, removeRefusedTokens } from "../../service/first-tokens.ts";
@@ -52,7 +53,7 @@ export async function startGateway(context: Context, options: GatewayStartOption
   output.notice(
     `A copy of ${folder} is everything that the service knows, with its keyring. Let only the user of the service read the folder, and keep backups encrypted.`,
   );
-  for (const { level, message, hint } of await checkFiles(config)) {
+  for (const { level, message, hint } of await checkFiles(config, keyringFile(await context.told()))) {
     if (level === "problem") output.notice(`${message}. ${hint ?? ""}`);
   }
   const { host, port, publicUrl, trustProxy } = options;
