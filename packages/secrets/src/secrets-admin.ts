@@ -619,8 +619,9 @@ export class SecretsAdmin {
 
   /**
    * Revokes every token that was created before a time, in all workspaces and of operators, also the last admins. For a
-   * store that was restored from a backup, which has tokens that were revoked after the backup. Returns the number of
-   * tokens whose records now say so. Tokens whose records cannot be read are refused, too, and reported to `onProblem`.
+   * store that was restored from a backup, which has tokens that were revoked after the backup. Revokes also tokens that
+   * are dated after now, which a clock that was ahead has made. Returns the number of tokens whose records now say so.
+   * Tokens whose records cannot be read are refused, too, and reported to `onProblem`.
    *
    * @param caller what {@link SecretsAdmin.localOperator} returned.
    * @param time in milliseconds since the epoch. Not after now.

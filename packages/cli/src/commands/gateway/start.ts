@@ -162,7 +162,7 @@ async function revokeTokens({ output }: Context, admin: SecretsAdmin, before: nu
   const time = new Date(before).toISOString();
   const count = await admin.revokeTokensBefore(admin.localOperator(), before);
   output.notice(
-    `Revoked ${count} tokens that were created before ${time}. To make new ones on this machine, run \`keyward tokens recover\`.`,
+    `Revoked ${count} tokens that were created before ${time}, or are dated after now by a clock that was ahead. To make new ones on this machine, run \`keyward tokens recover\`.`,
   );
 }
 
