@@ -7,6 +7,7 @@ import { declareGateway } from "./declarations/gateway.ts";
 import { declareKeys } from "./declarations/keys.ts";
 import { declareKv } from "./declarations/kv.ts";
 import { declareMigration } from "./declarations/migration.ts";
+import { refuseTokens } from "./declarations/no-tokens.ts";
 import { declareRecord } from "./declarations/record.ts";
 import { declareRecords } from "./declarations/records.ts";
 import { declareRotation } from "./declarations/rotation.ts";
@@ -40,6 +41,7 @@ export function programFor(surroundings: Surroundings): Command {
       "\nExamples:\n  keyward init     # writes a configuration and a keyring\n  keyward doctor   # checks the keys and the stores\n  keyward rotate   # replaces the key",
     );
   outputOptions(program);
+  refuseTokens(program);
   const context: OpenContext = async () => {
     const { Context } = await import("./context.ts");
     return new Context(commonOptions(program), surroundings);

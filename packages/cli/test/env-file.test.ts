@@ -1,6 +1,10 @@
+import { spawnSync } from "node:child_process";
 import { randomInt } from "node:crypto";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { parseEnv } from "node:util";
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished } from "vitest";
 import { envVariables } from "../src/service/env-file.ts";
 
 it.each([
@@ -33,26 +37,53 @@ it.each([
   ["#x\rA=secret", /Line 1 .*carriage return/],
   ["A=`secret`", /Line 1/],
   ["A=", /Line 1 .*empty/],
+  ...Array.from(";&|<>(){}~", (sign): [string, RegExp] => [`A=secret${sign}tail`, /Line 1 .*without quotes/]),
+  ["A=~/secret", /Line 1 .*without quotes/],
 ])("refuses %j with the number of the line, and without the value", (text, message) => {
   expect(() => envVariables(text)).toThrow(message);
   expect(() => envVariables(text)).not.toThrow(/secret/);
 });
 
-it("reads whatever it accepts as Node.js does", () => {
-  const parts = ["A", "B", "=", "=", "'", '"', "#", " ", "\\", "$", "\n", "\r", "`", "x", "x", "export ", "\t", ":"];
-  let accepted = 0;
-  for (let round = 0; round < 50_000; round++) {
-    const text = Array.from({ length: 2 + randomInt(10) }, () => parts[randomInt(parts.length)]).join("");
-    let read: Record<string, string>;
+const parts = Array.from("AB==''\"\"#  \\$\n\r`xx\t:;&|<>()~{},*?[]!%^@-", String).concat("export ", "\n");
+
+/** Returns random texts that are accepted, each with its variables. */
+function accepted(): readonly { readonly text: string; readonly read: Record<string, string> }[] {
+  return Array.from({ length: 100_000 }).flatMap(() => {
+    const start = randomInt(2) === 0 ? "A=" : "";
+    const text = start + Array.from({ length: 2 + randomInt(10) }, () => parts[randomInt(parts.length)]).join("");
     try {
-      read = Object.fromEntries(envVariables(text).map(({ name, value }) => [name, value]));
+      const read = Object.fromEntries(envVariables(text).map(({ name, value }) => [name, value]));
+      return Object.keys(read).length === 0 ? [] : [{ text, read }];
     } catch {
-      continue;
+      return [];
     }
-    if (Object.keys(read).length > 0) accepted++;
+  });
+}
+
+it("reads whatever it accepts as Node.js does", () => {
+  const texts = accepted();
+  for (const { text, read } of texts) {
     // Node.js 24 reads an indented remark after another remark as a variable whose name begins with #.
     const names = Object.entries(parseEnv(text)).filter(([name]) => !name.startsWith("#"));
     expect({ text, read }).toEqual({ text, read: Object.fromEntries(names) });
   }
-  expect(accepted).toBeGreaterThan(100);
+  expect(texts.length).toBeGreaterThan(100);
+});
+
+const shells = ["sh", "bash"].filter((shell) => spawnSync(shell, ["-c", ":"]).status === 0);
+
+it.each(shells)("reads whatever it accepts as %s does", (shell) => {
+  const texts = accepted()
+    .filter(({ read }) => Object.keys(read).every((name) => /^[AB]+$/.test(name) && name.length === 1))
+    // A shell keeps the carriage return at the end of a line.
+    .filter(({ text }) => !text.includes("\r"));
+  expect(texts.length).toBeGreaterThan(100);
+  const script = texts.map(({ text }) => `unset A B\n${text}\nprintf '%s\\0' "\${A-}" "\${B-}"\n`).join("");
+  const folder = mkdtempSync(join(tmpdir(), "keyward-env-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  const { stdout, stderr } = spawnSync(shell, { input: script, cwd: folder, encoding: "utf8", maxBuffer: 2 ** 26 });
+  expect(stderr).toBe("");
+  const printed = stdout.split("\0");
+  const found = texts.map(({ text }, index) => ({ text, A: printed[2 * index], B: printed[2 * index + 1] }));
+  expect(found).toEqual(texts.map(({ text, read }) => ({ text, A: read["A"] ?? "", B: read["B"] ?? "" })));
 });

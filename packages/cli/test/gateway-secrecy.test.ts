@@ -127,9 +127,22 @@ it("no message repeats a token where an id or a name belongs", async () => {
     ["tokens", admin],
     ["secrets", admin],
     ["secrets", "list", admin],
+    ["audit", "anchor", "--out", admin],
+    ["audit", "anchor", "--out", `anchors/${admin}.txt`, "--json"],
+    ["audit", "verify", "--anchor", admin],
+    ["keyring", "export", admin],
+    ["inspect", admin],
+    ["census", "--store", `sqlite:${admin}`],
+    ["workspaces", "create", "payments", "--owner", admin],
   ]) {
     const ended = await keyward(folder, env, ...words);
     expect({ words: words.length, exitCode: ended.exitCode }).not.toMatchObject({ exitCode: 0 });
     expect(ended.stdout + ended.stderr).not.toContain(admin);
   }
+  expect((await readdir(folder)).toSorted()).toEqual([".keyward", "keyward.config.ts"]);
+  // Another gateway may be the server, so a token may be the value of a secret.
+  await keyward(folder, env, "servers", "add", "other", "https://gateway.example.com");
+  const set = await keyward(folder, env, "secrets", "set", "other", "TOKEN", admin, "--bearer");
+  expect(set).toMatchObject({ exitCode: 0 });
+  expect(set.stdout + set.stderr).not.toContain(admin);
 });

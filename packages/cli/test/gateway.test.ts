@@ -269,7 +269,7 @@ describe("keyward gateway doctor", () => {
     expect(found.exitCode).toBe(1);
     expect(found.stdout).toMatch(/may read or change .*\.keyward\n/);
     expect(found.stdout).toMatch(/may read or change .*keyring\.json\n/);
-    expect(found.stdout).toMatch(/cannot write to .*service\.db\n/);
+    expect(found.stdout).toMatch(/the service cannot use .*service\.db\n/);
     expect(found.stdout).toMatch(/unfinished has the first tokens/);
     await chmod(own("keyring.json"), 0o600);
     await chmod(own("service.db"), 0o600);

@@ -218,7 +218,7 @@ describe("the value of a secret", () => {
     ];
     await writeFile(join(folder, "values.env"), [...lines, "SHORT=x"].join("\n"));
     const unfit = await keyward(folder, env, "secrets", "import", "github", "values.env");
-    expect(unfit).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("nothing was set: SHORT (USAGE)\n") });
+    expect(unfit).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("nothing was set. SHORT: the value") });
     expect((await keyward(folder, env, "secrets", "list", "github")).stdout).not.toContain("FIRST_KEY");
     await writeFile(join(folder, "values.env"), lines.join("\n"));
     const ended = await keyward(folder, env, "secrets", "import", "github", "values.env");
@@ -229,6 +229,28 @@ describe("the value of a secret", () => {
     expect(await keyward(folder, env, "secrets", "import", "github", "values.env")).toMatchObject({
       stdout: expect.stringContaining("FIRST_KEY   has a new value"),
     });
+    const unfitLines = [
+      "GOOD=a-value-that-fits",
+      "CONTROL='hidden-text\u0007-inside'",
+      "SPACED=hidden-text\u00a0",
+      "Host=hidden-text-of-a-host",
+      "first_key=hidden-text-of-a-header",
+      "mcp-session-id=hidden-text-of-a-session",
+      "aVerySecretValue123=HIDDEN_TEXT",
+    ];
+    await writeFile(join(folder, "unfit.env"), unfitLines.join("\n"));
+    const { exitCode, stdout, stderr } = await keyward(folder, env, "secrets", "import", "github", "unfit.env");
+    expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
+    expect(stderr.split("\n")[0]?.split("nothing was set. ")[1]?.split("; ")).toEqual([
+      "CONTROL: the value must be a text without control characters, such as the end of a line",
+      "SPACED: the value must be a text without white space at either end",
+      "Host: no value can be sent in the header with this name",
+      "first_key: the secret FIRST_KEY sets the same header",
+      "mcp-session-id: no value can be sent in the header with this name",
+      "a variable whose name and value seem to be swapped (USAGE)",
+    ]);
+    expect(stderr).not.toMatch(/hidden.text|aVerySecret/i);
+    expect((await keyward(folder, env, "secrets", "list", "github")).stdout).not.toContain("GOOD");
     await writeFile(join(folder, "wrong.env"), "FOURTH_KEY=fourth-value\nFIFTH_KEY=fifth-value#of-the-file\n");
     const refused = await keyward(folder, env, "secrets", "import", "github", "wrong.env");
     expect(refused).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("Line 2 of the file") });

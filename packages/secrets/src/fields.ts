@@ -30,6 +30,46 @@ export const fieldRules = {
   time: "a time in milliseconds since the epoch",
 } as const;
 
+/** Returns the rule that a secret's value breaks, which completes the sentence "The value must be …"; `undefined` for none. */
+export function brokenValueRule(given: unknown): string | undefined {
+  const { least, most } = valueBytes;
+  if (typeof given !== "string" || !given.isWellFormed()) return "a text";
+  const bytes = given.length > most ? most + 1 : Buffer.byteLength(given);
+  if (bytes < least || bytes > most) return `${least} to ${most.toLocaleString("en")} bytes long`;
+  if (/[\p{Cc}]/u.test(given)) return "a text without control characters, such as the end of a line";
+  return given === given.trim() ? undefined : "a text without white space at either end";
+}
+
+/** Returns whether the name of a secret and its value seem to be swapped. The name is shown and recorded. */
+export function isSwapped(name: string, value: string): boolean {
+  const isLikeName = /^[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+$/.test(value);
+  const isLikeValue = name.length >= 16 && /[a-z]/.test(name) && /\d/.test(name);
+  return isLikeName && isLikeValue;
+}
+
+// Headers that the gateway or the connection sets, or that would change the meaning of a request.
+const refusedHeaders: readonly string[] = [
+  "host",
+  "connection",
+  "content-length",
+  "transfer-encoding",
+  "te",
+  "trailer",
+  "upgrade",
+  "expect",
+  "range",
+  "accept-encoding",
+  "cookie",
+  "keep-alive",
+];
+const refusedPrefixes: readonly string[] = ["proxy-", "mcp-"];
+
+/** Returns whether no value may be sent in a header, because the gateway sets the header itself or must not forward it. */
+export function isRefusedHeader(name: string): boolean {
+  const header = name.toLowerCase();
+  return refusedHeaders.includes(header) || refusedPrefixes.some((prefix) => header.startsWith(prefix));
+}
+
 /** The name of a server or a workspace: 1 to 32 lower-case letters and digits, with single hyphens inside. */
 export const slugField = z.string().min(1).max(32).regex(slugPattern, fieldRules.slug);
 /** A random id of 12 lower-case letters and digits. */

@@ -53,6 +53,7 @@ import type {
 } from "./model.ts";
 import { maxKeptKeepers } from "./records/keeper.ts";
 import { installation } from "./records/record-keys.ts";
+import { RecordsCheck, type RecordsReport } from "./records-check.ts";
 import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
 import { requireSecretValue, requireUnswapped } from "./servers/secret-value.ts";
@@ -260,6 +261,24 @@ export class SecretsAdmin {
       unreadable += unsealed + broken;
     }
     return { primary: (await this.#provider().load()).primary, records, unreadable };
+  }
+
+  /**
+   * Reads every record that the lists of the service name, and returns which records cannot be decrypted or are missing:
+   * never a value. Takes time in proportion to the number of records. Changes nothing.
+   *
+   * @param caller what {@link SecretsAdmin.localOperator} returned.
+   * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
+   */
+  async checkRecords(
+    caller: Caller,
+    { signal }: { readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<RecordsReport> {
+    requireRight(caller, "keys.read");
+    if (!isLocal(caller)) throw notAllowed();
+    const { store } = this.#context;
+    const parts = { store, tokens: this.#tokens, servers: this.#servers, workspaces: this.#workspaces };
+    return await new RecordsCheck(parts, signal).run();
   }
 
   /** Returns the state of the running rotation of the keys, or of the last one; `undefined` if there was none. */
@@ -604,8 +623,9 @@ export class SecretsAdmin {
 
   /**
    * Revokes every token that was created before a time, in all workspaces and of operators, also the last admins. For a
-   * store that was restored from a backup, which has tokens that were revoked after the backup. Returns the number of
-   * tokens whose records now say so. Tokens whose records cannot be read are refused, too, and reported to `onProblem`.
+   * store that was restored from a backup, which has tokens that were revoked after the backup. Revokes also tokens that
+   * are dated after now, which a clock that was ahead has made. Returns the number of tokens whose records now say so.
+   * Tokens whose records cannot be read are refused, too, and reported to `onProblem`.
    *
    * @param caller what {@link SecretsAdmin.localOperator} returned.
    * @param time in milliseconds since the epoch. Not after now.

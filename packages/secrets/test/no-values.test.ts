@@ -68,7 +68,8 @@ describe("the sources", () => {
     const files = readdirSync(source, { recursive: true, encoding: "utf8" }).filter((file) => file.endsWith(".ts"));
     const importing = (module: string) =>
       files.filter((file) => new RegExp(`from "[^"]*${module}"`).test(readFileSync(join(source, file), "utf8"))).sort();
-    expect(importing("value-reading.ts")).toEqual(["reader/secrets-reader.ts"]);
+    expect(importing("value-reading.ts")).toEqual(["reader/secrets-reader.ts", "reader/value-check.ts"]);
+    expect(importing("value-check.ts")).toEqual(["records-check.ts"]);
     expect(importing("secrets-reader.ts")).toEqual(["reader.ts"]);
     expect(importing("reader/secret-value.ts")).toEqual(["reader.ts"]);
   });
@@ -110,7 +111,13 @@ describe("what SecretsAdmin returns, throws and records", () => {
     seen.push(await admin.setSecret(as.member, "github", { name: "TOKEN", value }).catch((error: unknown) => error));
     seen.push(await admin.setSecret(as.admin, "github", { name: value, value: "x" }).catch((error: unknown) => error));
     seen.push(await admin.listSecrets(as.admin, "github"), await admin.getServer(as.admin, "github"));
-    seen.push(await admin.census(as.operator), admin, audit.kept, problems);
+    seen.push(
+      await admin.census(as.operator),
+      await admin.checkRecords(admin.localOperator()),
+      admin,
+      audit.kept,
+      problems,
+    );
     const shown = inspect(seen, { depth: 12, showHidden: true, maxStringLength: null });
     // The name of the last secret was the value itself, which a caller could have sent by mistake.
     expect(shown).not.toContain(value);

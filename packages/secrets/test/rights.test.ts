@@ -16,6 +16,7 @@ const calls: Record<
   { readonly right: Right; readonly call: (admin: SecretsAdmin, caller: Caller) => unknown }
 > = {
   whoAmI: { right: "whoami", call: (admin, caller) => admin.whoAmI(caller) },
+  checkRecords: { right: "keys.read", call: (admin, caller) => admin.checkRecords(caller) },
   census: { right: "keys.read", call: (admin, caller) => admin.census(caller) },
   rotationStatus: { right: "keys.read", call: (admin, caller) => admin.rotationStatus(caller) },
   createWorkspace: {
@@ -65,7 +66,7 @@ const calls: Record<
 };
 
 /** Only the holder of the keyring on the machine may call these, so every token is refused. */
-const onlyLocal: readonly string[] = ["recoverToken", "revokeTokensBefore", "expiringSecrets"];
+const onlyLocal: readonly string[] = ["recoverToken", "revokeTokensBefore", "expiringSecrets", "checkRecords"];
 
 async function codeOf(call: () => unknown): Promise<string> {
   try {

@@ -1,15 +1,18 @@
 import { randomUUID } from "node:crypto";
-import { appendFile, open, readFile, unlink } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { createRequire, findPackageJSON } from "node:module";
 import { isAbsolute, join, relative, resolve, sep } from "node:path";
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { pathToFileURL } from "node:url";
 import { EncryptedStore, type KeyProvider, Keyring, KeywardError, systemCode } from "@keyward/core";
 import { Config } from "../configuration/config.ts";
 import { configFileNames, requireOwnPackages } from "../configuration/config-file.ts";
+import { filePath } from "../configuration/keyring-file.ts";
 import { closeStore, namedStores } from "../configuration/sources.ts";
 import { storeName } from "../configuration/store-name.ts";
 import type { Context } from "../context.ts";
 import { CommandError, ProblemsPrinted } from "../exit-codes.ts";
+import { appendLine } from "../files/append-line.ts";
+import { writeNewFile } from "../files/new-file.ts";
 import { pathExists } from "../files/path-exists.ts";
 import { type ErrorResult, errorResult } from "../terminal/output.ts";
 
@@ -52,7 +55,8 @@ export async function init(context: Context, { format, id }: InitOptions): Promi
   // First of all, so that Git never sees the keyring.
   const ignored = await ignoreFiles(folder, answers);
   const first = await createFirst(keys, id ?? new Date().toISOString().slice(0, 10), Object.keys(answers.stores));
-  await writeNew(join(folder, file), file.endsWith(".json") ? jsonOf(answers) : typescriptOf(answers));
+  const text = file.endsWith(".json") ? jsonOf(answers) : typescriptOf(answers);
+  await writeNewFile(join(folder, file), text, { mode: 0o644 });
   const lines = [`${file} names the keys and the stores.`, first.text];
   const stores: Record<string, BegunStore> = {};
   for (const [name, source] of Object.entries(answers.stores)) {
@@ -237,29 +241,12 @@ async function ignoreFiles(folder: string, { keys, stores }: Answers): Promise<r
   const present = before.split(/\r?\n/);
   const missing = [...new Set(inFolder)].filter((line) => !present.includes(line));
   if (missing.length > 0) {
-    await appendFile(path, `${before === "" || before.endsWith("\n") ? "" : "\n"}${missing.join("\n")}\n`);
+    const separator = before === "" || before.endsWith("\n") ? "" : "\n";
+    await appendLine(path, `${separator}${missing.join("\n")}`, { mode: 0o644 });
   }
   return missing;
 }
 
-function filePath(keys: string): string | undefined {
-  if (!keys.startsWith("file:")) return undefined;
-  return keys.startsWith("file://") ? fileURLToPath(keys) : keys.slice("file:".length);
-}
-
 function sqlitePath(source: string): string | undefined {
   return source.startsWith("sqlite:") ? source.slice("sqlite:".length) : undefined;
-}
-
-async function writeNew(path: string, text: string): Promise<void> {
-  const file = await open(path, "wx", 0o644);
-  try {
-    await file.writeFile(text);
-    await file.sync();
-  } catch (error) {
-    await unlink(path);
-    throw error;
-  } finally {
-    await file.close();
-  }
 }

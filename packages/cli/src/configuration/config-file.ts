@@ -125,7 +125,8 @@ async function requireOwn(path: string, folders: readonly string[]): Promise<voi
   }
 }
 
-function mayOthersWrite({ mode, uid, gid }: Stats): boolean {
+/** Returns whether other users may write to a file or a folder. */
+export function mayOthersWrite({ mode, uid, gid }: Stats): boolean {
   if ((mode & constants.S_IWOTH) !== 0) return true;
   // On many systems each user has a group of their own with the same number, and may let this group write.
   return (mode & constants.S_IWGRP) !== 0 && gid !== uid;

@@ -1,24 +1,35 @@
-import { open } from "node:fs/promises";
-import { KeywardError, systemCode } from "@keyward/core";
+import { type FileHandle, open } from "node:fs/promises";
+import { cannotWrite } from "./new-file.ts";
 
 /**
- * Appends a line to a file, and creates a missing file that only its owner can read. The line is on the disk when the
- * function returns.
+ * Appends a line to a file, and creates a missing file. The line is on the disk when the function returns. If the line
+ * cannot be written, as on a full disk, no part of it stays in the file.
  *
+ * @param options.mode the mode of a new file. Default: 0600, so that only its owner can read it.
  * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file cannot be written.
  */
-export async function appendLine(path: string, line: string): Promise<void> {
+export async function appendLine(path: string, line: string, { mode = 0o600 } = {}): Promise<void> {
   try {
-    const file = await open(path, "a", 0o600);
+    const file = await open(path, "a", mode);
     try {
-      await file.appendFile(`${line}\n`);
-      await file.sync();
+      await appendWhole(file, Buffer.from(`${line}\n`));
     } finally {
       await file.close();
     }
   } catch (error) {
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `The file ${path} cannot be written (${systemCode(error)})`, {
-      hint: "Check that the folder exists, that you may write to it, and that its disk is not full.",
-    });
+    throw cannotWrite(path, error);
+  }
+}
+
+async function appendWhole(file: FileHandle, bytes: Buffer): Promise<void> {
+  const { size: former } = await file.stat();
+  let written = 0;
+  try {
+    while (written < bytes.length) written += (await file.write(bytes, written)).bytesWritten;
+    await file.sync();
+  } catch (error) {
+    // Another process may have appended a line meanwhile.
+    if ((await file.stat()).size === former + written) await file.truncate(former);
+    throw error;
   }
 }

@@ -8,17 +8,35 @@ import { pathExists } from "./path-exists.ts";
 const withoutLinks: ReadonlySet<string> = new Set(["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS"]);
 
 /**
- * Writes a new file that only its owner can read. Never replaces an existing file. The file appears at its path when all
- * of its text is on the disk, so a stopped process leaves no part of the text at the path. It may leave a file
- * `<path>.<random>.unfinished`.
+ * Writes a new file. Never replaces an existing file. The file appears at its path when all of its text is on the disk, so
+ * a stopped process leaves no part of the text at the path. It may leave a file `<path>.<random>.unfinished`.
  *
+ * @param options.mode the mode of the file. Default: 0600, so that only its owner can read it.
  * @throws KeywardError `KEYRING_CONFLICT` if the path exists; `PROVIDER_UNAVAILABLE` if the file cannot be written.
  */
-export async function writeNewFile(path: string, text: string): Promise<void> {
+export async function writeNewFile(path: string, text: string, { mode = 0o600 } = {}): Promise<void> {
+  await writeWhole(path, text, mode, moveToNew);
+}
+
+/**
+ * Writes a file that only its owner can read, in place of an existing one. A reader sees the former text or the new one.
+ *
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file cannot be written. The former file stays.
+ */
+export async function overwriteFile(path: string, text: string): Promise<void> {
+  await writeWhole(path, text, 0o600, rename);
+}
+
+async function writeWhole(
+  path: string,
+  text: string,
+  mode: number,
+  move: (unfinished: string, path: string) => Promise<void>,
+): Promise<void> {
   // Another process may write a file at the same path.
   const unfinished = `${path}.${randomBytes(6).toString("hex")}.unfinished`;
   try {
-    const file = await open(unfinished, "wx", 0o600);
+    const file = await open(unfinished, "wx", mode);
     try {
       try {
         await file.writeFile(text);
@@ -26,17 +44,22 @@ export async function writeNewFile(path: string, text: string): Promise<void> {
       } finally {
         await file.close();
       }
-      await moveToNew(unfinished, path);
+      await move(unfinished, path);
     } finally {
       await rm(unfinished, { force: true });
     }
     await syncFolder(dirname(path));
   } catch (error) {
     if (systemCode(error) === "EEXIST") throw existsAlready(path);
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `The file ${path} cannot be written (${systemCode(error)})`, {
-      hint: "Check that the folder exists, that you may write to it, and that its disk is not full.",
-    });
+    throw cannotWrite(path, error);
   }
+}
+
+/** Returns the error for a file that cannot be written. */
+export function cannotWrite(path: string, error: unknown): KeywardError {
+  return new KeywardError("PROVIDER_UNAVAILABLE", `The file ${path} cannot be written (${systemCode(error)})`, {
+    hint: "Check that the folder exists, that you may write to it, and that its disk is not full.",
+  });
 }
 
 /**

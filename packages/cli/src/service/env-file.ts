@@ -14,7 +14,7 @@ const restOfLine = /^(?: +(?:#.*)?)?$/;
 /**
  * Reads the variables of an `.env` file. Programs disagree about many forms: one cuts a value at `#`, another replaces `$NAME`,
  * a third one keeps a backslash. This function reads only what shells and the usual parsers read alike, and refuses the whole
- * file for anything else.
+ * file for anything else. Only a name with `.` or `-` is accepted although a shell refuses the name.
  *
  * @throws CommandError `USAGE` with the number of the line and the reason, and never with a text of the file.
  */
@@ -49,7 +49,8 @@ function variableOf(line: string): EnvVariable | string {
   const value = given.slice(isQuoted ? 1 : 0, end);
   // A quote after a backslash need not be the end of the value.
   if (quote !== "'" && /[\\$`]/.test(value)) return "has \\, $ or ` in a value without single quotes";
-  if (!isQuoted && /["'#\t]/.test(value)) return "has a quote, a tab or # inside a value without quotes";
+  if (!isQuoted && /["'#\t;&|<>(){}~]/.test(value))
+    return "has a quote, a tab or one of #;&|<>(){}~ in a value without quotes";
   if (!restOfLine.test(given.slice(isQuoted ? end + 1 : end))) return "has more text after the value";
   return value === "" ? "has an empty value" : { name, value };
 }

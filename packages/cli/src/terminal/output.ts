@@ -108,7 +108,7 @@ export class Output {
 
   /** Writes a line about the progress of a command to stderr. */
   progress(line: string): void {
-    if (!this.#options.quiet) this.#streams.stderr.write(`${withoutSteering(line)}\n`);
+    if (!this.#options.quiet) this.#streams.stderr.write(`${withoutTokens(withoutSteering(line))}\n`);
   }
 
   /** Writes a line to stderr that the operator must see, also with `--quiet`. */

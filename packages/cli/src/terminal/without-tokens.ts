@@ -2,3 +2,8 @@
 export function withoutTokens(text: string): string {
   return text.replace(/kwt_[A-Za-z0-9_]+/gi, "kwt_…");
 }
+
+/** Returns whether a text has a whole token of the secrets service. */
+export function hasToken(text: string): boolean {
+  return /kwt_[a-z0-9]+_[a-z0-9]+_[a-z0-9]{16}/i.test(text);
+}

@@ -131,8 +131,13 @@ export class PagedList<Entry extends { readonly id: string }> {
    * @throws SecretsError `SERVICE_BUSY` if the page has no such entry.
    */
   async requireEntry({ page, id }: { readonly page: number; readonly id: string }): Promise<void> {
+    if ((await this.entryOf({ page, id })) === undefined) throw entryRemoved();
+  }
+
+  /** Returns the entry of a page with an id; `undefined` if there is none. */
+  async entryOf({ page, id }: { readonly page: number; readonly id: string }): Promise<Entry | undefined> {
     const record = await this.#store.read(this.#kindOf(page), this.#keyOf(page));
-    if (record?.value.entries.some(({ entry }) => entry.id === id) !== true) throw entryRemoved();
+    return record?.value.entries.find(({ entry }) => entry.id === id)?.entry;
   }
 
   /** Puts an entry that was removed back into its page. */
@@ -149,20 +154,23 @@ export class PagedList<Entry extends { readonly id: string }> {
    * Yields the entries of the list page by page, newest first.
    *
    * @param options.onUnreadable called for a page that cannot be read, which is left out. Default: the error is thrown.
+   * @param options.onMissing called for a page that the head names and that is not stored. Default: nothing.
    */
   async *pages({
     from = Number.POSITIVE_INFINITY,
     onUnreadable,
+    onMissing = () => {},
   }: {
     readonly from?: number | undefined;
     readonly onUnreadable?: ((problem: unknown, page: number) => void) | undefined;
+    readonly onMissing?: ((page: number) => void) | undefined;
   } = {}): AsyncGenerator<readonly ListedEntry<Entry>[], void> {
     const added = await this.#added();
     for (let high = Math.min(added, from); high >= 0; high -= pagesAtOnce) {
       const numbers = Array.from({ length: Math.min(pagesAtOnce, high + 1) }, (_, index) => high - index);
       const batch = await this.#store.readBatch(numbers.map((page) => this.#keyOf(page)));
       for (const page of numbers) {
-        yield this.#entriesOf(batch, page, onUnreadable);
+        yield this.#entriesOf(batch, page, onUnreadable, page < added ? onMissing : undefined);
       }
     }
   }
@@ -213,9 +221,11 @@ export class PagedList<Entry extends { readonly id: string }> {
     batch: ReadBatch,
     page: number,
     onUnreadable: ((problem: unknown, page: number) => void) | undefined,
+    onMissing: ((page: number) => void) | undefined,
   ): readonly ListedEntry<Entry>[] {
     try {
       const record = batch.record(this.#kindOf(page), this.#keyOf(page));
+      if (record === undefined) onMissing?.(page);
       return (record?.value.entries ?? []).map(({ n, entry }) => ({ page, n, entry })).reverse();
     } catch (error) {
       if (onUnreadable === undefined || !isOfRecord(error)) throw error;
@@ -232,6 +242,11 @@ export class PagedList<Entry extends { readonly id: string }> {
       if (found > count) return true;
     }
     return false;
+  }
+
+  /** Returns whether the list has a head. */
+  async isBegun(): Promise<boolean> {
+    return (await this.#last()) !== undefined;
   }
 
   /** Deletes all pages, and then the head. */

@@ -1,23 +1,7 @@
 import { invalidField } from "../field-checks.ts";
-import { ruleField } from "../fields.ts";
+import { isRefusedHeader, ruleField } from "../fields.ts";
 import type { InjectionRule } from "../model.ts";
 
-// Headers that the gateway or the connection sets, or that would change the meaning of a request.
-const refusedHeaders: readonly string[] = [
-  "host",
-  "connection",
-  "content-length",
-  "transfer-encoding",
-  "te",
-  "trailer",
-  "upgrade",
-  "expect",
-  "range",
-  "accept-encoding",
-  "cookie",
-  "keep-alive",
-];
-const refusedPrefixes: readonly string[] = ["proxy-", "mcp-"];
 const placeholder = "{value}";
 
 /**
@@ -34,8 +18,7 @@ export function requireRule(given: unknown): InjectionRule {
     );
   }
   const rule = read.data;
-  const header = headerOf(rule).toLowerCase();
-  if (refusedHeaders.includes(header) || refusedPrefixes.some((prefix) => header.startsWith(prefix))) {
+  if (isRefusedHeader(headerOf(rule))) {
     throw invalidField(
       "injection.header",
       // Not repeated: a caller may have passed a value in the place of the header.

@@ -1,5 +1,5 @@
 import { invalidField } from "../field-checks.ts";
-import { valueBytes } from "../fields.ts";
+import { brokenValueRule, isSwapped } from "../fields.ts";
 import type { InjectionRule } from "../model.ts";
 
 /**
@@ -9,14 +9,8 @@ import type { InjectionRule } from "../model.ts";
  * with white space at either end, which HTTP would remove.
  */
 export function requireSecretValue(given: unknown): string {
-  const { least, most } = valueBytes;
-  if (typeof given !== "string" || !given.isWellFormed()) throw invalidField("value", "a text");
-  const bytes = given.length > most ? most + 1 : Buffer.byteLength(given);
-  if (bytes < least || bytes > most) throw invalidField("value", `${least} to ${most.toLocaleString("en")} bytes long`);
-  if (/[\p{Cc}]/u.test(given)) {
-    throw invalidField("value", "a text without control characters, such as the end of a line");
-  }
-  if (given !== given.trim()) throw invalidField("value", "a text without white space at either end");
+  const rule = brokenValueRule(given);
+  if (rule !== undefined || typeof given !== "string") throw invalidField("value", rule ?? "a text");
   return given;
 }
 
@@ -43,9 +37,5 @@ export function requirePair(pair: boolean, rule: InjectionRule): void {
  * @throws SecretsError `FIELD_INVALID` if the value looks like the name of a variable, and the name like a random value.
  */
 export function requireUnswapped(name: string, value: string): void {
-  const isLikeName = /^[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+$/.test(value);
-  const isLikeValue = name.length >= 16 && /[a-z]/.test(name) && /\d/.test(name);
-  if (isLikeName && isLikeValue) {
-    throw invalidField("name", "the name of the secret: name and value seem to be swapped");
-  }
+  if (isSwapped(name, value)) throw invalidField("name", "the name of the secret: name and value seem to be swapped");
 }

@@ -1,69 +1,139 @@
 import type { Stats } from "node:fs";
-import { lstat, readdir } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
-import { isOwnedBy } from "@keyward/core";
+import { lstat, readdir, realpath, stat } from "node:fs/promises";
+import { basename, dirname, join, parse } from "node:path";
+import { isOwnedBy, systemCode } from "@keyward/core";
 import type { Config } from "../../configuration/config.ts";
+import { mayOthersWrite } from "../../configuration/config-file.ts";
+import { ignoresAll } from "../../files/git-ignore.ts";
 import { auditPath } from "../../service/local-service.ts";
 import { sqlitePath } from "../../service/used-stores.ts";
-import { type Finding, good, problem } from "./finding.ts";
+import { type Finding, good, problem, warning } from "./finding.ts";
 
 const ownFolder = ".keyward";
+/** With this bit in the mode of a folder, only the owner of a file may replace the file. */
+const sticky = 0o1000;
 
 /**
  * Checks that only the user of the service can use the files of the service, and that this user can write to the stores.
- * Looks at all files of a folder `.keyward`, and elsewhere at those that the configuration names.
+ * Looks at all files of a folder `.keyward`, and elsewhere at those that the configuration names, with the folders above.
+ *
+ * @param keyring the path of the keyring; `undefined` if the keyring is not in a file.
  */
-export async function checkFiles(config: Config): Promise<readonly Finding[]> {
+export async function checkFiles(config: Config, keyring: string | undefined): Promise<readonly Finding[]> {
   const audit = auditPath(config);
   const folder = dirname(audit);
   const isOwnFolder = basename(folder) === ownFolder;
   const names = await readdir(folder).catch(() => []);
   const stores = [audit, sqlitePath(config, "service")].filter((path) => path !== undefined);
+  const keyrings = keyring === undefined ? [] : await withTarget(keyring, isOwnFolder ? folder : undefined);
   const beside = isOwnFolder ? names.filter((name) => name !== ".gitignore").map((name) => join(folder, name)) : [];
   const findings: Finding[] = [];
-  for (const path of new Set([folder, ...stores, ...keyringPaths(config), ...beside])) {
-    const status = await lstat(path).catch(() => undefined);
-    // That a file is missing is a problem of its store or of the keys.
-    if (status === undefined || process.platform === "win32") continue;
-    const mistake = mistakeOf(status, path === folder, isOwnFolder, stores.includes(path));
-    if (mistake === undefined) continue;
-    const hint =
-      mistake === "mode"
-        ? `\`chmod ${path === folder ? "700" : "600"} ${path}\``
-        : `Find out who made it. Put ${path === folder ? "a folder" : "the file itself"} of the user of the service in its place.`;
-    const shown = mistake === "mode" ? modeProblem(status, path) : `${path} is a link, or belongs to another user`;
-    findings.push(problem("files", shown, hint));
+  const written = new Set(stores.map(dirname));
+  const folders = new Set([...written, ...keyrings.map(dirname)]);
+  for (const path of folders) {
+    findings.push(...(await checkFolder(path, isOwnFolder && path === folder, written.has(path))));
+  }
+  for (const path of await foldersAbove(folders)) findings.push(...(await checkAbove(path)));
+  for (const path of new Set([...stores, ...keyrings, ...beside])) {
+    findings.push(...(await checkFile(path, stores.includes(path), beside.includes(path))));
+  }
+  if (isOwnFolder && names.length > 0 && !(await ignoresAll(join(folder, ".gitignore")))) {
+    const hint = `\`echo '*' > ${join(folder, ".gitignore")}\`. If a commit has the keyring already, rotate the keys: \`keyward rotate\`.`;
+    findings.push(warning("files", `Git may keep the files of ${folder}`, hint));
   }
   // A stopped command may have left the tokens in an unfinished file.
   for (const name of names.filter((one) => one.startsWith("first-tokens-"))) {
     const hint = "Delete the file after its tokens were used: keep them in a password manager.";
-    const message = `${join(folder, name)} has the first tokens`;
-    findings.push({ level: "warning", subject: "files", message, hint, code: null });
+    findings.push(warning("files", `${join(folder, name)} has the first tokens`, hint));
   }
   return findings.length > 0 ? findings : [good("files", `only you can use the files of ${folder}`)];
 }
 
-function mistakeOf(
-  status: Stats,
-  isFolder: boolean,
-  isOwnFolder: boolean,
-  isStore: boolean,
-): "mode" | "place" | undefined {
-  const isPlain = isFolder ? status.isDirectory() : status.isFile();
-  if (!isPlain || !isOwnedBy(status)) return "place";
-  // The folder of a configuration may have other files, which others may read, and never write.
-  const forbidden = isFolder && !isOwnFolder ? 0o022 : 0o077;
-  const needed = isFolder ? 0o700 : isStore ? 0o600 : 0o400;
-  return (status.mode & forbidden) !== 0 || (status.mode & needed) !== needed ? "mode" : undefined;
+/** Returns the path of a keyring, with the file itself if the path is a link outside of the folder of the service. */
+async function withTarget(path: string, folder: string | undefined): Promise<readonly string[]> {
+  const target = await realpath(path).catch(() => path);
+  const isLink = await lstat(path).then(
+    (status) => status.isSymbolicLink(),
+    () => false,
+  );
+  return isLink && dirname(path) !== folder ? [target] : [path];
 }
 
-function modeProblem({ mode }: Stats, path: string): string {
-  return (mode & 0o077) === 0 ? `the service cannot write to ${path}` : `other users may read or change ${path}`;
+async function checkFolder(path: string, isOwn: boolean, isWritten: boolean): Promise<readonly Finding[]> {
+  const status = await statusOf(path, isOwn ? lstat : stat);
+  if (typeof status === "string") {
+    const hint =
+      "Check that its volume is mounted, or restore a backup. For a new service, run `keyward gateway init`.";
+    return [problem("files", `the folder ${path} cannot be used (${status})`, hint)];
+  }
+  if (process.platform === "win32") return [];
+  if (!status.isDirectory() || !isOwnedBy(status)) {
+    const hint = "Find out who made it. Put a folder of the user of the service in its place.";
+    return [problem("files", `${path} ${strangeness(status, "a folder")}`, hint)];
+  }
+  // Another folder may have other files, which others may read, and never replace.
+  if (isOwn ? (status.mode & 0o077) !== 0 : mayOthersWrite(status)) {
+    const hint = isOwn
+      ? `\`chmod 700 ${path}\``
+      : `If nobody else needs to write there: \`chmod go-w ${path}\`. Otherwise move the files into a folder of their own.`;
+    return [problem("files", `other users may read or change ${path}`, hint)];
+  }
+  if (!isWritten || (status.mode & 0o700) === 0o700) return [];
+  return [problem("files", `the service cannot write to ${path}`, `\`chmod ${isOwn ? "700" : "u+rwx"} ${path}\``)];
 }
 
-/** Returns the path of a keyring in a file. */
-function keyringPaths(config: Config): readonly string[] {
-  const { keys } = config.settings;
-  const source = typeof keys === "string" ? keys.trim() : "";
-  return source.startsWith("file:") ? [config.pathOf(source.slice("file:".length))] : [];
+/** Checks a folder above. Whoever may rename its entries can put another folder in the place of that of the service. */
+async function checkAbove(path: string): Promise<readonly Finding[]> {
+  const status = await statusOf(path, stat);
+  if (typeof status === "string" || process.platform === "win32") return [];
+  // In a container, the root folder may belong to a user of the host.
+  const isStrange = !isOwnedBy(status) && path !== parse(path).root;
+  if (!isStrange && (!mayOthersWrite(status) || (status.mode & sticky) !== 0)) return [];
+  const hint = isStrange
+    ? "Move the service into a folder whose folders above belong to its user or to root."
+    : `If nobody else needs to write there: \`chmod go-w ${path}\`. Otherwise move the service elsewhere.`;
+  return [problem("files", `other users may replace what is in ${path}`, hint)];
+}
+
+async function checkFile(path: string, isStore: boolean, isBeside: boolean): Promise<readonly Finding[]> {
+  const status = await statusOf(path, lstat);
+  // That a file is missing is a problem of its store or of the keys.
+  if (typeof status === "string" || process.platform === "win32") return [];
+  const isFolder = isBeside && status.isDirectory();
+  if (!(status.isFile() || isFolder) || !isOwnedBy(status)) {
+    const hint = "Find out who made it. Put the file itself, of the user of the service, in its place.";
+    return [problem("files", `${path} ${strangeness(status, "a file")}`, hint)];
+  }
+  const hint = `\`chmod ${isFolder ? "700" : "600"} ${path}\``;
+  if ((status.mode & 0o077) !== 0) return [problem("files", `other users may read or change ${path}`, hint)];
+  const needed = isStore ? 0o600 : 0o400;
+  if ((status.mode & needed) !== needed) return [problem("files", `the service cannot use ${path}`, hint)];
+  if (isFolder || status.nlink === 1) return [];
+  const find = `Find its other names with \`find / -xdev -samefile ${path}\`, and remove those that you do not need.`;
+  return [warning("files", `${path} has ${status.nlink} names (hard links)`, find)];
+}
+
+/** Returns what is wrong with something that is not a file or a folder of the user. */
+function strangeness(status: Stats, expected: string): string {
+  if (status.isSymbolicLink()) return "is a link";
+  if (!isOwnedBy(status)) return "belongs to another user";
+  return status.isDirectory() ? "is a folder" : `is not ${expected}`;
+}
+
+async function statusOf(path: string, ask: (path: string) => Promise<Stats>): Promise<Stats | string> {
+  return await ask(path).catch(systemCode);
+}
+
+/** Returns all folders above some folders, by their names and by the links in their names. */
+async function foldersAbove(folders: ReadonlySet<string>): Promise<ReadonlySet<string>> {
+  const above = new Set<string>();
+  for (const folder of folders) {
+    for (const path of [folder, await realpath(folder).catch(() => folder)]) {
+      for (let at = dirname(path); !folders.has(at); at = dirname(at)) {
+        above.add(at);
+        if (at === parse(at).root) break;
+      }
+    }
+  }
+  return above;
 }

@@ -1,19 +1,25 @@
 import { type KeyProvider, KeywardError } from "@keyward/core";
 import { type SecretsAdmin, SecretsError, verifyAudit } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
+import { keyringFile } from "../../configuration/keyring-file.ts";
 import type { Context } from "../../context.ts";
 import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
 import { auditPath, gatewayConfig, requireUsedStores, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
 import { errorResult } from "../../terminal/output.ts";
 import { checkFiles } from "./doctor-files.ts";
-import { type Finding, good, problem } from "./finding.ts";
+import { type Finding, good, problem, warning } from "./finding.ts";
 
 const marks = { good: "ok", warning: "warning", problem: "PROBLEM" } as const;
 const colors = { good: "green", warning: "yellow", problem: "red" } as const;
 const toleratedClockMs = 5_000;
 const answerWithinMs = 10_000;
 const maxAnswerBytes = 4_096;
+const maxShownRecords = 20;
+const damagedHint =
+  "Find out which program writes to the store. Restore a backup, or set the secret or make the token again.";
+const missingHint =
+  "Find out which program writes to the store. Restore a backup, or set the secret or make the token again. If a process was killed while it made a server or a token, do nothing: the service forgets the rest after a day.";
 
 /**
  * Checks a secrets service and prints a line for each check. Changes nothing.
@@ -23,8 +29,9 @@ const maxAnswerBytes = 4_096;
 export async function gatewayDoctor(context: Context, { url }: { readonly url?: string }): Promise<void> {
   const { output } = context;
   const config = await gatewayConfig(context);
-  const findings: Finding[] = [good("configuration", (await context.told()).path)];
-  const files = await checkFiles(config);
+  const told = await context.told();
+  const findings: Finding[] = [good("configuration", told.path)];
+  const files = await checkFiles(config, keyringFile(told));
   findings.push(...files);
   const keys = await check("keys", async () => await checkKeys(await context.keys(), context.signal));
   findings.push(...keys);
@@ -46,7 +53,7 @@ export async function gatewayDoctor(context: Context, { url }: { readonly url?: 
           if (service.some(({ level }) => level === "problem")) return service;
           return [
             ...service,
-            ...(await check("store", async () => await checkRecords(admin))),
+            ...(await check("store", async () => await checkRecords(admin, context.signal))),
             ...(await check("secrets", async () => await checkExpiry(admin))),
           ];
         }),
@@ -79,11 +86,23 @@ async function checkService(admin: SecretsAdmin): Promise<readonly Finding[]> {
   return [good("store", "answers, the keys belong to it, and the service is set up"), good("audit", "can be written")];
 }
 
-async function checkRecords(admin: SecretsAdmin): Promise<readonly Finding[]> {
-  const { unreadable } = await admin.census(admin.localOperator());
-  if (unreadable === 0) return [good("store", "every record is encrypted under a key of the keyring")];
-  const hint = "Find out which program writes to the store. Restore a backup, or set the secrets again.";
-  return [problem("store", `${unreadable} records are damaged or not encrypted`, hint)];
+/** Counts all records by the key that encrypted them, and then decrypts each record that the lists of the service name. */
+async function checkRecords(admin: SecretsAdmin, signal: AbortSignal): Promise<readonly Finding[]> {
+  const caller = admin.localOperator();
+  const { unreadable } = await admin.census(caller);
+  const { readable, problems, problemCount } = await admin.checkRecords(caller, { signal });
+  const findings = problems.slice(0, maxShownRecords).map(({ record, code }): Finding => {
+    const isMissing = code === "RECORD_MISSING";
+    const message = `${record} ${isMissing ? "is missing, although it was not deleted" : "cannot be read"}`;
+    return { ...problem("store", message, isMissing ? missingHint : damagedHint), code };
+  });
+  const more = problemCount - findings.length;
+  if (more > 0) findings.push(problem("store", `${more} further records cannot be read or are missing`, damagedHint));
+  if (unreadable > 0) {
+    findings.push(problem("store", `${unreadable} records are damaged or not encrypted`, damagedHint));
+  }
+  if (findings.length > 0) return findings;
+  return [good("store", `${readable} records were decrypted, and none that a list names is missing`)];
 }
 
 async function checkExpiry(admin: SecretsAdmin): Promise<readonly Finding[]> {
@@ -93,7 +112,7 @@ async function checkExpiry(admin: SecretsAdmin): Promise<readonly Finding[]> {
     const state = expires <= Date.now() ? "has expired" : "expires soon";
     const message = `${name} of the server ${server} ${state}: ${new Date(expires).toISOString()} (workspace ${workspace})`;
     const hint = `Let an admin of the workspace set a new value: \`keyward secrets set ${server} ${name}\`.`;
-    return { level: "warning", subject: "secrets", message, hint, code: null };
+    return warning("secrets", message, hint);
   });
 }
 
@@ -158,13 +177,7 @@ function clockFinding(apartMs: number): Finding {
   const message = Number.isNaN(apartMs)
     ? "cannot be compared, because the answer of the service has no valid date"
     : `differs by ${Math.round(apartMs / 1_000)} seconds from the clock of the service`;
-  return {
-    level: "warning",
-    subject: "clock",
-    message,
-    hint: "Synchronize the clocks: values and tokens expire by them.",
-    code: null,
-  };
+  return warning("clock", message, "Synchronize the clocks: values and tokens expire by them.");
 }
 
 /** Runs a check. An error of Keyward is a problem of the subject. */

@@ -18,3 +18,8 @@ export function good(subject: Finding["subject"], message: string): Finding {
 export function problem(subject: Finding["subject"], message: string, hint: string): Finding {
   return { level: "problem", subject, message, hint, code: null };
 }
+
+/** Returns the finding of a check that found what is not a problem yet. */
+export function warning(subject: Finding["subject"], message: string, hint: string): Finding {
+  return { level: "warning", subject, message, hint, code: null };
+}

@@ -1,4 +1,4 @@
-import { lstat, mkdir, writeFile } from "node:fs/promises";
+import { lstat, mkdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { type KeyProvider, Keyring, KeywardError, systemCode } from "@keyward/core";
 import type { Initialization } from "@keyward/secrets";
@@ -8,6 +8,7 @@ import { configFileNames, findConfig } from "../../configuration/config-file.ts"
 import { gatewayStoreNames } from "../../configuration/store-name.ts";
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
+import { ignoreAll } from "../../files/git-ignore.ts";
 import { writeNewFile } from "../../files/new-file.ts";
 import { type FirstTokens, setUpService } from "../../service/first-tokens.ts";
 import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
@@ -140,9 +141,7 @@ async function makeFolder(folder: string): Promise<void> {
     }
   }
   if (basename(folder) !== folderName) return;
-  await writeFile(join(folder, ".gitignore"), "*\n", { flag: "wx" }).catch((error: unknown) => {
-    if (systemCode(error) !== "EEXIST") throw error;
-  });
+  await ignoreAll(join(folder, ".gitignore"));
 }
 
 /** Makes the first keyring if there is none, and lets the keyring list the stores of the service. */

@@ -4,6 +4,7 @@ import type { RunningAdminServer } from "@keyward/admin";
 import { packageNotLoaded } from "@keyward/core";
 import { type ExpiringSecret, type SecretsAdmin, SecretsError, type ServiceState } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
+import { keyringFile } from "../../configuration/keyring-file.ts";
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
 import { type FirstTokens, setUpService } from "../../service/first-tokens.ts";
@@ -46,7 +47,7 @@ export async function startGateway(context: Context, options: GatewayStartOption
   output.notice(
     `A copy of ${folder} is everything that the service knows, with its keyring. Let only the user of the service read the folder, and keep backups encrypted.`,
   );
-  for (const { level, message, hint } of await checkFiles(config)) {
+  for (const { level, message, hint } of await checkFiles(config, keyringFile(await context.told()))) {
     if (level === "problem") output.notice(`${message}. ${hint ?? ""}`);
   }
   const { host, port, publicUrl, trustProxy } = options;
@@ -155,7 +156,7 @@ async function revokeTokens({ output }: Context, admin: SecretsAdmin, before: nu
   const time = new Date(before).toISOString();
   const count = await admin.revokeTokensBefore(admin.localOperator(), before);
   output.notice(
-    `Revoked ${count} tokens that were created before ${time}. To make new ones on this machine, run \`keyward tokens recover\`.`,
+    `Revoked ${count} tokens that were created before ${time}, or are dated after now by a clock that was ahead. To make new ones on this machine, run \`keyward tokens recover\`.`,
   );
 }
 

@@ -2,7 +2,6 @@ import { auditAnchor, exportAudit, SecretsError, verifyAudit } from "@keyward/se
 import type { Context } from "../../context.ts";
 import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
 import { appendLine } from "../../files/append-line.ts";
-import { pathExists } from "../../files/path-exists.ts";
 import { auditEntryResult } from "../../results/audit-entry-result.ts";
 import { auditPath, gatewayConfig } from "../../service/local-service.ts";
 import { textOfFile } from "../../service/secret-value.ts";
@@ -60,7 +59,8 @@ export async function anchor(context: Context, { out }: { readonly out?: string 
     const heads = await auditAnchor(file);
     return context.output.result(jsonOf(heads), { anchor: heads, file: null });
   }
-  if (await pathExists(out)) {
+  // A full disk may have left an empty file, which is like a new one.
+  if (await hasContent(out)) {
     const anchors = parsed(await textOfFile(out, { maxBytes: maxAnchorBytes, signal: context.signal }));
     const { ok, problemCount } = await verifyAudit({ ...file, anchors, signal: context.signal });
     if (!ok) {
@@ -98,6 +98,11 @@ async function auditFile(context: Context) {
 
 /** Reads all lines of a file of anchors, which may also be what `--json` printed. */
 function parsed(text: string): unknown[] {
+  if (text.trim() === "") {
+    throw new CommandError("USAGE", "The file of anchors is empty", {
+      hint: "Pass a file that `keyward audit anchor` has written.",
+    });
+  }
   try {
     return text
       .trimEnd()
@@ -108,7 +113,7 @@ function parsed(text: string): unknown[] {
       });
   } catch {
     throw new CommandError("USAGE", "A line of the file of anchors is not JSON", {
-      hint: "Pass a file that `keyward audit anchor` has written.",
+      hint: "Pass a file that `keyward audit anchor` has written. If the last line of the file has no end, because a machine was stopped while it wrote the line, remove this line.",
     });
   }
 }

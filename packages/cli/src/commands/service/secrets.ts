@@ -1,5 +1,4 @@
 import { AdminApiError, type Secret, type SecretChange } from "@keyward/admin/client";
-import { fieldRules, secretNameField, valueBytes } from "@keyward/secrets/fields";
 import type { Context } from "../../context.ts";
 import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
 import { secretResult } from "../../results/service-results.ts";
@@ -7,6 +6,7 @@ import { adminAccess } from "../../service/admin-access.ts";
 import { envVariables } from "../../service/env-file.ts";
 import { type InjectionFlags, injectionOf, shownInjection } from "../../service/injection-flags.ts";
 import { readValue, textOfFile } from "../../service/secret-value.ts";
+import { unfitVariables } from "../../service/unfit-variables.ts";
 import { shownSince } from "../../terminal/durations.ts";
 import { type ErrorResult, errorResult, oneLine, table } from "../../terminal/output.ts";
 import { dayOf } from "../../terminal/times.ts";
@@ -127,13 +127,14 @@ export async function importSecrets(
       hint: "A line of the file has the form `NAME=value`. Check the path.",
     });
   }
-  const unfit = variables.filter(({ name, value }) => !isFit(name, value)).map(({ name }) => name);
+  const { client } = await adminAccess(context);
+  // Before the first is set, so that a file is imported as a whole or not at all.
+  const unfit = unfitVariables(variables, (await client.listSecrets(server)).secrets);
   if (unfit.length > 0) {
-    throw new CommandError("USAGE", `These variables cannot be secrets, so nothing was set: ${unfit.join(", ")}`, {
-      hint: `The value of a secret has ${valueBytes.least} to ${valueBytes.most} bytes, and its name ${fieldRules.secretName}. Remove the lines of these variables from the file.`,
+    throw new CommandError("USAGE", `The file was refused, so nothing was set. ${unfit.join("; ")}`, {
+      hint: "Remove the lines of these variables from the file. Set such a secret with `keyward secrets set`, and with `--header <name>` if it needs another header.",
     });
   }
-  const { client } = await adminAccess(context);
   const redacted = redact ? undefined : false;
   const secrets: ImportedSecret[] = [];
   for (const { name, value } of variables) {
@@ -158,11 +159,6 @@ export async function importSecrets(
     secrets,
   });
   if (!isWhole) throw new ProblemsPrinted();
-}
-
-function isFit(name: string, value: string): boolean {
-  const bytes = Buffer.byteLength(value);
-  return secretNameField.safeParse(name).success && bytes >= valueBytes.least && bytes <= valueBytes.most;
 }
 
 const perSecret: readonly string[] = ["FIELD_INVALID", "RULE_CONFLICT", "LIMIT_REACHED"];

@@ -1,0 +1,23 @@
+import { lstat, readFile } from "node:fs/promises";
+import { overwriteFile } from "./new-file.ts";
+
+/** Returns whether a `.gitignore` lets Git keep nothing of its folder. */
+export async function ignoresAll(path: string): Promise<boolean> {
+  return (await textOf(path)).split(/\r?\n/).some((line) => line.trimEnd() === "*");
+}
+
+/**
+ * Lets Git keep nothing of the folder of a `.gitignore`. Keeps the lines that the file has.
+ *
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file cannot be written.
+ */
+export async function ignoreAll(path: string): Promise<void> {
+  // A full disk or a stopped command may have left an empty file.
+  if (!(await ignoresAll(path))) await overwriteFile(path, `*\n${await textOf(path)}`);
+}
+
+/** Reads a file; "" if there is none, or if something else is at the path. */
+async function textOf(path: string): Promise<string> {
+  const status = await lstat(path).catch(() => undefined);
+  return status?.isFile() === true ? await readFile(path, "utf8").catch(() => "") : "";
+}

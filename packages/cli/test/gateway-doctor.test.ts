@@ -1,0 +1,127 @@
+import { chmod, link, mkdir, rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { AdminClient } from "@keyward/admin/client";
+import { describe, expect, it } from "vitest";
+import { newFolder, newService, startGateway } from "./gateway-process.ts";
+import { keyward } from "./keyward-process.ts";
+
+/** Sets a service up that has a server with a secret, and a member. */
+async function serviceWithSecret(): Promise<string> {
+  const folder = await newFolder();
+  const { admin } = await newService(folder);
+  const gateway = await startGateway(folder);
+  const client = new AdminClient({ url: gateway.url, token: admin });
+  await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
+  await client.setSecret("github", { name: "TOKEN", value: "a-value-that-nobody-prints" });
+  await client.createToken({ owner: "ci", role: "member" });
+  expect(await gateway.stop()).toBe(0);
+  return folder;
+}
+
+/** Runs SQL on the rows of the service's store whose keys begin with a prefix. Returns the number of rows. */
+function changeRecords(folder: string, sql: string, prefix: string): number | bigint {
+  const database = new DatabaseSync(join(folder, ".keyward", "service.db"));
+  try {
+    const where = "WHERE space = 0 AND CAST(key AS TEXT) LIKE ?";
+    return database.prepare(`${sql} ${where}`).run(`${prefix}%`).changes;
+  } finally {
+    database.close();
+  }
+}
+
+/** Changes the last byte of the ciphertext, and nothing of what says which key encrypted the record. */
+const damage =
+  "UPDATE entries SET value = CAST(substr(value, 1, length(value) - 1) || CASE substr(value, -1) WHEN x'00' THEN x'01' ELSE x'00' END AS BLOB)";
+const remove = "DELETE FROM entries";
+
+describe("keyward gateway doctor", () => {
+  it("decrypts each record, and names those that are damaged or missing", async () => {
+    const folder = await serviceWithSecret();
+    const whole = await keyward(folder, {}, "gateway", "doctor");
+    expect(whole).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(whole.stdout).toMatch(/ok {7}store: \d+ records were decrypted, and none that a list names is missing/);
+    expect(changeRecords(folder, damage, "value/")).toBe(1);
+    const damaged = await keyward(folder, {}, "gateway", "doctor");
+    expect(damaged).toMatchObject({ exitCode: 1, stderr: "" });
+    const value = "the value of TOKEN of the server github of the workspace main";
+    expect(damaged.stdout).toContain(`PROBLEM  store: ${value} cannot be read (RECORD_TAMPERED)`);
+    changeRecords(folder, remove, "value/");
+    changeRecords(folder, remove, "token/");
+    const missing = await keyward(folder, {}, "gateway", "doctor");
+    expect(missing.exitCode).toBe(1);
+    expect(missing.stdout).toContain(`PROBLEM  store: ${value} is missing, although it was not deleted`);
+    expect(missing.stdout.match(/the token \w+ of the (workspace main|operators) is missing/g)).toHaveLength(3);
+    changeRecords(folder, remove, "server/");
+    changeRecords(folder, remove, "list/workspaces/0");
+    const { stdout } = await keyward(folder, {}, "gateway", "doctor", "--json");
+    expect(JSON.parse(stdout).findings).toContainEqual({
+      level: "problem",
+      subject: "store",
+      message: "page 0 of the list of workspaces is missing, although it was not deleted",
+      hint: expect.stringContaining("Restore a backup"),
+      code: "RECORD_MISSING",
+    });
+  });
+});
+
+describe.skipIf(process.platform === "win32")("the check of the files", () => {
+  /** Returns the lines about files that the doctor prints. */
+  async function linesAboutFiles(folder: string, env = {}): Promise<readonly string[]> {
+    const { stdout } = await keyward(folder, env, "gateway", "doctor");
+    return stdout.split("\n").filter((line) => /^\w+ +files: /.test(line));
+  }
+
+  it("says that the folder of the service is missing", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    await rename(join(folder, ".keyward"), join(folder, "elsewhere"));
+    expect(await linesAboutFiles(folder)).toEqual([
+      `PROBLEM  files: the folder ${join(folder, ".keyward")} cannot be used (ENOENT)`,
+    ]);
+  });
+
+  it("finds a subfolder that others can open, and a file with a second name", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const own = join(folder, ".keyward");
+    await mkdir(join(own, "backups"), { mode: 0o700 });
+    expect(await linesAboutFiles(folder)).toEqual([`ok       files: only you can use the files of ${own}`]);
+    await chmod(join(own, "backups"), 0o755);
+    await link(join(own, "keyring.json"), join(folder, "second-name"));
+    const lines = await linesAboutFiles(folder);
+    expect(lines.toSorted()).toEqual([
+      `PROBLEM  files: other users may read or change ${join(own, "backups")}`,
+      `warning  files: ${join(own, "keyring.json")} has 2 names (hard links)`,
+    ]);
+  });
+
+  it("warns if Git may keep the keyring", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const own = join(folder, ".keyward");
+    await writeFile(join(own, ".gitignore"), "");
+    expect(await linesAboutFiles(folder)).toEqual([`warning  files: Git may keep the files of ${own}`]);
+  });
+
+  it("looks at the folders of the store and of the keyring, at the keyring that KEYWARD_KEYS names, and at the folders above", async () => {
+    const folder = await newFolder();
+    const place = (name: string) => join(folder, name);
+    for (const name of ["store", "keys", "above", "above/audit"]) await mkdir(place(name), { mode: 0o700 });
+    const gateway = { store: "sqlite:store/service.db", audit: "above/audit/audit.db" };
+    await writeFile(place("keyward.config.json"), JSON.stringify({ gateway }));
+    const env = { KEYWARD_KEYS: "file:keys/keyring.json" };
+    expect(await keyward(folder, env, "gateway", "init", "--print-tokens")).toMatchObject({ exitCode: 0 });
+    const found = await linesAboutFiles(folder, env);
+    expect(found).toEqual([`ok       files: only you can use the files of ${place("above/audit")}`]);
+    for (const name of ["store", "keys", "above"]) await chmod(place(name), 0o777);
+    await chmod(place("keys/keyring.json"), 0o644);
+    const lines = await linesAboutFiles(folder, env);
+    expect(lines.toSorted()).toEqual([
+      `PROBLEM  files: other users may read or change ${place("keys")}`,
+      `PROBLEM  files: other users may read or change ${place("keys/keyring.json")}`,
+      `PROBLEM  files: other users may read or change ${place("store")}`,
+      `PROBLEM  files: other users may replace what is in ${place("above")}`,
+    ]);
+  });
+});
