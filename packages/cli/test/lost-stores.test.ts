@@ -80,3 +80,21 @@ describe("a lost store", () => {
     expect(await keyward(folder, {}, "tokens", "recover")).toMatchObject({ exitCode: 0 });
   });
 });
+
+describe("a lost configuration", () => {
+  it("is named by the commands that need it, and its backup lets the keyring be restored", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    await keyward(folder, {}, "keyring", "export", "keyring.backup");
+    await rename(join(folder, "keyward.config.ts"), join(folder, "configuration.backup"));
+    await rm(join(folder, ".keyward", "keyring.json"));
+    const restore = ["keyring", "import", "keyring.backup"];
+    for (const words of [restore, ["gateway", "start"], ["gateway", "doctor"]]) {
+      const ended = await keyward(folder, {}, ...words);
+      expect(ended).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("restore `keyward.config.ts`") });
+    }
+    await rename(join(folder, "configuration.backup"), join(folder, "keyward.config.ts"));
+    expect(await keyward(folder, {}, ...restore)).toMatchObject({ exitCode: 0 });
+    expect(await keyward(folder, {}, "gateway", "doctor")).toMatchObject({ exitCode: 0 });
+  });
+});

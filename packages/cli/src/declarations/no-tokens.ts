@@ -12,7 +12,7 @@ export function refuseTokens(program: Command): void {
     const words = [isSetting ? command.args.slice(0, 2) : command.args, command.opts(), program.opts()];
     if (!words.flatMap((some) => Object.values(some)).some((word) => hasToken(String(word)))) return;
     throw new CommandError("USAGE", "The command line has a token, so nothing was done", {
-      hint: "Every user of the machine can see a command line, and your shell keeps it. Revoke the token: `keyward tokens list`, and `keyward tokens revoke` with its id. `keyward login` asks for a token, or reads it from stdin.",
+      hint: "Revoke the token, because others can see a command line: `keyward tokens revoke <id>`. The id is the part between the last two underscores. `keyward login` asks for a token, or reads it from stdin.",
     });
   });
 }
