@@ -51,7 +51,7 @@ export async function openKeys({ options, env, config }: Told): Promise<KeyProvi
   }
   if (config?.settings.keys !== undefined) return await config.keys();
   throw new CommandError("USAGE", "The source of the keys is not set", {
-    hint: "Pass --keys, such as `--keys file:production.keyring`, set the environment variable KEYWARD_KEYS, or make a configuration with `keyward init`. In the folder of a secrets service, restore `keyward.config.ts` from the backup instead.",
+    hint: "Pass --keys, such as `--keys file:production.keyring`, set the environment variable KEYWARD_KEYS, or make a configuration with `keyward init`. In a folder that `keyward gateway init` has set up, restore `keyward.config.ts` from the backup instead.",
   });
 }
 
