@@ -175,13 +175,16 @@ export class Sweep {
     const keyOf = ({ slug }: ServerEntry) => serverKey(workspace, slug);
     for await (const page of list.pages({ onUnreadable: context.onProblem })) {
       this.#signal?.throwIfAborted();
-      const batch = await context.store.readBatch(page.map(({ entry }) => keyOf(entry)));
+      const read = await servers.read(
+        workspace,
+        page.map(({ entry }) => entry),
+      );
       const gone: ListedEntry<ServerEntry>[] = [];
-      for (const listed of page) {
+      for (const [index, listed] of page.entries()) {
         const { entry } = listed;
         await this.#whole(async () => {
-          const server = batch.record(serverRecord, keyOf(entry))?.value;
-          if (server?.id === entry.id) return await this.#sweepServer(workspace, server);
+          const server = read[index]?.server();
+          if (server !== undefined) return await this.#sweepServer(workspace, server);
           if (!this.#isPast(entry.deleted?.at ?? entry.at, dayMs)) return;
           await servers.removeForGood({ workspace, slug: entry.slug }, entry);
           gone.push(listed);

@@ -1,7 +1,7 @@
 import { SecretsAdmin } from "@keyward/secrets";
 import { SecretsReader } from "@keyward/secrets/reader";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { HostileStore } from "./hostile-store.ts";
+import { HostileStore, haltedRead } from "./hostile-store.ts";
 import { keysIn, type Service, startService, valuesOf } from "./service.ts";
 
 const dayMs = 24 * 3_600_000;
@@ -69,15 +69,36 @@ describe("someone who writes to the store and has no key", () => {
     }
   });
 
-  it("cannot make the sweep erase the values of a server by removing its record", async () => {
+  it("cannot hide a server and its values by removing its record", async () => {
     const { hostile, ...service } = await startWithSecret();
-    const { admin, as } = service;
+    const { admin, as, problems } = service;
     const key = `server/${as.admin.workspace}/github`;
     const record = await hostile.read(key);
     await hostile.remove(key);
     for (const days of [2, 4]) await admin.sweep({ now: Date.now() + days * dayMs, abandonedAfterMs: 0 });
+    expect(problems).toMatchObject([{ code: "RECORD_MISSING" }, { code: "RECORD_MISSING" }]);
+    expect(await admin.listServers(as.admin)).toMatchObject({ items: [], unreadable: ["github"] });
     await hostile.putBack(key, record);
+    expect(await admin.listServers(as.admin)).toMatchObject({ items: [{ slug: "github" }], unreadable: [] });
     expect(await valuesOf(service, "github")).toEqual({ TOKEN: value });
+  });
+
+  it("is not blamed for a server that another process deletes while the servers are read", async () => {
+    const { hostile: _, ...service } = await startWithSecret();
+    const { admin, as, keys, audit, problems } = service;
+    const deleting = async (halted: string) => {
+      if (!halted.includes("server/")) return;
+      const { items } = await admin.listServers(as.admin);
+      if (items.length > 0) await admin.deleteServer(as.admin, "github");
+    };
+    const store = haltedRead(service.store, deleting);
+    const other = new SecretsAdmin({ store, keys, audit, onProblem: (problem) => problems.push(problem) });
+    onTestFinished(() => other.close());
+    expect(await other.listServers(as.admin)).toMatchObject({ items: [], unreadable: [] });
+    await admin.createServer(as.admin, { slug: "github", url });
+    await other.sweep({ now: Date.now() + 2 * dayMs });
+    expect(problems).toEqual([]);
+    expect((await admin.listServers(as.admin)).items).toEqual([]);
   });
 
   it("cannot hide a token from a revocation after a restore by putting back an old page of the list", async () => {
@@ -157,6 +178,23 @@ describe("a record that cannot be read", () => {
       items: [{ name: "main" }],
       unreadable: ["other"],
     });
+  });
+
+  it("does not hide the secrets of other servers that expire soon", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, problems } = service;
+    const expires = Date.now() + dayMs;
+    await admin.createWorkspace(as.operator, { name: "other", adminOwner: "other" });
+    for (const slug of ["github", "jira", "linear"]) {
+      await admin.createServer(as.admin, { slug, url });
+      await admin.setSecret(as.admin, slug, { name: "TOKEN", value, expires });
+    }
+    const other = await admin.getWorkspace(as.operator, "other");
+    await hostile.damage(`server/${as.admin.workspace}/jira`);
+    await hostile.damage(`workspace/${other.id}`);
+    const expiring = await admin.expiringSecrets(admin.localOperator());
+    expect(expiring.map(({ server }) => server).sort()).toEqual(["github", "linear"]);
+    expect(problems).toHaveLength(2);
   });
 
   it("does not keep the other tokens of its owner valid when all of them are revoked", async () => {
