@@ -1,4 +1,4 @@
-import { isOfRecord } from "./records/record-errors.ts";
+import { orReport } from "./records/record-errors.ts";
 import { workspaceKey } from "./records/record-keys.ts";
 import { workspaceRecord } from "./records/workspace-record.ts";
 import { type ExpiringSecret, isExpiring, maxReported, type SweepParts } from "./sweep.ts";
@@ -14,21 +14,11 @@ export async function findExpiringSecrets({
 }: Pick<SweepParts, "servers" | "workspaces" | "context">): Promise<readonly ExpiringSecret[]> {
   const found: ExpiringSecret[] = [];
   const now = Date.now();
-  /** Returns what was read; `undefined` after it has reported a record that cannot be read. */
-  const readable = async <Value>(read: () => Value | Promise<Value>): Promise<Value | undefined> => {
-    try {
-      return await read();
-    } catch (error) {
-      if (!isOfRecord(error)) throw error;
-      onProblem(error);
-      return undefined;
-    }
-  };
   const addFrom = async (workspace: string) => {
     for await (const page of servers.listOf(workspace).pages({ onUnreadable: onProblem })) {
       const entries = page.map(({ entry }) => entry);
       for (const { server: read } of await servers.read(workspace, entries)) {
-        const server = await readable(read);
+        const server = await orReport(read, onProblem);
         if (server === undefined || server.deleting) continue;
         for (const { name, expires } of server.secrets) {
           if (isExpiring(expires, now)) found.push({ workspace, server: server.slug, name, expires });
@@ -38,10 +28,10 @@ export async function findExpiringSecrets({
   };
   for await (const page of workspaces.list().pages({ onUnreadable: onProblem })) {
     for (const { entry } of page) {
-      await readable(async () => {
+      await orReport(async () => {
         const workspace = (await store.read(workspaceRecord, workspaceKey(entry.id)))?.value;
         if (workspace !== undefined && !workspace.deleting) await addFrom(workspace.id);
-      });
+      }, onProblem);
       if (found.length >= maxReported) return found.slice(0, maxReported);
     }
   }

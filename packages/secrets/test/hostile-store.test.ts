@@ -1,3 +1,4 @@
+import { KeywardError } from "@keyward/core";
 import { SecretsAdmin } from "@keyward/secrets";
 import { SecretsReader } from "@keyward/secrets/reader";
 import { describe, expect, it, onTestFinished } from "vitest";
@@ -225,4 +226,104 @@ describe("a record that cannot be read", () => {
     expect(left).not.toContain(`token/${as.admin.workspace}/${own[2]?.info.id}`);
     expect(problems).not.toEqual([]);
   });
+
+  it("does not keep the holder of the keyring from recovering a token", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, problems } = service;
+    const local = admin.localOperator();
+    for (const home of [as.admin.workspace, "service"]) {
+      await hostile.damage(`list/${home}/tokens/0`);
+      await hostile.damage(`list/${home}/tokens/head`);
+    }
+    await hostile.putBack("list/workspaces/1", "damaged");
+    for (const workspace of ["main", undefined]) {
+      const issued = [];
+      for (const owner of ["ana", "bob"]) issued.push(await admin.recoverToken(local, { workspace, owner }));
+      const [first, second] = issued;
+      const caller = await freshProcess(service).authenticate(first?.token ?? "");
+      for (const process of [admin, freshProcess(service)]) {
+        const { items, unreadable } = await process.listTokens(caller);
+        expect(items.map(({ id }) => id)).toEqual([second?.info.id, first?.info.id]);
+        expect(unreadable).toEqual(["all entries of page 0 of the list"]);
+      }
+    }
+    await admin.sweep();
+    expect(problems).toHaveLength(5);
+    await expect(admin.getWorkspace(as.operator, "other")).rejects.toMatchObject({ code: "RECORD_NOT_SEALED" });
+  });
+
+  it("does not hide newer pages of a list if the record is the head of the list", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as } = service;
+    const page = `list/${as.admin.workspace}/tokens/0`;
+    const head = `list/${as.admin.workspace}/tokens/head`;
+    const old = { page: await hostile.read(page), head: await hostile.read(head) };
+    await hostile.damage(page);
+    const { info } = await admin.createToken(as.admin, { owner: "ci", role: "member" });
+    await hostile.putBack(page, old.page);
+    for (const change of [() => hostile.putBack(head, old.head), () => hostile.remove(head)]) {
+      await change();
+      const { items } = await freshProcess(service).listTokens(as.admin, { owner: "ci" });
+      expect(items).toMatchObject([{ id: info.id }]);
+    }
+  });
+
+  it("does not keep the deletion of a workspace from the other servers and the tokens", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, problems } = service;
+    const { workspace } = as.admin;
+    for (const slug of ["github", "jira", "linear"]) {
+      await admin.createServer(as.admin, { slug, url });
+      await admin.setSecret(as.admin, slug, { name: "TOKEN", value });
+    }
+    await hostile.putBack(`list/${workspace}/tokens/1`, "damaged");
+    const key = `server/${workspace}/jira`;
+    const record = await hostile.read(key);
+    await hostile.damage(key);
+    await expect(admin.deleteWorkspace(as.operator, "main")).rejects.toMatchObject({ code: expect.any(String) });
+    expect(await keysIn(service, `server/${workspace}/`)).toEqual([key]);
+    expect(await keysIn(service, `value/${workspace}/`)).toHaveLength(1);
+    expect(await keysIn(service, `token/${workspace}/`)).toEqual([]);
+    await hostile.putBack(key, record);
+    await hostile.remove(`list/${workspace}/tokens/1`);
+    await admin.sweep();
+    expect(problems).toEqual([]);
+    expect(await keysIn(service, `value/${workspace}/`)).toEqual([]);
+  });
+
+  it("does not keep the audit of a deleted workspace", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, audit, problems } = service;
+    const key = `server/${as.admin.workspace}/github`;
+    await admin.createServer(as.admin, { slug: "github", url });
+    const record = await hostile.read(key);
+    await admin.deleteWorkspace(as.operator, "main");
+    await hostile.putBack(key, record);
+    await hostile.damage(key);
+    const removed: unknown[] = [];
+    audit.removeBefore = async (workspace) => removed.push(workspace);
+    await admin.sweep({ now: Date.now() + 2 * dayMs });
+    expect(removed).toEqual([undefined, as.admin.workspace]);
+    expect(problems).toHaveLength(1);
+  });
+});
+
+it("a provider of keys that is unavailable is not taken for a record that cannot be read", async () => {
+  const { hostile: _, ...service } = await startWithSecret();
+  let loads = 0;
+  const load = async () => {
+    if (loads++ === 0) return service.keys;
+    throw new KeywardError("PROVIDER_UNAVAILABLE", "The keys cannot be loaded", { hint: "Repeat the call." });
+  };
+  const maxAgeMs = 100;
+  const keys = { load, freshness: { maxAgeMs, timeoutMs: 50 } };
+  const store = haltedRead(service.store, async (read) => {
+    const began = performance.now();
+    // From here on, the keyring is too old.
+    if (read.includes("workspace/")) await expect.poll(() => performance.now() - began).toBeGreaterThan(maxAgeMs);
+  });
+  const admin = new SecretsAdmin({ store, keys, audit: service.audit });
+  onTestFinished(() => admin.close());
+  const search = admin.expiringSecrets(admin.localOperator());
+  await expect(search).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
 });

@@ -4,7 +4,7 @@ import { PagedList, pageSchemaOf } from "../lists/paged-list.ts";
 import type { IssuedToken, Page, PageRequest, TokenInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
 import { maxKeepers, maxRotatedKeepers } from "../records/keeper.ts";
-import { isOfRecord } from "../records/record-errors.ts";
+import { orReport } from "../records/record-errors.ts";
 import { listKey, tokenKey, usedKey } from "../records/record-keys.ts";
 import { isEnded, type TokenRecord, tokenRecord } from "../records/token-record.ts";
 import { SecretsError } from "../secrets-error.ts";
@@ -183,23 +183,18 @@ export class Tokens {
     const failures: unknown[] = [];
     const now = Date.now();
     let revoked = 0;
-    const attempt = async (work: () => Promise<void>) => {
-      await work().catch((error: unknown) => {
-        if (!isOfRecord(error)) throw error;
-        failures.push(error);
-      });
-    };
-    const pages = this.listOf(workspace).pages({ onUnreadable: (problem) => failures.push(problem) });
+    const report = (problem: unknown) => failures.push(problem);
+    const pages = this.listOf(workspace).pages({ onUnreadable: report });
     for await (const page of pages) {
       const early = page.filter(({ entry }) => entry.at < time || entry.at > now).map(({ entry }) => entry.id);
       // First, as in the revocation of one token: the list of admins never names a token that is revoked.
-      await attempt(async () => {
+      await orReport(async () => {
         const keepers = await readKeepers(store, workspace);
         if (!keepers.some(({ id }) => early.includes(id))) return;
         await changeKeepers(store, workspace, (current) => current.filter(({ id }) => !early.includes(id)));
-      });
+      }, report);
       for (const id of early) {
-        await attempt(async () => {
+        await orReport(async () => {
           const isRevoked = await store.change(
             tokenRecord,
             tokenKey(workspace, id),
@@ -209,7 +204,7 @@ export class Tokens {
             },
           );
           if (isRevoked) revoked++;
-        });
+        }, report);
       }
     }
     return { revoked, failures };
@@ -220,11 +215,17 @@ export class Tokens {
     return (await this.#context.store.read(tokenRecord, tokenKey(workspace, id)))?.value;
   }
 
-  /** Deletes all tokens of a workspace. Their list stays. */
+  /**
+   * Deletes all tokens of a workspace. Their list stays.
+   *
+   * @throws the error of a page that cannot be read, after the tokens of the other pages were deleted.
+   */
   async removeAll(workspace: string): Promise<void> {
-    for await (const ids of this.idsOf(workspace, undefined)) {
+    const failures: unknown[] = [];
+    for await (const ids of this.idsOf(workspace, undefined, (problem) => failures.push(problem))) {
       await this.#context.store.remove(ids.flatMap((id) => [tokenKey(workspace, id), usedKey(workspace, id)]));
     }
+    if (failures.length > 0) throw failures[0];
   }
 
   async #issue(
