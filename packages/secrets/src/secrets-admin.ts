@@ -619,7 +619,10 @@ export class SecretsAdmin {
     const revokeIn = async (workspace: string | undefined) => {
       const result = await this.#changes.record({ ...change, workspace }, async () => {
         // First, so that also tokens are refused that no list names, or whose records cannot be read.
-        if (workspace === undefined) await refuseTokensBefore(this.#context.store, before);
+        if (workspace === undefined) {
+          await refuseTokensBefore(this.#context.store, before);
+          await this.#tokens.noteRevocation();
+        }
         return { result: await this.#tokens.revokeCreatedBefore(workspace ?? installation, before) };
       });
       revoked += result.revoked;

@@ -1,7 +1,7 @@
 import { KeywardError } from "@keyward/core";
-import { SecretsAdmin } from "@keyward/secrets";
+import { type IssuedToken, SecretsAdmin } from "@keyward/secrets";
 import { SecretsReader } from "@keyward/secrets/reader";
-import { describe, expect, it, onTestFinished } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { HostileStore, haltedRead } from "./hostile-store.ts";
 import { keysIn, type Service, startService, valuesOf } from "./service.ts";
 
@@ -36,6 +36,16 @@ function freshProcess({ store, keys, audit }: Service): SecretsAdmin {
   const admin = new SecretsAdmin({ store, keys, audit });
   onTestFinished(() => admin.close());
   return admin;
+}
+
+/** Runs `work` while the clock of this process is ahead by a number of days. */
+async function at<Result>(days: number, work: () => Promise<Result>): Promise<Result> {
+  vi.setSystemTime(Date.now() + days * dayMs);
+  try {
+    return await work();
+  } finally {
+    vi.useRealTimers();
+  }
 }
 
 describe("someone who writes to the store and has no key", () => {
@@ -113,6 +123,30 @@ describe("someone who writes to the store and has no key", () => {
     const fresh = freshProcess(service);
     await fresh.revokeTokensBefore(fresh.localOperator(), Date.now());
     await expect(fresh.authenticate(token)).rejects.toMatchObject(refused);
+  });
+
+  it("cannot keep a hidden token valid whose time is in the future because a clock was ahead", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as } = service;
+    const page = `list/${as.admin.workspace}/tokens/0`;
+    const old = await hostile.read(page);
+    const { token } = await at(60, () => admin.createToken(as.admin, { owner: "ci", role: "member" }));
+    await hostile.putBack(page, old);
+    const fresh = freshProcess(service);
+    await fresh.revokeTokensBefore(fresh.localOperator(), Date.now());
+    const created: IssuedToken[] = [];
+    for (const days of [0, 90]) {
+      const recovered = { workspace: "main", owner: `day ${days}` };
+      created.push(await at(days, () => fresh.recoverToken(fresh.localOperator(), recovered)));
+    }
+    for (const days of [0, 61]) {
+      await at(days, async () => {
+        await expect(freshProcess(service).authenticate(token)).rejects.toMatchObject(refused);
+        for (const other of created) await freshProcess(service).authenticate(other.token);
+      });
+    }
+    await fresh.revokeTokensBefore(fresh.localOperator(), Date.now());
+    await expect(freshProcess(service).authenticate(created[1]?.token ?? "")).rejects.toMatchObject(refused);
   });
 
   it("is noticed after putting back an old page of a list that this process has read", async () => {

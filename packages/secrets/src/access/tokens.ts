@@ -5,7 +5,8 @@ import type { IssuedToken, Page, PageRequest, TokenInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
 import { maxKeepers, maxRotatedKeepers } from "../records/keeper.ts";
 import { orReport } from "../records/record-errors.ts";
-import { listKey, tokenKey, usedKey } from "../records/record-keys.ts";
+import { listKey, serviceKey, tokenKey, usedKey } from "../records/record-keys.ts";
+import { type ServiceRecord, serviceRecord } from "../records/service-record.ts";
 import { isEnded, type TokenRecord, tokenRecord } from "../records/token-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
@@ -15,6 +16,7 @@ import { requireStillValid } from "./authentication.ts";
 import type { Caller } from "./caller.ts";
 import { asListed, changeKeepers, isKeeper, keeperOf, readKeepers, withKeeper, withoutKeeper } from "./keepers.ts";
 import { LastUses } from "./last-uses.ts";
+import { notInitialized } from "./not-initialized.ts";
 import { hashOfToken, newTokenText } from "./token-text.ts";
 
 const entrySchema = z.strictObject({ id: idField, owner: ownerField, at: timeField });
@@ -210,6 +212,20 @@ export class Tokens {
     return { revoked, failures };
   }
 
+  /**
+   * Notes that tokens are revoked now. From here on, a token is refused that was created before now and has a later time,
+   * because a clock was ahead.
+   */
+  async noteRevocation(): Promise<void> {
+    await this.#context.store.change(serviceRecord, serviceKey, (current): Decision<ServiceRecord, undefined> => {
+      if (current === undefined) throw notInitialized();
+      return {
+        next: { ...current, lastRevocation: Date.now(), revision: current.revision + 1 },
+        result: undefined,
+      };
+    });
+  }
+
   /** Returns a token; `undefined` if there is none. */
   async find(workspace: string, id: string): Promise<TokenRecord | undefined> {
     return (await this.#context.store.read(tokenRecord, tokenKey(workspace, id)))?.value;
@@ -306,10 +322,12 @@ export class Tokens {
   ): Promise<{ readonly token: string; readonly record: TokenRecord }> {
     const id = newId();
     const token = newTokenText({ workspace, id });
+    // The time is first, so that it is before a revocation that the record of the installation does not name yet.
     const created = Date.now();
+    const lastRevocation = (await this.#context.store.read(serviceRecord, serviceKey))?.value.lastRevocation;
     const page = await this.listOf(workspace).append({ id, owner: given.owner, at: created });
     const hash = hashOfToken(token).toString("base64url");
-    return { token, record: { v: 1, id, page, revision: 0, hash, ...given, created, createdBy } };
+    return { token, record: { v: 1, id, page, revision: 0, hash, ...given, created, lastRevocation, createdBy } };
   }
 
   /**

@@ -13,6 +13,8 @@ const schema = z.strictObject({
   initializing: z.strictObject({ id: idField, since: timeField }).optional(),
   /** Every token that was created before this time is refused. */
   refusedBefore: timeField.optional(),
+  /** When tokens from before a time were last revoked. */
+  lastRevocation: timeField.optional(),
   /** The last sweep that removed what is old, for `sweep-clock.ts`. */
   sweeps: z
     .strictObject({ last: timeField, jumped: z.strictObject({ noticed: timeField, lookedAt: timeField }).optional() })
