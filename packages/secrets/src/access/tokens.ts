@@ -147,7 +147,9 @@ export class Tokens {
           if (listed === undefined) throw endedToken();
           replaced = listed;
           const both = withKeeper(keepers, keeperOf(record), { limit: maxRotatedKeepers, now });
-          return end === expires ? both : withoutKeeper(both, { workspace, id, end, now });
+          // An earlier rotation may have let the token end sooner, and not have written its record.
+          const isSooner = listed.expires !== undefined && listed.expires <= end;
+          return end === expires || isSooner ? both : withoutKeeper(both, { workspace, id, end, now });
         }),
       undo: (record) =>
         changeKeepers(store, workspace, (keepers) =>
