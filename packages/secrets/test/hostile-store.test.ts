@@ -160,6 +160,17 @@ describe("someone who writes to the store and has no key", () => {
     await expect(admin.revokeTokensOf(as.admin, "ci")).rejects.toMatchObject({ code: "RECORD_ROLLED_BACK" });
   });
 
+  it("makes a change fail, and not only be refused, by putting back an old record that this process has read", async () => {
+    const { hostile, admin, as, audit } = await startWithSecret();
+    const key = `server/${as.admin.workspace}/github`;
+    const old = await hostile.read(key);
+    await admin.updateServer(as.admin, "github", { disabled: true });
+    await hostile.putBack(key, old);
+    const change = admin.updateServer(as.admin, "github", { disabled: true });
+    await expect(change).rejects.toMatchObject({ code: "RECORD_ROLLED_BACK" });
+    expect(audit.kept.at(-1)).toMatchObject({ action: "server.update", outcome: "failed" });
+  });
+
   it("cannot keep tokens valid in a revocation after a restore by damaging one of them", async () => {
     const { hostile, ...service } = await start();
     const { admin, as, tokens } = service;
