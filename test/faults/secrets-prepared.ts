@@ -114,7 +114,7 @@ export class PreparedService {
     vi.useRealTimers();
     // The entry of a deleted workspace is kept as long as its audit. Tokens that have ended are kept for 30 days.
     // The first sweep after a long pause removes nothing.
-    for (const days of [200, 202]) await this.#sweepAfter(store, days);
+    for (const days of [200, 200.5, 201]) await this.#sweepAfter(store, days);
     expect(leftoversIn(await recordsOf({ store, keys: this.keys }))).toEqual([]);
   }
 

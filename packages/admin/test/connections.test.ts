@@ -1,4 +1,5 @@
 import { once } from "node:events";
+import { Agent, get, type IncomingMessage } from "node:http";
 import { connect, type Socket } from "node:net";
 import { type AdminServerOptions, startAdminServer } from "@keyward/admin";
 import { expect, it, onTestFinished } from "vitest";
@@ -73,6 +74,30 @@ it("does not close the connection of a request that it is answering for a new co
   expect(await isServed(server.url)).toBe(true);
   release();
   expect((await answer).status).toBe(200);
+});
+
+it("closes a connection whose client does not wait for the answer to its former request", async () => {
+  const { service, admin } = await install();
+  let asked = 0;
+  const counted = serviceWith(service, "listServers", async (caller) => {
+    asked++;
+    return await service.listServers(caller);
+  });
+  const { server } = await start({ admin: counted });
+  const request = `GET /api/v1/admin/mcp-servers HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${admin.token}\r\n\r\n`;
+  const impatient = await open(server.url, request.repeat(50));
+  impatient.resume();
+  await once(impatient, "end");
+  expect(asked).toBeLessThanOrEqual(1);
+  const patient = new Agent({ keepAlive: true, maxSockets: 1 });
+  onTestFinished(() => patient.destroy());
+  for (let count = 0; count < 50; count++) {
+    const sent = get(`${server.url}/healthz`, { agent: patient });
+    const [answer]: IncomingMessage[] = await once(sent, "response");
+    answer?.resume();
+    await once(sent, "close");
+    expect([answer?.statusCode, sent.reusedSocket]).toEqual([200, count > 0]);
+  }
 });
 
 it("ends at once although a connection has sent nothing", async () => {

@@ -3,6 +3,9 @@ import { createServer, type ServerResponse } from "node:http";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { AdminApiError, AdminClient } from "@keyward/admin/client";
+import { EncryptedStore, Keyring, reencrypt } from "@keyward/core";
+import { auditScope, auditStore, scopeOfServiceRecord } from "@keyward/secrets";
+import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { newFolder, newService, startGateway } from "./gateway-process.ts";
 import { keyward } from "./keyward-process.ts";
@@ -348,5 +351,48 @@ describe("a rotation beside a running service", () => {
     expect(await keyward(folder, {}, "audit", "verify")).toMatchObject({ exitCode: 0 });
     expect(await keyward(folder, {}, "doctor")).toMatchObject({ exitCode: 0 });
     expect(await keyward(folder, {}, "retire", "next")).toMatchObject({ exitCode: 1 });
+  });
+});
+
+describe("the keys of the service", () => {
+  it("are retired and revoked over the store and the audit of the configuration", async () => {
+    const folder = await newFolder();
+    const { admin } = await newService(folder);
+    const run = async (...words: readonly string[]) => {
+      const { exitCode, stdout } = await keyward(folder, {}, ...words, "--json");
+      return { exitCode, result: JSON.parse(stdout) };
+    };
+    const keyring = async () => (await run("keyring", "show")).result.keyring;
+    const { primary } = await keyring();
+    await run("keyring", "add", "--id", "extra");
+    const ring = Keyring.parse(await readFile(join(folder, ".keyward/keyring.json"), "utf8")).promote("extra");
+    const sqlite = new SqliteStore(join(folder, ".keyward/service.db"));
+    onTestFinished(() => sqlite.disconnect());
+    const stores = {
+      service: new EncryptedStore(sqlite, { keys: ring, scope: scopeOfServiceRecord }),
+      audit: new EncryptedStore(auditStore(join(folder, ".keyward/audit.db")), { keys: ring, scope: auditScope }),
+    };
+    for (const [name, store] of Object.entries(stores)) {
+      const { reencrypted } = await reencrypt(store);
+      await store.disconnect();
+      expect(reencrypted).toBeGreaterThan(5);
+      expect(await run("retire", "extra")).toMatchObject({
+        exitCode: 1,
+        result: { error: { code: "KEY_IN_USE", recordsByStore: { [name]: expect.any(Number) } } },
+      });
+      expect(await run("reencrypt")).toMatchObject({ exitCode: 0 });
+    }
+    expect(await run("retire", "extra")).toMatchObject({ exitCode: 0 });
+    expect(await run("retire", "extra", "--remove", "--yes")).toMatchObject({ exitCode: 0 });
+    const { url } = await startGateway(folder);
+    const revoked = await run("revoke", primary, "--order", "reencrypt-first", "--new-key", "last", "--grace", "0s");
+    expect(revoked).toMatchObject({ exitCode: 0 });
+    expect((await keyring()).keys).toMatchObject([{ id: "last" }]);
+    const census: { stores: Record<string, { recordsByKey: object }> } = (await run("census")).result;
+    for (const name of ["service", "audit"]) {
+      expect(Object.keys(census.stores[name]?.recordsByKey ?? {})).toEqual(["last"]);
+    }
+    expect(await new AdminClient({ url, token: admin }).listServers()).toMatchObject({ items: [] });
+    expect(await run("audit", "verify")).toMatchObject({ exitCode: 0, result: { ok: true } });
   });
 });

@@ -1,32 +1,38 @@
-import { serverKey, workspaceKey } from "./records/record-keys.ts";
-import { serverRecord } from "./records/server-record.ts";
+import { orReport } from "./records/record-errors.ts";
+import { workspaceKey } from "./records/record-keys.ts";
 import { workspaceRecord } from "./records/workspace-record.ts";
-import type { ServiceStore } from "./store/service-store.ts";
 import { type ExpiringSecret, isExpiring, maxReported, type SweepParts } from "./sweep.ts";
 
-/** Returns the secrets of all workspaces that expire within seven days, or have expired: at most 100. Changes nothing. */
-export async function findExpiringSecrets(
-  { servers, workspaces }: Pick<SweepParts, "servers" | "workspaces">,
-  store: ServiceStore,
-): Promise<readonly ExpiringSecret[]> {
+/**
+ * Returns the secrets of all workspaces that expire within seven days, or have expired: at most 100. Changes nothing. A record
+ * that cannot be read is reported, and does not hide the others.
+ */
+export async function findExpiringSecrets({
+  servers,
+  workspaces,
+  context: { store, onProblem },
+}: Pick<SweepParts, "servers" | "workspaces" | "context">): Promise<readonly ExpiringSecret[]> {
   const found: ExpiringSecret[] = [];
   const now = Date.now();
-  for await (const page of workspaces.list().pages()) {
-    for (const { entry } of page) {
-      const workspace = (await store.read(workspaceRecord, workspaceKey(entry.id)))?.value;
-      if (workspace === undefined || workspace.deleting) continue;
-      for await (const listed of servers.listOf(workspace.id).pages()) {
-        const batch = await store.readBatch(listed.map(({ entry: { slug } }) => serverKey(workspace.id, slug)));
-        for (const { entry: listedServer } of listed) {
-          const server = batch.record(serverRecord, serverKey(workspace.id, listedServer.slug))?.value;
-          if (server === undefined || server.id !== listedServer.id || server.deleting) continue;
-          for (const { name, expires } of server.secrets) {
-            if (!isExpiring(expires, now)) continue;
-            found.push({ workspace: workspace.id, server: server.slug, name, expires });
-            if (found.length >= maxReported) return found;
-          }
+  const addFrom = async (workspace: string) => {
+    for await (const page of servers.listOf(workspace).pages({ onUnreadable: onProblem })) {
+      const entries = page.map(({ entry }) => entry);
+      for (const { server: read } of await servers.read(workspace, entries)) {
+        const server = await orReport(read, onProblem);
+        if (server === undefined || server.deleting) continue;
+        for (const { name, expires } of server.secrets) {
+          if (isExpiring(expires, now)) found.push({ workspace, server: server.slug, name, expires });
         }
       }
+    }
+  };
+  for await (const page of workspaces.list().pages({ onUnreadable: onProblem })) {
+    for (const { entry } of page) {
+      await orReport(async () => {
+        const workspace = (await store.read(workspaceRecord, workspaceKey(entry.id)))?.value;
+        if (workspace !== undefined && !workspace.deleting) await addFrom(workspace.id);
+      }, onProblem);
+      if (found.length >= maxReported) return found.slice(0, maxReported);
     }
   }
   return found;

@@ -139,13 +139,15 @@ export async function refuseTokensBefore(store: ServiceStore, time: number): Pro
 }
 
 /**
- * Checks that the service does not refuse a token that is created at a time.
+ * Checks that the service does not refuse a token that is created at a time. Returns the number of the last revocation, for
+ * the record of the token.
  *
  * @throws SecretsError `CLOCK_JUMPED` if the service refuses every token that was created before a later time.
  */
-export async function requireTokensAccepted(store: ServiceStore, created: number): Promise<void> {
-  const before = (await store.read(serviceRecord, serviceKey))?.value.refusedBefore ?? 0;
-  if (before <= created) return;
+export async function requireTokensAccepted(store: ServiceStore, created: number): Promise<number | undefined> {
+  const service = (await store.read(serviceRecord, serviceKey))?.value;
+  const before = service?.refusedBefore ?? 0;
+  if (before <= created) return service?.lastRevocation;
   throw new SecretsError(
     "CLOCK_JUMPED",
     `Every token that was created before ${new Date(before).toISOString()} is refused, and this time has not come yet`,

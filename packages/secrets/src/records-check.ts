@@ -257,7 +257,7 @@ export class RecordsCheck {
     await this.#guarded(what, async () => {
       if (isNeverNew && !(await list.isBegun())) this.#missing(`the head of ${what}`);
       const pages = list.pages({
-        onUnreadable: (error, page) => this.#failed(`page ${page} of ${what}`, error),
+        onUnreadable: (error, page) => this.#failed(page === undefined ? what : `page ${page} of ${what}`, error),
         onMissing: (page) => this.#missing(`page ${page} of ${what}`),
       });
       for await (const page of pages) {

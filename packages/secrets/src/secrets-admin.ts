@@ -643,7 +643,10 @@ export class SecretsAdmin {
     const revokeIn = async (workspace: string | undefined) => {
       const result = await this.#changes.record({ ...change, workspace }, async () => {
         // First, so that also tokens are refused that no list names, or whose records cannot be read.
-        if (workspace === undefined) await refuseTokensBefore(this.#context.store, before);
+        if (workspace === undefined) {
+          await refuseTokensBefore(this.#context.store, before);
+          await this.#tokens.noteRevocation();
+        }
         return { result: await this.#tokens.revokeCreatedBefore(workspace ?? installation, before) };
       });
       revoked += result.revoked;
@@ -677,6 +680,7 @@ export class SecretsAdmin {
 
   /**
    * Returns the secrets of all workspaces that expire within seven days, or have expired: at most 100. Changes nothing.
+   * Records that cannot be read are reported to `onProblem`.
    *
    * @param caller what {@link SecretsAdmin.localOperator} returned.
    * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
@@ -684,8 +688,11 @@ export class SecretsAdmin {
   async expiringSecrets(caller: Caller): Promise<readonly ExpiringSecret[]> {
     requireRight(caller, "workspaces.read");
     if (!isLocal(caller)) throw notAllowed();
-    const parts = { servers: this.#servers, workspaces: this.#workspaces };
-    return await findExpiringSecrets(parts, this.#context.store);
+    return await findExpiringSecrets({
+      servers: this.#servers,
+      workspaces: this.#workspaces,
+      context: this.#context,
+    });
   }
 
   /** Waits for writes in the background, and ends the heartbeat of this process. The store and the audit stay open. */

@@ -7,9 +7,13 @@ import type { Decision, ServiceStore } from "./store/service-store.ts";
 const dayMs = 24 * 3_600_000;
 const longestPauseMs = 7 * dayMs;
 
+/** Between two sweeps by a clock that is right, also if the service is off at night, passes less time than this. */
+const longestGapMs = 20 * 3_600_000;
+
 /**
  * Returns whether a sweep may remove what is old at the time `now`. A clock that is ahead makes everything old: if more than
- * seven days have passed since the last sweep, by the clock, the sweeps of the next day remove nothing.
+ * seven days have passed since the last sweep, by the clock, the sweeps of the next day remove nothing. The day begins again
+ * if the clock jumps once more, or if processes have clocks that differ by more than 20 hours.
  *
  * @throws SecretsError `NOT_INITIALIZED`; the errors of `ServiceStore.change`.
  */
@@ -17,13 +21,13 @@ export async function mayRemove(store: ServiceStore, now: number): Promise<boole
   return await store.change(serviceRecord, serviceKey, (current): Decision<ServiceRecord, boolean> => {
     if (current === undefined) throw notInitialized();
     const { last, jumped } = current.sweeps ?? { last: current.created };
-    const isPaused = now - last > longestPauseMs;
-    if (!isPaused || (jumped !== undefined && now - jumped >= dayMs)) {
+    // A clock that was set back meanwhile was wrong when the jump was noticed.
+    const isSteady = jumped !== undefined && jumped.noticed <= now && now - jumped.lookedAt <= longestGapMs;
+    const noticed = isSteady ? jumped.noticed : now;
+    if (now - last <= longestPauseMs || now - noticed >= dayMs) {
       return { next: { ...current, sweeps: { last: now } }, result: true };
     }
-    // A clock that was set back meanwhile was wrong when the jump was noticed.
-    if (jumped !== undefined && jumped <= now) return { result: false };
-    return { next: { ...current, sweeps: { last, jumped: now } }, result: false };
+    return { next: { ...current, sweeps: { last, jumped: { noticed, lookedAt: now } } }, result: false };
   });
 }
 

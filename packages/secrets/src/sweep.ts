@@ -1,7 +1,7 @@
 import { asListed, readKeepers } from "./access/keepers.ts";
 import type { TokenEntry, Tokens } from "./access/tokens.ts";
 import type { ListedEntry, PagedList } from "./lists/paged-list.ts";
-import { isOfRecord } from "./records/record-errors.ts";
+import { orReport } from "./records/record-errors.ts";
 import { installation, serverKey, tokenKey, usedKey, workspaceKey } from "./records/record-keys.ts";
 import { type ServerRecord, serverRecord } from "./records/server-record.ts";
 import { tokenRecord } from "./records/token-record.ts";
@@ -115,13 +115,8 @@ export class Sweep {
   }
 
   /** Does a part of the sweep. A record that cannot be read is reported, and does not keep the other parts from the sweep. */
-  async #whole(sweep: () => Promise<void>): Promise<void> {
-    try {
-      await sweep();
-    } catch (error) {
-      if (!isOfRecord(error)) throw error;
-      this.#parts.context.onProblem(error);
-    }
+  async #whole<Result>(sweep: () => Promise<Result>): Promise<Result | undefined> {
+    return await orReport(sweep, this.#parts.context.onProblem);
   }
 
   /** Removes what is left of a workspace that was deleted. */
@@ -129,9 +124,13 @@ export class Sweep {
     const { workspaces } = this.#parts;
     // A process that was halted may have created something after the deletion.
     if (!this.#isPast(deleted.at, dayMs)) return;
-    await workspaces.removeContents(id);
-    await workspaces.removeLists(id);
+    const isRemoved = await this.#whole(async () => {
+      await workspaces.removeContents(id);
+      await workspaces.removeLists(id);
+      return true;
+    });
     await this.#removeAudit(id, deleted.retentionDays);
+    if (isRemoved !== true) return;
     // The entry leads to the audit of the workspace, which is kept for its time, and whose own clock may be a day behind.
     if (!this.#isPast(deleted.at, (deleted.retentionDays + 2) * dayMs)) return;
     await workspaces.removeEntry(page, id);
@@ -175,13 +174,16 @@ export class Sweep {
     const keyOf = ({ slug }: ServerEntry) => serverKey(workspace, slug);
     for await (const page of list.pages({ onUnreadable: context.onProblem })) {
       this.#signal?.throwIfAborted();
-      const batch = await context.store.readBatch(page.map(({ entry }) => keyOf(entry)));
+      const read = await servers.read(
+        workspace,
+        page.map(({ entry }) => entry),
+      );
       const gone: ListedEntry<ServerEntry>[] = [];
-      for (const listed of page) {
+      for (const [index, listed] of page.entries()) {
         const { entry } = listed;
         await this.#whole(async () => {
-          const server = batch.record(serverRecord, keyOf(entry))?.value;
-          if (server?.id === entry.id) return await this.#sweepServer(workspace, server);
+          const server = read[index]?.server();
+          if (server !== undefined) return await this.#sweepServer(workspace, server);
           if (!this.#isPast(entry.deleted?.at ?? entry.at, dayMs)) return;
           await servers.removeForGood({ workspace, slug: entry.slug }, entry);
           gone.push(listed);

@@ -1,7 +1,8 @@
-import { SecretsAdmin } from "@keyward/secrets";
+import { KeywardError } from "@keyward/core";
+import { type IssuedToken, SecretsAdmin } from "@keyward/secrets";
 import { SecretsReader } from "@keyward/secrets/reader";
-import { describe, expect, it, onTestFinished } from "vitest";
-import { HostileStore } from "./hostile-store.ts";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { HostileStore, haltedRead } from "./hostile-store.ts";
 import { keysIn, type Service, startService, valuesOf } from "./service.ts";
 
 const dayMs = 24 * 3_600_000;
@@ -37,6 +38,16 @@ function freshProcess({ store, keys, audit }: Service): SecretsAdmin {
   return admin;
 }
 
+/** Runs `work` while the clock of this process is ahead by a number of days. */
+async function at<Result>(days: number, work: () => Promise<Result>): Promise<Result> {
+  vi.setSystemTime(Date.now() + days * dayMs);
+  try {
+    return await work();
+  } finally {
+    vi.useRealTimers();
+  }
+}
+
 describe("someone who writes to the store and has no key", () => {
   it("cannot make the sweep erase a workspace by removing its record", async () => {
     const { hostile, ...service } = await startWithSecret();
@@ -47,7 +58,8 @@ describe("someone who writes to the store and has no key", () => {
       (await keysIn(service, "")).filter((found) => found.includes(as.admin.workspace ?? ""));
     const before = await keysOfWorkspace();
     await hostile.remove(key);
-    for (const days of [2, 4, 100, 102]) await admin.sweep({ now: Date.now() + days * dayMs, abandonedAfterMs: 0 });
+    for (const days of [2, 4, 100, 100.5, 101])
+      await admin.sweep({ now: Date.now() + days * dayMs, abandonedAfterMs: 0 });
     expect(problems).toContainEqual(expect.objectContaining({ code: "RECORD_MISSING" }));
     await hostile.putBack(key, record);
     expect(await keysOfWorkspace()).toEqual(before);
@@ -68,15 +80,36 @@ describe("someone who writes to the store and has no key", () => {
     }
   });
 
-  it("cannot make the sweep erase the values of a server by removing its record", async () => {
+  it("cannot hide a server and its values by removing its record", async () => {
     const { hostile, ...service } = await startWithSecret();
-    const { admin, as } = service;
+    const { admin, as, problems } = service;
     const key = `server/${as.admin.workspace}/github`;
     const record = await hostile.read(key);
     await hostile.remove(key);
     for (const days of [2, 4]) await admin.sweep({ now: Date.now() + days * dayMs, abandonedAfterMs: 0 });
+    expect(problems).toMatchObject([{ code: "RECORD_MISSING" }, { code: "RECORD_MISSING" }]);
+    expect(await admin.listServers(as.admin)).toMatchObject({ items: [], unreadable: ["github"] });
     await hostile.putBack(key, record);
+    expect(await admin.listServers(as.admin)).toMatchObject({ items: [{ slug: "github" }], unreadable: [] });
     expect(await valuesOf(service, "github")).toEqual({ TOKEN: value });
+  });
+
+  it("is not blamed for a server that another process deletes while the servers are read", async () => {
+    const { hostile: _, ...service } = await startWithSecret();
+    const { admin, as, keys, audit, problems } = service;
+    const deleting = async (halted: string) => {
+      if (!halted.includes("server/")) return;
+      const { items } = await admin.listServers(as.admin);
+      if (items.length > 0) await admin.deleteServer(as.admin, "github");
+    };
+    const store = haltedRead(service.store, deleting);
+    const other = new SecretsAdmin({ store, keys, audit, onProblem: (problem) => problems.push(problem) });
+    onTestFinished(() => other.close());
+    expect(await other.listServers(as.admin)).toMatchObject({ items: [], unreadable: [] });
+    await admin.createServer(as.admin, { slug: "github", url });
+    await other.sweep({ now: Date.now() + 2 * dayMs });
+    expect(problems).toEqual([]);
+    expect((await admin.listServers(as.admin)).items).toEqual([]);
   });
 
   it("cannot hide a token from a revocation after a restore by putting back an old page of the list", async () => {
@@ -92,6 +125,30 @@ describe("someone who writes to the store and has no key", () => {
     await expect(fresh.authenticate(token)).rejects.toMatchObject(refused);
   });
 
+  it("cannot keep a hidden token valid whose time is in the future because a clock was ahead", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as } = service;
+    const page = `list/${as.admin.workspace}/tokens/0`;
+    const old = await hostile.read(page);
+    const { token } = await at(60, () => admin.createToken(as.admin, { owner: "ci", role: "member" }));
+    await hostile.putBack(page, old);
+    const fresh = freshProcess(service);
+    await fresh.revokeTokensBefore(fresh.localOperator(), Date.now());
+    const created: IssuedToken[] = [];
+    for (const days of [0, 90]) {
+      const recovered = { workspace: "main", owner: `day ${days}` };
+      created.push(await at(days, () => fresh.recoverToken(fresh.localOperator(), recovered)));
+    }
+    for (const days of [0, 61]) {
+      await at(days, async () => {
+        await expect(freshProcess(service).authenticate(token)).rejects.toMatchObject(refused);
+        for (const other of created) await freshProcess(service).authenticate(other.token);
+      });
+    }
+    await fresh.revokeTokensBefore(fresh.localOperator(), Date.now());
+    await expect(freshProcess(service).authenticate(created[1]?.token ?? "")).rejects.toMatchObject(refused);
+  });
+
   it("is noticed after putting back an old page of a list that this process has read", async () => {
     const { hostile, admin, as } = await start();
     const page = `list/${as.admin.workspace}/tokens/0`;
@@ -101,6 +158,17 @@ describe("someone who writes to the store and has no key", () => {
     const list = await admin.listTokens(as.admin);
     expect(list).toMatchObject({ items: [], unreadable: ["all entries of page 0 of the list"] });
     await expect(admin.revokeTokensOf(as.admin, "ci")).rejects.toMatchObject({ code: "RECORD_ROLLED_BACK" });
+  });
+
+  it("makes a change fail, and not only be refused, by putting back an old record that this process has read", async () => {
+    const { hostile, admin, as, audit } = await startWithSecret();
+    const key = `server/${as.admin.workspace}/github`;
+    const old = await hostile.read(key);
+    await admin.updateServer(as.admin, "github", { disabled: true });
+    await hostile.putBack(key, old);
+    const change = admin.updateServer(as.admin, "github", { disabled: true });
+    await expect(change).rejects.toMatchObject({ code: "RECORD_ROLLED_BACK" });
+    expect(audit.kept.at(-1)).toMatchObject({ action: "server.update", outcome: "failed" });
   });
 
   it("cannot keep tokens valid in a revocation after a restore by damaging one of them", async () => {
@@ -158,6 +226,23 @@ describe("a record that cannot be read", () => {
     });
   });
 
+  it("does not hide the secrets of other servers that expire soon", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, problems } = service;
+    const expires = Date.now() + dayMs;
+    await admin.createWorkspace(as.operator, { name: "other", adminOwner: "other" });
+    for (const slug of ["github", "jira", "linear"]) {
+      await admin.createServer(as.admin, { slug, url });
+      await admin.setSecret(as.admin, slug, { name: "TOKEN", value, expires });
+    }
+    const other = await admin.getWorkspace(as.operator, "other");
+    await hostile.damage(`server/${as.admin.workspace}/jira`);
+    await hostile.damage(`workspace/${other.id}`);
+    const expiring = await admin.expiringSecrets(admin.localOperator());
+    expect(expiring.map(({ server }) => server).sort()).toEqual(["github", "linear"]);
+    expect(problems).toHaveLength(2);
+  });
+
   it("does not keep the other tokens of its owner valid when all of them are revoked", async () => {
     const { hostile, admin, as } = await start();
     const own = [];
@@ -179,11 +264,111 @@ describe("a record that cannot be read", () => {
       own.push(await admin.createToken(as.admin, { owner: "ci", role: "member" }));
     for (const { info } of own) await admin.revokeToken(as.admin, info.id);
     await hostile.damage(`token/${as.admin.workspace}/${own[1]?.info.id}`);
-    for (const days of [40, 42]) await admin.sweep({ now: Date.now() + days * dayMs });
+    for (const days of [40, 40.5, 41]) await admin.sweep({ now: Date.now() + days * dayMs });
     const left = await keysIn(service, `token/${as.admin.workspace}/`);
     expect(left).toContain(`token/${as.admin.workspace}/${own[1]?.info.id}`);
     expect(left).not.toContain(`token/${as.admin.workspace}/${own[0]?.info.id}`);
     expect(left).not.toContain(`token/${as.admin.workspace}/${own[2]?.info.id}`);
     expect(problems).not.toEqual([]);
   });
+
+  it("does not keep the holder of the keyring from recovering a token", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, problems } = service;
+    const local = admin.localOperator();
+    for (const home of [as.admin.workspace, "service"]) {
+      await hostile.damage(`list/${home}/tokens/0`);
+      await hostile.damage(`list/${home}/tokens/head`);
+    }
+    await hostile.putBack("list/workspaces/1", "damaged");
+    for (const workspace of ["main", undefined]) {
+      const issued = [];
+      for (const owner of ["ana", "bob"]) issued.push(await admin.recoverToken(local, { workspace, owner }));
+      const [first, second] = issued;
+      const caller = await freshProcess(service).authenticate(first?.token ?? "");
+      for (const process of [admin, freshProcess(service)]) {
+        const { items, unreadable } = await process.listTokens(caller);
+        expect(items.map(({ id }) => id)).toEqual([second?.info.id, first?.info.id]);
+        expect(unreadable).toEqual(["all entries of page 0 of the list"]);
+      }
+    }
+    await admin.sweep();
+    expect(problems).toHaveLength(5);
+    await expect(admin.getWorkspace(as.operator, "other")).rejects.toMatchObject({ code: "RECORD_NOT_SEALED" });
+  });
+
+  it("does not hide newer pages of a list if the record is the head of the list", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as } = service;
+    const page = `list/${as.admin.workspace}/tokens/0`;
+    const head = `list/${as.admin.workspace}/tokens/head`;
+    const old = { page: await hostile.read(page), head: await hostile.read(head) };
+    await hostile.damage(page);
+    const { info } = await admin.createToken(as.admin, { owner: "ci", role: "member" });
+    await hostile.putBack(page, old.page);
+    for (const change of [() => hostile.putBack(head, old.head), () => hostile.remove(head)]) {
+      await change();
+      const { items } = await freshProcess(service).listTokens(as.admin, { owner: "ci" });
+      expect(items).toMatchObject([{ id: info.id }]);
+    }
+  });
+
+  it("does not keep the deletion of a workspace from the other servers and the tokens", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, problems } = service;
+    const { workspace } = as.admin;
+    for (const slug of ["github", "jira", "linear"]) {
+      await admin.createServer(as.admin, { slug, url });
+      await admin.setSecret(as.admin, slug, { name: "TOKEN", value });
+    }
+    await hostile.putBack(`list/${workspace}/tokens/1`, "damaged");
+    const key = `server/${workspace}/jira`;
+    const record = await hostile.read(key);
+    await hostile.damage(key);
+    await expect(admin.deleteWorkspace(as.operator, "main")).rejects.toMatchObject({ code: expect.any(String) });
+    expect(await keysIn(service, `server/${workspace}/`)).toEqual([key]);
+    expect(await keysIn(service, `value/${workspace}/`)).toHaveLength(1);
+    expect(await keysIn(service, `token/${workspace}/`)).toEqual([]);
+    await hostile.putBack(key, record);
+    await hostile.remove(`list/${workspace}/tokens/1`);
+    await admin.sweep();
+    expect(problems).toEqual([]);
+    expect(await keysIn(service, `value/${workspace}/`)).toEqual([]);
+  });
+
+  it("does not keep the audit of a deleted workspace", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, audit, problems } = service;
+    const key = `server/${as.admin.workspace}/github`;
+    await admin.createServer(as.admin, { slug: "github", url });
+    const record = await hostile.read(key);
+    await admin.deleteWorkspace(as.operator, "main");
+    await hostile.putBack(key, record);
+    await hostile.damage(key);
+    const removed: unknown[] = [];
+    audit.removeBefore = async (workspace) => removed.push(workspace);
+    await admin.sweep({ now: Date.now() + 2 * dayMs });
+    expect(removed).toEqual([undefined, as.admin.workspace]);
+    expect(problems).toHaveLength(1);
+  });
+});
+
+it("a provider of keys that is unavailable is not taken for a record that cannot be read", async () => {
+  const { hostile: _, ...service } = await startWithSecret();
+  let loads = 0;
+  const load = async () => {
+    if (loads++ === 0) return service.keys;
+    throw new KeywardError("PROVIDER_UNAVAILABLE", "The keys cannot be loaded", { hint: "Repeat the call." });
+  };
+  const maxAgeMs = 100;
+  const keys = { load, freshness: { maxAgeMs, timeoutMs: 50 } };
+  const store = haltedRead(service.store, async (read) => {
+    const began = performance.now();
+    // From here on, the keyring is too old.
+    if (read.includes("workspace/")) await expect.poll(() => performance.now() - began).toBeGreaterThan(maxAgeMs);
+  });
+  const admin = new SecretsAdmin({ store, keys, audit: service.audit });
+  onTestFinished(() => admin.close());
+  const search = admin.expiringSecrets(admin.localOperator());
+  await expect(search).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
 });

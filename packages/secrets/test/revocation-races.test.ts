@@ -99,6 +99,53 @@ describe("a rotation that fails after its tokens were revoked", () => {
   });
 });
 
+describe("a further rotation of an admin's token whose end only the workspace has", () => {
+  const hourMs = 3_600_000;
+
+  /** Rotates a token in a process that cannot write the record of the former token. */
+  async function startRotated() {
+    const service = await startService();
+    const { admin, as } = service;
+    const { info } = await admin.createToken(as.admin, { owner: "ana", role: "admin" });
+    const away = () => Promise.reject(new Error("The store is away"));
+    const slow = interrupted(service, new RegExp(`token/[a-z0-9]+/${info.id}`), away);
+    await slow.rotateToken(as.admin, info.id, { overlapMs: hourMs });
+    const find = async () =>
+      (await admin.listTokens(as.admin, { owner: "ana" })).items.find(({ id }) => id === info.id);
+    const ends = (await find())?.expires;
+    expect(ends).toBeLessThanOrEqual(Date.now() + hourMs);
+    return { ...service, info, ends, find };
+  }
+
+  it("does not lengthen the life of the token if the rotation fails and is undone", async () => {
+    const { admin, as, store, keys, audit, info, ends, find } = await startRotated();
+    let [isCounted, hasFailed] = [false, false];
+    const noted = slowStore(store, async (written) => {
+      isCounted ||= written.includes("workspace/");
+    });
+    const failing = haltedRead(noted, async (read) => {
+      if (!isCounted || hasFailed || !read.includes("token/")) return;
+      hasFailed = true;
+      expect((await find())?.expires).toBeLessThan(ends ?? 0);
+      throw new Error("The store is away");
+    });
+    const slow = new SecretsAdmin({ store: failing, keys, audit });
+    onTestFinished(() => slow.close());
+    await expect(slow.rotateToken(as.admin, info.id, { overlapMs: hourMs / 2 })).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+    });
+    expect(hasFailed).toBe(true);
+    expect((await find())?.expires).toBe(ends);
+    expect((await admin.listTokens(as.admin, { owner: "ana" })).items).toHaveLength(2);
+  });
+
+  it("does not lengthen the life of the token if its overlap is longer", async () => {
+    const { admin, as, info, ends, find } = await startRotated();
+    await admin.rotateToken(as.admin, info.id, { overlapMs: 2 * hourMs });
+    expect((await find())?.expires).toBe(ends);
+  });
+});
+
 describe("a workspace with 100 admins", () => {
   async function startFull() {
     const service = await startService();

@@ -110,7 +110,7 @@ export async function startAdminServer(options: AdminServerOptions): Promise<Run
       connectionsCheckingInterval: Math.min(checkedEveryMs, headersTimeoutMs, requestTimeoutMs),
     },
     (request, response) => {
-      connections.begin(response);
+      if (!connections.begin(response)) return;
       response.once("close", () => {
         // A body that nobody reads would keep the connection busy.
         if (state.closing || !request.complete) endSoon(request.socket);

@@ -30,17 +30,27 @@ export class Connections {
     closed.destroy();
   }
 
-  /** Notes that a request has begun, and that it has ended when its response is closed. */
-  begin(response: ServerResponse): void {
+  /**
+   * Notes that a request has begun, and that it has ended when its response is closed. Returns false if the client has not
+   * waited for the answer to its former request. Then the connection is closed: one packet with many requests would
+   * otherwise keep the process from the requests of other clients.
+   */
+  begin(response: ServerResponse): boolean {
     const { socket } = response.req;
     const connection = this.#open.get(socket);
-    if (connection === undefined) return;
+    if (connection === undefined) return !socket.destroyed;
+    for (const { writableEnded } of connection.responses) {
+      if (writableEnded) continue;
+      socket.destroy();
+      return false;
+    }
     connection.responses.add(response);
     this.#moveToEnd(socket, connection);
     response.once("close", () => {
       connection.responses.delete(response);
       if (this.#open.has(socket)) this.#moveToEnd(socket, connection);
     });
+    return true;
   }
 
   /** Closes the connections that have sent nothing, and lets every other one end with its last response. */

@@ -84,6 +84,10 @@ function isValid(token: TokenRecord, workspace: string, batch: ReadBatch): boole
   const service = batch.record(serviceRecord, serviceKey)?.value;
   if (service === undefined || service.initializing !== undefined) return false;
   if (token.created < (service.refusedBefore ?? 0)) return false;
+  const { lastRevocation } = service;
+  // A token from before the last revocation was created later than that only by a clock that was ahead.
+  const isOlder = token.lastRevocation !== lastRevocation;
+  if (isOlder && lastRevocation !== undefined && token.created > lastRevocation) return false;
   if ((token.role === "operator") !== (workspace === installation)) return false;
   const home = workspace === installation ? undefined : batch.record(workspaceRecord, workspaceKey(workspace))?.value;
   if (workspace !== installation && home?.deleting !== false) return false;

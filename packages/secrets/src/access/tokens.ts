@@ -5,8 +5,9 @@ import { PagedList, pageSchemaOf } from "../lists/paged-list.ts";
 import type { IssuedToken, Page, PageRequest, TokenInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
 import { maxKeepers, maxRotatedKeepers } from "../records/keeper.ts";
-import { isOfRecord } from "../records/record-errors.ts";
-import { listKey, tokenKey, usedKey } from "../records/record-keys.ts";
+import { orReport } from "../records/record-errors.ts";
+import { listKey, serviceKey, tokenKey, usedKey } from "../records/record-keys.ts";
+import { type ServiceRecord, serviceRecord } from "../records/service-record.ts";
 import { isEnded, type TokenRecord, tokenRecord } from "../records/token-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
@@ -16,6 +17,7 @@ import { requireStillValid } from "./authentication.ts";
 import type { Caller } from "./caller.ts";
 import { asListed, changeKeepers, isKeeper, keeperOf, readKeepers, withKeeper, withoutKeeper } from "./keepers.ts";
 import { LastUses } from "./last-uses.ts";
+import { notInitialized } from "./not-initialized.ts";
 import { hashOfToken, newTokenText } from "./token-text.ts";
 
 const entrySchema = z.strictObject({ id: idField, owner: ownerField, at: timeField });
@@ -146,7 +148,9 @@ export class Tokens {
           if (listed === undefined) throw endedToken();
           replaced = listed;
           const both = withKeeper(keepers, keeperOf(record), { limit: maxRotatedKeepers, now });
-          return end === expires ? both : withoutKeeper(both, { workspace, id, end, now });
+          // An earlier rotation may have let the token end sooner, and not have written its record.
+          const isSooner = listed.expires !== undefined && listed.expires <= end;
+          return end === expires || isSooner ? both : withoutKeeper(both, { workspace, id, end, now });
         }),
       undo: (record) =>
         changeKeepers(store, workspace, (keepers) =>
@@ -184,23 +188,18 @@ export class Tokens {
     const failures: unknown[] = [];
     const now = Date.now();
     let revoked = 0;
-    const attempt = async (work: () => Promise<void>) => {
-      await work().catch((error: unknown) => {
-        if (!isOfRecord(error)) throw error;
-        failures.push(error);
-      });
-    };
-    const pages = this.listOf(workspace).pages({ onUnreadable: (problem) => failures.push(problem) });
+    const report = (problem: unknown) => failures.push(problem);
+    const pages = this.listOf(workspace).pages({ onUnreadable: report });
     for await (const page of pages) {
       const early = page.filter(({ entry }) => entry.at < time || entry.at > now).map(({ entry }) => entry.id);
       // First, as in the revocation of one token: the list of admins never names a token that is revoked.
-      await attempt(async () => {
+      await orReport(async () => {
         const keepers = await readKeepers(store, workspace);
         if (!keepers.some(({ id }) => early.includes(id))) return;
         await changeKeepers(store, workspace, (current) => current.filter(({ id }) => !early.includes(id)));
-      });
+      }, report);
       for (const id of early) {
-        await attempt(async () => {
+        await orReport(async () => {
           const isRevoked = await store.change(
             tokenRecord,
             tokenKey(workspace, id),
@@ -210,10 +209,24 @@ export class Tokens {
             },
           );
           if (isRevoked) revoked++;
-        });
+        }, report);
       }
     }
     return { revoked, failures };
+  }
+
+  /**
+   * Notes that tokens are revoked now. From here on, a token is refused that was created before now and has a later time,
+   * because a clock was ahead.
+   */
+  async noteRevocation(): Promise<void> {
+    await this.#context.store.change(serviceRecord, serviceKey, (current): Decision<ServiceRecord, undefined> => {
+      if (current === undefined) throw notInitialized();
+      return {
+        next: { ...current, lastRevocation: Date.now(), revision: current.revision + 1 },
+        result: undefined,
+      };
+    });
   }
 
   /** Returns a token; `undefined` if there is none. */
@@ -221,11 +234,17 @@ export class Tokens {
     return (await this.#context.store.read(tokenRecord, tokenKey(workspace, id)))?.value;
   }
 
-  /** Deletes all tokens of a workspace. Their list stays. */
+  /**
+   * Deletes all tokens of a workspace. Their list stays.
+   *
+   * @throws the error of a page that cannot be read, after the tokens of the other pages were deleted.
+   */
   async removeAll(workspace: string): Promise<void> {
-    for await (const ids of this.idsOf(workspace, undefined)) {
+    const failures: unknown[] = [];
+    for await (const ids of this.idsOf(workspace, undefined, (problem) => failures.push(problem))) {
       await this.#context.store.remove(ids.flatMap((id) => [tokenKey(workspace, id), usedKey(workspace, id)]));
     }
+    if (failures.length > 0) throw failures[0];
   }
 
   async #issue(
@@ -310,11 +329,12 @@ export class Tokens {
   ): Promise<{ readonly token: string; readonly record: TokenRecord }> {
     const id = newId();
     const token = newTokenText({ workspace, id });
+    // The time is first, so that it is before a revocation that the record of the installation does not name yet.
     const created = Date.now();
-    await requireTokensAccepted(this.#context.store, created);
+    const lastRevocation = await requireTokensAccepted(this.#context.store, created);
     const page = await this.listOf(workspace).append({ id, owner: given.owner, at: created });
     const hash = hashOfToken(token).toString("base64url");
-    return { token, record: { v: 1, id, page, revision: 0, hash, ...given, created, createdBy } };
+    return { token, record: { v: 1, id, page, revision: 0, hash, ...given, created, lastRevocation, createdBy } };
   }
 
   /**

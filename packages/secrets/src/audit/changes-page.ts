@@ -1,5 +1,6 @@
 import { type EncryptedStore, KeywardError } from "@keyward/core";
 import type { ChangeFilter, Page, PageRequest, RecordedChange } from "../model.ts";
+import { isOfRecord } from "../records/record-errors.ts";
 import { SecretsError } from "../secrets-error.ts";
 import {
   type AuditEntry,
@@ -98,12 +99,8 @@ export function changeId({ chain, sequence }: { readonly chain: string; readonly
  * @throws KeywardError if the file or the keys cannot be used at all.
  */
 function entryOf(value: unknown): AuditEntry | undefined {
-  if (value instanceof KeywardError && isUnavailable(value)) throw value;
+  if (value instanceof KeywardError && !isOfRecord(value)) throw value;
   return typeof value === "string" ? tryToParseEntry(value) : undefined;
-}
-
-function isUnavailable({ code }: KeywardError): boolean {
-  return code === "STORE_UNAVAILABLE" || code === "PROVIDER_UNAVAILABLE";
 }
 
 function recordedChange(change: ChangeEntry, outcome: OutcomeEntry | undefined): RecordedChange {

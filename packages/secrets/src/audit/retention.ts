@@ -1,6 +1,7 @@
 import type { EncryptedStore } from "@keyward/core";
 import { SecretsError } from "../secrets-error.ts";
 import { AuditClock } from "./audit-clock.ts";
+import { tryToParseEntry } from "./audit-entry.ts";
 import { readLookup } from "./audit-names.ts";
 import type { StoredChainRow, StoredEntryRow } from "./audit-rows.ts";
 import type { AuditTable } from "./audit-table.ts";
@@ -41,7 +42,8 @@ export class Retention {
    * Removes the entries of a workspace that are older than a time. Returns how many were removed.
    *
    * @throws SecretsError `FIELD_INVALID` for a time that is less than a day ago; `AUDIT_INVALID` if a chain does not
-   * verify, whose entries are kept, or if the clock of the machine is ahead. Other entries have been removed then.
+   * verify, whose entries are kept, if the clock of the machine is ahead, or if someone has deleted the clock of retention.
+   * Other entries have been removed then.
    */
   async removeBefore(workspace: string, time: number): Promise<number> {
     const now = Date.now();
@@ -50,11 +52,14 @@ export class Retention {
         hint: "Pass a time that is more than a day ago. Nothing was removed.",
       });
     }
-    const at = await this.#clock.advance(now);
-    if (at === undefined) return 0;
+    const refused: SecretsError[] = [];
+    const at = await this.#clock.advance(now, async () => {
+      const { removedAt, oldest } = await this.#known();
+      if (removedAt !== undefined) refused.push(clockMissing());
+      return removedAt ?? oldest ?? now;
+    });
     const before = time - (now - at);
     let removed = 0;
-    const refused: SecretsError[] = [];
     for (let after = 0; ; ) {
       const rows = await this.#thread.request<StoredChainRow[]>({
         method: "chainsOf",
@@ -77,6 +82,32 @@ export class Retention {
     const [problem = now - at > reportedAheadMs ? clockAhead(now - at) : undefined] = refused;
     if (problem !== undefined) throw problem;
     return removed;
+  }
+
+  /**
+   * Returns the times that a clock which was deleted may not pass at once: that of the newest removal, and that of the
+   * oldest entry. Zero stands for a removal whose time cannot be read.
+   */
+  async #known(): Promise<{ readonly removedAt: number | undefined; readonly oldest: number | undefined }> {
+    let removedAt: number | undefined;
+    let oldest: number | undefined;
+    for (let after = 0; ; ) {
+      const rows = await this.#thread.request<StoredChainRow[]>({ method: "chains", after, limit: chainsOnPage });
+      for (const { workspace, chain, first, hasRemoved } of rows) {
+        if (workspace === undefined) continue;
+        if (hasRemoved) {
+          const part = parseRemovedPart(await this.#read(formatRecordKey({ kind: "removed", workspace, chain })));
+          removedAt = Math.max(removedAt ?? 0, part?.at ?? 0);
+        }
+        // Chains are numbered in the order in which they began.
+        if (oldest !== undefined) continue;
+        const text = await this.#read(formatRecordKey({ kind: "entry", workspace, chain, sequence: first }));
+        oldest = typeof text === "string" ? tryToParseEntry(text)?.at : undefined;
+      }
+      const last = rows.at(-1);
+      if (last === undefined) return { removedAt: removedAt === 0 ? oldest : removedAt, oldest };
+      after = last.id;
+    }
   }
 
   async #removeFrom(workspace: string, chainRow: number, before: number, at: number): Promise<number> {
@@ -144,6 +175,14 @@ export class Retention {
   async #read(key: string): Promise<unknown> {
     return (await this.#encrypted.getManyOrErrors([key]))[0];
   }
+}
+
+function clockMissing(): SecretsError {
+  return new SecretsError("AUDIT_INVALID", "The record of the clock of retention is missing in the audit file", {
+    hint:
+      "Find out which program writes to the audit file, and stop that program. Run `keyward audit verify`. The clock begins " +
+      "again at the time of the newest removal of entries, so entries are removed later.",
+  });
 }
 
 function clockAhead(aheadMs: number): SecretsError {

@@ -103,6 +103,7 @@ class Verification {
   #problemCount = 0;
   #entries = 0;
   #chains = 0;
+  #hasRemoved = false;
 
   constructor(
     thread: AuditThread,
@@ -127,6 +128,7 @@ class Verification {
     await this.#verifyChains();
     await this.#verifyNames();
     const [clock] = await this.#encrypted.getManyOrErrors([clockKey]);
+    if (clock === undefined && this.#hasRemoved) this.#note({}, "the record of the clock of retention is missing");
     if (clock !== undefined && parseClock(clock) === undefined) {
       this.#note({}, "the record of the clock of retention cannot be read");
     }
@@ -153,6 +155,7 @@ class Verification {
       for (const row of rows) {
         if (row.id !== last + 1) this.#note({}, `the chains ${last + 1} to ${row.id - 1} were removed from the file`);
         last = row.id;
+        this.#hasRemoved ||= row.hasRemoved;
         await this.#verifyChain(row);
       }
     }

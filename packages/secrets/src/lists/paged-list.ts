@@ -1,6 +1,6 @@
 import { z } from "zod";
 import type { Page, PageRequest } from "../model.ts";
-import { isOfRecord } from "../records/record-errors.ts";
+import { isOfRecord, orReport } from "../records/record-errors.ts";
 import type { RecordKind } from "../records/record-kind.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { Decision, ReadBatch, ServiceStore } from "../store/service-store.ts";
@@ -86,9 +86,18 @@ export class PagedList<Entry extends { readonly id: string }> {
    * @param require called with the entries of the last page, before the entry is appended. Throws to refuse the entry.
    */
   async append(entry: Entry, require: (entries: readonly Entry[]) => void = () => {}): Promise<number> {
-    let page = (await this.#last()) ?? 0;
-    for (;;) {
-      const isAppended = await this.#store.change(
+    const ignore = () => {};
+    let page = (await orReport(() => this.#last(), ignore)) ?? 0;
+    while (!(await this.#appendTo(page, entry, require))) page++;
+    // A walk finds the page also if the head cannot be changed.
+    await orReport(() => this.#raiseHead(page), ignore);
+    return page;
+  }
+
+  /** Appends an entry to a page. Returns false if the page is full, or cannot be read. */
+  async #appendTo(page: number, entry: Entry, require: (entries: readonly Entry[]) => void): Promise<boolean> {
+    try {
+      return await this.#store.change(
         this.#kindOf(page),
         this.#keyOf(page),
         (current): Decision<ListPage<Entry>, boolean> => {
@@ -100,12 +109,9 @@ export class PagedList<Entry extends { readonly id: string }> {
           return { next: { v: 1, next: next + 1, entries: [...entries, { n: next, entry }] }, result: true };
         },
       );
-      // A page that another process has added need not be named by the head yet.
-      if (isAppended) {
-        await this.#raiseHead(page);
-        return page;
-      }
-      page++;
+    } catch (error) {
+      if (isOfRecord(error) && (await this.#stateOf(page)) === "unreadable") return false;
+      throw error;
     }
   }
 
@@ -153,7 +159,8 @@ export class PagedList<Entry extends { readonly id: string }> {
   /**
    * Yields the entries of the list page by page, newest first.
    *
-   * @param options.onUnreadable called for a page that cannot be read, which is left out. Default: the error is thrown.
+   * @param options.onUnreadable called for a page that cannot be read, which is left out, and without the number of a page for
+   * the head of the list. Default: the error is thrown.
    * @param options.onMissing called for a page that the head names and that is not stored. Default: nothing.
    */
   async *pages({
@@ -162,10 +169,10 @@ export class PagedList<Entry extends { readonly id: string }> {
     onMissing = () => {},
   }: {
     readonly from?: number | undefined;
-    readonly onUnreadable?: ((problem: unknown, page: number) => void) | undefined;
+    readonly onUnreadable?: ((problem: unknown, page?: number) => void) | undefined;
     readonly onMissing?: ((page: number) => void) | undefined;
   } = {}): AsyncGenerator<readonly ListedEntry<Entry>[], void> {
-    const added = await this.#added();
+    const added = await this.#added(onUnreadable);
     for (let high = Math.min(added, from); high >= 0; high -= pagesAtOnce) {
       const numbers = Array.from({ length: Math.min(pagesAtOnce, high + 1) }, (_, index) => high - index);
       const batch = await this.#store.readBatch(numbers.map((page) => this.#keyOf(page)));
@@ -191,7 +198,9 @@ export class PagedList<Entry extends { readonly id: string }> {
     const start = cursor === undefined ? undefined : readCursor(cursor, owner);
     const items: Item[] = [];
     const unreadable: string[] = [];
-    const onUnreadable = (_: unknown, page: number) => unreadable.push(`all entries of page ${page} of the list`);
+    const onUnreadable = (_: unknown, page?: number) => {
+      if (page !== undefined) unreadable.push(`all entries of page ${page} of the list`);
+    };
     let pagesRead = 0;
     for await (const page of this.pages({ from: start?.page, onUnreadable })) {
       const left = page.filter(({ page: number, n }) => start === undefined || number < start.page || n < start.n);
@@ -220,7 +229,7 @@ export class PagedList<Entry extends { readonly id: string }> {
   #entriesOf(
     batch: ReadBatch,
     page: number,
-    onUnreadable: ((problem: unknown, page: number) => void) | undefined,
+    onUnreadable: ((problem: unknown, page?: number) => void) | undefined,
     onMissing: ((page: number) => void) | undefined,
   ): readonly ListedEntry<Entry>[] {
     try {
@@ -264,9 +273,23 @@ export class PagedList<Entry extends { readonly id: string }> {
     return (await this.#store.read(headKind, `${this.#prefix}/head`))?.value.last;
   }
 
-  /** Returns the number of the page that a process may have added before it was killed: the head does not name it yet. */
-  async #added(): Promise<number> {
-    return ((await this.#last()) ?? -1) + 1;
+  /**
+   * Returns the number after the last page. The head does not name a page that a process has added before it was killed,
+   * and someone may have removed, damaged or put back the head.
+   */
+  async #added(onUnreadable?: (problem: unknown) => void): Promise<number> {
+    const last = onUnreadable === undefined ? await this.#last() : await orReport(() => this.#last(), onUnreadable);
+    let page = (last ?? -1) + 1;
+    while ((await this.#stateOf(page)) !== "missing") page++;
+    return page;
+  }
+
+  async #stateOf(page: number): Promise<"missing" | "readable" | "unreadable"> {
+    const batch = await this.#store.readBatch([this.#keyOf(page)]);
+    const exists = () => batch.record(this.#kindOf(page), this.#keyOf(page)) !== undefined;
+    const found = await orReport(exists, () => {});
+    if (found === undefined) return "unreadable";
+    return found ? "readable" : "missing";
   }
 
   async #raiseHead(page: number): Promise<void> {

@@ -13,8 +13,12 @@ const schema = z.strictObject({
   initializing: z.strictObject({ id: idField, hasGivenUp: z.boolean() }).optional(),
   /** Every token that was created before this time is refused. */
   refusedBefore: timeField.optional(),
+  /** When tokens from before a time were last revoked. */
+  lastRevocation: timeField.optional(),
   /** The last sweep that removed what is old, for `sweep-clock.ts`. */
-  sweeps: z.strictObject({ last: timeField, jumped: timeField.optional() }).optional(),
+  sweeps: z
+    .strictObject({ last: timeField, jumped: z.strictObject({ noticed: timeField, lookedAt: timeField }).optional() })
+    .optional(),
   /** The tokens of operators that are valid, until a time if they expire. */
   operators: z.array(keeperField).max(maxKeptKeepers),
 });

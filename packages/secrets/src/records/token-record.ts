@@ -25,6 +25,8 @@ const schema = z.strictObject({
   tools: z.array(toolField).max(100).optional(),
   methods: z.array(methodField).max(6).optional(),
   created: timeField,
+  /** The `lastRevocation` of the installation when the token was created. */
+  lastRevocation: timeField.optional(),
   createdBy: z.string().max(100),
   expires: timeField.optional(),
   revoked: timeField.optional(),

@@ -3,18 +3,21 @@ import { idField, slugField, timeField } from "../fields.ts";
 import { PagedList, pageSchemaOf } from "../lists/paged-list.ts";
 import type { ChangeCondition, Page, PageRequest, ServerInfo, ServerKind } from "../model.ts";
 import { newId } from "../records/ids.ts";
+import { isOfRecord } from "../records/record-errors.ts";
 import { listKey, serverKey, usedKey, valueKey } from "../records/record-keys.ts";
 import { type ServerRecord, serverRecord } from "../records/server-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
-import { requireOpenWorkspace } from "../workspaces/open-workspace.ts";
+import { missingRecord, requireOpenWorkspace } from "../workspaces/open-workspace.ts";
 import { changeServer, requireServer, type ServerAddress } from "./server-changes.ts";
 
 const entrySchema = z.strictObject({
   slug: slugField,
   id: idField,
   at: timeField,
+  /** Set when the record was stored. From then on, a missing record was deleted by this service only after `deleted` was set. */
+  stored: z.literal(true).optional(),
   /** Set when the server was deleted: the time, and the highest number of a value that may be stored. */
   deleted: z.strictObject({ at: timeField, values: z.int().min(0) }).optional(),
 });
@@ -101,6 +104,7 @@ export class Servers {
     if ((await store.create(serverRecord, key, server)) || (await store.read(serverRecord, key))?.value.id === id) {
       try {
         await requireOpenWorkspace(store, workspace);
+        await list.changePage(page, (entry) => (entry.id === id ? { ...entry, stored: true } : entry));
         await list.requireEntry({ page, id });
         return serverInfo(server);
       } catch (error) {
@@ -124,16 +128,64 @@ export class Servers {
 
   /** Returns a page of the servers of a workspace. */
   async list(workspace: string, page: PageRequest): Promise<Page<ServerInfo>> {
-    return await this.listOf(workspace).page(page, workspace, async (entries) => {
-      const batch = await this.#context.store.readBatch(entries.map(({ slug }) => serverKey(workspace, slug)));
-      return entries.map(({ slug, id }) => ({
-        name: slug,
+    return await this.listOf(workspace).page(page, workspace, async (entries) =>
+      (await this.read(workspace, entries)).map(({ entry, server }) => ({
+        name: entry.slug,
         read: () => {
-          const server = batch.record(serverRecord, serverKey(workspace, slug))?.value;
-          return server === undefined || server.id !== id ? undefined : serverInfo(server);
+          const found = server();
+          return found === undefined ? undefined : serverInfo(found);
         },
-      }));
-    });
+      })),
+    );
+  }
+
+  /**
+   * Reads the servers that entries of the list name. Each `server` returns `undefined` for a server that was deleted, or whose
+   * creation was not finished, and throws `RECORD_MISSING` if someone else has deleted the record, or the errors of
+   * `ReadBatch.record`.
+   */
+  async read(
+    workspace: string,
+    entries: readonly ServerEntry[],
+  ): Promise<readonly { readonly entry: ServerEntry; readonly server: () => ServerRecord | undefined }[]> {
+    const batch = await this.#context.store.readBatch(entries.map(({ slug }) => serverKey(workspace, slug)));
+    const recordOf = ({ slug }: ServerEntry) => batch.record(serverRecord, serverKey(workspace, slug))?.value;
+    const missing = await this.#missing(workspace, entries, recordOf);
+    return entries.map((entry) => ({
+      entry,
+      server: () => {
+        const found = recordOf(entry);
+        if (found === undefined && missing.has(entry.id)) {
+          throw missingRecord(`server ${entry.slug}`, "Its values stay in the store.");
+        }
+        return found?.id === entry.id ? found : undefined;
+      },
+    }));
+  }
+
+  /** Returns the ids of the servers whose record is missing, although the list still says that they exist. */
+  async #missing(
+    workspace: string,
+    entries: readonly ServerEntry[],
+    recordOf: (entry: ServerEntry) => ServerRecord | undefined,
+  ): Promise<ReadonlySet<string>> {
+    const missing = new Set<string>();
+    for (const entry of entries) {
+      if (entry.stored !== true || entry.deleted !== undefined) continue;
+      try {
+        if (recordOf(entry) === undefined) missing.add(entry.id);
+      } catch (error) {
+        // Reported when the record of this server is used.
+        if (!isOfRecord(error)) throw error;
+      }
+    }
+    if (missing.size === 0) return missing;
+    // Another process may have deleted the server since the entry was read.
+    const current = new Set<string>();
+    for await (const page of this.listOf(workspace).pages({ onUnreadable: () => {} })) {
+      for (const { entry } of page) if (missing.has(entry.id) && entry.deleted === undefined) current.add(entry.id);
+    }
+    return current;
   }
 
   /**

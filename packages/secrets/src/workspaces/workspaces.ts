@@ -7,6 +7,7 @@ import { idField, slugField, timeField } from "../fields.ts";
 import { PagedList, pageSchemaOf } from "../lists/paged-list.ts";
 import type { ChangeCondition, IssuedToken, Page, PageRequest, WorkspaceInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
+import { orReport } from "../records/record-errors.ts";
 import { listKey, workspaceKey } from "../records/record-keys.ts";
 import { type WorkspaceRecord, workspaceRecord } from "../records/workspace-record.ts";
 import { SecretsError } from "../secrets-error.ts";
@@ -188,13 +189,19 @@ export class Workspaces {
   /**
    * Deletes the tokens and servers of a workspace that is being deleted. Their lists stay until the sweep a day later,
    * because a process that was halted may still store a record.
+   *
+   * @throws the error of a record that cannot be read, after the others were deleted.
    */
   async removeContents(id: string): Promise<void> {
-    await this.#tokens.removeAll(id);
-    const servers = this.#servers.listOf(id);
-    for await (const page of servers.pages()) {
-      for (const { entry } of page) await this.#servers.removeForGood({ workspace: id, slug: entry.slug }, entry);
+    const failures: unknown[] = [];
+    const report = (problem: unknown) => failures.push(problem);
+    await orReport(() => this.#tokens.removeAll(id), report);
+    for await (const page of this.#servers.listOf(id).pages({ onUnreadable: report })) {
+      for (const { entry } of page) {
+        await orReport(() => this.#servers.removeForGood({ workspace: id, slug: entry.slug }, entry), report);
+      }
     }
+    if (failures.length > 0) throw failures[0];
   }
 
   /** The entry names the workspace from here on only for the sweep and for its audit. */
@@ -241,10 +248,12 @@ export class Workspaces {
    * Returns the record of a workspace.
    *
    * @param exceptId the id of a workspace to leave out.
-   * @throws SecretsError `WORKSPACE_NOT_FOUND` if there is none, or if the workspace is being deleted.
+   * @throws SecretsError `WORKSPACE_NOT_FOUND` if there is none, or if the workspace is being deleted; the error of a page of
+   * the list that cannot be read, if no other page has the workspace.
    */
   async require(name: string, exceptId?: string): Promise<WorkspaceRecord> {
-    for await (const page of this.list().pages()) {
+    const failures: unknown[] = [];
+    for await (const page of this.list().pages({ onUnreadable: (problem) => failures.push(problem) })) {
       const named = page.filter(
         ({ entry }) => entry.name === name && entry.deleted === undefined && entry.id !== exceptId,
       );
@@ -254,7 +263,7 @@ export class Workspaces {
         if (found !== undefined && !found.deleting) return found;
       }
     }
-    throw workspaceNotFound();
+    throw failures[0] ?? workspaceNotFound();
   }
 }
 

@@ -69,10 +69,14 @@ export async function daysAgo<Result>(days: number, work: () => Promise<Result>)
   }
 }
 
-/** Removes the entries that are older than 30 days. The first removal of a file begins its clock and removes nothing. */
+/** Begins the clock of retention of an audit without entries, so that later removals have a clock that is right. */
+export async function beginRetention(audit: AuditLog): Promise<void> {
+  await removeOld(audit);
+}
+
+/** Removes the entries that are older than 30 days. */
 export async function removeOld(audit: AuditLog, of: string | undefined = workspace): Promise<number> {
-  const time = Date.now() - 30 * dayMs;
-  return (await audit.removeBefore(of, time)) + (await audit.removeBefore(of, time));
+  return await audit.removeBefore(of, Date.now() - 30 * dayMs);
 }
 
 /** Changes an audit file as an attacker who has no key. */

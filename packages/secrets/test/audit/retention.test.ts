@@ -1,10 +1,11 @@
 import { copyFileSync } from "node:fs";
 import { DatabaseSync } from "node:sqlite";
-import { Keyring } from "@keyward/core";
-import { auditAnchor, openAuditLog, verifyAudit } from "@keyward/secrets";
+import { EncryptedStore, Keyring } from "@keyward/core";
+import { auditAnchor, auditScope, auditStore, openAuditLog, verifyAudit } from "@keyward/secrets";
 import { describe, expect, it } from "vitest";
 import {
   attack,
+  beginRetention,
   daysAgo,
   entriesOf,
   openedAudit,
@@ -16,11 +17,22 @@ import {
   workspace,
 } from "./audit-files.ts";
 
+/** Returns the time of the clock of retention, in milliseconds since the epoch. */
+async function clockTime(path: string, keys: Keyring): Promise<number> {
+  const store = new EncryptedStore(auditStore(path), { keys, scope: auditScope });
+  try {
+    return JSON.parse(String(await store.get("service/clock"))).time;
+  } finally {
+    await store.disconnect();
+  }
+}
+
 describe("removeBefore", () => {
   it("removes the oldest entries of one workspace, and the rest of the file verifies", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });
+    await beginRetention(audit);
     const old = Array.from({ length: 20 }, () => secretChange());
     await daysAgo(31, () =>
       recordAll(audit, [
@@ -46,6 +58,7 @@ describe("removeBefore", () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const [audit, other] = [openedAudit({ path, keys }), openedAudit({ path, keys })];
+    await beginRetention(audit);
     const owners = Array.from({ length: 5 }, (_, index) => `owner-${index}`);
     const old = owners.map((owner) => secretChange({ owner }));
     await daysAgo(31, () => recordAll(audit, old));
@@ -68,6 +81,7 @@ describe("removeBefore", () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });
+    await beginRetention(audit);
     await daysAgo(31, () => Promise.all(Array.from({ length: 1_300 }, () => audit.begin(secretChange()))));
     const other = openedAudit({ path, keys });
     const [one, two, ids] = await Promise.all([
@@ -97,6 +111,7 @@ describe("retention", () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const first = openAuditLog({ path, keys });
+    await beginRetention(first);
     await daysAgo(sql.includes("SET time") ? 1 : 31, () => recordAll(first, [secretChange({ owner: "mallory" })]));
     await daysAgo(1, () => first.close());
     attack(path, sql);
@@ -129,6 +144,55 @@ describe("retention", () => {
     expect(await audit.removeBefore(workspace, Date.now() - 90 * dayMs)).toBe(0);
     const { items } = await audit.changes(workspace, {}, {});
     expect(new Set(items.map(({ id }) => id))).toEqual(new Set(ids));
+  });
+
+  it("has a clock that ten processes advance no faster than one", async () => {
+    const path = temporaryAudit();
+    const keys = Keyring.generate("k1");
+    const began = performance.now();
+    const audits = Array.from({ length: 10 }, () => openedAudit({ path, keys }));
+    for (const audit of audits) await audit.ready();
+    await daysAgo(100, () => beginRetention(audits[0] ?? openedAudit({ path, keys })));
+    const start = await clockTime(path, keys);
+    for (const audit of audits) await expect(removeOld(audit)).rejects.toMatchObject({ code: "AUDIT_INVALID" });
+    const advanced = (await clockTime(path, keys)) - start;
+    expect(advanced).toBeGreaterThan(0);
+    expect(advanced).toBeLessThanOrEqual(24 * (performance.now() - began));
+  });
+
+  it("begins a clock that was deleted at the time of the last removal, and says so", async () => {
+    const path = temporaryAudit();
+    const keys = Keyring.generate("k1");
+    const audit = openedAudit({ path, keys });
+    await beginRetention(audit);
+    await daysAgo(31, () => recordAll(audit, [secretChange()]));
+    const [kept = ""] = await recordAll(audit, [secretChange()]);
+    expect(await removeOld(audit)).toBe(3);
+    attack(path, "DELETE FROM installation WHERE name = 'clock'");
+    expect((await verifyAudit({ path, keys })).problems).toMatchObject([
+      { problem: "the record of the clock of retention is missing" },
+    ]);
+    await daysAgo(-400, async () => {
+      const missing = { code: "AUDIT_INVALID", message: expect.stringContaining("retention is missing") };
+      await expect(removeOld(audit)).rejects.toMatchObject(missing);
+      const ahead = { message: expect.stringMatching(/399 days ahead|400 days ahead/) };
+      await expect(removeOld(audit)).rejects.toMatchObject(ahead);
+    });
+    expect((await audit.changes(workspace, {}, {})).items).toMatchObject([{ id: kept }]);
+    expect(await verifyAudit({ path, keys })).toMatchObject({ ok: true });
+  });
+
+  it("begins its clock at the oldest entry, although the clock of the machine is ahead at the first removal", async () => {
+    const path = temporaryAudit();
+    const keys = Keyring.generate("k1");
+    const audit = openedAudit({ path, keys });
+    await daysAgo(2, () => recordAll(audit, [secretChange()]));
+    await daysAgo(-400, async () => {
+      await recordAll(audit, [secretChange()]);
+      await expect(removeOld(audit)).rejects.toMatchObject({ message: expect.stringMatching(/40[12] days ahead/) });
+      await expect(removeOld(audit)).rejects.toMatchObject({ message: expect.stringMatching(/40[12] days ahead/) });
+    });
+    expect((await audit.changes(workspace, {}, {})).items).toHaveLength(2);
   });
 
   it("refuses a time that is less than a day ago", async () => {
@@ -186,6 +250,7 @@ describe("an anchor", () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });
+    await beginRetention(audit);
     await daysAgo(31, () => recordAll(audit, [secretChange()]));
     const anchor = await auditAnchor({ path, keys });
     await daysAgo(31, () => recordAll(audit, [secretChange()]));

@@ -8,6 +8,7 @@ import { auditNamespace, auditScope, auditStore, openAuditLog, verifyAudit } fro
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import {
   attack,
+  beginRetention,
   daysAgo,
   entriesOf,
   openedAudit,
@@ -118,6 +119,7 @@ describe("auditStore", () => {
   it("scans each record once, in pages of any size", async () => {
     const path = temporaryAudit();
     const audit = openedAudit({ path, keys: Keyring.generate("k1") });
+    await beginRetention(audit);
     await daysAgo(31, () => recordAll(audit, [secretChange(), secretChange({ workspace: undefined })]));
     await removeOld(audit, undefined);
     const store = auditStoreOfTest(path);

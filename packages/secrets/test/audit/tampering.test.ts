@@ -6,7 +6,15 @@ import { DatabaseSync } from "node:sqlite";
 import { Keyring } from "@keyward/core";
 import { openAuditLog, verifyAudit } from "@keyward/secrets";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { daysAgo, otherWorkspace, recordAll, removeOld, secretChange, temporaryAudit } from "./audit-files.ts";
+import {
+  beginRetention,
+  daysAgo,
+  otherWorkspace,
+  recordAll,
+  removeOld,
+  secretChange,
+  temporaryAudit,
+} from "./audit-files.ts";
 
 /** How often each way of tampering is tried. A longer run sets another number. */
 const rounds = Number(process.env["KEYWARD_AUDIT_TAMPERINGS"] ?? 3);
@@ -222,7 +230,10 @@ describe("verifyAudit", () => {
       ["bob", "carl", "dora"],
     ]) {
       const audit = openAuditLog({ path, keys });
-      if (owners[0] === "ana") await daysAgo(31, () => recordAll(audit, [secretChange({ owner: "erna" })]));
+      if (owners[0] === "ana") {
+        await beginRetention(audit);
+        await daysAgo(31, () => recordAll(audit, [secretChange({ owner: "erna" })]));
+      }
       for (const owner of owners) {
         await recordAll(audit, [
           secretChange({ owner }),

@@ -6,6 +6,7 @@ import { Keyring } from "@keyward/core";
 import { type AuditLog, openAuditLog, SecretsError, verifyAudit } from "@keyward/secrets";
 import { describe, expect, it, onTestFinished } from "vitest";
 import {
+  beginRetention,
   daysAgo,
   entriesOf,
   openedAudit,
@@ -114,7 +115,7 @@ describe("the audit log", () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys, ...quickly, maxBytes: 256 * 1_024 });
-    await audit.ready();
+    await beginRetention(audit);
     const recorded: string[] = [];
     const fill = async () => {
       for (;;) recorded.push((await audit.begin(secretChange({ detail: "x".repeat(4_000) }))).id);
