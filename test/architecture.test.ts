@@ -90,7 +90,8 @@ const isSource = ({ file, owner }: Module) => owner.startsWith("packages/") && f
 
 const isTest = ({ file, owner }: Module) => owner === "" || file.startsWith(`${owner}/test/`);
 
-/** Returns true if a published package may import another: cli → admin → secrets → core, and cli → stores, providers → core. */
+/** Returns true if a published package may import another: cli → admin, gateway → secrets, listener → core, and cli → stores,
+ * providers → core. */
 function mayImport(upper: string, lower: string): boolean {
   if (upper === lower) return true;
   if (lower === "@keyward/contract" || upper === "@keyward/core") return false;
@@ -98,7 +99,9 @@ function mayImport(upper: string, lower: string): boolean {
   if (upper === "@keyward/keys-from" && lower.startsWith("@keyward/keys-")) return true;
   // stores-from chooses among the stores, and http-kv is one of them.
   if (upper === "@keyward/stores-from" && /^@keyward\/(?:store-|http-kv$)/.test(lower)) return true;
-  if (upper === "@keyward/admin" && lower === "@keyward/secrets") return true;
+  if (["@keyward/admin", "@keyward/gateway"].includes(upper)) {
+    if (["@keyward/secrets", "@keyward/listener"].includes(lower)) return true;
+  }
   return lower === "@keyward/core" || upper === "keyward";
 }
 

@@ -58,6 +58,7 @@ const otherImports: readonly Import[] = [
   { name: "readFile", from: "node:fs/promises", kind: "value" },
   { name: "sodium", from: "libsodium-wrappers", kind: "default" },
   { name: "SecretsReader", from: "@keyward/secrets/reader", kind: "value" },
+  { name: "shortenedPath", from: "@keyward/secrets/reader", kind: "value" },
   { name: "stat", from: "node:fs/promises", kind: "value" },
   { name: "writeFile", from: "node:fs/promises", kind: "value" },
 ];
@@ -69,8 +70,16 @@ const endless: ReadonlyMap<string, string> = new Map([
 
 const forAuthorsOfStores = "a check that the authors of a store call with one argument";
 
+const forServersOfTheService = "a check that both servers of the secrets service make";
+
 /** Exported classes and functions without an example, each with the reason. */
 const withoutExample: ReadonlyMap<string, string> = new Map([
+  ["Budgets", forServersOfTheService],
+  ["ClientAddresses", forServersOfTheService],
+  ["networkOf", forServersOfTheService],
+  ["OwnNames", forServersOfTheService],
+  ["Places", forServersOfTheService],
+  ["RefusedTokens", forServersOfTheService],
   ["Caller", "only methods of SecretsAdmin make one, as its example shows"],
   ["hasReservedSpace", forAuthorsOfStores],
   ["invalidCursor", forAuthorsOfStores],

@@ -143,7 +143,7 @@ async function callOf(reader: SecretsReader, token: string, slug: string): Promi
   }
 }
 
-const randomly = `${randomKills} kills at random moments lose, revive and leave over nothing (seed ${seed})`;
+const randomly = `${randomKills} kills at random moments lose no record, bring none back, and leave none over (seed ${seed})`;
 const stepwise = "a process that is killed at any write loses, revives and leaves over nothing: %s";
 
 describe("over SQLite", () => {

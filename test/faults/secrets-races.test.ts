@@ -82,7 +82,7 @@ async function expectRaceWithoutProblem(server?: string): Promise<void> {
   await expectWholeAfterSweep(service);
 }
 
-const name = `two admins, two readers and rotations at once lose, revive and leave over nothing (seed ${seed})`;
+const name = `two admins, two readers and rotations at once lose no record, bring none back, and leave none over (seed ${seed})`;
 
 it(`${name}, over SQLite`, options, async () => {
   await expectRaceWithoutProblem();

@@ -22,6 +22,10 @@ export interface ServicePlace {
 export const acceptingAudit: AuditLog = {
   begin: async () => ({ id: "1", end: async () => undefined }),
   changes: async () => ({ items: [], next: undefined }),
+  requireWritable: () => undefined,
+  recordCall: async () => undefined,
+  calls: async () => ({ items: [], next: undefined }),
+  call: async () => undefined,
   removeBefore: async () => 0,
   ready: async () => undefined,
   close: async () => undefined,

@@ -140,7 +140,7 @@ it("a request of got rejects if its cache is a Keyv 5 of another installed copy,
   await expect(client((await cacheablePage()).url)).rejects.toMatchObject({
     cause: {
       code: "NAMESPACE_CONFLICT",
-      hint: expect.stringContaining("import Keyv from the package from which the library imports it"),
+      hint: expect.stringContaining("import the class Keyv from the package from which the library imports it"),
     },
   });
 });

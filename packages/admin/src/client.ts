@@ -1,4 +1,12 @@
 import { type AdminClientOptions, ClientTransport } from "./client-transport.ts";
+import {
+  type CallExplanation,
+  type CallOutcome,
+  call,
+  callPage,
+  explanation,
+  type RecordedCall,
+} from "./schemas/call-schemas.ts";
 import { type WhoAmI, whoAmI } from "./schemas/caller-schemas.ts";
 import { type ChangeAction, changePage, type RecordedChange } from "./schemas/change-schemas.ts";
 import { type KeyCensus, keyCensus, type Rotation, rotationState } from "./schemas/key-schemas.ts";
@@ -34,6 +42,7 @@ import {
 
 export { AdminApiError, type AdminApiErrorDetails } from "./client-error.ts";
 export type { AdminClientOptions } from "./client-transport.ts";
+export type { CallExplanation, CallOutcome, RecordedCall } from "./schemas/call-schemas.ts";
 export type { WhoAmI } from "./schemas/caller-schemas.ts";
 export type { ChangeAction, RecordedChange } from "./schemas/change-schemas.ts";
 export type { KeyCensus, Rotation } from "./schemas/key-schemas.ts";
@@ -80,6 +89,20 @@ export interface ChangeListFilter {
   /** Only changes at or after this time. */
   readonly from?: string | undefined;
   /** Only changes before this time. */
+  readonly until?: string | undefined;
+}
+
+/** Which calls to list. Calls are ordered by the time at which they ended. Times are in RFC 3339. */
+export interface CallListFilter {
+  readonly owner?: string | undefined;
+  readonly server?: string | undefined;
+  readonly tool?: string | undefined;
+  /** The id of a token. */
+  readonly token?: string | undefined;
+  readonly outcome?: CallOutcome | undefined;
+  /** Only calls that ended at or after this time. */
+  readonly from?: string | undefined;
+  /** Only calls that ended before this time. */
   readonly until?: string | undefined;
 }
 
@@ -236,6 +259,29 @@ export class AdminClient {
   ): Promise<ListedPage<RecordedChange>> {
     const query = { owner, server: slug, action, from, until, cursor, limit };
     return this.#transport.send({ method: "GET", path: ["changes"], query }, changePage);
+  }
+
+  /** Returns a page of the calls, the call that ended last first. */
+  listCalls(
+    { owner, server: slug, tool, token: tokenId, outcome, from, until }: CallListFilter = {},
+    { cursor, limit }: ListPage = {},
+  ): Promise<ListedPage<RecordedCall>> {
+    const query = { owner, server: slug, tool, token: tokenId, outcome, from, until, cursor, limit };
+    return this.#transport.send({ method: "GET", path: ["calls"], query }, callPage);
+  }
+
+  /** Returns a call by its id, which its caller got with the answer. */
+  getCall(id: string): Promise<RecordedCall> {
+    return this.#transport.send({ method: "GET", path: ["calls", id] }, call);
+  }
+
+  /** Returns which secrets a call to a server would use, or why it would be refused. Never a value. */
+  explainCall(
+    slug: string,
+    { tokenId, tool }: { readonly tokenId: string; readonly tool?: string | undefined },
+  ): Promise<CallExplanation> {
+    const path = ["mcp-servers", slug, "explanation"];
+    return this.#transport.send({ method: "GET", path, query: { token: tokenId, tool } }, explanation);
   }
 
   /** Returns the number of records under each encryption key. */

@@ -16,7 +16,7 @@ function folder(): string {
 }
 
 it.each(["memory", "SQLite and an audit file"])(
-  "does the whole life of servers, secrets and tokens in %s, with a method for each route",
+  "has a method for each route, and creates, changes and deletes servers, secrets and tokens in %s",
   async (place) => {
     const path = folder();
     const store = place === "memory" ? new MemoryStore() : new SqliteStore(join(path, "service.db"));
@@ -26,8 +26,10 @@ it.each(["memory", "SQLite and an audit file"])(
     );
     const client = clientOf(admin.token);
     expect(await client.whoAmI()).toMatchObject({ role: "admin", owner: "first admin", expires: null });
-    expect(await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" })).toMatchObject({
+    const lists = { forwardHeaders: ["x-api-version"], relayHeaders: ["x-request-cost"] };
+    expect(await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp", ...lists })).toMatchObject({
       revision: 0,
+      ...lists,
     });
     const set = await client.setSecret(
       "github",
@@ -42,8 +44,9 @@ it.each(["memory", "SQLite and an audit file"])(
     await client.setInjection("github", "A", { kind: "header", header: "X-Key" }, { ifRevision: 1 });
     const { secrets } = await client.listSecrets("github");
     expect(secrets).toMatchObject([{ name: "A", injection: { kind: "header", header: "X-Key" }, unusable: null }]);
-    const moved = await client.updateServer("github", { url: "https://other.example.com", disabled: true });
-    expect(moved).toMatchObject({ disabled: true, secretCount: 1 });
+    const change = { url: "https://other.example.com", disabled: true, relayHeaders: [] };
+    const moved = await client.updateServer("github", change);
+    expect(moved).toMatchObject({ ...lists, relayHeaders: [], disabled: true, secretCount: 1 });
     expect((await client.listSecrets("github")).secrets).toMatchObject([{ unusable: "origin-changed" }]);
     expect(await client.deleteSecret("github", "A")).toMatchObject({ secretCount: 0 });
     await client.setSecret("github", { name: "B", value: "a-value-of-a-test" });

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { type Installation, install } from "./installation.ts";
+import { type Installation, install, toolCall } from "./installation.ts";
 
 type Case = readonly [route: string, field: string, good: unknown, bad: unknown];
 
@@ -36,6 +36,12 @@ const cases: readonly Case[] = [
   ["POST /mcp-servers", "url", "https://a.example.com/x", "https://a.example.com/x?y=z"],
   ["POST /mcp-servers", "url", "http://a.example.com", "ftp://a.example.com"],
   ["POST /mcp-servers", "kind", "http", "https"],
+  ["POST /mcp-servers", "forwardHeaders", many(20, "x-a"), many(21, "x-a")],
+  ["POST /mcp-servers", "forwardHeaders", ["X-A"], ["X A"]],
+  ["POST /mcp-servers", "relayHeaders", [long(128)], [long(129)]],
+  ["PATCH /mcp-servers/github", "forwardHeaders", [], null],
+  ["PATCH /mcp-servers/github", "forwardHeaders", ["x-request-id"], ["Authorization"]],
+  ["PATCH /mcp-servers/github", "relayHeaders", ["x-ratelimit-remaining"], ["set-cookie"]],
   ["PATCH /mcp-servers/github", "disabled", false, "false"],
   ["PATCH /mcp-servers/github", "kind", "mcp", null],
   ["PATCH /mcp-servers/github", "url", "https://b.example.com", 1],
@@ -128,6 +134,52 @@ it.each([
   const { status, json } = await send(token, "GET", path);
   expect(status).toBe(422);
   expect(json).toMatchObject({ fields: [{ in: "path", name }] });
+});
+
+it("filters the calls by owner, server, tool, token, outcome and time, and refuses other filters", async () => {
+  const { send, clientOf, admin, audit, service } = await install();
+  const client = clientOf(admin.token);
+  const { workspace } = await service.authenticate(admin.token);
+  const caller = { tokenId: "t0ken0000002", owner: "bob", role: "member", address: undefined } as const;
+  const other = { callId: "c4ll00000002", caller, server: "gitlab", tool: undefined, reason: "TOKEN_REVOKED" };
+  await audit.recordCall(toolCall(workspace));
+  await audit.recordCall(toolCall(workspace, { ...other, at: Date.parse("2026-11-29T00:00:00Z") }));
+  const of = async (filter: Parameters<typeof client.listCalls>[0]) =>
+    (await client.listCalls(filter)).items.map(({ callId }) => callId);
+  expect(await of({})).toEqual(["c4ll00000002", "c4ll00000001"]);
+  for (const filter of [
+    { owner: "ci" },
+    { server: "github" },
+    { tool: "create_issue" },
+    { token: "t0ken0000001" },
+    { outcome: "answered" },
+    { until: "2026-11-28T12:00:00Z" },
+  ] as const) {
+    expect(await of(filter), JSON.stringify(filter)).toEqual(["c4ll00000001"]);
+  }
+  expect(await of({ outcome: "refused", from: "2026-11-28T12:00:00Z" })).toEqual(["c4ll00000002"]);
+  for (const query of ["from=yesterday", "outcome=lost", "server=A", "token=x", "tool=%20", "secret=A"]) {
+    expect((await send(admin.token, "GET", `/calls?${query}`)).status, query).toBe(422);
+  }
+});
+
+it("returns a call by its id, and explains a call", async () => {
+  const { clientOf, admin, audit, service } = await install();
+  const client = clientOf(admin.token);
+  const caller = await service.authenticate(admin.token);
+  await audit.recordCall(toolCall(caller.workspace, { status: undefined }));
+  expect(await client.getCall("c4ll00000001")).toMatchObject({ status: null, tool: "create_issue", reason: null });
+  const missing = { code: "CALL_NOT_FOUND", status: 404 };
+  await expect(client.getCall("c4ll00000009")).rejects.toMatchObject(missing);
+  await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
+  await client.setSecret("github", { name: "A", value: "a-value-of-a-test", injection: { kind: "bearer" } });
+  const { info } = await service.createToken(caller, { owner: "ci", role: "member", tools: ["search"] });
+  expect(await client.explainCall("github", { tokenId: info.id, tool: "delete" })).toMatchObject({
+    token: { id: info.id, owner: "ci" },
+    server: { slug: "github", origin: "https://mcp.example.com", host: "mcp.example.com" },
+    secrets: [{ name: "A", header: "Authorization", injection: { kind: "bearer" }, unusable: null }],
+    refusals: ["TOOL_OUT_OF_SCOPE"],
+  });
 });
 
 it("filters the changes by owner, server, action and time, and refuses other filters", async () => {

@@ -1,7 +1,7 @@
 import { type AdminApiOptions, createAdminApi, type SecretsService } from "@keyward/admin";
 import { AdminClient } from "@keyward/admin/client";
 import { Keyring, type WrappableStore } from "@keyward/core";
-import { type IssuedToken, openAuditLog, type Role, SecretsAdmin } from "@keyward/secrets";
+import { type Call, type IssuedToken, openAuditLog, type Role, SecretsAdmin } from "@keyward/secrets";
 import { MemoryStore } from "@keyward/store-memory";
 import { onTestFinished } from "vitest";
 import { MemoryAudit } from "./memory-audit.ts";
@@ -78,6 +78,28 @@ export async function install({
         fetch: async (input, init) => app.request(String(input), init),
       }),
     tokenOf: async (role, owner) => await service.createToken(await service.authenticate(admin.token), { owner, role }),
+  };
+}
+
+/** Returns a call of a tool by the holder of a token. */
+export function toolCall(workspace: string | undefined, changed: Partial<Call> = {}): Call {
+  return {
+    callId: "c4ll00000001",
+    at: Date.parse("2026-11-28T09:30:00Z"),
+    workspace: workspace ?? "",
+    caller: { tokenId: "t0ken0000001", owner: "ci", role: "member", address: "192.0.2.7" },
+    server: "github",
+    method: "POST",
+    path: "/mcp",
+    mcpMethod: "tools/call",
+    tool: "create_issue",
+    status: 200,
+    durationMs: 35,
+    requestBytes: 120,
+    answerBytes: 900,
+    secrets: [{ name: "API_TOKEN", revision: 2 }],
+    redactions: 0,
+    ...changed,
   };
 }
 

@@ -2,11 +2,14 @@ import { randomUUID } from "node:crypto";
 import type {
   AuditLog,
   BegunChange,
+  Call,
+  CallFilter,
   Change,
   ChangeFilter,
   ChangeOutcome,
   Page,
   PageRequest,
+  RecordedCall,
   RecordedChange,
 } from "@keyward/secrets";
 import { SecretsError } from "@keyward/secrets";
@@ -14,6 +17,7 @@ import { SecretsError } from "@keyward/secrets";
 /** An audit log in memory. */
 export class MemoryAudit implements AuditLog {
   readonly entries: RecordedChange[] = [];
+  readonly recordedCalls: RecordedCall[] = [];
   /** Set this to true to let the log refuse every entry. */
   away = false;
 
@@ -44,12 +48,42 @@ export class MemoryAudit implements AuditLog {
         entry.at >= from &&
         entry.at < until,
     );
-    const start = cursor === undefined ? 0 : all.findIndex(({ id }) => id === cursor) + 1;
-    if (cursor !== undefined && start === 0) {
-      throw new SecretsError("FIELD_INVALID", "The cursor does not belong to this list", { hint: "Omit the cursor." });
-    }
-    const items = all.slice(start, start + limit);
-    return { items, next: start + limit < all.length ? items.at(-1)?.id : undefined };
+    return pageOf(all, ({ id }) => id, cursor, limit);
+  }
+
+  requireWritable(): void {
+    this.#requireHere();
+  }
+
+  async recordCall(call: Call): Promise<void> {
+    this.#requireHere();
+    const outcome = call.reason === undefined ? "answered" : "refused";
+    this.recordedCalls.unshift({ ...call, outcome });
+  }
+
+  async calls(
+    workspace: string,
+    { owner, server, tool, token, outcome, from = 0, until = Number.POSITIVE_INFINITY }: CallFilter,
+    { cursor, limit = 50 }: PageRequest,
+  ): Promise<Page<RecordedCall>> {
+    this.#requireHere();
+    const all = this.recordedCalls.filter(
+      (call) =>
+        call.workspace === workspace &&
+        (owner === undefined || call.caller.owner === owner) &&
+        (server === undefined || call.server === server) &&
+        (tool === undefined || call.tool === tool) &&
+        (token === undefined || call.caller.tokenId === token) &&
+        (outcome === undefined || call.outcome === outcome) &&
+        call.at + call.durationMs >= from &&
+        call.at + call.durationMs < until,
+    );
+    return pageOf(all, ({ callId }) => callId, cursor, limit);
+  }
+
+  async call(workspace: string, id: string): Promise<RecordedCall | undefined> {
+    this.#requireHere();
+    return this.recordedCalls.find((call) => call.workspace === workspace && call.callId === id);
   }
 
   async removeBefore(): Promise<number> {
@@ -66,4 +100,19 @@ export class MemoryAudit implements AuditLog {
     if (!this.away) return;
     throw new SecretsError("AUDIT_UNAVAILABLE", "The audit log cannot be written", { hint: "Free space on the disk." });
   }
+}
+
+function pageOf<Item>(
+  all: readonly Item[],
+  idOf: (item: Item) => string,
+  cursor: string | undefined,
+  limit: number,
+): Page<Item> {
+  const start = cursor === undefined ? 0 : all.findIndex((item) => idOf(item) === cursor) + 1;
+  if (cursor !== undefined && start === 0) {
+    throw new SecretsError("FIELD_INVALID", "The cursor does not belong to this list", { hint: "Omit the cursor." });
+  }
+  const items = all.slice(start, start + limit);
+  const last = items.at(-1);
+  return { items, next: start + limit < all.length && last !== undefined ? idOf(last) : undefined };
 }

@@ -3,6 +3,7 @@ import { rolesWithRight } from "@keyward/secrets";
 import { describe, expect, it } from "vitest";
 import { z } from "zod";
 import { statusOfCode } from "../src/api/error-problems.ts";
+import { callRoutes } from "../src/routes/call-routes.ts";
 import { readingRoutes } from "../src/routes/reading-routes.ts";
 import { routeRights } from "../src/routes/route-rights.ts";
 import { secretRoutes } from "../src/routes/secret-routes.ts";
@@ -24,6 +25,7 @@ const routes = Object.entries({
   ...serverRoutes,
   ...secretRoutes,
   ...tokenRoutes,
+  ...callRoutes,
 }).map(([id, route]) => {
   const body: unknown = "body" in route.request ? route.request.body : undefined;
   return {

@@ -1,6 +1,6 @@
 import { hasRight, type Right, type Role, rolesWithRight } from "@keyward/secrets";
 import { describe, expect, it } from "vitest";
-import { type Answer, type Installation, install, type SendOptions, wholeText } from "./installation.ts";
+import { type Answer, type Installation, install, type SendOptions, toolCall, wholeText } from "./installation.ts";
 import { type Operation, operationsOf } from "./served-document.ts";
 
 // What a member and another workspace must not learn.
@@ -11,6 +11,8 @@ const hidden = {
   owner: "Hidden Owner",
   adminOwner: "Hidden Admin",
 };
+
+const callId = "c4ll00000001";
 
 const callers = ["none", "revoked", "expired", "member", "auditor", "admin", "foreign admin", "operator"] as const;
 type CallerKind = (typeof callers)[number];
@@ -29,6 +31,8 @@ async function scene(caller: CallerKind): Promise<Scene> {
   await service.createServer(admin, { slug: hidden.slug, url: hidden.url });
   await service.setSecret(admin, hidden.slug, { name: hidden.secret, value: "a-value-that-nobody-reads" });
   const { info } = await tokenOf("member", hidden.owner);
+  const call = { callId, server: hidden.slug, secrets: [{ name: hidden.secret, revision: 1 }] };
+  await installation.audit.recordCall(toolCall(admin.workspace, call));
   return { ...installation, tokenId: info.id, token: await tokenOfCaller(installation, caller) };
 }
 
@@ -84,7 +88,7 @@ function roleOf(caller: CallerKind): Role | undefined {
 }
 
 /** A valid request for each operation with a body or a query. */
-function requestOf({ id }: Operation, caller: CallerKind): { readonly query?: string } & SendOptions {
+function requestOf({ id }: Operation, caller: CallerKind, tokenId: string): { readonly query?: string } & SendOptions {
   switch (id) {
     case "createWorkspace":
       return { body: { name: "another", adminOwner: "another admin" } };
@@ -102,6 +106,8 @@ function requestOf({ id }: Operation, caller: CallerKind): { readonly query?: st
       return { body: { overlapMs: 1_000 } };
     case "revokeTokensOf":
       return { query: `?owner=${encodeURIComponent("nobody")}` };
+    case "explainCall":
+      return { query: `?token=${tokenId}&tool=search` };
     default:
       return {};
   }
@@ -114,12 +120,12 @@ function expectedOf({ path }: Operation, caller: CallerKind): "success" | 404 {
 }
 
 async function ask(scene: Scene, operation: Operation, caller: CallerKind): Promise<Answer> {
-  const { query = "", ...options } = requestOf(operation, caller);
+  const { query = "", ...options } = requestOf(operation, caller, scene.tokenId);
   const path = operation.path
     .replace("/workspaces/{name}", "/workspaces/main")
     .replace("{slug}", hidden.slug)
     .replace("{name}", hidden.secret)
-    .replace("{id}", scene.tokenId);
+    .replace("{id}", operation.id === "getCall" ? callId : scene.tokenId);
   return await scene.send(scene.token, operation.method, `${path}${query}`, options);
 }
 

@@ -78,6 +78,8 @@ it("shows no value that was set in any answer, header, audit entry or report of 
     `${secrets}/B/injection`,
     "/mcp-servers",
     "/changes",
+    "/calls",
+    `/mcp-servers/github/explanation?token=${admin.info.id}`,
     "/tokens",
   ]) {
     expect(await ask(admin.token, "GET", path)).toBe(200);
@@ -148,7 +150,7 @@ it("shows the text of a token only in the answer that creates it", async () => {
   const made = await client.createToken({ owner: "somebody", role: "member" });
   const rotated = await client.rotateToken(made.info.id, { overlapMs: 60_000 });
   const texts = [made.token, rotated.token, admin.token].map((text) => text.slice(-49));
-  for (const path of ["/whoami", "/tokens", "/changes"]) {
+  for (const path of ["/whoami", "/tokens", "/changes", "/calls"]) {
     const shown = wholeText(await send(rotated.token, "GET", path)) + wholeText(await send(admin.token, "GET", path));
     for (const text of texts) expect(shown).not.toContain(text);
   }

@@ -217,7 +217,7 @@ export class Transport {
       "STORE_UNAVAILABLE",
       `A write to the HTTP KV server ${this.url} took more than ${this.longestWriteMs} ms`,
       {
-        hint: "Read the records to see which writes were done. If the call had many records, write fewer records in one call. Otherwise, raise `timeoutMs`, because a write may take ten times `timeoutMs`.",
+        hint: "Read the records to see which writes were done. If the call had many records, write fewer records in one call. Otherwise, raise `timeoutMs`: the limit of a write is ten times `timeoutMs`.",
       },
     );
   }

@@ -134,7 +134,7 @@ describeWithVault(servers, "vaultKeys", () => {
     ["kv/app/keyring", "kv", 'Remove "kv/" from `path`'],
     ["app/keyring", "kv/data", 'Remove "/data" from `mount`'],
   ])(
-    "a keyring is not found at path %s in mount %s, and the hint begins with the part to remove from path or mount",
+    "a keyring is not found at path %s in mount %s, and the hint begins with what to delete from the path or the mount",
     async (path, mount, hint) => {
       const own = (text: string) => text.replaceAll("kv", kv);
       const error = await refusal(vaultKeys(options({ path: own(path), mount: own(mount) })).load());

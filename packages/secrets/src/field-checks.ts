@@ -1,4 +1,5 @@
 import type { z } from "zod";
+import { hasToken, withoutToken } from "./fields.ts";
 import { SecretsError } from "./secrets-error.ts";
 
 /**
@@ -8,9 +9,20 @@ import { SecretsError } from "./secrets-error.ts";
  * @throws SecretsError `FIELD_INVALID`.
  */
 export function requireField<Value>(name: string, schema: z.ZodType<Value>, given: unknown, rule: string): Value {
+  requireNoToken(name, given);
   const read = schema.safeParse(given);
   if (read.success) return read.data;
   throw invalidField(name, rule);
+}
+
+/**
+ * Checks that a text, or each of several texts, has no token. All fields are listed or recorded, except values of secrets.
+ *
+ * @throws SecretsError `FIELD_INVALID`.
+ */
+export function requireNoToken(name: string, given: unknown): void {
+  const texts: readonly unknown[] = Array.isArray(given) ? given : [given];
+  if (texts.some((text) => typeof text === "string" && hasToken(text))) throw invalidField(name, withoutToken);
 }
 
 /** Returns the error for a field that breaks a rule. `rule` completes the sentence "The field … must be". */

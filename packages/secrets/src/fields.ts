@@ -1,5 +1,7 @@
 import { z } from "zod";
 
+export { isRefusedHeader } from "./header-rules.ts";
+
 // The bounds of everything that a caller may send. The admin API publishes these schemas in its OpenAPI document.
 
 const slugPattern = /^[a-z0-9]+(?:-[a-z0-9]+)*$/;
@@ -13,6 +15,8 @@ const headerPattern = /^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/;
 
 /** The largest number of secrets of one server. */
 export const maxSecretsOfServer = 100;
+/** The largest number of headers in each of the two lists of a server's settings. */
+export const maxHeadersOfServer = 20;
 /** The smallest and the largest length of a secret's value, in bytes of UTF-8. */
 export const valueBytes = { least: 8, most: 8_192 } as const;
 /** A value with fewer bytes is marked as weak, because it could be guessed. */
@@ -40,34 +44,19 @@ export function brokenValueRule(given: unknown): string | undefined {
   return given === given.trim() ? undefined : "a text without white space at either end";
 }
 
+/** The rule of every text that is listed or recorded. {@link hasToken} tells whether a text breaks the rule. */
+export const withoutToken = "a text without a token of this service";
+
+/** Returns whether a text has a whole token of the service. The name of a host has it in lower case. */
+export function hasToken(text: string): boolean {
+  return /kwt_[a-z0-9]{7,12}_[a-z0-9]{12}_[a-z0-9]{49}/i.test(text);
+}
+
 /** Returns whether the name of a secret and its value seem to be swapped. The name is shown and recorded. */
 export function isSwapped(name: string, value: string): boolean {
   const isLikeName = /^[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+$/.test(value);
   const isLikeValue = name.length >= 16 && /[a-z]/.test(name) && /\d/.test(name);
   return isLikeName && isLikeValue;
-}
-
-// Headers that the gateway or the connection sets, or that would change the meaning of a request.
-const refusedHeaders: readonly string[] = [
-  "host",
-  "connection",
-  "content-length",
-  "transfer-encoding",
-  "te",
-  "trailer",
-  "upgrade",
-  "expect",
-  "range",
-  "accept-encoding",
-  "cookie",
-  "keep-alive",
-];
-const refusedPrefixes: readonly string[] = ["proxy-", "mcp-"];
-
-/** Returns whether no value may be sent in a header, because the gateway sets the header itself or must not forward it. */
-export function isRefusedHeader(name: string): boolean {
-  const header = name.toLowerCase();
-  return refusedHeaders.includes(header) || refusedPrefixes.some((prefix) => header.startsWith(prefix));
 }
 
 /** The name of a server or a workspace: 1 to 32 lower-case letters and digits, with single hyphens inside. */
@@ -90,6 +79,8 @@ export const secretNameField = z
   .regex(/^[A-Za-z_][A-Za-z0-9_.-]*$/, fieldRules.secretName);
 /** The name of an HTTP header. {@link requireRule} refuses the headers that the gateway sets itself. */
 export const headerField = z.string().min(1).max(128).regex(headerPattern, fieldRules.header);
+/** The names of headers that a server's settings list. `requireHeaders` refuses those that may not pass the gateway. */
+export const headersField = z.array(headerField).max(maxHeadersOfServer);
 /** The URL of a server, as text. `requireServerUrl` checks its parts. */
 export const urlField = z.string().min(1).max(2_048);
 /** The kind of a server: an MCP server, or any other HTTP API. */

@@ -3,10 +3,13 @@ export { hasRight, type Right, rolesWithRight } from "./access/rights.ts";
 export { auditAnchor } from "./audit/audit-anchor.ts";
 export type {
   AuditEntry,
+  CallEntry,
+  CallFields,
   ChainClosedEntry,
   ChainOpenedEntry,
   ChangeEntry,
   ChangeFields,
+  EntryCaller,
   EntryPlace,
   OutcomeEntry,
 } from "./audit/audit-entry.ts";
@@ -26,19 +29,28 @@ export {
 } from "./audit/verify-audit.ts";
 export type { ServiceState } from "./installation.ts";
 export type {
+  Call,
+  CallExplanation,
+  CalledSecret,
   CallerInfo,
+  CallFilter,
+  CallOutcome,
+  CallRefusal,
   Change,
   ChangeAction,
   ChangeCaller,
   ChangeCondition,
   ChangeFilter,
   ChangeOutcome,
+  ExplainedCall,
+  ExplainedSecret,
   InjectionRule,
   IssuedToken,
   NewSecret,
   NewToken,
   Page,
   PageRequest,
+  RecordedCall,
   RecordedChange,
   Role,
   SecretChange,

@@ -12,7 +12,6 @@ import type { Decision, ServiceStore } from "./store/service-store.ts";
 // its last step.
 const longestInitializationMs = 5_000;
 const askedEveryMs = 200;
-const toleratedClockMs = 5 * 60_000;
 
 /** Whether a store has no service, one whose initialization was not finished, or one that can be used. */
 export type ServiceState = "new" | "initializing" | "initialized";
@@ -125,43 +124,59 @@ export async function giveUpInitialization(store: ServiceStore, claim: Initializ
   });
 }
 
+/** How many revocations the record of the installation remembers. */
+const keptRevocations = 50;
+
 /**
- * Refuses every token that was created before a time. A later call with an earlier time changes nothing, unless the former
- * time has not come yet: then a clock that was ahead has set it.
+ * Refuses every token that was created before a time. A call with a time that is not later than the former one changes nothing.
+ *
+ * @param options.clockWasAhead true if the last revocation has a time that has not come yet because a clock was ahead, so that
+ * the new time replaces the former one.
+ * @throws SecretsError `CLOCK_JUMPED` if the last revocation has a time that has not come yet.
  */
-export async function refuseTokensBefore(store: ServiceStore, time: number): Promise<void> {
+export async function refuseTokensBefore(
+  store: ServiceStore,
+  time: number,
+  { clockWasAhead }: { readonly clockWasAhead: boolean },
+): Promise<void> {
   await store.change(serviceRecord, serviceKey, (current): Decision<ServiceRecord, undefined> => {
     if (current === undefined) throw notInitialized();
-    const former = current.refusedBefore ?? 0;
-    if (former >= time && former <= latestNow()) return { result: undefined };
-    return { next: { ...current, refusedBefore: time, revision: current.revision + 1 }, result: undefined };
+    const now = Date.now();
+    const { refusedBefore: former = 0, revocations = [] } = current;
+    const latest = Math.max(former, ...revocations);
+    if (latest > now && !clockWasAhead) throw notYet(latest);
+    if (latest <= now && former >= time) return { result: undefined };
+    const kept = [...revocations.filter((at) => at <= now), now].slice(-keptRevocations);
+    return {
+      next: { ...current, refusedBefore: time, revocations: kept, revision: current.revision + 1 },
+      result: undefined,
+    };
   });
 }
 
 /**
- * Checks that the service does not refuse a token that is created at a time. Returns the number of the last revocation, for
- * the record of the token.
+ * Checks that the service does not refuse a token that is created at a time. Returns the time of the last revocation, for the
+ * record of the token.
  *
  * @throws SecretsError `CLOCK_JUMPED` if the service refuses every token that was created before a later time.
  */
 export async function requireTokensAccepted(store: ServiceStore, created: number): Promise<number | undefined> {
   const service = (await store.read(serviceRecord, serviceKey))?.value;
   const before = service?.refusedBefore ?? 0;
-  if (before <= created) return service?.lastRevocation;
-  throw new SecretsError(
-    "CLOCK_JUMPED",
-    `Every token that was created before ${new Date(before).toISOString()} is refused, and this time has not come yet`,
-    {
-      hint:
-        "Compare the clock of this machine with another clock, and correct it if it is behind. If it is right, another " +
-        "clock was ahead when tokens were revoked: run `keyward gateway start --revoke-tokens-before <time>` with the present time.",
-    },
-  );
+  if (before > created) throw notYet(before);
+  return service?.revocations?.at(-1);
 }
 
-/** Returns the time that the clock of another machine may have now, if the clocks agree well enough. */
-export function latestNow(): number {
-  return Date.now() + toleratedClockMs;
+function notYet(time: number): SecretsError {
+  return new SecretsError(
+    "CLOCK_JUMPED",
+    `Tokens were revoked at ${new Date(time).toISOString()} or before, and this time has not come yet`,
+    {
+      hint:
+        "Compare the clock of this machine with another clock, and correct it if it is behind. If it is right, another clock was " +
+        "ahead when tokens were revoked: start once with `keyward gateway start --revoke-tokens-before <time> --clock-was-ahead` and the present time.",
+    },
+  );
 }
 
 function alreadyInitialized(): SecretsError {

@@ -82,6 +82,10 @@ export interface ServerInfo {
   readonly url: string;
   /** Whether the server is an MCP server or another HTTP API. */
   readonly kind: ServerKind;
+  /** The headers of callers that the gateway forwards to the server, besides those that it always forwards. In lower case. */
+  readonly forwardHeaders: readonly string[];
+  /** The headers of the server that the gateway relays to callers, besides those that it always relays. In lower case. */
+  readonly relayHeaders: readonly string[];
   /** True if calls to the server are refused. */
   readonly disabled: boolean;
   /** A number that grows with each change of the server or of one of its secrets. */
@@ -234,7 +238,7 @@ export type ChangeAction =
   | "token.rotate"
   | "token.recover";
 
-/** Who made a change. */
+/** Who made a change or a call. */
 export interface ChangeCaller {
   /** The id of the caller's token. `local` for the holder of the keyring on the machine. */
   readonly tokenId: string;
@@ -292,4 +296,156 @@ export interface ChangeFilter {
   readonly from?: number | undefined;
   /** Only changes before this time, in milliseconds since the epoch. */
   readonly until?: number | undefined;
+}
+
+/**
+ * A call through the gateway, as the audit records it after its answer. Contains names and numbers, and never a value, an
+ * argument, a body or a query.
+ */
+export interface Call {
+  /** The id of the call, which the caller got with the answer. The gateway makes it with `newCallId()`. */
+  readonly callId: string;
+  /** When the call began, in milliseconds since the epoch. */
+  readonly at: number;
+  /** The id of the workspace. */
+  readonly workspace: string;
+  /** Who made the call. */
+  readonly caller: ChangeCaller;
+  /** The slug of the server, as the caller named it. `*` is recorded for another text than a slug. */
+  readonly server: string;
+  /** The HTTP method. `*` is recorded for another text than 1 to 16 capital letters. */
+  readonly method: string;
+  /** The path below the server, shortened by `shortenedPath()`. */
+  readonly path: string;
+  /** The method of MCP, such as `tools/call`. `undefined` if the call was no MCP request. */
+  readonly mcpMethod?: string | undefined;
+  /** The name of the tool that was called. `undefined` if the call was to no tool. */
+  readonly tool?: string | undefined;
+  /** The HTTP status that the caller got. `undefined` if the caller left before the answer. */
+  readonly status: number | undefined;
+  /** Why the gateway refused or ended the call, such as `TOKEN_REVOKED`. `undefined` if it did neither. */
+  readonly reason?: string | undefined;
+  /** How long the call took, in milliseconds. */
+  readonly durationMs: number;
+  /** The number of bytes of the body of the request. */
+  readonly requestBytes: number;
+  /** The number of bytes of the body of the answer. */
+  readonly answerBytes: number;
+  /** The name and the revision of each secret that was put into the request. */
+  readonly secrets: readonly CalledSecret[];
+  /** How often a value was found in the answer, and removed. */
+  readonly redactions: number;
+}
+
+/** A secret that was put into the request of a call. */
+export interface CalledSecret {
+  /** The name of the secret. */
+  readonly name: string;
+  /** The revision of the server at which the value was set. */
+  readonly revision: number;
+}
+
+/**
+ * How a call ended.
+ *
+ * - `answered`: the caller got the answer of the server, with a status below 400.
+ * - `failed`: the caller got the answer of the server, with a status from 400.
+ * - `refused`: the gateway refused or ended the call. Its `reason` says why.
+ * - `left`: the caller left before the answer.
+ */
+export type CallOutcome = "answered" | "failed" | "refused" | "left";
+
+/** A recorded call, as `calls` lists it. */
+export interface RecordedCall extends Call {
+  /** How the call ended. */
+  readonly outcome: CallOutcome;
+}
+
+/** Which calls to list. Calls are ordered by the time at which they ended. */
+export interface CallFilter {
+  /** Only calls by callers with this owner. */
+  readonly owner?: string | undefined;
+  /** Only calls to the server with this slug. */
+  readonly server?: string | undefined;
+  /** Only calls of this tool. */
+  readonly tool?: string | undefined;
+  /** Only calls with the token that has this id. */
+  readonly token?: string | undefined;
+  /** Only calls that ended like this. */
+  readonly outcome?: CallOutcome | undefined;
+  /** Only calls that ended at or after this time, in milliseconds since the epoch. */
+  readonly from?: number | undefined;
+  /** Only calls that ended before this time, in milliseconds since the epoch. */
+  readonly until?: number | undefined;
+}
+
+/** A call that did not take place, to be explained. */
+export interface ExplainedCall {
+  /** The slug of the server. */
+  readonly server: string;
+  /** The id of the token with which the call would be made. */
+  readonly tokenId: string;
+  /** The tool that would be called. Default: no tool. */
+  readonly tool?: string | undefined;
+}
+
+/**
+ * Why a call would be refused.
+ *
+ * - `TOKEN_REVOKED`, `TOKEN_EXPIRED`: the token is not valid.
+ * - `ROLE_NOT_ALLOWED`: the role of the token does not call servers.
+ * - `SERVER_OUT_OF_SCOPE`, `TOOL_OUT_OF_SCOPE`: the token is limited to other servers or tools.
+ * - `SERVER_DISABLED`: an admin has disabled the server.
+ * - `SECRET_EXPIRED`: the value of a secret has expired.
+ * - `SECRET_ORIGIN_CHANGED`: a value was set for another origin than the URL of the server has now.
+ */
+export type CallRefusal =
+  | "TOKEN_REVOKED"
+  | "TOKEN_EXPIRED"
+  | "ROLE_NOT_ALLOWED"
+  | "SERVER_OUT_OF_SCOPE"
+  | "TOOL_OUT_OF_SCOPE"
+  | "SERVER_DISABLED"
+  | "SECRET_EXPIRED"
+  | "SECRET_ORIGIN_CHANGED";
+
+/** A secret that a call would use. Never its value. */
+export interface ExplainedSecret {
+  /** The name of the secret. */
+  readonly name: string;
+  /** The revision of the server at which the value was set. */
+  readonly revision: number;
+  /** How the value would enter the request. */
+  readonly rule: InjectionRule;
+  /** The name of the header that the value would enter. */
+  readonly header: string;
+  /** Whether the answer would be searched for the value. */
+  readonly redacted: boolean;
+  /** Why the call could not use the value. `undefined` if it could. */
+  readonly unusable: SecretInfo["unusable"];
+}
+
+/** What a call would do. */
+export interface CallExplanation {
+  /** The token with which the call would be made. */
+  readonly token: { readonly id: string; readonly owner: string; readonly role: Role };
+  /** Where the call would go. */
+  readonly server: {
+    /** The slug of the server. */
+    readonly slug: string;
+    /** The kind of the server. */
+    readonly kind: ServerKind;
+    /** The URL of the server. */
+    readonly url: string;
+    /** The scheme, host and port of the URL. */
+    readonly origin: string;
+    /** The host of the URL. The certificate of the server and the header `Host` must have this name. */
+    readonly host: string;
+    /** The revision of the server. */
+    readonly revision: number;
+  };
+  /** The secrets that the call would use, sorted by name. */
+  readonly secrets: readonly ExplainedSecret[];
+  /** Why the call would be refused. Empty if the gateway would make the call. */
+  readonly refusals: readonly CallRefusal[];
 }

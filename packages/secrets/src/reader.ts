@@ -1,4 +1,8 @@
 export type { Caller } from "./access/caller.ts";
+export { newCallId } from "./audit/call-fields.ts";
+export { shortenedPath } from "./audit/shortened-path.ts";
+export type { CallEnd, EndedCall, OpenCall } from "./calls/open-calls.ts";
+export { RefusedCall } from "./reader/refused-call.ts";
 export { SecretValue } from "./reader/secret-value.ts";
 export {
   type CallGrant,
@@ -6,3 +10,4 @@ export {
   SecretsReader,
   type SecretsReaderOptions,
 } from "./reader/secrets-reader.ts";
+export { SessionKey } from "./reader/session-key.ts";

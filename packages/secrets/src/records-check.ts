@@ -177,7 +177,9 @@ export class RecordsCheck {
     { page, entry: { id, at } }: ListedEntry<Entry>,
     isStored: () => Promise<boolean>,
   ): Promise<boolean> {
-    await sleep(Math.min(creationMs, at + creationMs - Date.now()), undefined, { signal: this.#signal });
+    // Node.js warns of a negative time.
+    const leftMs = Math.max(0, Math.min(creationMs, at + creationMs - Date.now()));
+    await sleep(leftMs, undefined, { signal: this.#signal });
     if (await isStored()) return false;
     const entry = await list.entryOf({ page, id });
     if (entry === undefined || entry.deleted !== undefined) return false;

@@ -18,15 +18,24 @@ import { requireExpires, requireNewToken } from "./access/token-fields.ts";
 import { Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import { Changes } from "./audit/changes.ts";
+import { explainCall } from "./calls/explain-call.ts";
 import { findExpiringSecrets } from "./expiring-secrets.ts";
 import { invalidField, requireField } from "./field-checks.ts";
-import { fieldRules, idField, kindField, ownerField, secretNameField, slugField, timeField } from "./fields.ts";
+import {
+  fieldRules,
+  idField,
+  kindField,
+  ownerField,
+  secretNameField,
+  slugField,
+  timeField,
+  toolField,
+} from "./fields.ts";
 import {
   claimInitialization,
   finishInitialization,
   giveUpInitialization,
   type InitializationClaim,
-  latestNow,
   refuseTokensBefore,
   requireClaim,
   requireTokensAccepted,
@@ -35,15 +44,19 @@ import {
   serviceState,
 } from "./installation.ts";
 import type {
+  CallExplanation,
   CallerInfo,
+  CallFilter,
   ChangeCondition,
   ChangeFilter,
+  ExplainedCall,
   InjectionRule,
   IssuedToken,
   NewSecret,
   NewToken,
   Page,
   PageRequest,
+  RecordedCall,
   RecordedChange,
   SecretChange,
   SecretInfo,
@@ -58,6 +71,7 @@ import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
 import { requireSecretValue, requireUnswapped } from "./servers/secret-value.ts";
 import type { ServerAddress } from "./servers/server-changes.ts";
+import { requireHeaders } from "./servers/server-headers.ts";
 import { ServerSecrets } from "./servers/server-secrets.ts";
 import { requireOrigin, requireServerUrl } from "./servers/server-url.ts";
 import { type NewServer, type ServerChange, Servers } from "./servers/servers.ts";
@@ -207,7 +221,7 @@ export class SecretsAdmin {
     await store.encrypted.ready();
     await audit.ready();
     if ((await serviceState(store)) !== "initialized") throw notInitialized();
-    await requireTokensAccepted(store, latestNow());
+    await requireTokensAccepted(store, Date.now());
   }
 
   /** Returns whether the store has a service, or one whose initialization was not finished. */
@@ -350,20 +364,26 @@ export class SecretsAdmin {
    *
    * @throws SecretsError `SERVER_EXISTS`.
    */
-  async createServer(caller: Caller, { slug, url, kind = "mcp" }: NewServer): Promise<ServerInfo> {
+  async createServer(
+    caller: Caller,
+    { slug, url, kind = "mcp", forwardHeaders, relayHeaders }: NewServer,
+  ): Promise<ServerInfo> {
     const { change, address } = this.#serverChange(caller, "servers.change", slug);
+    const headers = {
+      forwardHeaders: requireHeaders("forwardHeaders", forwardHeaders),
+      relayHeaders: requireHeaders("relayHeaders", relayHeaders),
+    };
     const checked = {
       slug: address.slug,
       url: requireServerUrl(url),
       kind: requireField("kind", kindField, kind, "`mcp` or `http`"),
+      ...headers,
     };
-    return await this.#changes.record(
-      { ...change, action: "server.create", detail: `${checked.kind} ${checked.url}` },
-      async () => {
-        const result = await this.#servers.create(address.workspace, checked, caller.owner);
-        return { result, revision: result.revision };
-      },
-    );
+    const detail = [`${checked.kind} ${checked.url}`, ...detailsOf(headers)].join(", ");
+    return await this.#changes.record({ ...change, action: "server.create", detail }, async () => {
+      const result = await this.#servers.create(address.workspace, checked, caller.owner);
+      return { result, revision: result.revision };
+    });
   }
 
   /** Returns a page of the servers of the caller's workspace. */
@@ -389,19 +409,19 @@ export class SecretsAdmin {
   async updateServer(
     caller: Caller,
     slug: string,
-    { url, kind, disabled }: ServerChange,
+    { url, kind, forwardHeaders, relayHeaders, disabled }: ServerChange,
     condition: ChangeCondition = {},
   ): Promise<ServerInfo> {
     const { change, address } = this.#serverChange(caller, "servers.change", slug);
     const checked: ServerChange = {
       url: url === undefined ? undefined : requireServerUrl(url),
       kind: kind === undefined ? undefined : requireField("kind", kindField, kind, "`mcp` or `http`"),
+      forwardHeaders: requireHeaders("forwardHeaders", forwardHeaders),
+      relayHeaders: requireHeaders("relayHeaders", relayHeaders),
       disabled,
     };
-    const detail = Object.entries(checked).flatMap(([name, value]) =>
-      value === undefined ? [] : [`${name} ${value}`],
-    );
-    return await this.#changes.record({ ...change, action: "server.update", detail: detail.join(", ") }, async () => {
+    const detail = detailsOf(checked).join(", ");
+    return await this.#changes.record({ ...change, action: "server.update", detail }, async () => {
       const result = await this.#servers.update(address, checked, condition);
       return { result, revision: result.revision };
     });
@@ -475,6 +495,8 @@ export class SecretsAdmin {
   async deleteSecret(caller: Caller, slug: string, name: string, condition: ChangeCondition = {}): Promise<ServerInfo> {
     const { change, address } = this.#serverChange(caller, "secrets.change", slug);
     const subject = requireField("name", secretNameField, name, fieldRules.secretName);
+    // Before the name is recorded, because people pass a value in its place.
+    await this.#secrets.requireName(address, subject);
     return await this.#changes.record({ ...change, action: "secret.delete", subject }, async () => {
       const { server } = await this.#secrets.delete(address, subject, condition);
       return { result: server, revision: server.revision };
@@ -513,6 +535,8 @@ export class SecretsAdmin {
     const { change, address } = this.#serverChange(caller, "secrets.change", slug);
     const subject = requireField("name", secretNameField, name, fieldRules.secretName);
     const checked = requireRule(rule);
+    // Before the name is recorded, because people pass a value in its place.
+    await this.#secrets.requireName(address, subject);
     return await this.#changes.record(
       { ...change, action: "secret.inject", subject, detail: checked.kind },
       async () => {
@@ -629,9 +653,16 @@ export class SecretsAdmin {
    *
    * @param caller what {@link SecretsAdmin.localOperator} returned.
    * @param time in milliseconds since the epoch. Not after now.
-   * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
+   * @param options.clockWasAhead true if the last call had a time that has not come yet, because a clock was ahead. Then the
+   * new time replaces the former one. Default: false.
+   * @throws SecretsError `NOT_ALLOWED` for a caller with a token; `CLOCK_JUMPED` if the last call had a time that has not come
+   * yet.
    */
-  async revokeTokensBefore(caller: Caller, time: number): Promise<number> {
+  async revokeTokensBefore(
+    caller: Caller,
+    time: number,
+    { clockWasAhead = false }: { readonly clockWasAhead?: boolean } = {},
+  ): Promise<number> {
     requireRight(caller, "workspaces.change");
     if (!isLocal(caller)) throw notAllowed();
     const before = requireField("time", timeField, time, fieldRules.time);
@@ -644,8 +675,7 @@ export class SecretsAdmin {
       const result = await this.#changes.record({ ...change, workspace }, async () => {
         // First, so that also tokens are refused that no list names, or whose records cannot be read.
         if (workspace === undefined) {
-          await refuseTokensBefore(this.#context.store, before);
-          await this.#tokens.noteRevocation();
+          await refuseTokensBefore(this.#context.store, before, { clockWasAhead });
         }
         return { result: await this.#tokens.revokeCreatedBefore(workspace ?? installation, before) };
       });
@@ -665,6 +695,36 @@ export class SecretsAdmin {
   async listChanges(caller: Caller, filter: ChangeFilter = {}, page: PageRequest = {}): Promise<Page<RecordedChange>> {
     requireRight(caller, "changes.read");
     return await this.#context.audit.changes(caller.workspace, filter, page);
+  }
+
+  /** Returns a page of the calls of the caller's workspace, the call that ended last first. */
+  async listCalls(caller: Caller, filter: CallFilter = {}, page: PageRequest = {}): Promise<Page<RecordedCall>> {
+    return await this.#context.audit.calls(requireRightInWorkspace(caller, "calls.read"), filter, page);
+  }
+
+  /**
+   * Returns a call of the caller's workspace by its id, which the caller of the gateway got with the answer.
+   *
+   * @throws SecretsError `CALL_NOT_FOUND`; `AUDIT_INVALID` if its entry cannot be read.
+   */
+  async findCall(caller: Caller, id: string): Promise<RecordedCall> {
+    const call = await this.#context.audit.call(requireRightInWorkspace(caller, "calls.read"), id);
+    if (call !== undefined) return call;
+    throw new SecretsError("CALL_NOT_FOUND", "The audit of the workspace has no call with this id", {
+      hint: "Check the id. A call is recorded when it has ended, and is removed after the retention of the workspace.",
+    });
+  }
+
+  /**
+   * Returns which secrets a call would use and where it would go, or why it would be refused. Never a value. Makes no call.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`, `TOKEN_NOT_FOUND`.
+   */
+  async explainCall(caller: Caller, { server, tokenId, tool }: ExplainedCall): Promise<CallExplanation> {
+    const { workspace, slug } = this.#serverAddress(caller, "calls.explain", server);
+    const id = requireField("tokenId", idField, tokenId, fieldRules.id);
+    const checked = tool === undefined ? undefined : requireField("tool", toolField, tool, fieldRules.tool);
+    return await explainCall(this.#context.store, workspace, { server: slug, tokenId: id, tool: checked });
   }
 
   /** Finishes what ended processes have begun, and removes what nobody needs any longer. Call it about once an hour. */
@@ -790,6 +850,14 @@ export class SecretsAdmin {
     const address = this.#serverAddress(caller, right, slug);
     return { address, change: { workspace: address.workspace, caller, server: address.slug } };
   }
+}
+
+/** Returns what a change of a server sets, in words. */
+function detailsOf(change: ServerChange): readonly string[] {
+  return Object.entries(change).flatMap(([name, value]: [string, ServerChange[keyof ServerChange]]) => {
+    if (value === undefined) return [];
+    return [`${name} ${typeof value === "object" ? value.join(" ") || "none" : value}`];
+  });
 }
 
 /** Returns the workspace whose tokens a caller manages: that of an admin, or `service` for an operator. */

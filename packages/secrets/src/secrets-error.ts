@@ -10,6 +10,7 @@ export type SecretsErrorCode =
   | "SERVER_NOT_FOUND"
   | "SECRET_NOT_FOUND"
   | "TOKEN_NOT_FOUND"
+  | "CALL_NOT_FOUND"
   | "WORKSPACE_EXISTS"
   | "SERVER_EXISTS"
   | "REVISION_CHANGED"

@@ -1,4 +1,4 @@
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { HostileStore } from "./hostile-store.ts";
 import { keysIn, startService } from "./service.ts";
 
@@ -52,6 +52,22 @@ describe("a check of all records", () => {
     const { problems, problemCount } = await service.check();
     expect(problemCount).toBe(1);
     expect(problems).toEqual([{ record: expect.stringMatching(record), code: "RECORD_MISSING" }]);
+  });
+
+  it("makes Node.js print no warning about a record that was missing for long", async () => {
+    const service = await start();
+    const [key = ""] = await keysIn(service, "server/");
+    await service.hostile.remove(key);
+    const warnings: string[] = [];
+    const note = ({ message }: Error) => void warnings.push(message);
+    process.on("warning", note);
+    vi.useFakeTimers({ now: Date.now() + 60_000, toFake: ["Date"] });
+    onTestFinished(() => {
+      vi.useRealTimers();
+      process.off("warning", note);
+    });
+    expect(await service.check()).toMatchObject({ problemCount: 1 });
+    expect(warnings).toEqual([]);
   });
 
   it("names the token of a member and the last use that are damaged, and goes on", async () => {

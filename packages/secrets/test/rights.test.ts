@@ -62,6 +62,12 @@ const calls: Record<
   recoverToken: { right: "workspaces.change", call: (admin, caller) => admin.recoverToken(caller, { owner: "x" }) },
   revokeTokensBefore: { right: "workspaces.change", call: (admin, caller) => admin.revokeTokensBefore(caller, 0) },
   expiringSecrets: { right: "workspaces.read", call: (admin, caller) => admin.expiringSecrets(caller) },
+  listCalls: { right: "calls.read", call: (admin, caller) => admin.listCalls(caller) },
+  findCall: { right: "calls.read", call: (admin, caller) => admin.findCall(caller, "aaaaaaaaaaaa") },
+  explainCall: {
+    right: "calls.explain",
+    call: (admin, caller) => admin.explainCall(caller, { server: "github", tokenId: "aaaaaaaaaaaa" }),
+  },
   listChanges: { right: "changes.read", call: (admin, caller) => admin.listChanges(caller) },
 };
 
@@ -97,7 +103,7 @@ describe("the roles", () => {
     const rightsOf = (role: Role) =>
       Object.entries(rolesWithRight).flatMap(([right, list]) => (list.includes(role) ? [right] : []));
     expect(rightsOf("member").sort()).toEqual(["servers.call", "whoami"]);
-    expect(rightsOf("auditor").sort()).toEqual(["changes.read", "whoami"]);
+    expect(rightsOf("auditor").sort()).toEqual(["calls.read", "changes.read", "whoami"]);
     expect(rightsOf("operator").sort()).toEqual(
       [
         "changes.read",

@@ -138,6 +138,52 @@ describe("a secret", () => {
     expect(await valuesOf(service, "github")).toEqual({});
   });
 
+  it("leaves no entry in the audit if no secret has the name, which may be a value", async () => {
+    const { admin, as, set, audit } = await startWithServer();
+    await set("TOKEN");
+    const before = audit.kept.length;
+    const missing = { code: "SECRET_NOT_FOUND" };
+    const name = `sk_live_${randomBytes(16).toString("hex")}`;
+    await expect(admin.deleteSecret(as.admin, "github", name)).rejects.toMatchObject(missing);
+    await expect(admin.setInjection(as.admin, "github", name, { kind: "bearer" })).rejects.toMatchObject(missing);
+    const noServer = { code: "SERVER_NOT_FOUND" };
+    await expect(admin.deleteSecret(as.admin, "none", name)).rejects.toMatchObject(noServer);
+    await expect(admin.setInjection(as.admin, "none", name, { kind: "bearer" })).rejects.toMatchObject(noServer);
+    expect(audit.kept.length).toBe(before);
+  });
+
+  it("cannot have the text of a token in its name or its rule, nor can an owner or a server", async () => {
+    const { admin, as, set, audit, tokens } = await startWithServer();
+    const token = tokens.member;
+    const at = (given: string) => `https://example.com/${given}`;
+    const before = audit.kept.length;
+    const attempts: (() => Promise<unknown>)[] = [
+      () => set(token),
+      () => set(`OLD.${token}.x`),
+      () => set("TOKEN", newValue(), { rule: { kind: "header", header: token } }),
+      () => set("TOKEN", newValue(), { rule: { kind: "template", header: "X-Key", template: `${token}{value}` } }),
+      () => admin.deleteSecret(as.admin, "github", token),
+      () => admin.setInjection(as.admin, "github", token, { kind: "bearer" }),
+      () => admin.createToken(as.admin, { owner: `of ${token}`, role: "member" }),
+      () => admin.createToken(as.admin, { owner: "ci", role: "member", tools: ["search", token] }),
+      () => admin.revokeTokensOf(as.admin, token),
+      () => admin.createWorkspace(as.operator, { name: "another", adminOwner: token }),
+      () => admin.createServer(as.admin, { slug: "other", url: at(token) }),
+      () => admin.createServer(as.admin, { slug: "other", url: `https://${token}.example.com` }),
+      () => admin.updateServer(as.admin, "github", { url: at(`${token}/mcp`) }),
+      () => admin.updateServer(as.admin, "github", { forwardHeaders: [token] }),
+    ];
+    for (const attempt of attempts) {
+      const error: unknown = await attempt().catch((thrown: unknown) => thrown);
+      expect(error).toMatchObject({ code: "FIELD_INVALID", message: expect.stringContaining("without a token") });
+      expect(String(error)).not.toContain(token);
+    }
+    expect(audit.kept.length).toBe(before);
+    // A value may be a token, such as that of another gateway.
+    await set("TOKEN", token);
+    await set("kwt_SHORT");
+  });
+
   it("is changed only at the revision that the caller names", async () => {
     const service = await startWithServer();
     const { admin, as } = service;

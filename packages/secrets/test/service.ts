@@ -1,5 +1,14 @@
 import { Keyring } from "@keyward/core";
-import { type AuditLog, type Caller, type Change, type ChangeOutcome, type Role, SecretsAdmin } from "@keyward/secrets";
+import {
+  type AuditLog,
+  type Call,
+  type Caller,
+  type Change,
+  type ChangeOutcome,
+  type RecordedCall,
+  type Role,
+  SecretsAdmin,
+} from "@keyward/secrets";
 import { SecretsReader } from "@keyward/secrets/reader";
 import { MemoryStore } from "@keyward/store-memory";
 import { onTestFinished } from "vitest";
@@ -13,6 +22,7 @@ export interface KeptChange extends Change {
 /** An audit in memory, for tests that are not about the audit. */
 export class AuditInMemory implements AuditLog {
   readonly kept: KeptChange[] = [];
+  readonly keptCalls: RecordedCall[] = [];
 
   async begin(change: Change) {
     const kept: KeptChange = { ...change, outcome: "unknown" };
@@ -28,6 +38,20 @@ export class AuditInMemory implements AuditLog {
 
   async changes() {
     return { items: [], next: undefined };
+  }
+
+  requireWritable() {}
+
+  async recordCall(call: Call) {
+    this.keptCalls.unshift({ ...call, outcome: "answered" });
+  }
+
+  async calls(workspace: string) {
+    return { items: this.keptCalls.filter((call) => call.workspace === workspace), next: undefined };
+  }
+
+  async call(workspace: string, id: string) {
+    return this.keptCalls.find((call) => call.workspace === workspace && call.callId === id);
   }
 
   async removeBefore(_workspace: string | undefined, _time: number) {

@@ -241,11 +241,36 @@ describe("an operator", () => {
     await expect(admin.recoverToken(admin.localOperator(), { owner: "x" })).rejects.toMatchObject(jumped);
     await expect(admin.ready()).rejects.toMatchObject(jumped);
     await expect(admin.listTokens(as.admin)).resolves.toBeDefined();
-    await admin.revokeTokensBefore(admin.localOperator(), Date.now());
+    await expect(admin.revokeTokensBefore(admin.localOperator(), Date.now())).rejects.toMatchObject(jumped);
+    await admin.revokeTokensBefore(admin.localOperator(), Date.now(), { clockWasAhead: true });
     await admin.ready();
     const fresh = await admin.recoverToken(admin.localOperator(), { owner: "fresh" });
     await admin.authenticate(fresh.token);
     await expect(admin.authenticate(before.token)).rejects.toMatchObject(refused);
+  });
+
+  it("refuses the token of a clock that was ahead for good, also after further revocations", async () => {
+    const { admin, as, tokens } = await startService();
+    vi.useFakeTimers({ toFake: ["Date"] });
+    onTestFinished(() => void vi.useRealTimers());
+    const hourMs = 3_600_000;
+    const now = Date.now();
+    vi.setSystemTime(now + 24 * hourMs);
+    const ahead = await admin.createToken(as.admin, { owner: "ahead", role: "member" });
+    vi.setSystemTime(now + hourMs);
+    await admin.revokeTokensBefore(admin.localOperator(), now + hourMs);
+    // The flag is kept for later starts, and its time is raised once.
+    for (const [hours, before] of [
+      [48, 1],
+      [72, 1],
+      [96, 20],
+    ] as const) {
+      vi.setSystemTime(now + hours * hourMs);
+      await admin.revokeTokensBefore(admin.localOperator(), now + before * hourMs);
+      for (const token of [ahead.token, ...Object.values(tokens)]) {
+        await expect(admin.authenticate(token)).rejects.toMatchObject(refused);
+      }
+    }
   });
 
   it("cannot bring tokens back with an earlier time", async () => {
@@ -256,7 +281,7 @@ describe("an operator", () => {
     vi.setSystemTime(Date.now() + 5_000);
     await admin.revokeTokensBefore(admin.localOperator(), Date.now());
     vi.setSystemTime(Date.now() - 4_000);
-    await admin.revokeTokensBefore(admin.localOperator(), 0);
+    await expect(admin.revokeTokensBefore(admin.localOperator(), 0)).rejects.toMatchObject({ code: "CLOCK_JUMPED" });
     for (const token of Object.values(tokens)) await expect(admin.authenticate(token)).rejects.toMatchObject(refused);
     await expect(admin.recoverToken(admin.localOperator(), { owner: "x" })).rejects.toMatchObject({
       code: "CLOCK_JUMPED",

@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { OpenAPIHono } from "@hono/zod-openapi";
 import { type OptionNames, requireOptions } from "@keyward/core";
+import { ClientAddresses, OwnNames } from "@keyward/listener";
 import type { Hono } from "hono";
 import { apiPath } from "../routes/admin-route.ts";
 import { allRoutes } from "../routes/all-routes.ts";
@@ -9,12 +10,10 @@ import { Admission } from "./admission.ts";
 import { conditionalReads } from "./answer-headers.ts";
 import type { ApiContext, ApiEnvironment } from "./api-environment.ts";
 import { type ApiLimits, checkedLimits } from "./api-limits.ts";
-import { ClientAddresses } from "./client-address.ts";
-import { problemOf } from "./error-problems.ts";
+import { nameRefused, problemOf } from "./error-problems.ts";
 import { refusedFields } from "./field-rules.ts";
-import { handleReads, handleSecrets, handleServers, handleTokens, handleWorkspaces } from "./handlers.ts";
+import { handleCalls, handleReads, handleSecrets, handleServers, handleTokens, handleWorkspaces } from "./handlers.ts";
 import { documentRoute, openApiText } from "./openapi-document.ts";
-import { OwnNames } from "./own-names.ts";
 import { answerHeaders, problemResponse } from "./problem-response.ts";
 import type { SecretsService } from "./secrets-service.ts";
 import { unknownRoute } from "./unknown-route.ts";
@@ -30,6 +29,8 @@ export interface AdminApiOptions {
   readonly publicUrl?: string | undefined;
   /** The addresses or CIDR blocks of the proxies whose `X-Forwarded-For` counts. Default: none. */
   readonly trustProxies?: readonly string[] | undefined;
+  /** The URL at which callers reach the gateway, for the answers that have a new token. Default: none. */
+  readonly callUrl?: string | undefined;
   /** Limits on requests. "lifted", for load tests, leaves only the limit of a body. */
   readonly limits?: ApiLimits | "lifted" | undefined;
   /** Called with each error that is answered with a status from 500, and the id of its request. Default: none. */
@@ -41,6 +42,7 @@ export const adminApiOptionNames = {
   admin: true,
   publicUrl: true,
   trustProxies: true,
+  callUrl: true,
   limits: true,
   onError: true,
 } satisfies OptionNames<AdminApiOptions>;
@@ -58,7 +60,7 @@ export const adminApiOptionNames = {
  */
 export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
   const given = requireOptions("createAdminApi", options, adminApiOptionNames);
-  const { admin, publicUrl, trustProxies = [], onError } = given;
+  const { admin, publicUrl, trustProxies = [], callUrl, onError } = given;
   const limits = checkedLimits(given.limits);
   const names = new OwnNames(publicUrl);
   const addresses = new ClientAddresses(trustProxies);
@@ -89,7 +91,8 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
     context.res.headers.set("x-request-id", context.get("requestId"));
   });
   app.use(async ({ req }, next) => {
-    names.require(req.header("host") ?? new URL(req.url).host, req.header("origin"));
+    const refused = names.refusal(req.header("host") ?? new URL(req.url).host, req.header("origin"));
+    if (refused !== undefined) throw nameRefused(refused);
     await next();
   });
   app.use(conditionalReads);
@@ -106,10 +109,11 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
     api.on(...on, admission.requires(routeRights[id], { hasBody: request?.body !== undefined, addressOf }));
   }
   handleReads(api, admin);
-  handleWorkspaces(api, admin);
+  handleWorkspaces(api, admin, callUrl);
   handleServers(api, admin);
   handleSecrets(api, admin);
-  handleTokens(api, admin);
+  handleTokens(api, admin, callUrl);
+  handleCalls(api, admin);
   return app;
 }
 

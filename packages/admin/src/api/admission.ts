@@ -1,3 +1,4 @@
+import { Places } from "@keyward/listener";
 import { type Caller, hasRight, type Right } from "@keyward/secrets";
 import type { MiddlewareHandler } from "hono";
 import type { ApiContext, ApiEnvironment } from "./api-environment.ts";
@@ -5,7 +6,6 @@ import type { CheckedLimits } from "./api-limits.ts";
 import { Authorization } from "./authorization.ts";
 import { readBody } from "./bounded-body.ts";
 import { notAllowed, serviceBusy, tooManyAtOnce } from "./error-problems.ts";
-import { Places } from "./places.ts";
 import type { SecretsService } from "./secrets-service.ts";
 
 /**

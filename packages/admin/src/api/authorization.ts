@@ -1,8 +1,7 @@
+import { Budgets, RefusedTokens } from "@keyward/listener";
 import { type Caller, SecretsError } from "@keyward/secrets";
 import type { CheckedLimits } from "./api-limits.ts";
-import { Budgets } from "./budgets.ts";
 import { rateLimited, tokenRefused } from "./error-problems.ts";
-import { RefusedTokens } from "./refused-tokens.ts";
 import type { SecretsService } from "./secrets-service.ts";
 
 const maxTokens = 10_000;

@@ -4,8 +4,8 @@ import { apiProblem } from "./problem-error.ts";
 
 /**
  * Reads the body of a request, so that its handler waits for nothing. Refuses a body of more than `maxBytes`. The
- * middleware of Hono cannot be used, because it clones the request, which `@hono/node-server` supports only with its own
- * global classes.
+ * middleware `bodyLimit` of Hono cannot be used: it clones the request, and under `@hono/node-server` a request can be cloned
+ * only if that package replaces the global `Request` and `Response`.
  */
 export async function readBody(req: ApiContext["req"], maxBytes: number): Promise<void> {
   const { raw } = req;

@@ -1,4 +1,5 @@
 import { KeywardError, type KeywardErrorCode } from "@keyward/core";
+import type { RefusedName } from "@keyward/listener";
 import { SecretsError, type SecretsErrorCode } from "@keyward/secrets";
 import { HTTPException } from "hono/http-exception";
 import { apiProblem, ProblemError, statusOfApiCode } from "./problem-error.ts";
@@ -14,6 +15,7 @@ const statuses: Readonly<Record<SecretsErrorCode, readonly [status: number, titl
   SERVER_NOT_FOUND: [404, "Not found"],
   SECRET_NOT_FOUND: [404, "Not found"],
   TOKEN_NOT_FOUND: [404, "Not found"],
+  CALL_NOT_FOUND: [404, "Not found"],
   WORKSPACE_EXISTS: [409, "Exists already"],
   SERVER_EXISTS: [409, "Exists already"],
   REVISION_CHANGED: [412, "The revision changed"],
@@ -61,6 +63,22 @@ export function tokenRefused(): ProblemError {
     },
     { "www-authenticate": 'Bearer realm="keyward"' },
   );
+}
+
+/** Returns the error for a request for another host name, or from a page of another origin. */
+export function nameRefused(refused: RefusedName): ProblemError {
+  if (refused === "host") {
+    return apiProblem("HOST_REFUSED", {
+      title: "Unknown host name",
+      detail: "The host name of the request is not one of the service",
+      hint: "Use localhost, or the public URL of the service. An operator sets the public URL when the service starts.",
+    });
+  }
+  return apiProblem("ORIGIN_REFUSED", {
+    title: "Another origin",
+    detail: "The request comes from a page of another origin",
+    hint: "Send the request from the service's own pages, or without a browser.",
+  });
 }
 
 /** Returns the error for a role without the right of a route. */

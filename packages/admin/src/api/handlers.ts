@@ -1,6 +1,7 @@
 import type { OpenAPIHono } from "@hono/zod-openapi";
 import { type Caller, SecretsError } from "@keyward/secrets";
 import { apiPath } from "../routes/admin-route.ts";
+import { callRoutes } from "../routes/call-routes.ts";
 import { readingRoutes } from "../routes/reading-routes.ts";
 import { secretRoutes } from "../routes/secret-routes.ts";
 import { serverRoutes } from "../routes/server-routes.ts";
@@ -13,8 +14,10 @@ import {
   fromNewSecret,
   fromNewToken,
   optionalMilliseconds,
+  toCall,
   toCensus,
   toChange,
+  toExplanation,
   toInjection,
   toIssuedToken,
   toPage,
@@ -36,12 +39,15 @@ function callerOf(context: Pick<ApiContext, "get">): Caller {
 }
 
 /** Registers the handlers of workspaces. */
-export function handleWorkspaces(api: Api, admin: SecretsService): void {
+export function handleWorkspaces(api: Api, admin: SecretsService, callUrl: string | undefined): void {
   api.openapi(workspaceRoutes.createWorkspace, async (context) => {
     const created = await admin.createWorkspace(callerOf(context), context.req.valid("json"));
     setRevision(context, created.workspace.revision);
     context.header("location", `${apiPath}/workspaces/${created.workspace.name}`);
-    return context.json({ workspace: toWorkspace(created.workspace), admin: toIssuedToken(created.admin) }, 201);
+    return context.json(
+      { workspace: toWorkspace(created.workspace), admin: toIssuedToken(created.admin, callUrl) },
+      201,
+    );
   });
   api.openapi(workspaceRoutes.listWorkspaces, async (context) => {
     const page = await admin.listWorkspaces(callerOf(context), context.req.valid("query"));
@@ -145,10 +151,10 @@ export function handleSecrets(api: Api, admin: SecretsService): void {
 }
 
 /** Registers the handlers of tokens. */
-export function handleTokens(api: Api, admin: SecretsService): void {
+export function handleTokens(api: Api, admin: SecretsService, callUrl: string | undefined): void {
   api.openapi(tokenRoutes.createToken, async (context) => {
     const issued = await admin.createToken(callerOf(context), fromNewToken(context.req.valid("json")));
-    return context.json(toIssuedToken(issued), 201);
+    return context.json(toIssuedToken(issued, callUrl), 201);
   });
   api.openapi(tokenRoutes.listTokens, async (context) => {
     const page = await admin.listTokens(callerOf(context), context.req.valid("query"));
@@ -166,7 +172,27 @@ export function handleTokens(api: Api, admin: SecretsService): void {
   api.openapi(tokenRoutes.rotateToken, async (context) => {
     const { id } = context.req.valid("param");
     const issued = await admin.rotateToken(callerOf(context), id, context.req.valid("json"));
-    return context.json(toIssuedToken(issued), 201);
+    return context.json(toIssuedToken(issued, callUrl), 201);
+  });
+}
+
+/** Registers the handlers of calls. */
+export function handleCalls(api: Api, admin: SecretsService): void {
+  api.openapi(callRoutes.listCalls, async (context) => {
+    const { cursor, limit, from, until, ...filter } = context.req.valid("query");
+    const times = { from: optionalMilliseconds(from), until: optionalMilliseconds(until) };
+    const page = await admin.listCalls(callerOf(context), { ...filter, ...times }, { cursor, limit });
+    setNextPage(context, page.next);
+    return context.json(toPage(page, toCall), 200);
+  });
+  api.openapi(callRoutes.getCall, async (context) => {
+    const call = await admin.findCall(callerOf(context), context.req.valid("param").id);
+    return context.json(toCall(call), 200);
+  });
+  api.openapi(callRoutes.explainCall, async (context) => {
+    const { token: tokenId, tool } = context.req.valid("query");
+    const { slug: server } = context.req.valid("param");
+    return context.json(toExplanation(await admin.explainCall(callerOf(context), { server, tokenId, tool })), 200);
   });
 }
 

@@ -52,6 +52,7 @@ export function openApiText(api: Api): string {
       { name: "Secrets", description: "The secrets of a server, for admins. No route returns a value." },
       { name: "Tokens", description: "For admins: the tokens of their workspace. For operators: those of operators." },
       { name: "Changes", description: "Who changed what, for auditors, admins and operators." },
+      { name: "Calls", description: "Who called what, for auditors and admins, and what a call would do, for admins." },
       { name: "Keys", description: "The state of the encryption keys, for operators. Never a key." },
     ],
   });

@@ -1,9 +1,11 @@
 import type { RotationStatus } from "@keyward/core";
 import type {
   CallerInfo,
+  RecordedCall as CallInfo,
   RecordedChange as ChangeInfo,
   NewSecret as DomainSecret,
   NewToken as DomainToken,
+  CallExplanation as ExplanationInfo,
   InjectionRule,
   IssuedToken as IssuedTokenInfo,
   KeyCensus as KeyCensusInfo,
@@ -15,6 +17,7 @@ import type {
   WorkspaceInfo,
 } from "@keyward/secrets";
 import type { z } from "zod";
+import type { CallExplanation, RecordedCall } from "../schemas/call-schemas.ts";
 import type { WhoAmI } from "../schemas/caller-schemas.ts";
 import type { RecordedChange } from "../schemas/change-schemas.ts";
 import type { KeyCensus, Rotation } from "../schemas/key-schemas.ts";
@@ -36,8 +39,19 @@ export function toWorkspace({ id, name, revision, created, retentionDays, deleti
 }
 
 export function toServer(info: ServerInfo): Server {
-  const { slug, url, kind, disabled, revision, created, secretCount, deleting } = info;
-  return { slug, url, kind, disabled, revision, created: timeOf(created), secretCount, deleting };
+  const { slug, url, kind, forwardHeaders, relayHeaders, disabled, revision, created, secretCount, deleting } = info;
+  return {
+    slug,
+    url,
+    kind,
+    forwardHeaders: [...forwardHeaders],
+    relayHeaders: [...relayHeaders],
+    disabled,
+    revision,
+    created: timeOf(created),
+    secretCount,
+    deleting,
+  };
 }
 
 export function toSecret(info: SecretInfo): Secret {
@@ -92,8 +106,8 @@ export function toToken(info: TokenInfo): Token {
   };
 }
 
-export function toIssuedToken({ token, info }: IssuedTokenInfo): IssuedToken {
-  return { token, info: toToken(info) };
+export function toIssuedToken({ token, info }: IssuedTokenInfo, callUrl: string | undefined): IssuedToken {
+  return { token, info: toToken(info), callUrl: callUrl ?? null };
 }
 
 export function toChange(info: ChangeInfo): RecordedChange {
@@ -109,6 +123,47 @@ export function toChange(info: ChangeInfo): RecordedChange {
     server: server ?? null,
     subject: subject ?? null,
     detail: detail ?? null,
+  };
+}
+
+export function toCall(info: CallInfo): RecordedCall {
+  const { callId, at, outcome, caller, server, method, path, mcpMethod, tool, status, reason, durationMs } = info;
+  const { requestBytes, answerBytes, secrets, redactions } = info;
+  const { tokenId, owner, role, address } = caller;
+  return {
+    callId,
+    at: timeOf(at),
+    outcome,
+    caller: { tokenId, owner, role, address: address ?? null },
+    server,
+    method,
+    path,
+    mcpMethod: mcpMethod ?? null,
+    tool: tool ?? null,
+    status: status ?? null,
+    reason: reason ?? null,
+    durationMs,
+    requestBytes,
+    answerBytes,
+    secrets: secrets.map(({ name, revision }) => ({ name, revision })),
+    redactions,
+  };
+}
+
+export function toExplanation({ token, server, secrets, refusals }: ExplanationInfo): CallExplanation {
+  const { slug, kind, url, origin, host, revision } = server;
+  return {
+    token: { id: token.id, owner: token.owner, role: token.role },
+    server: { slug, kind, url, origin, host, revision },
+    secrets: secrets.map(({ name, revision: setAt, rule, header, redacted, unusable }) => ({
+      name,
+      revision: setAt,
+      injection: toInjection(rule),
+      header,
+      redacted,
+      unusable: unusable ?? null,
+    })),
+    refusals: [...refusals],
   };
 }
 

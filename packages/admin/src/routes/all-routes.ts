@@ -1,3 +1,4 @@
+import { callRoutes } from "./call-routes.ts";
 import { readingRoutes } from "./reading-routes.ts";
 import type { OperationId } from "./route-rights.ts";
 import { secretRoutes } from "./secret-routes.ts";
@@ -21,4 +22,5 @@ export const allRoutes: Readonly<Record<OperationId, KnownRoute>> = {
   ...serverRoutes,
   ...secretRoutes,
   ...tokenRoutes,
+  ...callRoutes,
 };

@@ -27,6 +27,9 @@ export const routeRights = {
   revokeToken: "tokens.change",
   rotateToken: "tokens.change",
   listChanges: "changes.read",
+  listCalls: "calls.read",
+  getCall: "calls.read",
+  explainCall: "calls.explain",
   census: "keys.read",
   rotation: "keys.read",
 } as const satisfies Readonly<Record<string, Right>>;

@@ -49,6 +49,11 @@ export const newSecret = z
   })
   .meta({ id: "NewSecret" });
 
+/** Why calls cannot use a value. */
+export const secretUnusable = z.enum(["origin-changed", "expired"]).nullable().meta({
+  description: "Why calls cannot use the value. `null` if they can.",
+});
+
 /** What is known about a secret. Never its value. */
 export const secret = z
   .object({
@@ -75,9 +80,7 @@ export const secret = z
       description: "The scheme, host and port that the value is bound to. It is sent to no other.",
       examples: [exampleOrigin],
     }),
-    unusable: z.enum(["origin-changed", "expired"]).nullable().meta({
-      description: "Why calls cannot use the value. `null` if they can.",
-    }),
+    unusable: secretUnusable,
   })
   .meta({ id: "Secret", description: "What is known about a secret. Never its value." });
 

@@ -10,6 +10,17 @@ const urlText = fields.urlField.meta({
   examples: [exampleUrl],
 });
 
+const forwardHeaders = fields.headersField.meta({
+  description:
+    "Headers of callers that the gateway forwards to the server, besides those that it always forwards. Stored in lower case. Not those that the gateway sets itself or must not forward, such as Authorization and Cookie.",
+  examples: [["x-github-api-version"]],
+});
+const relayHeaders = fields.headersField.meta({
+  description:
+    "Headers of the server that the gateway relays to callers, besides those that it always relays. Stored in lower case. Not those that the gateway sets itself or must not relay, such as Set-Cookie.",
+  examples: [["x-ratelimit-remaining"]],
+});
+
 /** The path parameter of the routes of one server. */
 export const serverPath = z.strictObject({
   slug: fields.slugField.meta({ description: "The slug of a server.", examples: ["github"] }),
@@ -21,6 +32,8 @@ export const newServer = z
     slug: fields.slugField.meta({ examples: ["github"] }),
     url: urlText,
     kind: fields.kindField.optional().meta({ description: "Default: mcp.", examples: ["mcp"] }),
+    forwardHeaders: forwardHeaders.optional(),
+    relayHeaders: relayHeaders.optional(),
   })
   .meta({ id: "NewServer" });
 
@@ -29,6 +42,8 @@ export const serverChange = z
   .strictObject({
     url: urlText.optional(),
     kind: fields.kindField.optional().meta({ examples: ["http"] }),
+    forwardHeaders: forwardHeaders.optional(),
+    relayHeaders: relayHeaders.optional(),
     disabled: z
       .boolean()
       .optional()
@@ -42,6 +57,8 @@ export const server = z
     slug: fields.slugField.meta({ examples: ["github"] }),
     url: z.string().meta({ examples: [exampleUrl] }),
     kind: fields.kindField.meta({ examples: ["mcp"] }),
+    forwardHeaders,
+    relayHeaders,
     disabled: z.boolean().meta({ description: "True if calls to the server are refused.", examples: [false] }),
     revision: fields.revisionField.meta({
       description: "A number that grows with each change of the server or of one of its secrets.",

@@ -84,6 +84,15 @@ export const issuedToken = z
         examples: ["kwt_EXAMPLE"],
       }),
     info: token,
+    callUrl: z
+      .string()
+      .max(2_048)
+      .nullable()
+      .meta({
+        description:
+          "The URL of the gateway: callers reach a server at `/s/{slug}/mcp` or `/s/{slug}/{path}` below it. `null` if the service runs without a gateway.",
+        examples: ["https://keyward.example.com"],
+      }),
   })
   .meta({ id: "IssuedToken", description: "A new token, with its text." });
 

@@ -1,12 +1,11 @@
 import { randomUUID } from "node:crypto";
-import { createServer, type Server, ServerResponse } from "node:http";
-import type { AddressInfo, Socket } from "node:net";
+import { ServerResponse } from "node:http";
 import { getRequestListener } from "@hono/node-server";
-import { KeywardError, type OptionNames, requireAmount, requireOptions } from "@keyward/core";
+import { type OptionNames, requireOptions } from "@keyward/core";
+import { startHttpListener } from "@keyward/listener";
 import { type AdminApiOptions, adminApiOptionNames, createAdminApi } from "../api/admin-api.ts";
 import { apiProblem } from "../api/problem-error.ts";
 import { answerHeaders, problemResponse } from "../api/problem-response.ts";
-import { Connections } from "./connections.ts";
 import { Readiness } from "./health.ts";
 
 /** The options of {@link startAdminServer}: those of `createAdminApi`, and those of a server that listens on a port. */
@@ -55,10 +54,6 @@ const optionNames = {
   drainMs: true,
 } satisfies OptionNames<AdminServerOptions>;
 
-const checkedEveryMs = 500;
-/** For how long a client may read the last answer of a connection. */
-const lingerMs = 1_000;
-
 /**
  * Starts the admin API on a port, with `/healthz` (the process lives) and `/readyz` (the store, the keys and the audit
  * log answer). The server closes the connections of slow clients.
@@ -74,63 +69,46 @@ const lingerMs = 1_000;
  */
 export async function startAdminServer(options: AdminServerOptions): Promise<RunningAdminServer> {
   const given = requireOptions("startAdminServer", options, optionNames);
-  const { admin, publicUrl, trustProxies, limits, onError } = given;
-  const { host = "127.0.0.1", port = 8481 } = given;
-  const headersTimeoutMs = requireAmount("headersTimeoutMs", given.headersTimeoutMs ?? 5_000, "milliseconds");
-  const requestTimeoutMs = requireAmount("requestTimeoutMs", given.requestTimeoutMs ?? 15_000, "milliseconds");
-  const idleTimeoutMs = requireAmount("idleTimeoutMs", given.idleTimeoutMs ?? 30_000, "milliseconds");
-  const maxConnections = requireAmount("maxConnections", given.maxConnections ?? 1_000, "requests");
-  const drainMs = requireAmount("drainMs", given.drainMs ?? 30_000, "milliseconds", { least: 0 });
-  requireAmount("port", port, "requests", { least: 0, most: 65_535 });
-
-  const api = createAdminApi({ admin, publicUrl, trustProxies, limits, onError });
+  const { admin, publicUrl, trustProxies, callUrl, limits, onError } = given;
+  const api = createAdminApi({ admin, publicUrl, trustProxies, callUrl, limits, onError });
   const readiness = new Readiness(admin, (error) => onError?.(error, { requestId: "readyz" }));
-  const state = { closing: false };
-  const listener = getRequestListener(
+  const answer = getRequestListener(
     async (request, bindings) => {
-      const health = await healthAnswer(request, readiness, state);
+      const health = await healthAnswer(request, readiness, listener.isClosing);
       if (health !== undefined) return health;
-      const answer = state.closing ? problemResponse(closing(), randomUUID()) : await api.fetch(request, bindings);
+      const response = listener.isClosing
+        ? problemResponse(closing(), randomUUID())
+        : await api.fetch(request, bindings);
       // The connection of a body that was not read is closed, so the client must not send another request on it.
       if (!bindings.incoming.complete && bindings.outgoing instanceof ServerResponse) {
         bindings.outgoing.shouldKeepAlive = false;
       }
-      return answer;
+      return response;
     },
     { overrideGlobalObjects: false, errorHandler: () => problemResponse(malformedRequest(), randomUUID()) },
   );
-  const connections = new Connections(maxConnections);
-  const server = createServer(
-    {
-      // The listener answers a request without a host with problem details.
-      requireHostHeader: false,
-      headersTimeout: Math.min(headersTimeoutMs, requestTimeoutMs),
-      requestTimeout: requestTimeoutMs,
-      keepAliveTimeout: idleTimeoutMs,
-      connectionsCheckingInterval: Math.min(checkedEveryMs, headersTimeoutMs, requestTimeoutMs),
+  const { headersTimeoutMs, requestTimeoutMs, idleTimeoutMs, maxConnections, drainMs } = given;
+  const listener = await startHttpListener({
+    name: "admin server",
+    host: given.host ?? "127.0.0.1",
+    port: given.port ?? 8481,
+    handle: async (request, response) => {
+      await answer(request, response);
     },
-    (request, response) => {
-      if (!connections.begin(response)) return;
-      response.once("close", () => {
-        // A body that nobody reads would keep the connection busy.
-        if (state.closing || !request.complete) endSoon(request.socket);
-      });
-      if (state.closing) response.shouldKeepAlive = false;
-      void listener(request, response);
-    },
-  );
-  server.timeout = idleTimeoutMs;
-  server.on("connection", (socket) => connections.add(socket));
-  server.on("clientError", refuseBrokenRequest);
-  await listening(server, host, port);
-  return { url: urlOf(server, host), close: once(() => closeServer(server, state, connections, drainMs)) };
+    brokenAnswer: (status) => ({
+      contentType: "application/problem+json",
+      body: JSON.stringify({ ...malformedRequest(status).problem, instance: randomUUID() }),
+    }),
+    headersTimeoutMs,
+    requestTimeoutMs,
+    idleTimeoutMs,
+    maxConnections,
+    drainMs,
+  });
+  return { url: listener.url, close: () => listener.close() };
 }
 
-async function healthAnswer(
-  request: Request,
-  readiness: Readiness,
-  { closing: isClosing }: { readonly closing: boolean },
-): Promise<Response | undefined> {
+async function healthAnswer(request: Request, readiness: Readiness, isClosing: boolean): Promise<Response | undefined> {
   const { pathname } = new URL(request.url);
   if (request.method !== "GET" && request.method !== "HEAD") return undefined;
   if (pathname === "/healthz") return Response.json({ status: "live" }, { headers: answerHeaders });
@@ -142,33 +120,6 @@ async function healthAnswer(
     { status: "not ready", notReady },
     { status, headers: { ...answerHeaders, "retry-after": "5" } },
   );
-}
-
-/** Answers what is not HTTP, has too large headers, or was too slow, and closes the connection. */
-function refuseBrokenRequest(error: Error & { readonly code?: string }, socket: Socket): void {
-  if (error.code === "ECONNRESET" || !socket.writable) {
-    socket.destroy();
-    return;
-  }
-  const [status, reason] =
-    error.code === "HPE_HEADER_OVERFLOW"
-      ? [431, "Request Header Fields Too Large"]
-      : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
-        ? [408, "Request Timeout"]
-        : [400, "Bad Request"];
-  const { problem } = malformedRequest(status);
-  const body = JSON.stringify({ ...problem, instance: randomUUID() });
-  socket.write(
-    `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-  );
-  endSoon(socket);
-}
-
-/** Ends a connection, and closes it also if the client does not end its side. */
-function endSoon(socket: Socket): void {
-  socket.end();
-  const late = setTimeout(() => socket.destroy(), lingerMs).unref();
-  socket.once("close", () => clearTimeout(late));
 }
 
 function malformedRequest(status = 400) {
@@ -195,50 +146,4 @@ function closing() {
     },
     { "retry-after": "5" },
   );
-}
-
-async function listening(server: Server, host: string, port: number): Promise<void> {
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (error) => {
-      reject(
-        new KeywardError("STORE_UNAVAILABLE", `The admin server cannot listen on ${host}:${port}`, {
-          hint: "If another process listens on this port, choose another port. Otherwise, check that the address belongs to this machine.",
-          cause: error,
-        }),
-      );
-    });
-    server.listen(port, host, resolve);
-  });
-}
-
-function urlOf(server: Server, host: string): string {
-  const address = server.address();
-  if (!isAddress(address)) return `http://${host}`;
-  return `http://${address.family === "IPv6" ? `[${address.address}]` : address.address}:${address.port}`;
-}
-
-function isAddress(address: string | AddressInfo | null): address is AddressInfo {
-  return typeof address === "object" && address !== null;
-}
-
-async function closeServer(
-  server: Server,
-  state: { closing: boolean },
-  connections: Connections,
-  drainMs: number,
-): Promise<void> {
-  state.closing = true;
-  const closed = new Promise((resolve) => server.close(resolve));
-  connections.end();
-  const late = setTimeout(() => server.closeAllConnections(), drainMs);
-  await closed;
-  clearTimeout(late);
-}
-
-function once(run: () => Promise<void>): () => Promise<void> {
-  let ended: Promise<void> | undefined;
-  return () => {
-    ended ??= run();
-    return ended;
-  };
 }

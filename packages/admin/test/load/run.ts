@@ -96,7 +96,15 @@ async function round(
   await send("POST", secrets, { name: "A", value: `a-value-of-${slug}`, injection: { kind: "bearer" } });
   await send("POST", secrets, { name: "A", value: `another-value-of-${slug}` });
   await send("PATCH", `/mcp-servers/${slug}`, { disabled: true });
-  for (const path of ["/whoami", "/mcp-servers", secrets, "/tokens", "/changes?limit=20", `/changes?server=${slug}`]) {
+  for (const path of [
+    "/whoami",
+    "/mcp-servers",
+    secrets,
+    "/tokens",
+    "/changes?limit=20",
+    `/changes?server=${slug}`,
+    "/calls",
+  ]) {
     await send("GET", path);
   }
   const { id } = ids.parse(JSON.parse(await send("POST", "/tokens", { owner: slug, role: "member" }))).info;

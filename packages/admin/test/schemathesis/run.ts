@@ -83,7 +83,7 @@ function routeOf({ method, url = "" }: IncomingMessage): string {
   const path = url.replace(/\?.*$/s, "").replace("/api/v1/admin", "");
   const parts = path.split("/").map((part, index) => {
     const known =
-      /^(?:whoami|changes|keys|census|rotation|workspaces|mcp-servers|secrets|injection|tokens|rotate|openapi\.json|)$/;
+      /^(?:whoami|changes|calls|explanation|keys|census|rotation|workspaces|mcp-servers|secrets|injection|tokens|rotate|openapi\.json|)$/;
     return known.test(part) && index !== 2 ? part : index === 2 && /^(?:census|rotation)$/.test(part) ? part : "{}";
   });
   return parts.length > 6 ? `${method} other` : `${method} ${parts.join("/")}`;

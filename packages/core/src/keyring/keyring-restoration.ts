@@ -67,8 +67,8 @@ function requireSameMaterial(ring: Keyring, backup: Keyring, id: string): void {
   throw new KeywardError("KEYRING_CONFLICT", `Key "${id}" has other material in the backup than in the keyring`, {
     keyId: id,
     hint:
-      "The two keyrings belong to different applications, or the key was replaced without a new id. Use the backup of this " +
-      `keyring. If records need key "${id}" of the backup, read them in a program with the backup as its keys.`,
+      "The two keyrings belong to different applications, or the key was replaced without a new id. Use a backup of the current " +
+      `keyring. If records need key "${id}" of the backup, read them in a separate program that uses the backup as its keyring.`,
   });
 }
 

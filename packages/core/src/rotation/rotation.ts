@@ -75,7 +75,7 @@ export async function rollBackRotation(provider: KeyProvider, options: RotationO
  * With "reencrypt-first", runs every step of a rotation. With "disable-first", promotes the new key and disables the
  * compromised key in the same change. The compromised key then stays in the keyring, disabled, until you remove it with
  * `retireKey`. Replicas may encrypt records with the compromised key until they load the changed keyring. These records
- * become unreadable too.
+ * become unreadable, like those that the key encrypted before.
  *
  * If a rotation that replaces the key is running, the call turns that rotation into a revocation of the key. The call
  * also does this to a running roll-back, if the key is the old or the new key of the roll-back.

@@ -27,7 +27,7 @@ import { WriteTurns } from "./write-turns.ts";
  * keep the expiry itself.
  */
 export interface RacingReplacement extends Replacement {
-  /** When the record expires, in milliseconds since the epoch; `undefined` for never. */
+  /** The expiry of the replaced record, which the new record keeps: in milliseconds since the epoch; `undefined` for never. */
   readonly keptExpires: number | undefined;
 }
 
@@ -125,7 +125,7 @@ export class WrappedStore {
     if (this.#namespaceUse.isUsedWith(namespace)) return;
     throw new KeywardError("STORE_UNAVAILABLE", "The store was disconnected while a call was waiting to write", {
       namespace,
-      hint: "Nothing was written. Wait for running calls before you disconnect a store, and repeat the call.",
+      hint: "Nothing was written. Repeat the call with a connected store. Wait for running calls before you disconnect a store.",
     });
   }
 

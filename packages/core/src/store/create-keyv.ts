@@ -129,7 +129,7 @@ export class KeywardKeyv extends ReportingKeyv {
         `A library with namespace ${first} already uses this Keyv as its store, so a library with namespace ${second} cannot use this Keyv`,
         {
           namespace: own,
-          hint: "If two libraries use this Keyv as their store, call createKeyv twice with different namespaces, and give each library its own Keyv. If only one library uses this Keyv, the library did not recognize the Keyv 5 that you passed to it, and wrapped that Keyv in a second one: import Keyv from the package from which the library imports it.",
+          hint: "If two libraries use this Keyv as their store, call createKeyv twice with different namespaces, and give each library its own Keyv. If only one library uses this Keyv, import the class Keyv from the package from which the library imports it. Otherwise, the library does not recognize your Keyv, and wraps it in a second one.",
         },
       );
     }

@@ -55,7 +55,7 @@ describe("OverwriteGuard, with more unreadable records than it can remember", ()
     expect(guard.requireReadable("", ["two"])).toBeUndefined();
   });
 
-  it("counts a record once even if it is marked twice, and can mark another record after a mark was removed", async () => {
+  it("counts a record that is marked twice as one, and has room for another record after a mark is removed", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "one", "two", "two"]) guard.markUnreadable("", key);
     guard.unmark("", "one", guard.logicalTime);

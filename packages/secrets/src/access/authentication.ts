@@ -70,7 +70,8 @@ export async function requireStillValid(store: ServiceStore, caller: Caller): Pr
   if (record?.role !== caller.role || !isValid(record, parts.workspace, batch)) throw tokenRefused();
 }
 
-function keysOfToken({ workspace, id }: Pick<TokenParts, "workspace" | "id">): readonly string[] {
+/** Returns the keys of the records that say whether a token is valid. */
+export function keysOfToken({ workspace, id }: Pick<TokenParts, "workspace" | "id">): readonly string[] {
   const token = tokenKey(workspace, id);
   return workspace === installation ? [serviceKey, token] : [serviceKey, workspaceKey(workspace), token];
 }
@@ -79,15 +80,15 @@ function keysOfToken({ workspace, id }: Pick<TokenParts, "workspace" | "id">): r
  * Returns whether the token with this record is valid now. The token of an admin or operator is valid only while the
  * workspace or the installation lists the token, so an old record of a token that was put back is not enough.
  */
-function isValid(token: TokenRecord, workspace: string, batch: ReadBatch): boolean {
+export function isValid(token: TokenRecord, workspace: string, batch: ReadBatch): boolean {
   const now = Date.now();
   const service = batch.record(serviceRecord, serviceKey)?.value;
   if (service === undefined || service.initializing !== undefined) return false;
   if (token.created < (service.refusedBefore ?? 0)) return false;
-  const { lastRevocation } = service;
-  // A token from before the last revocation was created later than that only by a clock that was ahead.
-  const isOlder = token.lastRevocation !== lastRevocation;
-  if (isOlder && lastRevocation !== undefined && token.created > lastRevocation) return false;
+  // A token from before a revocation was created later than that only by a clock that was ahead.
+  const { lastRevocation = 0 } = token;
+  const nextRevocation = service.revocations?.find((at) => at > lastRevocation);
+  if (nextRevocation !== undefined && token.created > nextRevocation) return false;
   if ((token.role === "operator") !== (workspace === installation)) return false;
   const home = workspace === installation ? undefined : batch.record(workspaceRecord, workspaceKey(workspace))?.value;
   if (workspace !== installation && home?.deleting !== false) return false;

@@ -17,12 +17,18 @@ export class LastUses {
     this.#context = context;
   }
 
-  /** Notes that a token or a server is used now. Does not wait until the note is written. */
-  note(workspace: string, id: string): void {
+  /**
+   * Notes that a token or a server is used now. Does not wait until the note is written.
+   *
+   * @param since a note from before this time is replaced, also within a minute.
+   */
+  note(workspace: string, id: string, since = 0): void {
     const key = usedKey(workspace, id);
     const now = Date.now();
     const written = this.#written.get(key);
-    if (written !== undefined && now - written < writtenEveryMs && now >= written) return;
+    const isRecent = written !== undefined && now - written < writtenEveryMs && now >= written;
+    // A time that has not come yet is that of a clock that is ahead.
+    if (isRecent && (written >= since || since > now)) return;
     this.#written.delete(key);
     this.#written.set(key, now);
     if (this.#written.size > maxRemembered) {

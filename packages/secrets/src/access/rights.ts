@@ -13,6 +13,8 @@ export type Right =
   | "tokens.read"
   | "tokens.change"
   | "changes.read"
+  | "calls.read"
+  | "calls.explain"
   | "keys.read";
 
 /** The roles that have each right. The compiler refuses a right without an entry. */
@@ -29,6 +31,8 @@ export const rolesWithRight: Readonly<Record<Right, readonly Role[]>> = {
   "tokens.read": ["admin", "operator"],
   "tokens.change": ["admin", "operator"],
   "changes.read": ["auditor", "admin", "operator"],
+  "calls.read": ["auditor", "admin"],
+  "calls.explain": ["admin"],
   "keys.read": ["operator"],
 };
 

@@ -6,8 +6,7 @@ import type { IssuedToken, Page, PageRequest, TokenInfo } from "../model.ts";
 import { newId } from "../records/ids.ts";
 import { maxKeepers, maxRotatedKeepers } from "../records/keeper.ts";
 import { orReport } from "../records/record-errors.ts";
-import { listKey, serviceKey, tokenKey, usedKey } from "../records/record-keys.ts";
-import { type ServiceRecord, serviceRecord } from "../records/service-record.ts";
+import { listKey, tokenKey, usedKey } from "../records/record-keys.ts";
 import { isEnded, type TokenRecord, tokenRecord } from "../records/token-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
@@ -17,7 +16,6 @@ import { requireStillValid } from "./authentication.ts";
 import type { Caller } from "./caller.ts";
 import { asListed, changeKeepers, isKeeper, keeperOf, readKeepers, withKeeper, withoutKeeper } from "./keepers.ts";
 import { LastUses } from "./last-uses.ts";
-import { notInitialized } from "./not-initialized.ts";
 import { hashOfToken, newTokenText } from "./token-text.ts";
 
 const entrySchema = z.strictObject({ id: idField, owner: ownerField, at: timeField });
@@ -215,20 +213,6 @@ export class Tokens {
     return { revoked, failures };
   }
 
-  /**
-   * Notes that tokens are revoked now. From here on, a token is refused that was created before now and has a later time,
-   * because a clock was ahead.
-   */
-  async noteRevocation(): Promise<void> {
-    await this.#context.store.change(serviceRecord, serviceKey, (current): Decision<ServiceRecord, undefined> => {
-      if (current === undefined) throw notInitialized();
-      return {
-        next: { ...current, lastRevocation: Date.now(), revision: current.revision + 1 },
-        result: undefined,
-      };
-    });
-  }
-
   /** Returns a token; `undefined` if there is none. */
   async find(workspace: string, id: string): Promise<TokenRecord | undefined> {
     return (await this.#context.store.read(tokenRecord, tokenKey(workspace, id)))?.value;
@@ -367,7 +351,8 @@ function endedToken(): SecretsError {
   return tokenNotFound("is revoked or has expired");
 }
 
-function tokenNotFound(problem: string): SecretsError {
+/** Returns the error for an id that no token of the workspace has, or for a token that has ended. */
+export function tokenNotFound(problem: string): SecretsError {
   return new SecretsError("TOKEN_NOT_FOUND", `The token ${problem}`, {
     hint: "List the tokens with `keyward tokens list`, and correct the id.",
   });

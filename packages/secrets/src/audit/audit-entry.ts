@@ -1,19 +1,33 @@
-import { createHash, randomBytes } from "node:crypto";
+import { createHash, hash, randomBytes } from "node:crypto";
 import { z } from "zod";
 import { revisionField, roleField, timeField } from "../fields.ts";
-import type { Change, ChangeAction, ChangeOutcome, Role } from "../model.ts";
+import type { CalledSecret, CallOutcome, Change, ChangeAction, ChangeOutcome, Role } from "../model.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { EntryColumns } from "./audit-rows.ts";
 import { isChain, isWorkspace } from "./record-key.ts";
 
-/** The values of the column `kind`. Later kinds, such as calls, get further numbers. */
-export const kindNumbers = { "chain-opened": 1, "chain-closed": 2, change: 3, outcome: 4 } as const;
+/** The values of the column `kind`. Later kinds get further numbers. */
+export const kindNumbers = { "chain-opened": 1, "chain-closed": 2, change: 3, outcome: 4, call: 5 } as const;
 
 /** The values of the column `status` of the outcome of a change. */
 export const outcomeNumbers = { done: 1, refused: 2, failed: 3 } as const satisfies Record<
   Exclude<ChangeOutcome, "unknown">,
   number
 >;
+
+/** What the column `status` adds to the HTTP status of a call that the gateway refused or ended. */
+const refusedStatus = 1_000;
+
+/**
+ * The values of the column `status` of a call: the HTTP status, and 0 if the caller left before the answer. 1,000 more if
+ * the gateway refused or ended the call.
+ */
+export const callStatuses = {
+  left: { least: 0, most: 0 },
+  answered: { least: 100, most: 399 },
+  failed: { least: 400, most: 599 },
+  refused: { least: refusedStatus, most: refusedStatus + 599 },
+} as const satisfies Record<CallOutcome, { readonly least: number; readonly most: number }>;
 
 const actions = {
   "service.initialize": true,
@@ -37,18 +51,56 @@ const text = (most: number) =>
     .max(most)
     .refine((value) => value.isWellFormed());
 
+/** The largest lengths of texts in an entry. */
+export const longest = {
+  tokenId: 64,
+  owner: 400,
+  address: 128,
+  server: 256,
+  method: 16,
+  path: 2_048,
+  mcpMethod: 128,
+  tool: 128,
+  reason: 64,
+  secretName: 128,
+} as const;
+/** The largest number of secrets in the entry of a call. */
+export const mostCalledSecrets = 100;
+/** The form of the id of a call. */
+export const callIdPattern = /^[A-Za-z0-9_-]{12,64}$/;
+
+const callerFields = z.strictObject({
+  tokenId: text(longest.tokenId),
+  owner: text(longest.owner),
+  role: roleField,
+  address: text(longest.address).optional(),
+});
+
+/** The fields of a call that an entry contains. */
+const callFields = z.strictObject({
+  callId: z.string().regex(callIdPattern),
+  caller: callerFields,
+  server: text(longest.server),
+  method: text(longest.method),
+  path: text(longest.path),
+  mcpMethod: text(longest.mcpMethod).optional(),
+  tool: text(longest.tool).optional(),
+  status: z.int().min(100).max(599).optional(),
+  reason: text(longest.reason).optional(),
+  durationMs: z.int().min(0),
+  requestBytes: z.int().min(0),
+  answerBytes: z.int().min(0),
+  secrets: z.array(z.strictObject({ name: text(longest.secretName), revision: revisionField })).max(mostCalledSecrets),
+  redactions: z.int().min(0),
+});
+
 /** The fields of a change that an entry contains. */
 const changeFields = z.strictObject({
   action: z.literal(keysOf(actions)),
-  caller: z.strictObject({
-    tokenId: text(64),
-    owner: text(400),
-    role: roleField,
-    address: text(128).optional(),
-  }),
+  caller: callerFields,
   server: text(256).optional(),
   subject: text(512).optional(),
-  detail: text(4_096).optional(),
+  detail: text(8_192).optional(),
 });
 
 const place = {
@@ -75,6 +127,7 @@ const entrySchema = z.discriminatedUnion("kind", [
     outcome: z.literal(keysOf(outcomeNumbers)),
     revision: revisionField.optional(),
   }),
+  z.strictObject({ ...place, kind: z.literal("call"), ...callFields.shape }),
 ]);
 
 /** What each entry of the audit contains. */
@@ -91,21 +144,24 @@ export interface EntryPlace {
   readonly nonce: string;
 }
 
+/** Who made a change or a call, as an entry contains it. */
+export interface EntryCaller {
+  /** The id of the caller's token. */
+  readonly tokenId: string;
+  /** The label of the caller's token. */
+  readonly owner: string;
+  /** The role of the caller. */
+  readonly role: Role;
+  /** The network address of the caller. `undefined` on the machine itself. */
+  readonly address?: string | undefined;
+}
+
 /** The fields of a change, as an entry contains them. */
 export interface ChangeFields {
   /** The kind of the change. */
   readonly action: ChangeAction;
   /** Who made the change. */
-  readonly caller: {
-    /** The id of the caller's token. */
-    readonly tokenId: string;
-    /** The label of the caller's token. */
-    readonly owner: string;
-    /** The role of the caller. */
-    readonly role: Role;
-    /** The network address of the caller. `undefined` on the machine itself. */
-    readonly address?: string | undefined;
-  };
+  readonly caller: EntryCaller;
   /** The slug of the server. */
   readonly server?: string | undefined;
   /** The name of the secret, the id of the token or the name of the workspace. */
@@ -146,8 +202,46 @@ export interface OutcomeEntry extends EntryPlace {
   readonly revision?: number | undefined;
 }
 
+/** The fields of a call, as an entry contains them. */
+export interface CallFields {
+  /** The id of the call, which the caller got with the answer. */
+  readonly callId: string;
+  /** Who made the call. */
+  readonly caller: EntryCaller;
+  /** The slug of the server, as the caller named it. */
+  readonly server: string;
+  /** The HTTP method. */
+  readonly method: string;
+  /** The shortened path. */
+  readonly path: string;
+  /** The method of MCP. */
+  readonly mcpMethod?: string | undefined;
+  /** The name of the tool. */
+  readonly tool?: string | undefined;
+  /** The HTTP status that the caller got. `undefined` if the caller left before the answer. */
+  readonly status?: number | undefined;
+  /** Why the gateway refused or ended the call. */
+  readonly reason?: string | undefined;
+  /** How long the call took, in milliseconds. */
+  readonly durationMs: number;
+  /** The number of bytes of the body of the request. */
+  readonly requestBytes: number;
+  /** The number of bytes of the body of the answer. */
+  readonly answerBytes: number;
+  /** The secrets that were put into the request. */
+  readonly secrets: readonly CalledSecret[];
+  /** How often a value was removed from the answer. */
+  readonly redactions: number;
+}
+
+/** A call. Its `at` is the time at which the call ended. */
+export interface CallEntry extends EntryPlace, CallFields {
+  /** The kind of the entry. */
+  readonly kind: "call";
+}
+
 /** An entry of the audit, decrypted. */
-export type AuditEntry = ChainOpenedEntry | ChainClosedEntry | ChangeEntry | OutcomeEntry;
+export type AuditEntry = ChainOpenedEntry | ChainClosedEntry | ChangeEntry | OutcomeEntry | CallEntry;
 
 /** The part of an entry that the caller of the writer knows. The writer adds the place in the chain. */
 export type EntryDraft = AuditEntry extends infer Entry
@@ -161,6 +255,7 @@ export interface EntryNames {
   readonly server: string | undefined;
   readonly token: string | undefined;
   readonly owner: string | undefined;
+  /** The kind of a change, or the tool of a call. */
   readonly action: string | undefined;
 }
 
@@ -172,9 +267,16 @@ export function hashAfter(former: Uint8Array, entryText: string): Buffer {
   return createHash("sha256").update(former).update(entryText).digest();
 }
 
+const nonceBytes = 16;
+/** Random bytes for the next nonces, because drawing them one by one costs more than the rest of an entry. */
+let drawn = Buffer.alloc(0);
+
 /** Returns a new random nonce of an entry. */
 export function newNonce(): string {
-  return randomBytes(16).toString("base64url");
+  if (drawn.length === 0) drawn = randomBytes(256 * nonceBytes);
+  const nonce = drawn.toString("base64url", 0, nonceBytes);
+  drawn = drawn.subarray(nonceBytes);
+  return nonce;
 }
 
 /**
@@ -206,7 +308,32 @@ export function columnsOf(entry: AuditEntry): Omit<EntryColumns, "hash"> {
       return { ...columns, status: undefined, change: undefined };
     case "outcome":
       return { ...columns, status: outcomeNumbers[entry.outcome], change: entry.change };
+    case "call": {
+      const { status = 0, reason, durationMs, answerBytes, callId } = entry;
+      return {
+        ...columns,
+        status: reason === undefined ? status : status + refusedStatus,
+        durationMs,
+        bytes: answerBytes,
+        change: numberOfCall(callId),
+      };
+    }
   }
+}
+
+/**
+ * Returns the number by which the file finds a call: 48 bits of the hash of its id. The sequence number of a change is never
+ * as high, so the number of a call is never taken for one.
+ */
+export function numberOfCall(callId: string): number {
+  return 2 ** 48 + hash("sha256", callId, "buffer").readUIntBE(0, 6);
+}
+
+/** Returns how a call ended. */
+export function outcomeOfCall({ status, reason }: Pick<CallFields, "status" | "reason">): CallOutcome {
+  if (reason !== undefined) return "refused";
+  if (status === undefined) return "left";
+  return status < 400 ? "answered" : "failed";
 }
 
 /** Returns the names in the columns of an entry. */
@@ -218,6 +345,8 @@ export function namesOf(entry: AuditEntry): EntryNames {
       return { server: undefined, token: undefined, owner: undefined, action: undefined };
     case "change":
       return { server: entry.server, token: entry.caller.tokenId, owner: entry.caller.owner, action: entry.action };
+    case "call":
+      return { server: entry.server, token: entry.caller.tokenId, owner: entry.caller.owner, action: entry.tool };
   }
 }
 
@@ -232,7 +361,7 @@ export function requireChangeFields({ action, caller, server, subject, detail }:
   if (parsed.success) return parsed.data;
   const path = parsed.error.issues[0]?.path.join(".") ?? "";
   throw new SecretsError("FIELD_INVALID", `The field "${path}" of a change cannot be recorded`, {
-    hint: "Shorten the field. Names have at most 100 characters, and details at most 4,096.",
+    hint: "Shorten the field. Names have at most 100 characters, and details at most 8,192.",
   });
 }
 

@@ -8,7 +8,7 @@ export function cannotWrite(path: string, cause: unknown): SecretsError {
   const hint =
     cause instanceof KeywardError ? cause.hint : "Read the property `cause`, and check the disk and the permissions.";
   return new SecretsError("AUDIT_UNAVAILABLE", `The audit file ${path} cannot be written${reason}`, {
-    hint: `${hint} Changes are refused until entries can be written again; no restart is needed.`,
+    hint: `${hint} Changes and calls are refused until entries can be written again; no restart is needed.`,
     cause,
   });
 }
@@ -16,22 +16,22 @@ export function cannotWrite(path: string, cause: unknown): SecretsError {
 /** Returns the error for a file that has been closed. */
 export function auditClosed(path: string): SecretsError {
   return new SecretsError("AUDIT_UNAVAILABLE", `The audit ${path} is closed`, {
-    hint: "The process is stopping. Repeat the change at another process, or after the start.",
+    hint: "The process is stopping. Repeat the change or the call at another process, or after the start.",
   });
 }
 
 /** Returns the error for an entry that was not written in time, although no attempt has failed yet. */
 export function notWrittenInTime(path: string, waitedMs: number): SecretsError {
   return new SecretsError("AUDIT_UNAVAILABLE", `An entry was not written to the audit file ${path} in ${waitedMs} ms`, {
-    hint: "Check that the disk of the file is fast enough, and that no other process keeps the file locked. Then repeat the change.",
+    hint: "Check that the disk of the file is fast enough, and that no other process keeps the file locked. Then repeat the change or the call.",
   });
 }
 
-/** Returns the error for a change while too many entries wait to be written. */
+/** Returns the error for a change or a call while too many entries wait to be written. */
 export function tooManyWait(path: string, maxWaiting: number): SecretsError {
   return new SecretsError("AUDIT_UNAVAILABLE", `${maxWaiting} entries wait to be written to the audit file ${path}`, {
     hint:
-      "Repeat the change in a few seconds. If this error returns, check that the disk of the file is fast enough, and that " +
+      "Repeat the change or the call in a few seconds. If this error returns, check that the disk of the file is fast enough, and that " +
       "no other process keeps the file locked.",
   });
 }

@@ -1,5 +1,15 @@
 import type { EncryptedStore } from "@keyward/core";
-import type { Change, ChangeFilter, ChangeOutcome, Page, PageRequest, RecordedChange } from "../model.ts";
+import type {
+  Call,
+  CallFilter,
+  Change,
+  ChangeFilter,
+  ChangeOutcome,
+  Page,
+  PageRequest,
+  RecordedCall,
+  RecordedChange,
+} from "../model.ts";
 
 /** A change whose beginning is recorded, and whose outcome is not recorded yet. */
 export interface BegunChange {
@@ -32,6 +42,33 @@ export interface AuditLog {
    * @param workspace the id of the workspace; `undefined` for the changes of the installation.
    */
   changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<Page<RecordedChange>>;
+  /**
+   * Checks that calls can be recorded, before a call is made. Reads only memory, so each call can ask.
+   *
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if entries have waited too long to be written, or too many wait. The call must
+   * not be made then.
+   */
+  requireWritable(): void;
+  /**
+   * Records a call after its answer. Resolves when the entry is durable. The path is shortened, and texts are cut to the
+   * bounds of an entry, so that no content of a request keeps its call from being recorded.
+   *
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if the entry is not durable in time. It is written as soon as the file can be
+   * written again, unless this process has closed the audit, or twice as many entries wait as may.
+   */
+  recordCall(call: Call): Promise<void>;
+  /**
+   * Returns a page of the calls of one workspace, the call that ended last first.
+   *
+   * @param workspace the id of the workspace.
+   */
+  calls(workspace: string, filter: CallFilter, page: PageRequest): Promise<Page<RecordedCall>>;
+  /**
+   * Returns a call of one workspace; `undefined` if the audit does not have it.
+   *
+   * @throws SecretsError `AUDIT_INVALID` if its entry cannot be read.
+   */
+  call(workspace: string, id: string): Promise<RecordedCall | undefined>;
   /**
    * Removes the entries of a workspace that are older than a time, in small batches, after it has verified them. Returns how
    * many were removed.

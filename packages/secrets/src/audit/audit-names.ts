@@ -36,9 +36,13 @@ export class AuditNames {
   /**
    * Returns the tags of the names of an entry. Adds the names that the dictionary may lack to `lacking`.
    *
-   * @throws KeywardError if the key of the tags cannot be read.
+   * @param lookup the key of the tags of the workspace.
    */
-  async tagsOf(workspace: string, names: EntryNames, lacking: Map<string, DictionaryName>): Promise<EntryTags> {
+  tagsOf(
+    { workspace, lookup }: { readonly workspace: string; readonly lookup: Uint8Array },
+    names: EntryNames,
+    lacking: Map<string, DictionaryName>,
+  ): EntryTags {
     const tags: Record<NameKind, string | undefined> = {
       server: undefined,
       token: undefined,
@@ -50,7 +54,7 @@ export class AuditNames {
       if (name === undefined) continue;
       let tag = this.#stored.get(memoryKey(workspace, kind, name));
       if (tag === undefined) {
-        tag = tagOf(await this.#lookupOf(workspace), kind, name);
+        tag = tagOf(lookup, kind, name);
         const key = formatRecordKey({ kind: "name", workspace, tag });
         lacking.set(key, { key, value: JSON.stringify({ kind, name }) });
       }
@@ -80,12 +84,12 @@ export class AuditNames {
     this.#lookups.clear();
   }
 
-  /** Makes sure that a workspace has a key of its tags, which entries without names need as well. */
-  async prepare(workspace: string): Promise<void> {
-    await this.#lookupOf(workspace);
-  }
-
-  #lookupOf(workspace: string): Promise<Uint8Array> {
+  /**
+   * Returns the key of the tags of a workspace, which entries without names need as well. Creates the key if it is missing.
+   *
+   * @throws KeywardError if the key cannot be read.
+   */
+  lookupOf(workspace: string): Promise<Uint8Array> {
     let lookup = this.#lookups.get(workspace);
     if (lookup === undefined) {
       if (this.#lookups.size >= maxRemembered) this.#lookups.clear();

@@ -9,7 +9,10 @@ export interface EntryColumns {
   readonly status: number | undefined;
   readonly durationMs: number | undefined;
   readonly bytes: number | undefined;
-  /** For the outcome of a change: the sequence number of the change in the same chain. */
+  /**
+   * For the outcome of a change: the sequence number of the change in the same chain. For a call: its number, see
+   * `numberOfCall`.
+   */
   readonly change: number | undefined;
   readonly hash: Uint8Array;
 }
@@ -71,22 +74,25 @@ export interface EntryAt {
   readonly sequence: number;
 }
 
-/** Which changes a page has. Names are given as tags. */
-export interface ChangesQuery {
+/** Which changes or calls a page has. Names are given as tags. */
+export interface EntriesQuery {
   readonly workspace: string;
   readonly kind: number;
-  readonly owner: string | undefined;
-  readonly server: string | undefined;
-  readonly action: string | undefined;
+  readonly owner?: string | undefined;
+  readonly server?: string | undefined;
+  readonly action?: string | undefined;
+  readonly token?: string | undefined;
+  /** The smallest and the largest value of the column `status`. */
+  readonly status?: { readonly least: number; readonly most: number } | undefined;
   readonly from: number | undefined;
   readonly until: number | undefined;
-  /** The place of the last change of the page before. */
+  /** The place of the last entry of the page before. */
   readonly before: (EntryAt & { readonly time: number }) | undefined;
   readonly limit: number;
 }
 
-/** A change on a page, and where its outcome is. */
-export interface ChangeRow extends EntryAt {
+/** An entry on a page, and where its outcome is if the entry is a change. */
+export interface EntryRow extends EntryAt {
   readonly time: number;
   /** The sequence number of the outcome in the same chain; `undefined` if there is no outcome. */
   readonly outcome: number | undefined;
@@ -144,7 +150,8 @@ export type AuditRequest =
   | { readonly method: "read"; readonly keys: readonly string[] }
   | { readonly method: "replace"; readonly changes: readonly RecordReplacement[] }
   | { readonly method: "scan"; readonly cursor: string | undefined; readonly limit: number }
-  | { readonly method: "changes"; readonly query: ChangesQuery }
+  | { readonly method: "entries"; readonly query: EntriesQuery }
+  | { readonly method: "call"; readonly workspace: string; readonly kind: number; readonly number: number }
   | {
       readonly method: "places";
       readonly workspace: string | undefined;

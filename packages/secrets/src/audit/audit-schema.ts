@@ -21,15 +21,20 @@ const tables = {
   reserved: "reserved (key BLOB PRIMARY KEY, value BLOB NOT NULL, expires INTEGER) STRICT",
 } as const;
 
-// Each index contains the columns of the other filters, so that a page needs few rows of the table.
+// Each index contains the columns of the other filters, so that a page needs few rows of the table. `change` has the
+// sequence number of a change for its outcome, and a number made from its id for a call.
 const indexes = {
   chains_by_workspace: "chains_by_workspace ON chains (workspace, id)",
-  entries_by_time: "entries_by_time ON entries (workspace, kind, time)",
-  entries_by_owner: "entries_by_owner ON entries (owner, kind, time, server, action) WHERE owner IS NOT NULL",
-  entries_by_server: "entries_by_server ON entries (server, kind, time, owner, action) WHERE server IS NOT NULL",
-  entries_by_action: "entries_by_action ON entries (action, kind, time, owner, server) WHERE action IS NOT NULL",
-  entries_by_token: "entries_by_token ON entries (token) WHERE token IS NOT NULL",
-  entries_by_change: "entries_by_change ON entries (chain, change) WHERE change IS NOT NULL",
+  entries_by_time: "entries_by_time ON entries (workspace, kind, time, status)",
+  entries_by_owner: `entries_by_owner ON entries (owner, kind, time, server, token, action, status)
+    WHERE owner IS NOT NULL`,
+  entries_by_server: `entries_by_server ON entries (server, kind, time, owner, token, action, status)
+    WHERE server IS NOT NULL`,
+  entries_by_action: `entries_by_action ON entries (action, kind, time, owner, server, token, status)
+    WHERE action IS NOT NULL`,
+  entries_by_token: `entries_by_token ON entries (token, kind, time, server, owner, action, status)
+    WHERE token IS NOT NULL`,
+  entries_by_change: "entries_by_change ON entries (change, chain) WHERE change IS NOT NULL",
 } as const;
 
 const statements = [

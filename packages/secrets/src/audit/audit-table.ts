@@ -244,12 +244,15 @@ export class AuditTable
     const entries = [];
     let registry: Uint8Array | undefined;
     for (const { key: text, value } of records) {
-      const key = parseRecordKey(text);
       const bytes = requireBytes(value);
       const row = planned.entries.get(text);
+      if (row !== undefined) {
+        entries.push({ ...row, entry: bytes });
+        continue;
+      }
+      const key = parseRecordKey(text);
       const number = planned.numbers.get(text);
-      if (row !== undefined) entries.push({ ...row, entry: bytes });
-      else if (key?.kind === "name") names.push({ workspace: key.workspace, tag: key.tag, name: bytes });
+      if (key?.kind === "name") names.push({ workspace: key.workspace, tag: key.tag, name: bytes });
       else if (text === registryKey) registry = bytes;
       else if (key?.kind === "head" && number !== undefined) {
         heads.push({ workspace: key.workspace, chain: key.chain, number, head: bytes });
@@ -277,7 +280,11 @@ function requireBytes(value: unknown): Uint8Array {
 }
 
 function onlyFromTheLog(): KeywardError {
-  return new KeywardError("STORE_INVALID", "An audit file takes entries from the audit log only, and keeps them", {
-    hint: "Record changes through the audit log. Entries are removed by their retention, with `removeBefore`.",
-  });
+  return new KeywardError(
+    "STORE_INVALID",
+    "Only the audit log may write to an audit file, and no call may change or delete an entry",
+    {
+      hint: "Record changes and calls through the audit log. To remove old entries, call `removeBefore` of the audit log.",
+    },
+  );
 }

@@ -2,7 +2,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import { AuditConnection } from "./audit-connection.ts";
 import type { AuditFileOptions } from "./audit-file.ts";
 import type { AuditAnswer, AuditRequest, SentRequest } from "./audit-rows.ts";
-import { chainEntries, chains, chainsOf, changes, integrity, places, remove } from "./entry-queries.ts";
+import { call, chainEntries, chains, chainsOf, entries, integrity, places, remove } from "./entry-queries.ts";
 import { describeProblem, MissingNames } from "./file-problem.ts";
 import { append, read, replace, scan } from "./record-rows.ts";
 import {
@@ -48,8 +48,10 @@ function run(request: AuditRequest, latestStart: bigint): unknown {
       return connection.write(latestStart, (transaction) => replace(transaction, request.changes));
     case "scan":
       return connection.read((transaction) => scan(transaction, request.cursor, request.limit));
-    case "changes":
-      return connection.read((transaction) => changes(transaction, request.query));
+    case "entries":
+      return connection.read((transaction) => entries(transaction, request.query));
+    case "call":
+      return connection.read((transaction) => call(transaction, request.workspace, request.kind, request.number));
     case "places":
       return connection.read((transaction) => places(transaction, request.workspace, request.after, request.limit));
     case "chains":

@@ -1,6 +1,6 @@
 import { hostname } from "node:os";
 import { performance } from "node:perf_hooks";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { type EncryptedStore, KeywardError } from "@keyward/core";
 import { newId } from "../records/ids.ts";
 import { type AuditEntry, columnsOf, type EntryDraft, firstHash, hashAfter, namesOf, newNonce } from "./audit-entry.ts";
@@ -59,6 +59,8 @@ interface Chain {
 // The entries of a batch are encrypted at once, which holds the event loop for about 50 µs an entry.
 const mostInBatch = 64;
 const longestPauseMs = 1_000;
+/** How many times as many entries as `maxWaiting` may wait before further calls are left out. */
+const mostWaitingCalls = 2;
 
 /**
  * Writes the entries of this process: one chain for each workspace. While one batch is committed, the next one collects,
@@ -97,13 +99,33 @@ export class ChainWriter {
    */
   write(workspace: string, draft: EntryDraft, withdrawable: boolean): Promise<WrittenEntry> {
     const { path, longestWaitMs, maxWaiting } = this.#options;
-    if (this.#closing) return Promise.reject(auditClosed(path));
-    const nowMs = performance.now();
-    if (withdrawable) {
-      if (this.#queue.length + this.#inBatch >= maxWaiting) return Promise.reject(tooManyWait(path, maxWaiting));
-      if (this.#isBlocked(nowMs)) return Promise.reject(cannotWrite(path, this.#failure?.error));
+    try {
+      if (withdrawable) this.requireWritable();
+    } catch (error) {
+      return Promise.reject(error);
     }
-    return this.#add(workspace, draft, withdrawable, nowMs + longestWaitMs);
+    if (this.#closing) return Promise.reject(auditClosed(path));
+    // Calls that were in progress when the file failed. Their number has a bound of its own, so that memory has one.
+    const most = mostWaitingCalls * maxWaiting;
+    if (draft.kind === "call" && this.#queue.length + this.#inBatch >= most) {
+      return Promise.reject(tooManyWait(path, most));
+    }
+    return this.#add(workspace, draft, withdrawable, performance.now() + longestWaitMs);
+  }
+
+  /**
+   * Checks that an entry would be written in time.
+   *
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if not.
+   */
+  requireWritable(): void {
+    const { path, longestWaitMs, maxWaiting } = this.#options;
+    if (this.#closing) throw auditClosed(path);
+    if (this.#queue.length + this.#inBatch >= maxWaiting) throw tooManyWait(path, maxWaiting);
+    const nowMs = performance.now();
+    if (this.#isBlocked(nowMs)) throw cannotWrite(path, this.#failure?.error);
+    const oldest = this.#batch.find(({ waiting }) => waiting !== undefined)?.waiting ?? this.#queue[0];
+    if (oldest !== undefined && oldest.deadlineMs <= nowMs) throw notWrittenInTime(path, longestWaitMs);
   }
 
   /**
@@ -153,6 +175,8 @@ export class ChainWriter {
         attempt = 0;
         this.#failure = undefined;
         this.#acknowledge();
+        // Each batch wakes the thread, which costs more than its entries. So those that end in this turn share the next one.
+        if (this.#queue.length < mostInBatch) await nextTurn();
       } catch (error) {
         this.#failure = { error, sinceMs: this.#failure?.sinceMs ?? startedMs };
         if (isLasting(error)) this.#refuse(() => true);
@@ -221,12 +245,18 @@ export class ChainWriter {
     const rows = new Map<string, Omit<NewEntryRow, "entry">>();
     const heads = new Map<string, DictionaryName>();
     const { numbers, registered } = await this.#numbersOf(batch);
+    const lookups = new Map<string, Uint8Array>();
+    for (const { entry } of batch) {
+      const { workspace } = entry;
+      if (!lookups.has(workspace)) lookups.set(workspace, await names.lookupOf(workspace));
+    }
     const tagged: { readonly built: BuiltEntry; readonly tags: EntryTags }[] = [];
     for (const built of batch) {
       const { entry, hash } = built;
       const { workspace, chain, sequence } = entry;
-      await names.prepare(workspace);
-      const tags = await names.tagsOf(workspace, namesOf(entry), lacking);
+      const lookup = lookups.get(workspace);
+      if (lookup === undefined) throw new RangeError("The key of the names of a workspace was not read");
+      const tags = names.tagsOf({ workspace, lookup }, namesOf(entry), lacking);
       tagged.push({ built, tags });
       rows.set(keyOf(entry), { ...columnsOf(entry), ...tags, workspace, chain, sequence, hash });
       const head = headKeyOf({ workspace, id: chain });
@@ -244,7 +274,9 @@ export class ChainWriter {
     const written = await table.whilePlanned(keys, planned, () => encrypted.setMany(records));
     if (!written.every(Boolean)) return false;
     for (const chain of this.#chains.values()) chain.number ??= numbers.get(headKeyOf(chain));
-    for (const { built, tags } of tagged) names.remember(built.entry.workspace, namesOf(built.entry), tags);
+    if (lacking.size > 0) {
+      for (const { built, tags } of tagged) names.remember(built.entry.workspace, namesOf(built.entry), tags);
+    }
     return true;
   }
 

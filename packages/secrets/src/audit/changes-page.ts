@@ -11,15 +11,15 @@ import {
   tryToParseEntry,
 } from "./audit-entry.ts";
 import type { AuditNames, NameKind } from "./audit-names.ts";
-import type { ChangeRow, ChangesQuery } from "./audit-rows.ts";
+import type { EntriesQuery, EntryRow } from "./audit-rows.ts";
 import type { AuditThread } from "./audit-thread.ts";
 import { formatRecordKey, isChain, serviceWorkspace } from "./record-key.ts";
 
 const mostOnPage = 100;
 const defaultOnPage = 50;
 
-/** The parts of the audit that a page of changes needs. */
-export interface ChangesSource {
+/** The parts of the audit that a page of changes or calls needs. */
+export interface PageSource {
   readonly thread: AuditThread;
   readonly encrypted: EncryptedStore;
   readonly names: AuditNames;
@@ -31,7 +31,7 @@ export interface ChangesSource {
  * @throws SecretsError `FIELD_INVALID` for a limit outside 1 to 100, and for a cursor of another workspace.
  */
 export async function readChanges(
-  { thread, encrypted, names }: ChangesSource,
+  { thread, encrypted, names }: PageSource,
   workspace: string,
   filter: ChangeFilter,
   page: PageRequest,
@@ -47,7 +47,7 @@ export async function readChanges(
     if (tag === undefined) return { items: [], next: undefined };
     tags[kind] = tag;
   }
-  const query: ChangesQuery = {
+  const query: EntriesQuery = {
     workspace,
     kind: kindNumbers.change,
     owner: tags.owner,
@@ -58,7 +58,7 @@ export async function readChanges(
     before,
     limit: limit + 1,
   };
-  const found = await thread.request<ChangeRow[]>({ method: "changes", query });
+  const found = await thread.request<EntryRow[]>({ method: "entries", query });
   const rows = found.slice(0, limit);
   const keys = rows.flatMap(({ chain, sequence, outcome }) =>
     [sequence, ...(outcome === undefined ? [] : [outcome])].map((number) =>
@@ -98,7 +98,7 @@ export function changeId({ chain, sequence }: { readonly chain: string; readonly
  *
  * @throws KeywardError if the file or the keys cannot be used at all.
  */
-function entryOf(value: unknown): AuditEntry | undefined {
+export function entryOf(value: unknown): AuditEntry | undefined {
   if (value instanceof KeywardError && !isOfRecord(value)) throw value;
   return typeof value === "string" ? tryToParseEntry(value) : undefined;
 }
@@ -121,19 +121,19 @@ function recordedChange(change: ChangeEntry, outcome: OutcomeEntry | undefined):
 
 // A cursor has the place of an entry that its page shows. The number of the row would tell how many entries other
 // workspaces have.
-function formatCursor(workspace: string, { time, chain, sequence }: ChangeRow): string {
+export function formatCursor(workspace: string, { time, chain, sequence }: EntryRow): string {
   return Buffer.from(JSON.stringify([workspace, time, chain, sequence])).toString("base64url");
 }
 
-function parseCursor(workspace: string, cursor: string): ChangesQuery["before"] {
+export function parseCursor(workspace: string, cursor: string): EntriesQuery["before"] {
   const parts = cursor.length > 200 ? undefined : parseJson(Buffer.from(cursor, "base64url").toString());
   if (Array.isArray(parts) && parts.length === 4) {
     const [owner, time, chain, sequence]: unknown[] = parts;
     const isPlace = typeof chain === "string" && isChain(chain) && isNumber(sequence);
     if (owner === workspace && isNumber(time) && isPlace) return { time, chain, sequence };
   }
-  throw new SecretsError("FIELD_INVALID", "The cursor does not belong to the changes of this workspace", {
-    hint: "Pass the `next` of the previous page, or omit the cursor to begin with the newest changes.",
+  throw new SecretsError("FIELD_INVALID", "The cursor does not belong to this list of the workspace", {
+    hint: "Pass the `next` of the previous page, or omit the cursor to begin with the newest.",
   });
 }
 
@@ -141,9 +141,9 @@ function isNumber(value: unknown): value is number {
   return Number.isSafeInteger(value);
 }
 
-function requireLimit(limit: number = defaultOnPage): number {
+export function requireLimit(limit: number = defaultOnPage): number {
   if (Number.isInteger(limit) && limit >= 1 && limit <= mostOnPage) return limit;
   throw new SecretsError("FIELD_INVALID", `The limit of a page must be an integer from 1 to ${mostOnPage}`, {
-    hint: "Read several pages for more changes.",
+    hint: "Read several pages for more.",
   });
 }

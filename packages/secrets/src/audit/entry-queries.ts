@@ -1,16 +1,26 @@
 import { bytesOf, numberOf, optionalNumberOf, type Row, type Transaction, textOf } from "./audit-connection.ts";
-import type { ChainRemoval, ChangeRow, ChangesQuery, RowPlace, StoredChainRow, StoredEntryRow } from "./audit-rows.ts";
+import type {
+  ChainRemoval,
+  EntriesQuery,
+  EntryAt,
+  EntryRow,
+  RowPlace,
+  StoredChainRow,
+  StoredEntryRow,
+} from "./audit-rows.ts";
 
 const workspaceId = "(SELECT id FROM workspaces WHERE workspace = ?)";
 const nameId = `(SELECT id FROM names WHERE workspace = ${workspaceId} AND tag = unhex(?))`;
 /** The columns that refer to names. */
 const nameColumns = ["server", "token", "owner", "action"] as const;
 
+/** How many calls with one number are read. */
+const mostOfOneNumber = 10;
 /** How many rows of a name are counted, to find the rarest name of a filter. */
 const mostCounted = 5_000;
 
-/** Returns the changes of one workspace that a query selects, newest first. */
-export function changes(transaction: Transaction, query: ChangesQuery): ChangeRow[] {
+/** Returns the changes or calls of one workspace that a query selects, newest first. */
+export function entries(transaction: Transaction, query: EntriesQuery): EntryRow[] {
   const named = namedFilters(transaction, query);
   if (named === undefined) return [];
   const conditions = [];
@@ -32,6 +42,10 @@ export function changes(transaction: Transaction, query: ChangesQuery): ChangeRo
   if (query.until !== undefined) {
     conditions.push("time < ?");
     values.push(query.until);
+  }
+  if (query.status !== undefined) {
+    conditions.push("status BETWEEN ? AND ?");
+    values.push(query.status.least, query.status.most);
   }
   if (query.before !== undefined) {
     // The first condition lets SQLite begin at the right place of the index.
@@ -62,16 +76,29 @@ export function changes(transaction: Transaction, query: ChangesQuery): ChangeRo
   }));
 }
 
+/** Returns the places of the calls of one workspace that have a number, which is one call unless two ids share a hash. */
+export function call(transaction: Transaction, workspace: string, kind: number, number: number): EntryAt[] {
+  const rows = transaction.all(
+    `SELECT chains.chain AS chain, sequence FROM entries JOIN chains ON chains.id = entries.chain
+      WHERE change = ? AND kind = ? AND entries.workspace = ${workspaceId} LIMIT ?`,
+    number,
+    kind,
+    workspace,
+    mostOfOneNumber,
+  );
+  return rows.map((row) => ({ chain: textOf(row, "chain"), sequence: numberOf(row, "sequence") }));
+}
+
 /**
  * Returns the numbers of the names that a query filters by, the rarest name first; `undefined` if a name is not in the
  * dictionary.
  */
 function namedFilters(
   transaction: Transaction,
-  query: ChangesQuery,
+  query: EntriesQuery,
 ): { readonly column: string; readonly name: number }[] | undefined {
   const named: { readonly column: string; readonly name: number; readonly rows: number }[] = [];
-  for (const column of ["owner", "server", "action"] as const) {
+  for (const column of nameColumns) {
     const tag = query[column];
     if (tag === undefined) continue;
     const row = transaction.get(`SELECT ${nameId} AS name`, query.workspace, tag);

@@ -1,14 +1,26 @@
 import { type EncryptedStore, type EncryptedStoreOptions, KeywardError, requireAmount } from "@keyward/core";
 import { revisionField } from "../fields.ts";
-import type { Change, ChangeFilter, ChangeOutcome, Page, PageRequest, RecordedChange } from "../model.ts";
+import type {
+  Call,
+  CallFilter,
+  Change,
+  ChangeFilter,
+  ChangeOutcome,
+  Page,
+  PageRequest,
+  RecordedCall,
+  RecordedChange,
+} from "../model.ts";
 import { SecretsError } from "../secrets-error.ts";
 import { requireChangeFields } from "./audit-entry.ts";
 import { auditClosed, cannotWrite } from "./audit-errors.ts";
 import type { AuditLog, BegunChange } from "./audit-log.ts";
 import { AuditNames } from "./audit-names.ts";
 import type { AuditThread } from "./audit-thread.ts";
+import { callFieldsOf, whole } from "./call-fields.ts";
+import { readCall, readCalls } from "./calls-page.ts";
 import { ChainWriter, type WrittenEntry } from "./chain-writer.ts";
-import { changeId, readChanges } from "./changes-page.ts";
+import { changeId, type PageSource, readChanges } from "./changes-page.ts";
 import { type AuditFile, type OpenAudit, openAudit, openThread } from "./open-audit-file.ts";
 import { isWorkspace, serviceWorkspace } from "./record-key.ts";
 import { Retention } from "./retention.ts";
@@ -17,9 +29,9 @@ import { Retention } from "./retention.ts";
 export interface AuditLogOptions extends AuditFile {
   /** Registers this process as a replica of the audit file, as the option of `EncryptedStore`. Default: false. */
   readonly replica?: EncryptedStoreOptions["replica"] | undefined;
-  /** How long an entry waits to be written before its change is refused, in milliseconds. Default: 10,000. */
+  /** How long an entry waits to be written before changes and calls are refused, in milliseconds. Default: 10,000. */
   readonly longestWaitMs?: number | undefined;
-  /** How many entries may wait to be written. Further changes are refused. Default: 10,000. */
+  /** How many entries may wait to be written. Further changes and calls are refused. Default: 10,000. */
   readonly maxWaiting?: number | undefined;
   /** How long one attempt to write waits for a lock of another process, in milliseconds. Default: 5,000. */
   readonly busyTimeoutMs?: number | undefined;
@@ -91,8 +103,28 @@ class FileAuditLog implements AuditLog {
 
   async changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<Page<RecordedChange>> {
     this.#requireOpen();
-    const source = { thread: this.#pages, encrypted: this.#audit.encrypted, names: this.#names };
-    return await this.#reading(readChanges(source, requireWorkspace(workspace), filter, page));
+    return await this.#reading(readChanges(this.#source(), requireWorkspace(workspace), filter, page));
+  }
+
+  requireWritable(): void {
+    this.#writer.requireWritable();
+  }
+
+  async recordCall(call: Call): Promise<void> {
+    const fields = callFieldsOf(call);
+    // Pages are ordered by the time of the entries, so a call that took long is on the newest page when it ends.
+    const draft = { kind: "call", at: whole(call.at) + fields.durationMs, ...fields } as const;
+    await this.#writer.write(requireWorkspace(call.workspace), draft, false);
+  }
+
+  async calls(workspace: string, filter: CallFilter, page: PageRequest): Promise<Page<RecordedCall>> {
+    this.#requireOpen();
+    return await this.#reading(readCalls(this.#source(), requireWorkspace(workspace), filter, page));
+  }
+
+  async call(workspace: string, id: string): Promise<RecordedCall | undefined> {
+    this.#requireOpen();
+    return await this.#reading(readCall(this.#source(), requireWorkspace(workspace), id));
   }
 
   async removeBefore(workspace: string | undefined, time: number): Promise<number> {
@@ -136,6 +168,10 @@ class FileAuditLog implements AuditLog {
       await this.#pages.close();
       await this.#audit.encrypted.disconnect();
     }
+  }
+
+  #source(): PageSource {
+    return { thread: this.#pages, encrypted: this.#audit.encrypted, names: this.#names };
   }
 
   #requireOpen(): void {

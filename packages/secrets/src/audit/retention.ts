@@ -22,8 +22,9 @@ interface OldPart {
 }
 
 /**
- * Removes old entries. The columns of the file are not trusted: the entries of a part are decrypted and verified before the
- * part is removed, and their age is that of the encrypted entries by the {@link AuditClock}.
+ * Removes old entries, some of a chain at a time. The columns of the file are not trusted, because they are not encrypted.
+ * Before entries are removed, they are decrypted and verified. Their age follows from the times in the decrypted entries, and
+ * from the {@link AuditClock}.
  */
 export class Retention {
   readonly #thread: AuditThread;

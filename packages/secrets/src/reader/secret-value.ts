@@ -10,7 +10,7 @@ export class SecretValue {
     this.#value = value;
   }
 
-  /** Returns the value, to be put into the request to its server, or to be searched for in an answer. */
+  /** Returns the value. Use it only to make the request to the server of the secret, and to search the answer for the value. */
   reveal(): string {
     return this.#value;
   }

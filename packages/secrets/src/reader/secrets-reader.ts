@@ -2,16 +2,24 @@ import type { KeyProvider, Keyring, WrappableStore } from "@keyward/core";
 import { type PresentedToken, presentedToken, requireCaller } from "../access/authentication.ts";
 import type { Caller } from "../access/caller.ts";
 import { LastUses } from "../access/last-uses.ts";
+import { notInitialized } from "../access/not-initialized.ts";
 import { notAllowed } from "../access/require-right.ts";
 import { hasRight } from "../access/rights.ts";
+import { type EndedCall, endedCalls, type OpenCall } from "../calls/open-calls.ts";
+import { isSameHeader } from "../header-rules.ts";
 import type { InjectionRule, ServerKind } from "../model.ts";
-import { serverKey, valueKey } from "../records/record-keys.ts";
+import { installation, serverKey, serviceKey, valueKey, workspaceKey } from "../records/record-keys.ts";
 import { type ServerRecord, serverRecord } from "../records/server-record.ts";
+import { serviceRecord } from "../records/service-record.ts";
 import type { TokenRecord } from "../records/token-record.ts";
-import { SecretsError } from "../secrets-error.ts";
+import { workspaceRecord } from "../records/workspace-record.ts";
+import { SecretsError, type SecretsErrorCode } from "../secrets-error.ts";
+import { headerOf } from "../servers/injection-rule.ts";
 import { originOf } from "../servers/server-url.ts";
 import { type ReadBatch, ServiceStore } from "../store/service-store.ts";
+import { RefusedCall } from "./refused-call.ts";
 import { SecretValue } from "./secret-value.ts";
+import { SessionKey } from "./session-key.ts";
 import { valueRecord } from "./value-reading.ts";
 
 /** The options of {@link SecretsReader}. */
@@ -40,6 +48,9 @@ export interface CallSecret {
 /** What one call needs: who calls, where the call goes, and with which values. */
 export interface CallGrant {
   readonly caller: Caller;
+  readonly workspace: { readonly id: string; readonly name: string };
+  /** The key of the MAC of session ids, which all workspaces share. */
+  readonly sessionKey: SessionKey;
   /** The tools that the caller may call; `undefined` for all. */
   readonly tools: readonly string[] | undefined;
   /** The HTTP methods that the caller may use; `undefined` for all. */
@@ -50,8 +61,18 @@ export interface CallGrant {
     readonly url: string;
     readonly kind: ServerKind;
     readonly revision: number;
+    /** Headers of the caller that are forwarded, in lower case. None of them is one that a secret is sent in. */
+    readonly forwardHeaders: readonly string[];
+    /** Headers of the answer that are relayed, in lower case. */
+    readonly relayHeaders: readonly string[];
   };
   readonly secrets: readonly CallSecret[];
+}
+
+/** The secrets of a server, and the keys of the values that are missing. */
+interface FoundSecrets {
+  readonly secrets: readonly CallSecret[];
+  readonly missing: readonly string[];
 }
 
 /** What a server's record said when it was last read: the values that the next call will probably need. */
@@ -64,6 +85,7 @@ const maxKnownServers = 10_000;
 // A value that is missing was replaced or deleted after the server's record was read. Then another value is missing the
 // next time, if any.
 const maxAttempts = 64;
+const refusals: readonly SecretsErrorCode[] = ["NOT_ALLOWED", "SERVER_NOT_FOUND", "SECRET_UNUSABLE"];
 
 /**
  * Reads what a call needs. Only the relay of the gateway uses it: `SecretsAdmin` cannot return a value.
@@ -87,16 +109,18 @@ const maxAttempts = 64;
 export class SecretsReader {
   readonly #store: ServiceStore;
   readonly #lastUses: LastUses;
+  readonly #onProblem: (problem: unknown) => void;
   readonly #known = new Map<string, KnownValues>();
 
   /**
    * Opens the service in a store.
    *
-   * @throws KeywardError as `new SecretsAdmin`.
+   * @throws KeywardError with the same codes as the constructor of `SecretsAdmin`.
    */
   constructor({ store, keys, replica, onProblem = () => {} }: SecretsReaderOptions) {
     this.#store = new ServiceStore({ store, keys, replica });
     this.#lastUses = new LastUses({ store: this.#store, onProblem });
+    this.#onProblem = onProblem;
   }
 
   /**
@@ -106,7 +130,7 @@ export class SecretsReader {
    * @param options.address the network address of the caller.
    * @throws SecretsError `TOKEN_REFUSED`; `NOT_ALLOWED` for a role that does not call; `SERVER_NOT_FOUND` also for a server
    * that the token may not call or that is disabled; `SECRET_UNUSABLE` if a value has expired, was set for another origin,
-   * or is missing; `KeywardError` if the store or the keys fail.
+   * or is missing: these three are a {@link RefusedCall}, except for the token of an operator; `KeywardError` if the store or the keys fail.
    */
   async forCall(
     token: string,
@@ -120,29 +144,44 @@ export class SecretsReader {
       const known = this.#known.get(serverKey(workspace, slug));
       const batch = await this.#read(presented, slug, known);
       const { caller, token: record } = requireCaller(presented, batch, address);
-      const server = requireCallable(
-        caller,
-        record,
-        batch.record(serverRecord, serverKey(workspace, slug))?.value,
-        slug,
-      );
-      const found = await this.#secretsOf(workspace, server, known, batch);
+      const refused = (error: unknown) => refusalOf(error, caller, () => installationOf(workspace, batch).workspace);
+      const { server, found } = await this.#callable(caller, record, batch, slug, known).catch((error: unknown) => {
+        throw refused(error);
+      });
       this.#remember(serverKey(workspace, slug), server);
       if (found.missing.length === 0) {
         this.#lastUses.note(workspace, record.id);
-        this.#lastUses.note(workspace, server.id);
-        const { id, url, kind, revision } = server;
+        // Also within a minute after a use of a former value: a value that is in use must not look unused.
+        this.#lastUses.note(workspace, server.id, Math.max(0, ...server.secrets.map(({ setAt }) => setAt)));
+        const { id, url, kind, revision, relayHeaders } = server;
+        const forwardHeaders = forwardedWith(server);
         return {
           caller,
+          ...installationOf(workspace, batch),
           tools: record.tools,
           methods: record.methods,
-          server: { id, slug, url, kind, revision },
+          server: { id, slug, url, kind, revision, forwardHeaders, relayHeaders },
           secrets: found.secrets,
         };
       }
-      if (attempt >= maxAttempts || found.missing.some((key) => missing.includes(key))) throw unusable(slug);
+      if (attempt >= maxAttempts || found.missing.some((key) => missing.includes(key))) throw refused(unusable(slug));
       missing = found.missing;
     }
+  }
+
+  /**
+   * Reads the tokens and servers of calls in progress again, in one call to the store. Returns the calls that must end,
+   * because their token was revoked, narrowed or has expired, or their server was disabled or deleted. A record that cannot
+   * be read ends only the calls that depend on it, and is reported to `onProblem`. Call this method once a second.
+   *
+   * @throws KeywardError if the store or the keys fail. Then nothing is known about the calls.
+   */
+  async stillAllowed<Call extends OpenCall>(calls: readonly Call[]): Promise<readonly EndedCall<Call>[]> {
+    const ended = await endedCalls(this.#store, calls);
+    for (const problem of new Set(ended.map((each) => each.problem))) {
+      if (problem !== undefined) this.#onProblem(problem);
+    }
+    return ended;
   }
 
   /** Waits for writes in the background, and ends the heartbeat of this process. The store stays open. */
@@ -157,13 +196,27 @@ export class SecretsReader {
     return await this.#store.readBatch([...keys, serverKey(workspace, slug), ...values]);
   }
 
+  /** Returns the server that a token may call, with its secrets. */
+  async #callable(
+    caller: Caller,
+    token: TokenRecord,
+    batch: ReadBatch,
+    slug: string,
+    known: KnownValues | undefined,
+  ): Promise<{ readonly server: ServerRecord; readonly found: FoundSecrets }> {
+    const workspace = caller.workspace ?? installation;
+    const record = batch.record(serverRecord, serverKey(workspace, slug))?.value;
+    const server = requireCallable(caller, token, record, slug);
+    return { server, found: await this.#secretsOf(workspace, server, known, batch) };
+  }
+
   /** Returns the secrets of a server, and the keys of the values that are missing. */
   async #secretsOf(
     workspace: string,
     server: ServerRecord,
     known: KnownValues | undefined,
     batch: ReadBatch,
-  ): Promise<{ readonly secrets: readonly CallSecret[]; readonly missing: readonly string[] }> {
+  ): Promise<FoundSecrets> {
     const { id, secrets, slug } = server;
     const now = Date.now();
     const origin = originOf(server.url);
@@ -197,6 +250,23 @@ export class SecretsReader {
   }
 }
 
+/** Returns what a call needs of the records of its workspace and of the installation. */
+function installationOf(workspace: string, batch: ReadBatch): Pick<CallGrant, "workspace" | "sessionKey"> {
+  const home = batch.record(workspaceRecord, workspaceKey(workspace))?.value;
+  const service = batch.record(serviceRecord, serviceKey)?.value;
+  // The check of the token has read both.
+  if (home === undefined || service === undefined) throw notInitialized();
+  return { workspace: { id: home.id, name: home.name }, sessionKey: new SessionKey(service.sessionKey) };
+}
+
+/** Returns an error that says who was refused. The errors of the store, and those of an operator's token, stay as they are. */
+function refusalOf(error: unknown, caller: Caller, workspace: () => CallGrant["workspace"]): unknown {
+  const isRefusal = error instanceof SecretsError && refusals.includes(error.code);
+  return isRefusal && caller.workspace !== undefined
+    ? new RefusedCall(error, { caller, workspace: workspace() })
+    : error;
+}
+
 /** Returns the record of a server that a token may call. */
 function requireCallable(
   caller: Caller,
@@ -211,6 +281,11 @@ function requireCallable(
   throw new SecretsError("SERVER_NOT_FOUND", "The token can call no such server", {
     hint: "Check the slug of the server. If the slug is right, ask an admin of the workspace.",
   });
+}
+
+/** Returns the headers of the caller that are forwarded: a caller must not send another credential than that of the server. */
+function forwardedWith({ forwardHeaders, secrets }: ServerRecord): readonly string[] {
+  return forwardHeaders.filter((name) => secrets.every(({ rule }) => !isSameHeader(headerOf(rule), name)));
 }
 
 /** Returns the error for a value that a call cannot use. A member must not learn the name of the secret. */

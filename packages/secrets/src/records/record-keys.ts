@@ -37,7 +37,7 @@ export function usedKey(workspace: string, id: string): string {
   return `used/${workspace}/${id}`;
 }
 
-/** Returns the prefix of the keys of the pages of a list. */
+/** Returns the prefix that the records of a list have in their keys. Each page of the list is a record. */
 export function listKey(
   list: "workspaces" | { readonly workspace: string; readonly of: "servers" | "tokens" },
 ): string {

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import {
+  headersField,
   idField,
   kindField,
   maxSecretsOfServer,
@@ -10,6 +11,7 @@ import {
   timeField,
   urlField,
 } from "../fields.ts";
+import { RecentRecords } from "./recent-records.ts";
 import type { RecordKind } from "./record-kind.ts";
 
 /** The number of a value of a server, which is a part of the key of its record. */
@@ -40,6 +42,10 @@ const schema = z.strictObject({
   slug: slugField,
   url: urlField,
   kind: kindField,
+  /** Headers of the caller that are forwarded, in lower case. */
+  forwardHeaders: headersField.default([]),
+  /** Headers of answers that are relayed, in lower case. */
+  relayHeaders: headersField.default([]),
   disabled: z.boolean(),
   deleting: z.boolean(),
   revision: revisionField,
@@ -67,5 +73,6 @@ export type SecretRecord = z.infer<typeof secret>;
 export const serverRecord: RecordKind<ServerRecord> = {
   name: "record of a server",
   schema,
+  recent: new RecentRecords(),
   revisionOf: ({ id, revision }) => ({ identity: `server ${id}`, revision }),
 };

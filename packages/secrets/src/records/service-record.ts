@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { idField, revisionField, timeField } from "../fields.ts";
 import { keeperField, maxKeptKeepers } from "./keeper.ts";
+import { RecentRecords } from "./recent-records.ts";
 import type { RecordKind } from "./record-kind.ts";
 
 const schema = z.strictObject({
@@ -13,8 +14,8 @@ const schema = z.strictObject({
   initializing: z.strictObject({ id: idField, hasGivenUp: z.boolean() }).optional(),
   /** Every token that was created before this time is refused. */
   refusedBefore: timeField.optional(),
-  /** When tokens from before a time were last revoked. */
-  lastRevocation: timeField.optional(),
+  /** When tokens from before a time were revoked, oldest first. */
+  revocations: z.array(timeField).max(50).optional(),
   /** The last sweep that removed what is old, for `sweep-clock.ts`. */
   sweeps: z
     .strictObject({ last: timeField, jumped: z.strictObject({ noticed: timeField, lookedAt: timeField }).optional() })
@@ -30,5 +31,6 @@ export type ServiceRecord = z.infer<typeof schema>;
 export const serviceRecord: RecordKind<ServiceRecord> = {
   name: "record of the installation",
   schema,
+  recent: new RecentRecords(),
   revisionOf: ({ created, revision }) => ({ identity: `service ${created}`, revision }),
 };

@@ -9,6 +9,7 @@ import {
   timeField,
   toolField,
 } from "../fields.ts";
+import { RecentRecords } from "./recent-records.ts";
 import type { RecordKind } from "./record-kind.ts";
 
 const schema = z.strictObject({
@@ -25,7 +26,7 @@ const schema = z.strictObject({
   tools: z.array(toolField).max(100).optional(),
   methods: z.array(methodField).max(6).optional(),
   created: timeField,
-  /** The `lastRevocation` of the installation when the token was created. */
+  /** The last of the `revocations` of the installation when the token was created. */
   lastRevocation: timeField.optional(),
   createdBy: z.string().max(100),
   expires: timeField.optional(),
@@ -39,6 +40,7 @@ export type TokenRecord = z.infer<typeof schema>;
 export const tokenRecord: RecordKind<TokenRecord> = {
   name: "record of a token",
   schema,
+  recent: new RecentRecords(),
   revisionOf: ({ id, revision }) => ({ identity: `token ${id}`, revision }),
 };
 

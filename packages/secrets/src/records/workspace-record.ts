@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { idField, revisionField, slugField, timeField } from "../fields.ts";
 import { keeperField, maxKeptKeepers } from "./keeper.ts";
+import { RecentRecords } from "./recent-records.ts";
 import type { RecordKind } from "./record-kind.ts";
 
 const schema = z.strictObject({
@@ -26,5 +27,6 @@ export type WorkspaceRecord = z.infer<typeof schema>;
 export const workspaceRecord: RecordKind<WorkspaceRecord> = {
   name: "record of a workspace",
   schema,
+  recent: new RecentRecords(),
   revisionOf: ({ id, revision }) => ({ identity: `workspace ${id}`, revision }),
 };

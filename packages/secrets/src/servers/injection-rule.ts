@@ -1,4 +1,4 @@
-import { invalidField } from "../field-checks.ts";
+import { invalidField, requireNoToken } from "../field-checks.ts";
 import { isRefusedHeader, ruleField } from "../fields.ts";
 import type { InjectionRule } from "../model.ts";
 
@@ -18,6 +18,7 @@ export function requireRule(given: unknown): InjectionRule {
     );
   }
   const rule = read.data;
+  requireNoToken("injection.header", headerOf(rule));
   if (isRefusedHeader(headerOf(rule))) {
     throw invalidField(
       "injection.header",
@@ -27,6 +28,7 @@ export function requireRule(given: unknown): InjectionRule {
   }
   if (rule.kind === "template") {
     const { template } = rule;
+    requireNoToken("injection.template", template);
     const at = template.indexOf(placeholder);
     if (at === -1 || template.includes(placeholder, at + 1) || template !== template.trim()) {
       throw invalidField(

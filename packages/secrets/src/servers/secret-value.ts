@@ -5,8 +5,8 @@ import type { InjectionRule } from "../model.ts";
 /**
  * Checks the value of a secret, and returns the value. No error repeats the value.
  *
- * @throws SecretsError `FIELD_INVALID` for a value of fewer than 8 or more than 8,192 bytes, with a control character, or
- * with white space at either end, which HTTP would remove.
+ * @throws SecretsError `FIELD_INVALID` if the value has fewer than 8 or more than 8,192 bytes, has a control character, or
+ * begins or ends with white space. HTTP would remove the white space.
  */
 export function requireSecretValue(given: unknown): string {
   const rule = brokenValueRule(given);

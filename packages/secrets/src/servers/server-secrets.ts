@@ -83,6 +83,16 @@ export class ServerSecrets {
   }
 
   /**
+   * Checks that a server has a secret with a name.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`, `SECRET_NOT_FOUND`.
+   */
+  async requireName({ workspace, slug }: ServerAddress, name: string): Promise<void> {
+    const record = await this.#context.store.read(serverRecord, serverKey(workspace, slug));
+    requireSecret(requireServer(record?.value), name);
+  }
+
+  /**
    * Deletes secrets with their values. Returns the names of the deleted secrets.
    *
    * @param name the name of the secret; `undefined` for all secrets of the server.
@@ -313,7 +323,8 @@ function requireFreeHeader(server: ServerRecord, name: string, rule: InjectionRu
 }
 
 /** Returns what callers see of a secret. */
-function secretInfo(server: ServerRecord, secret: SecretRecord, lastUsed: number | undefined): SecretInfo {
+/** Returns what is known about a secret. */
+export function secretInfo(server: ServerRecord, secret: SecretRecord, lastUsed: number | undefined): SecretInfo {
   const { name, rule, revision, setAt, setBy, expires, weak, redacted, origin } = secret;
   const isExpired = expires !== undefined && expires <= Date.now();
   const unusable = isExpired ? "expired" : origin === originOf(server.url) ? undefined : "origin-changed";

@@ -1,4 +1,4 @@
-import { invalidField } from "../field-checks.ts";
+import { invalidField, requireNoToken } from "../field-checks.ts";
 import { urlField } from "../fields.ts";
 
 /**
@@ -8,6 +8,7 @@ import { urlField } from "../fields.ts";
  * a password, a query or a fragment, or is longer than 2,048 characters.
  */
 export function requireServerUrl(given: unknown): string {
+  requireNoToken("url", given);
   const text = urlField.safeParse(given);
   if (!text.success || !URL.canParse(text.data) || /[\p{Cc}\s\\]/u.test(text.data)) {
     throw invalidField("url", "an absolute URL of at most 2,048 characters, such as `https://mcp.example.com/mcp`");

@@ -37,6 +37,10 @@ export interface NewServer {
   readonly url: string;
   /** Default: `mcp`. */
   readonly kind?: ServerKind | undefined;
+  /** Headers of callers that the gateway forwards, at most 20. Default: none besides those that it always forwards. */
+  readonly forwardHeaders?: readonly string[] | undefined;
+  /** Headers of the server that the gateway relays, at most 20. Default: none besides those that it always relays. */
+  readonly relayHeaders?: readonly string[] | undefined;
 }
 
 /** What can be changed about a server. */
@@ -45,6 +49,10 @@ export interface ServerChange {
   readonly url?: string | undefined;
   /** Default: the kind stays. */
   readonly kind?: ServerKind | undefined;
+  /** The whole new list. Default: the list stays. */
+  readonly forwardHeaders?: readonly string[] | undefined;
+  /** The whole new list. Default: the list stays. */
+  readonly relayHeaders?: readonly string[] | undefined;
   /** True to refuse calls. Default: as it is. */
   readonly disabled?: boolean | undefined;
 }
@@ -69,7 +77,7 @@ export class Servers {
    */
   async create(
     workspace: string,
-    { slug, url, kind }: { readonly slug: string; readonly url: string; readonly kind: ServerKind },
+    { slug, url, kind, forwardHeaders = [], relayHeaders = [] }: NewServer & { readonly kind: ServerKind },
     createdBy: string,
   ): Promise<ServerInfo> {
     const { store } = this.#context;
@@ -90,6 +98,8 @@ export class Servers {
       slug,
       url,
       kind,
+      forwardHeaders: [...forwardHeaders],
+      relayHeaders: [...relayHeaders],
       disabled: false,
       deleting: false,
       revision: 0,
@@ -199,6 +209,8 @@ export class Servers {
         ...server,
         url: change.url ?? server.url,
         kind: change.kind ?? server.kind,
+        forwardHeaders: [...(change.forwardHeaders ?? server.forwardHeaders)],
+        relayHeaders: [...(change.relayHeaders ?? server.relayHeaders)],
         disabled: change.disabled ?? server.disabled,
         revision: server.revision + 1,
       };
@@ -276,8 +288,9 @@ export class Servers {
 
 /** Returns what callers see of a server. */
 export function serverInfo(server: ServerRecord): ServerInfo {
-  const { slug, url, kind, disabled, deleting, revision, created, secrets } = server;
-  return { slug, url, kind, disabled, revision, created, secretCount: secrets.length, deleting };
+  const { slug, url, kind, forwardHeaders, relayHeaders, disabled, deleting, revision, created, secrets } = server;
+  const settings = { slug, url, kind, forwardHeaders, relayHeaders, disabled };
+  return { ...settings, revision, created, secretCount: secrets.length, deleting };
 }
 
 function serverExists(slug: string): SecretsError {

@@ -190,9 +190,10 @@ function textOf(value: unknown): string {
   return JSON.stringify(value);
 }
 
-function parsed<Value>({ schema }: RecordKind<Value>, text: string): Value | undefined {
+function parsed<Value>({ schema, recent }: RecordKind<Value>, text: string): Value | undefined {
+  const check = (unchecked: string) => schema.parse(JSON.parse(unchecked));
   try {
-    return schema.parse(JSON.parse(text));
+    return recent === undefined ? check(text) : recent.get(text, check);
   } catch {
     // The error of the parser quotes the record.
     return undefined;

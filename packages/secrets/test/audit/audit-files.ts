@@ -7,10 +7,12 @@ import {
   type AuditEntry,
   type AuditLog,
   type AuditLogOptions,
+  type Call,
   type Change,
   exportAudit,
   openAuditLog,
 } from "@keyward/secrets";
+import { newCallId } from "@keyward/secrets/reader";
 import { onTestFinished, vi } from "vitest";
 
 /** The id of a workspace of the tests. */
@@ -44,6 +46,36 @@ export function secretChange(changed: Partial<Change> & { readonly owner?: strin
     detail: "A new value",
     ...rest,
   };
+}
+
+/** Returns a call of a tool in a workspace. */
+export function toolCall(changed: Partial<Call> & { readonly owner?: string } = {}): Call {
+  const { owner = "mia", ...rest } = changed;
+  return {
+    callId: newCallId(),
+    at: Date.now() - 35,
+    workspace,
+    caller: { tokenId: "tokenofcalls", owner, role: "member", address: "192.0.2.8" },
+    server: "github",
+    method: "POST",
+    path: "/mcp",
+    mcpMethod: "tools/call",
+    tool: "create_issue",
+    status: 200,
+    reason: undefined,
+    durationMs: 35,
+    requestBytes: 120,
+    answerBytes: 900,
+    secrets: [{ name: "GITHUB_TOKEN", revision: 3 }],
+    redactions: 0,
+    ...rest,
+  };
+}
+
+/** Records calls one after the other, and returns their ids, the oldest first. */
+export async function recordCalls(audit: AuditLog, calls: readonly Call[]): Promise<string[]> {
+  for (const call of calls) await audit.recordCall(call);
+  return calls.map(({ callId }) => callId);
 }
 
 /** Records changes one after the other, and returns their ids, the oldest first. */

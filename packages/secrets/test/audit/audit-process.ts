@@ -2,6 +2,7 @@
 import { once } from "node:events";
 import { Keyring } from "@keyward/core";
 import { openAuditLog } from "@keyward/secrets";
+import { newCallId } from "@keyward/secrets/reader";
 
 const [role = "", path = "", document = "", owner = "", count = "0"] = process.argv.slice(2);
 const keys = Keyring.parse(document);
@@ -15,13 +16,36 @@ async function record(): Promise<void> {
   await begun.end("done");
 }
 
+async function recordCall(): Promise<void> {
+  const callId = newCallId();
+  await audit.recordCall({
+    callId,
+    at: Date.now(),
+    workspace: "abcdefghij12",
+    caller: { ...caller, role: "member" },
+    server: "github",
+    method: "GET",
+    path: "/issues",
+    status: 200,
+    durationMs: 3,
+    requestBytes: 0,
+    answerBytes: 12,
+    secrets: [],
+    redactions: 0,
+  });
+  process.send?.(callId);
+}
+
 process.send?.("ready");
 await once(process, "message");
 switch (role) {
   case "record until killed": {
     await Promise.all(
       Array.from({ length: 8 }, async () => {
-        for (;;) await record();
+        for (;;) {
+          await record();
+          await recordCall();
+        }
       }),
     );
     break;

@@ -10,8 +10,10 @@ import {
   openedAudit,
   otherWorkspace,
   recordAll,
+  recordCalls,
   secretChange,
   temporaryAudit,
+  toolCall,
   workspace,
 } from "./audit-files.ts";
 
@@ -187,7 +189,7 @@ describe("the audit of changes", () => {
 
   it("refuses a change whose fields are too long, and a workspace that is not an id", async () => {
     const audit = openedAudit({ path: temporaryAudit(), keys: Keyring.generate("k1") });
-    for (const change of [secretChange({ detail: "x".repeat(5_000) }), secretChange({ workspace: "../service" })]) {
+    for (const change of [secretChange({ detail: "x".repeat(9_000) }), secretChange({ workspace: "../service" })]) {
       await expect(audit.begin(change)).rejects.toMatchObject({ code: "FIELD_INVALID" });
     }
   });
@@ -221,8 +223,11 @@ describe("the audit file", () => {
     const [owner = "", server, subject, tokenId = "", detail] = names;
     const caller = { tokenId, owner, role: "admin", address: "198.51.100.9" } as const;
     await recordAll(audit, [secretChange({ caller, server, subject, detail })]);
+    const secrets = [{ name: "NAME_OF_ANOTHER_SECRET", revision: 1 }];
+    await recordCalls(audit, [toolCall({ path: "/path-of-the-call", tool: "tool-that-was-called", secrets })]);
     const files = [path, `${path}-wal`].map((file) => readFileSync(file));
-    for (const name of [...names, "secret.set", "198.51.100.9"]) {
+    const ofCall = ["path-of-the-call", "tool-that-was-called", "NAME_OF_ANOTHER_SECRET", "192.0.2.8"];
+    for (const name of [...names, ...ofCall, "secret.set", "198.51.100.9"]) {
       for (const encoding of ["utf8", "utf16le"] as const) {
         for (const bytes of files) expect(bytes.includes(Buffer.from(name, encoding)), name).toBe(false);
       }

@@ -11,9 +11,11 @@ import {
   openedAudit,
   otherWorkspace,
   recordAll,
+  recordCalls,
   removeOld,
   secretChange,
   temporaryAudit,
+  toolCall,
   workspace,
 } from "./audit-files.ts";
 
@@ -52,6 +54,23 @@ describe("removeBefore", () => {
     expect((await audit.changes(workspace, { owner: "bob" }, {})).items).toHaveLength(1);
     await audit.close();
     expect(await verifyAudit({ path, keys })).toMatchObject({ ok: true, openChains: [] });
+  });
+
+  it("removes old calls with their names, and keeps the calls that ended later", async () => {
+    const path = temporaryAudit();
+    const keys = Keyring.generate("k1");
+    const audit = openedAudit({ path, keys });
+    await beginRetention(audit);
+    await daysAgo(31, () => recordCalls(audit, [toolCall({ tool: "old" }), toolCall({ tool: "old" })]));
+    const dayMs = 24 * 3_600_000;
+    // A stream that began before the time up to which calls are removed, and ended after it.
+    const kept = toolCall({ at: Date.now() - 31 * dayMs, durationMs: 2 * dayMs });
+    await recordCalls(audit, [kept]);
+    expect(await removeOld(audit)).toBe(1 + 2);
+    const { items } = await audit.calls(workspace, {}, {});
+    expect(items.map(({ callId }) => callId)).toEqual([kept.callId]);
+    expect((await audit.calls(workspace, { tool: "old" }, {})).items).toEqual([]);
+    expect(await verifyAudit({ path, keys })).toMatchObject({ ok: true });
   });
 
   it("removes the names that no entry uses any more, also for processes that remember them", async () => {

@@ -14,9 +14,12 @@ import {
   openedAudit,
   otherWorkspace,
   recordAll,
+  recordCalls,
   removeOld,
   secretChange,
   temporaryAudit,
+  toolCall,
+  workspace,
 } from "./audit-files.ts";
 
 /** Opens an audit file as an operator's command does. */
@@ -44,8 +47,10 @@ describe("the keyring of an audit file", () => {
       rotating = false;
     });
     const during: string[] = [];
+    const calls: string[] = [];
     for (let index = 0; rotating; index++) {
       during.push(...(await recordAll(audit, [secretChange({ owner: `owner-${index}`, workspace: otherWorkspace })])));
+      calls.push(...(await recordCalls(audit, [toolCall({ tool: `tool-${index}` })])));
     }
     expect((await rotation).keyring.primary).toBe("k2");
     during.push(...(await recordAll(audit, [secretChange()])));
@@ -53,6 +58,7 @@ describe("the keyring of an audit file", () => {
     expect([...counts.keys.keys()]).toEqual(["k2"]);
     expect(counts).toMatchObject({ unsealed: 0, broken: 0 });
     const ring = await keys.load();
+    for (const id of calls) expect(await audit.call(workspace, id)).toMatchObject({ callId: id });
     await audit.close();
     const stored = new Set((await entriesOf(path, ring)).map(({ chain, sequence }) => `${chain}-${sequence}`));
     expect([...before, ...during].filter((id) => !stored.has(id))).toEqual([]);
@@ -65,6 +71,7 @@ describe("the keyring of an audit file", () => {
     await keys.create(Keyring.generate("k1"));
     const audit = openAuditLog({ path, keys });
     await recordAll(audit, [secretChange(), secretChange({ workspace: undefined })]);
+    await recordCalls(audit, [toolCall()]);
     await audit.close();
     const stores = { audit: storeOf(path, keys) };
     await keys.save((await keys.load()).add({ id: "k2" }).promote("k2"), await keys.load());

@@ -11,9 +11,11 @@ import {
   daysAgo,
   otherWorkspace,
   recordAll,
+  recordCalls,
   removeOld,
   secretChange,
   temporaryAudit,
+  toolCall,
 } from "./audit-files.ts";
 
 /** How often each way of tampering is tried. A longer run sets another number. */
@@ -106,6 +108,18 @@ const tamperings: Record<string, Tampering> = {
       },
     ]),
   ),
+  ...Object.fromEntries(
+    ["time", "kind", "server", "token", "owner", "action", "status", "duration", "bytes", "change"].map((column) => [
+      `changes the column ${column} of a call`,
+      (database) => {
+        const row = pick(database, "SELECT id FROM entries WHERE kind = 5");
+        database.exec(`UPDATE entries SET ${column} = ${column} + 1 WHERE id = ${idOf(row)}`);
+      },
+    ]),
+  ),
+  "deletes a call": (database) => {
+    database.exec(`DELETE FROM entries WHERE id = ${idOf(pick(database, "SELECT id FROM entries WHERE kind = 5"))}`);
+  },
   "flips a bit of a hash": (database) => flip(database, "entries", "hash"),
   "flips a bit of an entry": (database) => flip(database, "entries", "entry"),
   "flips a bit of a head": (database) => flip(database, "chains", "head"),
@@ -201,7 +215,20 @@ const tamperings: Record<string, Tampering> = {
   "swaps two entries and their hashes": (database) => swap(database, "entries", ["entry", "hash"]),
   "swaps two entries and all that belongs to them": (database) => {
     const { chain } = pick(database, "SELECT chain FROM entries");
-    const columns = ["time", "kind", "server", "token", "owner", "action", "status", "change", "hash", "entry"];
+    const columns = [
+      "time",
+      "kind",
+      "server",
+      "token",
+      "owner",
+      "action",
+      "status",
+      "duration",
+      "bytes",
+      "change",
+      "hash",
+      "entry",
+    ];
     swap(database, "entries", columns, `entries WHERE chain = ${chain}`);
   },
   "swaps the sequence numbers of two rows": (database) => {
@@ -233,6 +260,7 @@ describe("verifyAudit", () => {
       if (owners[0] === "ana") {
         await beginRetention(audit);
         await daysAgo(31, () => recordAll(audit, [secretChange({ owner: "erna" })]));
+        await daysAgo(31, () => recordCalls(audit, [toolCall({ owner: "erna" })]));
       }
       for (const owner of owners) {
         await recordAll(audit, [
@@ -240,11 +268,15 @@ describe("verifyAudit", () => {
           secretChange({ owner, server: "linear", workspace: otherWorkspace }),
           secretChange({ owner, action: "token.create", workspace: undefined, server: "none" }),
         ]);
+        await recordCalls(audit, [
+          toolCall({ owner }),
+          toolCall({ owner, server: "linear", workspace: otherWorkspace }),
+        ]);
       }
       await audit.close();
     }
     const audit = openAuditLog({ path, keys });
-    expect(await removeOld(audit)).toBe(3);
+    expect(await removeOld(audit)).toBe(4);
     await audit.close();
     original = path;
   });

@@ -11,9 +11,11 @@ import {
   entriesOf,
   openedAudit,
   recordAll,
+  recordCalls,
   removeOld,
   secretChange,
   temporaryAudit,
+  toolCall,
   workspace,
 } from "./audit-files.ts";
 
@@ -37,6 +39,15 @@ async function refusalOf(audit: AuditLog): Promise<string> {
     return "";
   } catch (error) {
     return error instanceof SecretsError && error.code === "AUDIT_UNAVAILABLE" ? error.message : "another error";
+  }
+}
+
+function isWritable(audit: AuditLog): boolean {
+  try {
+    audit.requireWritable();
+    return true;
+  } catch {
+    return false;
   }
 }
 
@@ -109,6 +120,57 @@ describe("the audit log", () => {
     await expect(audit.begin(secretChange())).rejects.toMatchObject({ code: "AUDIT_UNAVAILABLE" });
     release();
     expect(new Set((await Promise.all(waiting)).map(({ id }) => id)).size).toBe(5);
+  });
+
+  it("says at once that calls must be refused while the file is locked, and records calls that were made later", async () => {
+    const path = temporaryAudit();
+    const keys = Keyring.generate("k1");
+    const audit = openedAudit({ path, keys, busyTimeoutMs: 20, longestWaitMs: 500 });
+    await recordCalls(audit, [toolCall()]);
+    audit.requireWritable();
+    const release = lock(path);
+    const made = [toolCall(), toolCall()];
+    for (const outcome of await Promise.allSettled(made.map((call) => audit.recordCall(call)))) {
+      expect(outcome).toMatchObject({ status: "rejected", reason: { code: "AUDIT_UNAVAILABLE" } });
+    }
+    expect(() => audit.requireWritable()).toThrow(expect.objectContaining({ code: "AUDIT_UNAVAILABLE" }));
+    release();
+    await expect.poll(async () => (await audit.calls(workspace, {}, {})).items.length).toBe(3);
+    await expect.poll(() => isWritable(audit)).toBe(true);
+    await audit.close();
+    expect(await verifyAudit({ path, keys })).toMatchObject({ ok: true, openChains: [] });
+    expect(() => audit.requireWritable()).toThrow(expect.objectContaining({ code: "AUDIT_UNAVAILABLE" }));
+    await expect(audit.recordCall(toolCall())).rejects.toMatchObject({ code: "AUDIT_UNAVAILABLE" });
+  });
+
+  it("says that calls must be refused while one attempt to write takes too long", async () => {
+    const path = temporaryAudit();
+    const audit = openedAudit({ path, keys: Keyring.generate("k1"), busyTimeoutMs: 60_000, longestWaitMs: 200 });
+    await recordCalls(audit, [toolCall()]);
+    const release = lock(path);
+    const slow = { code: "AUDIT_UNAVAILABLE", message: expect.stringContaining("was not written") };
+    await expect(audit.recordCall(toolCall())).rejects.toMatchObject(slow);
+    expect(() => audit.requireWritable()).toThrow(expect.objectContaining(slow));
+    await expect(audit.begin(secretChange())).rejects.toMatchObject(slow);
+    release();
+    await expect.poll(() => isWritable(audit)).toBe(true);
+    expect((await audit.calls(workspace, {}, {})).items).toHaveLength(2);
+  });
+
+  it("says at once that calls must be refused while too many entries wait, and bounds the calls that wait", async () => {
+    const path = temporaryAudit();
+    const audit = openedAudit({ path, keys: Keyring.generate("k1"), busyTimeoutMs: 20, maxWaiting: 3 });
+    await audit.ready();
+    const release = lock(path);
+    const waiting = [1, 2, 3, 4, 5, 6].map((index) => {
+      expect(isWritable(audit), `${index}`).toBe(index <= 3);
+      return audit.recordCall(toolCall());
+    });
+    await expect(audit.recordCall(toolCall())).rejects.toMatchObject({ code: "AUDIT_UNAVAILABLE" });
+    release();
+    await Promise.all(waiting);
+    expect((await audit.calls(workspace, {}, {})).items).toHaveLength(6);
+    expect(isWritable(audit)).toBe(true);
   });
 
   it("refuses changes while there is no space, and records changes again after entries were removed", async () => {

@@ -8,6 +8,13 @@ export class Budgets {
   readonly #maxNames: number;
   readonly #budgets = new Map<string, { left: number; atMs: number }>();
 
+  /**
+   * Sets the budget of each name.
+   *
+   * @param options.perSecond how many events a second are added to the budget of each name.
+   * @param options.burst the largest budget of a name. `Infinity` for no limit.
+   * @param options.maxNames how many names are remembered.
+   */
   constructor({ perSecond, burst, maxNames }: { perSecond: number; burst: number; maxNames: number }) {
     this.#perSecond = perSecond;
     this.#burst = burst;

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import { Budgets } from "../src/api/budgets.ts";
-import { networkOf } from "../src/api/client-address.ts";
+import { Budgets } from "../src/budgets.ts";
+import { networkOf } from "../src/client-address.ts";
 
 it("forgets the name that was used longest ago when there are too many", () => {
   const budgets = new Budgets({ perSecond: 0.001, burst: 1, maxNames: 2 });

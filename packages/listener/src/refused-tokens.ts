@@ -10,18 +10,26 @@ const maxRemembered = 10_000;
  */
 export class RefusedTokens {
   readonly #refusals: Budgets;
+  #hasRefused = false;
 
+  /**
+   * Sets the limit of each token.
+   *
+   * @param perMinute how often a minute one token may be refused.
+   */
   constructor(perMinute: number) {
     this.#refusals = new Budgets({ perSecond: perMinute / 60, burst: perMinute, maxNames: maxRemembered });
   }
 
   /** Returns for how many seconds a token must wait before the store is asked; `undefined` if it may be checked now. */
   waitSeconds(token: string): number | undefined {
-    return this.#refusals.waitSeconds(hashOf(token));
+    // A process that has refused no token needs no hash.
+    return this.#hasRefused ? this.#refusals.waitSeconds(hashOf(token)) : undefined;
   }
 
   /** Counts a refusal of a token. */
   refused(token: string): void {
+    this.#hasRefused = true;
     this.#refusals.take(hashOf(token));
   }
 }

@@ -1,6 +1,6 @@
 import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
-import { networkOf } from "../api/client-address.ts";
+import { networkOf } from "./client-address.ts";
 
 interface Connection {
   readonly network: string;

@@ -11,7 +11,11 @@ export class ClientAddresses {
   readonly #trusted = new BlockList();
   readonly #trustsAny: boolean;
 
-  /** @throws KeywardError `VALUE_INVALID` if one of `trustProxies` is not an address or a CIDR block. */
+  /**
+   * Reads the addresses of the proxies whose `X-Forwarded-For` counts.
+   *
+   * @throws KeywardError `VALUE_INVALID` if one of `trustProxies` is not an address or a CIDR block.
+   */
   constructor(trustProxies: readonly string[]) {
     for (const [index, block] of trustProxies.entries()) this.#trust(block, index);
     this.#trustsAny = trustProxies.length > 0;

@@ -4,7 +4,11 @@ export class Places {
   readonly #refusal: () => Error;
   readonly #taken = new Map<string, number>();
 
-  /** @param refusal returns the error for a name that has `most` places already. */
+  /**
+   * Sets the number of places of each name.
+   *
+   * @param refusal returns the error for a name that has `most` places already.
+   */
   constructor(most: number, refusal: () => Error) {
     this.#most = most;
     this.#refusal = refusal;

@@ -1,0 +1,204 @@
+import { randomUUID } from "node:crypto";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import {
+  type KeyProvider,
+  type Keyring,
+  type OptionNames,
+  requireOptions,
+  singleFlight,
+  type WrappableStore,
+} from "@keyward/core";
+import { ClientAddresses, OwnNames, startHttpListener } from "@keyward/listener";
+import type { AuditLog } from "@keyward/secrets";
+import { ServerDispatchers } from "./network/index.ts";
+import { GatewayProblem, problemAnswer } from "./problem.ts";
+import type { AddressException } from "./relay/address-exceptions.ts";
+import { closing } from "./relay/open-calls.ts";
+import { Relay, type RelayOptions } from "./relay/relay.ts";
+import { type CallLimits, checkedCallLimits } from "./relay/relay-limits.ts";
+
+/** The options of {@link startGateway}. */
+export interface GatewayOptions {
+  /** The store of the secrets service. Whoever opened the store closes it. */
+  readonly store: WrappableStore;
+  /** The encryption keys: a keyring, or a key provider that loads a keyring. */
+  readonly keys: Keyring | KeyProvider;
+  /** Registers this process as a replica of the store, as the option of `EncryptedStore`. Default: `false`. */
+  readonly replica?: boolean | undefined;
+  /** Where calls are recorded. Whoever opened the audit closes it. */
+  readonly audit: AuditLog;
+  /** Resolves if the service can be used, for `/readyz`. */
+  readonly ready: () => Promise<void>;
+  /** The address to listen on, with plain HTTP. For TLS, put a proxy in front of the gateway. Default: "127.0.0.1". */
+  readonly host?: string | undefined;
+  /** The port to listen on. 0 means any free port. Default: 8480. */
+  readonly port?: number | undefined;
+  /**
+   * The URL at which callers reach the gateway, such as `https://keyward.example.com`. Default: none, so the gateway answers
+   * only to `localhost`, `127.0.0.1` and `[::1]`.
+   */
+  readonly publicUrl?: string | undefined;
+  /** The addresses or CIDR blocks of the proxies whose `X-Forwarded-For` counts. Default: none. */
+  readonly trustProxies?: readonly string[] | undefined;
+  /** Addresses that are not public, and that servers may have all the same. Default: none. */
+  readonly allowedAddresses?: readonly AddressException[] | undefined;
+  /** Limits on calls. Default: those of {@link CallLimits}. */
+  readonly limits?: CallLimits | undefined;
+  /** How many connections may be open at once. Default: 10,000. */
+  readonly maxConnections?: number | undefined;
+  /** How long the calls in progress may take after `close()`, in milliseconds. Default: 30,000. */
+  readonly drainMs?: number | undefined;
+  /** Called with each problem that an operator should know, and the id of its call. Default: nothing. */
+  readonly onProblem?: RelayOptions["onProblem"] | undefined;
+}
+
+/** A gateway that is listening. */
+export interface RunningGateway {
+  /** The URL of the gateway, such as `http://127.0.0.1:8480`. */
+  readonly url: string;
+  /** The number of calls in progress. */
+  readonly openCalls: number;
+  /**
+   * Ends the gateway: `/readyz` answers 503, new calls are refused, streams of events that were opened with GET end between two
+   * events, and the other calls in progress have `drainMs` to end. Resolves when all connections are closed.
+   */
+  close(): Promise<void>;
+}
+
+const optionNames = {
+  store: true,
+  keys: true,
+  replica: true,
+  audit: true,
+  ready: true,
+  host: true,
+  port: true,
+  publicUrl: true,
+  trustProxies: true,
+  allowedAddresses: true,
+  limits: true,
+  maxConnections: true,
+  drainMs: true,
+  onProblem: true,
+} satisfies OptionNames<GatewayOptions>;
+
+/** Connections that transfer nothing for this long are closed. Longer than a server may be silent. */
+const idleTimeoutMs = 180_000;
+const requestTimeoutMs = 600_000;
+const readyWithinMs = 5_000;
+
+/**
+ * Starts the gateway on a port: relays `/s/<server>/mcp` and `/s/<server>/<path>`, and answers `/healthz` (the process
+ * lives) and `/readyz` (the store, the keys and the audit answer).
+ *
+ * @throws KeywardError `STORE_UNAVAILABLE` if the gateway cannot listen on the port; `VALUE_INVALID` for an unknown or
+ * invalid option.
+ * @example
+ * const audit = openAuditLog({ path: "audit.db", keys });
+ * const admin = new SecretsAdmin({ store, keys, audit });
+ * const gateway = await startGateway({ store, keys, audit, ready: () => admin.ready(), port: 0 });
+ * console.log((await fetch(`${gateway.url}/s/github/mcp`)).status); // 401
+ * await gateway.close();
+ * await audit.close();
+ */
+export async function startGateway(options: GatewayOptions): Promise<RunningGateway> {
+  const given = requireOptions("startGateway", options, optionNames);
+  const { store, keys, replica = false, audit, ready, onProblem = () => {} } = given;
+  const dispatchers = new ServerDispatchers();
+  const relay = new Relay({
+    store,
+    keys,
+    replica,
+    audit,
+    dispatchers,
+    addressExceptions: given.allowedAddresses ?? [],
+    names: new OwnNames(given.publicUrl),
+    addresses: new ClientAddresses(given.trustProxies ?? []),
+    limits: checkedCallLimits(given.limits),
+    onProblem,
+  });
+  const missing = singleFlight(() => notReady(ready));
+  const handle = async (request: IncomingMessage, response: ServerResponse) => {
+    const path = request.url ?? "";
+    if (path === "/healthz") return answerHealth(response, []);
+    if (path === "/readyz") return answerHealth(response, listener.isClosing ? ["closing"] : await missing());
+    if (listener.isClosing) return refuse(response, closing());
+    await relay.handle(request, response);
+  };
+  const listener = await startHttpListener({
+    name: "gateway",
+    host: given.host ?? "127.0.0.1",
+    port: given.port ?? 8480,
+    handle,
+    handlesExpect: true,
+    brokenAnswer: (status) => ({ contentType: "application/problem+json", body: brokenRequest(status) }),
+    requestTimeoutMs,
+    idleTimeoutMs,
+    maxConnections: given.maxConnections ?? 10_000,
+    drainMs: given.drainMs,
+  });
+  const close = async () => {
+    const closed = listener.close();
+    relay.endStreams();
+    await closed;
+    await relay.close();
+    // All callers have left or were answered, so a request that is still open has nobody to answer.
+    await dispatchers.destroy(closing());
+  };
+  let ended: Promise<void> | undefined;
+  return {
+    url: listener.url,
+    get openCalls() {
+      return relay.openCalls;
+    },
+    close: () => {
+      ended ??= close();
+      return ended;
+    },
+  };
+}
+
+async function notReady(ready: () => Promise<void>): Promise<readonly string[]> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<readonly string[]>((resolve) => {
+    timer = setTimeout(() => resolve(["service"]), readyWithinMs);
+  });
+  const answered = ready().then(
+    (): readonly string[] => [],
+    (): readonly string[] => ["service"],
+  );
+  try {
+    return await Promise.race([answered, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function answerHealth(response: ServerResponse, missing: readonly string[]): void {
+  const body = missing.length === 0 ? { status: "ready" } : { status: "not ready", notReady: missing };
+  response.writeHead(missing.length === 0 ? 200 : 503, {
+    "content-type": "application/json",
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+    ...(missing.length === 0 ? {} : { "retry-after": "5" }),
+  });
+  response.end(response.req.method === "HEAD" ? undefined : JSON.stringify(body));
+}
+
+function refuse(response: ServerResponse, problem: GatewayProblem): void {
+  const { status, headers, body } = problemAnswer(problem, randomUUID());
+  response.writeHead(status, headers);
+  response.end(response.req.method === "HEAD" ? undefined : body);
+}
+
+function brokenRequest(status: number): string {
+  const problem =
+    status === 405
+      ? new GatewayProblem("METHOD_REFUSED", "The gateway does not relay the method CONNECT", {
+          hint: "Send the call to the gateway itself, and not through the gateway as a proxy.",
+        })
+      : new GatewayProblem("REQUEST_MALFORMED", "The request is not valid HTTP, is too large, or arrived too slowly", {
+          hint: "Send a valid HTTP/1.1 request with a Host header.",
+        });
+  return JSON.stringify({ ...JSON.parse(problemAnswer(problem, randomUUID()).body), status });
+}

@@ -1,0 +1,5 @@
+export { type GatewayOptions, type RunningGateway, startGateway } from "./gateway.ts";
+export type { AllowedAddress } from "./network/index.ts";
+export { GatewayProblem, type GatewayProblemCode, gatewayProblems } from "./problem.ts";
+export { type AddressException, parseAddressException } from "./relay/address-exceptions.ts";
+export type { CallLimits } from "./relay/relay-limits.ts";

@@ -1,0 +1,156 @@
+/** The status and the title of each code of the gateway. `docs/calls.md` describes each code. */
+export const gatewayProblems = {
+  ADDRESS_REFUSED: [502, "The address of the server is refused"],
+  ANSWER_REFUSED: [502, "The answer of the server is refused"],
+  ANSWER_TOO_LARGE: [502, "The answer of the server is too large"],
+  AUDIT_UNAVAILABLE: [503, "The audit cannot be written"],
+  BODY_MALFORMED: [400, "Malformed body"],
+  BODY_TOO_LARGE: [413, "The body is too large"],
+  CREDENTIAL_REFUSED: [502, "The server refused its credential"],
+  EXPECT_REFUSED: [417, "Expectations are not supported"],
+  GUESSES_REFUSED: [403, "Too many redacted answers"],
+  HEADER_MISMATCH: [400, "A header and the body differ"],
+  HOST_REFUSED: [421, "Unknown host name"],
+  INTERNAL_ERROR: [500, "Internal error"],
+  METHOD_REFUSED: [405, "The method is not relayed"],
+  NOT_ALLOWED: [403, "Not allowed"],
+  ORIGIN_REFUSED: [403, "Another origin"],
+  PATH_REFUSED: [400, "The path is refused"],
+  RATE_LIMITED: [429, "Too many requests"],
+  REQUEST_MALFORMED: [400, "Malformed request"],
+  ROUTE_NOT_FOUND: [404, "Not found"],
+  SECRET_UNUSABLE: [502, "A secret cannot be used"],
+  SERVER_NOT_FOUND: [404, "Not found"],
+  SERVER_TIMEOUT: [504, "The server does not answer"],
+  SERVER_UNAVAILABLE: [502, "The server cannot be reached"],
+  SERVICE_BUSY: [503, "Too many calls"],
+  SERVICE_CLOSING: [503, "Closing"],
+  SERVICE_UNAVAILABLE: [503, "Temporarily unavailable"],
+  SESSION_NOT_FOUND: [404, "Unknown session"],
+  TOKEN_REFUSED: [401, "No valid token"],
+  UPGRADE_REFUSED: [400, "Upgrades are not relayed"],
+} as const satisfies Readonly<Record<string, readonly [status: number, title: string]>>;
+
+/** A code of a call that the gateway refuses or ends. */
+export type GatewayProblemCode = keyof typeof gatewayProblems;
+
+const retryAfterSeconds = 5;
+const retryLater: readonly GatewayProblemCode[] = [
+  "AUDIT_UNAVAILABLE",
+  "SERVICE_BUSY",
+  "SERVICE_CLOSING",
+  "SERVICE_UNAVAILABLE",
+];
+
+/** The headers of every answer that the gateway itself gives. */
+const ownHeaders = {
+  "cache-control": "no-store",
+  "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+  "content-type": "application/problem+json",
+  "x-content-type-options": "nosniff",
+} as const;
+
+/**
+ * A call that the gateway refuses or ends. The texts never contain what the caller or the server sent.
+ *
+ * @example
+ * const onProblem = (problem: unknown) => {
+ *   if (problem instanceof GatewayProblem) console.error(problem.code, problem.message, problem.operatorDetail);
+ * };
+ * onProblem(new GatewayProblem("SERVER_UNAVAILABLE", "The server could not be reached", { hint: "Repeat the call later." }));
+ */
+export class GatewayProblem extends Error {
+  override readonly name = "GatewayProblem";
+  /** The code of the kind of problem. */
+  readonly code: GatewayProblemCode;
+  /** What the caller can do next. */
+  readonly hint: string;
+  /** What the operator should know besides, such as the address of a server. Callers must not read this. */
+  readonly operatorDetail: string | undefined;
+  /** For how many seconds the caller should wait; `undefined` if waiting does not help. */
+  readonly waitSeconds: number | undefined;
+  /** The id of the MCP message that is refused, if the answer has the id. */
+  readonly messageId: string | number | undefined;
+
+  /**
+   * Makes a problem.
+   *
+   * @param detail what happened.
+   * @param hint what to do next.
+   */
+  constructor(
+    code: GatewayProblemCode,
+    detail: string,
+    {
+      hint,
+      waitSeconds,
+      operatorDetail,
+      messageId,
+      cause,
+    }: {
+      readonly hint: string;
+      readonly waitSeconds?: number;
+      readonly operatorDetail?: string | undefined;
+      readonly messageId?: string | number | undefined;
+      readonly cause?: unknown;
+    },
+  ) {
+    super(detail, cause === undefined ? undefined : { cause });
+    this.code = code;
+    this.hint = hint;
+    this.operatorDetail = operatorDetail;
+    this.messageId = messageId;
+    this.waitSeconds = waitSeconds ?? (retryLater.includes(code) ? retryAfterSeconds : undefined);
+  }
+
+  /** The HTTP status of the answer. */
+  get status(): number {
+    return gatewayProblems[this.code][0];
+  }
+}
+
+/** An answer as a status, headers and a text. */
+export interface OwnAnswer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string;
+}
+
+/** The code that the MCP protocol of 2026-07-28 gives to headers that differ from the body. */
+const headerMismatch = -32_020;
+
+/**
+ * Returns the answer for a problem: problem details (RFC 9457) with the id of the call. Headers that differ from the body
+ * are answered as the MCP protocol demands: with an error of JSON-RPC, which has the problem details as its data.
+ */
+export function problemAnswer(problem: GatewayProblem, callId: string): OwnAnswer {
+  const { code, message, hint, waitSeconds, status, messageId } = problem;
+  const type = `docs/calls.md#${code.toLowerCase()}`;
+  const details = {
+    type,
+    title: gatewayProblems[code][1],
+    status,
+    detail: message,
+    code,
+    hint,
+    instance: callId,
+  };
+  const isRpcError = code === "HEADER_MISMATCH";
+  const body = JSON.stringify(
+    isRpcError ? { jsonrpc: "2.0", id: messageId, error: { code: headerMismatch, message, data: details } } : details,
+  );
+  return {
+    status,
+    headers: {
+      ...ownHeaders,
+      ...(isRpcError ? { "content-type": "application/json" } : {}),
+      "content-length": String(Buffer.byteLength(body)),
+      "x-request-id": callId,
+      ...(waitSeconds === undefined ? {} : { "retry-after": String(waitSeconds) }),
+      // No `resource_metadata`: a client would begin an OAuth discovery that the gateway does not answer.
+      ...(status === 401 ? { "www-authenticate": 'Bearer realm="keyward"' } : {}),
+      ...(status === 405 ? { allow: "GET, HEAD, POST, PUT, PATCH, DELETE" } : {}),
+    },
+    body,
+  };
+}

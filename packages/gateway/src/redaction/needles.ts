@@ -1,0 +1,157 @@
+import { timingSafeEqual } from "node:crypto";
+import { type Block, BlockTable, lookUpBytes, narrowBytes, type Stride } from "./block-table.ts";
+import type { DecodedText } from "./decoded-text.ts";
+import { type Form, formsOf, type NeedleSource, shortestStrongValue } from "./forms.ts";
+
+export type { NeedleSource };
+
+/** A part of a stream: `bytes` has it from index `first` to `to`. The bytes from index `from` on are new. */
+export interface StreamPart {
+  readonly bytes: Buffer;
+  readonly first: number;
+  readonly from: number;
+  readonly to: number;
+  /** What has to be added to an index to get the position in the stream. */
+  readonly offset: number;
+}
+
+/** A part of a stream that holds a value. */
+export interface Hit {
+  readonly start: number;
+  readonly end: number;
+  /** Whether the part consists of digits alone. */
+  readonly isDigits: boolean;
+  /** Whether the beginning of the value was found too. Otherwise `start` is where the value may begin at the earliest. */
+  readonly isWhole: boolean;
+}
+
+/** How many bytes of an answer one byte of a value may take, as `\\\\u0041` does in JSON within JSON. */
+const longestCharacter = 8;
+
+/** Bytes after a value that may go on with an escape that the value seems to begin. */
+const longestEnd = 16;
+
+/** Bytes before a character that may be backslashes, escaped themselves. */
+const longestBackslashes = 32;
+
+/** Bytes at the beginning of a form that the text before them may hide, because both together look like an escape. */
+const longestHiddenHead = 4;
+
+/** The forms of the values of one server, prepared once and reused by many calls. */
+export class Needles {
+  readonly #forms: readonly Form[];
+  readonly #table: BlockTable;
+  /** The most bytes that one occurrence of a value takes in an answer, with the bytes after it that make its end certain. */
+  readonly reach: number;
+  /** The length of the longest form. */
+  readonly longestForm: number;
+
+  constructor(values: readonly NeedleSource[]) {
+    this.#forms = values.flatMap(formsOf);
+    const longestValue = Math.max(0, ...values.map(({ value }) => Buffer.byteLength(value)));
+    this.reach = longestCharacter * longestValue + longestEnd;
+    this.longestForm = Math.max(0, ...this.#forms.map(({ bytes }) => bytes.length));
+    const stride = strideOf(this.#forms);
+    this.#table = new BlockTable(
+      this.#forms.flatMap((form, index) => blocksOf(form, index, stride)),
+      stride,
+    );
+  }
+
+  /** Whether nothing is searched for. */
+  get isEmpty(): boolean {
+    return this.#forms.length === 0;
+  }
+
+  /**
+   * Finds the forms in a part of a stream that end in its new bytes. `bytes` has to fit {@link BlockTable.find}.
+   */
+  find({ bytes, first, from, to, offset: position }: StreamPart, hits: Hit[]): void {
+    this.#table.find(bytes, Math.max(first, from - this.longestForm), to, ({ form: index, offset }, block) => {
+      const form = this.#forms[index];
+      const start = block - offset;
+      if (form === undefined || start < first) return;
+      const end = start + form.bytes.length;
+      if (end <= from || end > to) return;
+      if (!timingSafeEqual(bytes.subarray(start, end), form.bytes)) return;
+      hits.push({ start: position + start, end: position + end, isDigits: form.isDigits, isWhole: true });
+    });
+  }
+
+  /** Finds the forms in a decoded text that have changed since its mark. Leaves what more text may still change, unless `isEnd`. */
+  findDecoded(text: DecodedText, isEnd: boolean, hits: Hit[]): void {
+    const from = isEnd ? 0 : Math.max(0, text.unchanged - this.longestForm - lookUpBytes);
+    this.#table.find(text.bytes, from, text.length, ({ form: index, offset }, block) => {
+      const form = this.#forms[index];
+      const start = block - offset;
+      if (form === undefined) return;
+      const end = start + form.bytes.length;
+      if (end > text.length || (end <= text.unchanged && !form.endsOpen)) return;
+      if (form.endsOpen && !isEnd && end > text.settledLength) return;
+      const hit = hitIn(text, form, start);
+      // A longer part may have been passed on in part.
+      if (hit !== undefined) hits.push({ ...hit, start: Math.max(hit.start, hit.end - this.reach) });
+    });
+  }
+}
+
+/**
+ * The part of the stream that holds a form, if the form is at the index `start` of the decoded text. The first bytes of the form
+ * may be absent where an escape was decoded: the text before the value may have ended with `%`, which hides `41` at the beginning
+ * of the value. What may hold these bytes is a part of the hit.
+ */
+function hitIn(text: DecodedText, form: Form, start: number): Hit | undefined {
+  const head = form.bytes.length < shortestStrongValue ? 0 : longestHiddenHead;
+  const tail = start + head;
+  const last = start + form.bytes.length - 1;
+  if (tail < 0 || !timingSafeEqual(text.bytes.subarray(tail, last + 1), form.bytes.subarray(head))) return undefined;
+  const end = text.endOf(last);
+  if (start >= 0 && timingSafeEqual(text.bytes.subarray(start, tail), form.bytes.subarray(0, head))) {
+    const isDigits = form.isDigits && end - text.startOf(start) === form.bytes.length;
+    return { start: startWithBackslashes(text, start), end, isDigits, isWhole: true };
+  }
+  const first = firstOfLine(text, Math.max(0, start), tail);
+  const tailStart = text.startOf(tail);
+  if (tailStart - text.startOf(first) === tail - first) return undefined;
+  return {
+    start: Math.max(text.startOf(first), tailStart - longestCharacter * head),
+    end,
+    isDigits: false,
+    isWhole: false,
+  };
+}
+
+/** Where a character begins in the stream, with the backslashes before it that may belong to it. */
+function startWithBackslashes(text: DecodedText, index: number): number {
+  const start = text.startOf(index);
+  const isEscaped = text.endOf(index) - start > 1;
+  const isPunctuation = /[!-/:-@[-`{-~]/.test(String.fromCharCode(text.bytes[index] ?? 0));
+  return isEscaped || isPunctuation ? Math.max(text.endOf(index - 1), start - longestBackslashes) : start;
+}
+
+/** The least index from `from` on without a line end between it and `to`. A line end that was escaped is none. */
+function firstOfLine(text: DecodedText, from: number, to: number): number {
+  const isLineEnd = (index: number) => {
+    const byte = text.bytes[index];
+    return (byte === 0x0a || byte === 0x0d) && text.endOf(index) - text.startOf(index) === 1;
+  };
+  let first = to;
+  while (first > from && !isLineEnd(first - 1)) first--;
+  return first;
+}
+
+/** The longest stride at which blocks from the middle half of each form still meet each occurrence. */
+function strideOf(forms: readonly Form[]): Stride {
+  const shortest = Math.min(...forms.map(({ bytes }) => bytes.length));
+  return shortest >= 32 ? 8 : shortest >= 24 ? 4 : 1;
+}
+
+/** As many consecutive blocks as the stride has bytes, from the middle of a form. */
+function blocksOf({ bytes, isEncoded }: Form, form: number, stride: Stride): Block[] {
+  const length = isEncoded ? lookUpBytes : narrowBytes;
+  const first = (bytes.length - length - stride + 1) >> 1;
+  return Array.from({ length: stride }, (_, index) => {
+    const offset = first + index;
+    return { bytes: bytes.subarray(offset, offset + length), isWide: isEncoded, form, offset };
+  });
+}

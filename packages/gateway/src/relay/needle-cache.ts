@@ -1,0 +1,77 @@
+import type { CallGrant } from "@keyward/secrets/reader";
+import { Needles } from "../redaction/needles.ts";
+
+/** The values of one server that answers are searched for. */
+interface ServerNeedles {
+  /** Until when each value is searched for, by its text and kind. `Infinity` while a call uses the value. */
+  readonly values: Map<string, { readonly value: string; readonly basic: boolean; calls: number; untilMs: number }>;
+  needles: Needles | undefined;
+  /** How many calls are in progress. */
+  calls: number;
+}
+
+/** For how long a former value is searched for after the last call that used it has ended. */
+const keptMs = 15 * 60_000;
+
+/**
+ * The needles of each server: its values of now, and former values that a call has used in the last minutes. A server may
+ * still answer with a former value.
+ */
+export class NeedleCache {
+  readonly #servers = new Map<string, ServerNeedles>();
+
+  /** The number of servers whose needles are in memory. */
+  get size(): number {
+    return this.#servers.size;
+  }
+
+  /** Returns the needles for the answer of a call, and a function to call when the call has ended. */
+  take({ server, secrets }: CallGrant): { readonly needles: () => Needles; readonly release: () => void } {
+    const searched = secrets.filter(({ redacted }) => redacted);
+    const entry = this.#servers.get(server.id) ?? { values: new Map(), needles: undefined, calls: 0 };
+    const keys = searched.map(({ value, rule }) => {
+      const [text, basic] = [value.reveal(), rule.kind === "basic"];
+      const key = `${basic ? "b" : "p"}${text}`;
+      const kept = entry.values.get(key);
+      if (kept === undefined) {
+        entry.values.set(key, { value: text, basic, calls: 1, untilMs: Number.POSITIVE_INFINITY });
+        entry.needles = undefined;
+      } else {
+        kept.calls++;
+        kept.untilMs = Number.POSITIVE_INFINITY;
+      }
+      return key;
+    });
+    entry.calls++;
+    this.#servers.set(server.id, entry);
+    const release = () => {
+      entry.calls--;
+      for (const key of keys) {
+        const kept = entry.values.get(key);
+        if (kept === undefined) continue;
+        kept.calls--;
+        if (kept.calls === 0) kept.untilMs = performance.now() + keptMs;
+      }
+    };
+    // Not made before the answer begins: a value that was set during the call may come back, too.
+    return { needles: () => this.#needlesOf(entry), release };
+  }
+
+  /** Forgets values that no call has used for some minutes. */
+  sweep(): void {
+    const nowMs = performance.now();
+    for (const [id, entry] of this.#servers) {
+      for (const [key, { untilMs }] of entry.values) {
+        if (untilMs > nowMs) continue;
+        entry.values.delete(key);
+        entry.needles = undefined;
+      }
+      if (entry.values.size === 0 && entry.calls === 0) this.#servers.delete(id);
+    }
+  }
+
+  #needlesOf(entry: ServerNeedles): Needles {
+    entry.needles ??= new Needles([...entry.values.values()].map(({ value, basic }) => ({ value, basic })));
+    return entry.needles;
+  }
+}

@@ -1,0 +1,117 @@
+import type { OpenCall as CheckedCall, SecretsReader } from "@keyward/secrets/reader";
+import { GatewayProblem } from "../problem.ts";
+import { serverTimeout } from "./dialing-problem.ts";
+import type { RelayedAnswer } from "./relayed-answer.ts";
+
+/** A call that is in progress. */
+export interface OpenCall extends CheckedCall {
+  /** Set when the body of the request was read. */
+  tool: string | undefined;
+  /** Ends the call before the server is called. */
+  readonly refuse: (problem: GatewayProblem) => void;
+  /** `undefined` until the server is called. */
+  answer: RelayedAnswer | undefined;
+}
+
+const checkedEveryMs = 1_000;
+
+/**
+ * The calls in progress. Each second, the tokens and servers of all of them are read again, and a call whose token was
+ * revoked, or whose server was disabled, is ended.
+ */
+export class OpenCalls {
+  readonly #reader: SecretsReader;
+  readonly #silenceMs: number;
+  readonly #onProblem: (problem: unknown) => void;
+  readonly #open = new Set<OpenCall>();
+  readonly #timer: NodeJS.Timeout;
+  #isChecking = false;
+  #isClosing = false;
+
+  constructor(
+    reader: SecretsReader,
+    { silenceMs, onProblem }: { readonly silenceMs: number; readonly onProblem: (problem: unknown) => void },
+  ) {
+    this.#reader = reader;
+    this.#silenceMs = silenceMs;
+    this.#onProblem = onProblem;
+    this.#timer = setInterval(() => void this.#check(), checkedEveryMs).unref();
+  }
+
+  get size(): number {
+    return this.#open.size;
+  }
+
+  /** Counts a call as open while `run` runs. */
+  async during(call: OpenCall, run: () => Promise<void>): Promise<void> {
+    this.#open.add(call);
+    try {
+      await run();
+    } finally {
+      this.#open.delete(call);
+    }
+  }
+
+  /**
+   * Ends each stream of events that was opened with GET, between two of its events. The other calls go on: the stream that
+   * answers a POST carries the result of the call.
+   */
+  endStreams(): void {
+    this.#isClosing = true;
+    this.#endStreams(true);
+  }
+
+  /** Stops the checks. */
+  close(): void {
+    clearInterval(this.#timer);
+  }
+
+  async #check(): Promise<void> {
+    const nowMs = performance.now();
+    for (const { answer } of this.#open) {
+      answer?.keepAlive(nowMs);
+      if (answer !== undefined && !answer.isEventStream && answer.silentMs(nowMs) > this.#silenceMs) {
+        answer.fail(serverTimeout());
+      }
+    }
+    // A stream that was within an event for a second is ended there.
+    if (this.#isClosing) this.#endStreams(false);
+    if (this.#isChecking || this.#open.size === 0) return;
+    this.#isChecking = true;
+    try {
+      await this.#endRefused();
+    } catch (error) {
+      this.#onProblem(error);
+    } finally {
+      this.#isChecking = false;
+    }
+  }
+
+  async #endRefused(): Promise<void> {
+    for (const { call } of await this.#reader.stillAllowed([...this.#open])) {
+      const { answer } = call;
+      if (answer === undefined) call.refuse(noLongerAllowed());
+      else if (answer.isEventStream) answer.endStream(noLongerAllowed(), false);
+      else answer.fail(noLongerAllowed());
+    }
+  }
+
+  #endStreams(mayWait: boolean): void {
+    for (const { answer, method } of this.#open) {
+      if (answer?.isEventStream === true && method === "GET") answer.endStream(closing(), mayWait);
+    }
+  }
+}
+
+/** Returns the problem of a call that is refused or ended because this process is shutting down. */
+export function closing(): GatewayProblem {
+  return new GatewayProblem("SERVICE_CLOSING", "This process of the gateway is ending", {
+    hint: "Repeat the call: another process answers, or this one after its restart.",
+  });
+}
+
+function noLongerAllowed(): GatewayProblem {
+  return new GatewayProblem("TOKEN_REFUSED", "The token may no longer call this server", {
+    hint: "Ask an admin of the workspace. The token was revoked or has expired, or the server was changed, disabled or deleted.",
+  });
+}

@@ -1,0 +1,477 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Readable } from "node:stream";
+import type { KeyProvider, Keyring, WrappableStore } from "@keyward/core";
+import { Budgets, type ClientAddresses, type OwnNames, Places, RefusedTokens } from "@keyward/listener";
+import { type AuditLog, SecretsError } from "@keyward/secrets";
+import {
+  type CallGrant,
+  type CallSecret,
+  newCallId,
+  RefusedCall,
+  SecretsReader,
+  shortenedPath,
+} from "@keyward/secrets/reader";
+import { type McpHeaders, openSessionId, readMcpBody, sealSessionId } from "../mcp/index.ts";
+import type { ServerDispatchers } from "../network/index.ts";
+import { GatewayProblem, problemAnswer } from "../problem.ts";
+import { type AddressException, exceptionsOf } from "./address-exceptions.ts";
+import { problemOfDialing } from "./dialing-problem.ts";
+import { injectedHeaders } from "./injection.ts";
+import { NeedleCache } from "./needle-cache.ts";
+import { type OpenCall, OpenCalls } from "./open-calls.ts";
+import type { CheckedCallLimits } from "./relay-limits.ts";
+import { type AnswerEnd, RelayedAnswer } from "./relayed-answer.ts";
+import { BodyMemory, bodyInfo, boundedStream, callerLeft } from "./request-body.ts";
+import { forwardedHeaders, listedHeaders, sessionHeader } from "./request-headers.ts";
+import { auditUnavailable, problemOf, tokenRefused } from "./service-problem.ts";
+import { type CallTarget, pathAt, readTarget } from "./target.ts";
+
+/** The options of {@link Relay}. */
+export interface RelayOptions {
+  /** The store of the secrets service. Whoever opened the store closes it. */
+  readonly store: WrappableStore;
+  readonly keys: Keyring | KeyProvider;
+  readonly replica: boolean;
+  readonly audit: AuditLog;
+  readonly names: OwnNames;
+  readonly addresses: ClientAddresses;
+  readonly dispatchers: ServerDispatchers;
+  readonly addressExceptions: readonly AddressException[];
+  readonly limits: CheckedCallLimits;
+  /** Called with each problem that an operator should know: a `GatewayProblem` with the id of its call, or another error. */
+  readonly onProblem: (problem: unknown, call?: { readonly callId: string }) => void;
+}
+
+/** What is known about a call, for its entry in the audit. */
+interface CallFacts {
+  readonly callId: string;
+  readonly atMs: number;
+  readonly begunMs: number;
+  readonly target: CallTarget;
+  readonly method: string;
+  /** The headers of the caller that are forwarded. */
+  readonly headers: Readonly<Record<string, string>>;
+  mcpMethod: string | undefined;
+  tool: string | undefined;
+  requestBytes: number;
+}
+
+/** Who made a call. */
+type CallMaker = Pick<CallGrant, "caller" | "workspace">;
+
+const methods: readonly string[] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+const bearer = /^Bearer ([\x21-\x7e]{1,256})$/i;
+const maxNames = 10_000;
+
+/** Relays calls: checks the token, puts the credentials into the request, sends it, and removes the credentials from the answer. */
+export class Relay {
+  readonly #options: RelayOptions;
+  readonly #reader: SecretsReader;
+  readonly #needles = new NeedleCache();
+  readonly #memory: BodyMemory;
+  readonly #open: OpenCalls;
+  readonly #refused: RefusedTokens;
+  readonly #rates: Budgets;
+  readonly #redactions: Budgets;
+  readonly #places: Places;
+  readonly #placesOfToken: Places;
+  readonly #placesOfServer: Places;
+  readonly #sweeping: NodeJS.Timeout;
+
+  constructor(options: RelayOptions) {
+    const { limits, store, keys, replica, onProblem } = options;
+    this.#options = options;
+    this.#reader = new SecretsReader({ store, keys, replica, onProblem });
+    this.#memory = new BodyMemory(limits.maxBodyMemoryBytes);
+    this.#open = new OpenCalls(this.#reader, { silenceMs: limits.silenceMs, onProblem });
+    this.#refused = new RefusedTokens(limits.refusalsPerMinute);
+    this.#rates = new Budgets({ perSecond: limits.callsPerSecond, burst: limits.burstCalls, maxNames });
+    const { redactionsPerHour } = limits;
+    this.#redactions = new Budgets({ perSecond: redactionsPerHour / 3_600, burst: redactionsPerHour, maxNames });
+    this.#places = new Places(limits.concurrentCalls, () => busy("gateway"));
+    this.#placesOfToken = new Places(limits.concurrentCallsOfToken, () => busy("token"));
+    this.#placesOfServer = new Places(limits.concurrentCallsOfServer, () => busy("server"));
+    this.#sweeping = setInterval(() => this.#needles.sweep(), 60_000).unref();
+  }
+
+  /** The number of calls in progress. */
+  get openCalls(): number {
+    return this.#open.size;
+  }
+
+  /** Answers a request. Never rejects. */
+  async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const callId = newCallId();
+    try {
+      await this.#places.hold("", () => this.#call(request, response, callId));
+    } catch (error) {
+      const problem = problemOf(error);
+      this.#report(problem, callId);
+      if (response.headersSent || response.destroyed) return void response.destroy();
+      const answer = problemAnswer(problem, callId);
+      // The connection of a body that was not read is closed, so the caller must not send another request on it.
+      if (!request.complete) response.shouldKeepAlive = false;
+      response.writeHead(answer.status, answer.headers);
+      response.end(request.method === "HEAD" ? undefined : answer.body);
+    }
+  }
+
+  /** Ends each stream that was opened with GET, between two of its events. */
+  endStreams(): void {
+    this.#open.endStreams();
+  }
+
+  /** Closes what the relay has opened, after the last call has ended. */
+  async close(): Promise<void> {
+    this.#open.close();
+    clearInterval(this.#sweeping);
+    await this.#reader.close();
+  }
+
+  async #call(request: IncomingMessage, response: ServerResponse, callId: string): Promise<void> {
+    const [atMs, begunMs] = [Date.now(), performance.now()];
+    this.#requireOwnName(request);
+    const target = readTarget(request.url ?? "");
+    const method = request.method ?? "";
+    if (!methods.includes(method)) throw methodRefused("The gateway does not relay this method");
+    if (request.headers.upgrade !== undefined) throw upgradeRefused();
+    if (request.headers.expect !== undefined) throw expectRefused();
+    const headers = forwardedHeaders(request);
+    this.#options.audit.requireWritable();
+    const facts: CallFacts = {
+      callId,
+      atMs,
+      begunMs,
+      target,
+      method,
+      headers,
+      mcpMethod: undefined,
+      tool: undefined,
+      requestBytes: 0,
+    };
+    const grant = await this.#grant(request, facts);
+    const call: OpenCall = {
+      caller: grant.caller,
+      server: grant.server,
+      method,
+      tool: undefined,
+      answer: undefined,
+      refuse: (problem) => void request.destroy(problem),
+    };
+    try {
+      await this.#inShare(grant, () =>
+        this.#open.during(call, () => this.#forward(request, response, grant, facts, call)),
+      );
+    } catch (error) {
+      // Whatever is refused from here on has a caller, and so an entry. An answer that has begun has recorded the call.
+      const problem = problemOf(error);
+      if (call.answer === undefined) {
+        const hasLeft = response.destroyed;
+        const isRefused = !hasLeft || problem.code !== "REQUEST_MALFORMED";
+        const end = { status: hasLeft ? undefined : problem.status, problem: isRefused ? problem : undefined };
+        await this.#record(facts, grant, { ...end, answerBytes: 0, redactions: 0 }, []);
+      }
+      throw problem;
+    }
+  }
+
+  #requireOwnName({ headers }: IncomingMessage): void {
+    const refused = this.#options.names.refusal(headers.host ?? "", headers.origin);
+    if (refused === "host") {
+      throw new GatewayProblem("HOST_REFUSED", "The host name of the request is not one of the gateway", {
+        hint: "Use localhost, or the public URL of the gateway. An operator sets the public URL when the service starts.",
+      });
+    }
+    if (refused === "origin") {
+      throw new GatewayProblem("ORIGIN_REFUSED", "The request comes from a page of another origin", {
+        hint: "Send the request without a browser.",
+      });
+    }
+  }
+
+  /** Reads what the call needs: who calls, where the call goes, and with which values. */
+  async #grant({ headers, socket }: IncomingMessage, facts: CallFacts): Promise<CallGrant> {
+    const token = bearer.exec(headers.authorization ?? "")?.[1];
+    if (token === undefined) throw tokenRefused();
+    const waitSeconds = this.#refused.waitSeconds(token);
+    if (waitSeconds !== undefined) throw rateLimited("This token was refused too often", waitSeconds);
+    const forwarded = headers["x-forwarded-for"];
+    const address = this.#options.addresses.of(
+      socket.remoteAddress,
+      typeof forwarded === "string" ? forwarded : forwarded?.join(","),
+    );
+    try {
+      return await this.#reader.forCall(token, facts.target.slug, { address });
+    } catch (error) {
+      if (error instanceof RefusedCall) {
+        const problem = problemOf(error);
+        await this.#record(facts, error, { status: problem.status, problem, answerBytes: 0, redactions: 0 }, []);
+      }
+      if (error instanceof SecretsError && error.code === "TOKEN_REFUSED") this.#refused.refused(token);
+      throw error;
+    }
+  }
+
+  async #inShare({ caller, server }: CallGrant, run: () => Promise<void>): Promise<void> {
+    await this.#placesOfToken.hold(caller.tokenId, () => this.#placesOfServer.hold(server.id, run));
+  }
+
+  async #forward(
+    request: IncomingMessage,
+    response: ServerResponse,
+    grant: CallGrant,
+    facts: CallFacts,
+    call: OpenCall,
+  ): Promise<void> {
+    const { method } = facts;
+    const { limits } = this.#options;
+    if (grant.methods !== undefined && !grant.methods.includes(method)) throw notInScope("method");
+    const waitSeconds = this.#redactions.waitSeconds(redactionName(grant));
+    if (waitSeconds !== undefined) throw guessesRefused(waitSeconds);
+    if (grant.server.kind === "http") {
+      this.#takeFromRate(grant, undefined);
+      const onBytes = (count: number) => {
+        facts.requestBytes += count;
+        call.answer?.progressed();
+      };
+      const body = bodyInfo(request).isPresent ? boundedStream(request, limits.maxBodyBytes, onBytes) : undefined;
+      return await this.#send(response, grant, facts, call, body, bodyInfo(request).length);
+    }
+    if (!["GET", "POST", "DELETE"].includes(method)) throw methodRefused("An MCP server has no such method");
+    if (method !== "POST") {
+      this.#takeFromRate(grant, undefined);
+      if (bodyInfo(request).isPresent) throw bodyRefused();
+      return await this.#send(response, grant, facts, call, undefined, undefined);
+    }
+    requireJson(request);
+    await this.#memory.withBody(request, limits.maxMcpBodyBytes, async (body) => {
+      facts.requestBytes = body.length;
+      const message = readMcpBody(body, namesIn(facts.headers));
+      facts.mcpMethod = message.method;
+      facts.tool = message.tool;
+      call.tool = message.tool;
+      this.#takeFromRate(grant, message.method);
+      const mayCall =
+        message.method !== "tools/call" || grant.tools === undefined || isOneOf(grant.tools, message.tool);
+      if (!mayCall) throw notInScope("tool");
+      await this.#send(response, grant, facts, call, body, body.length);
+    });
+  }
+
+  /** Sends the request to the server, and relays the answer. Resolves when the answer has ended and was recorded. */
+  async #send(
+    response: ServerResponse,
+    grant: CallGrant,
+    facts: CallFacts,
+    call: OpenCall,
+    body: Buffer | Readable | undefined,
+    length: number | undefined,
+  ): Promise<void> {
+    const { target, callId } = facts;
+    // A caller who has left gets no answer, so no event of the response would end the call.
+    if (response.destroyed) throw callerLeft();
+    const { server, secrets, caller, workspace, sessionKey } = grant;
+    const url = new URL(server.url);
+    const path = pathAt(url, server.kind, target);
+    const place = { workspace: workspace.id, server: server.id, owner: caller.owner };
+    const headers: Record<string, string> = { ...facts.headers, ...listedHeaders(response.req, server.forwardHeaders) };
+    const session = response.req.headers[sessionHeader];
+    if (server.kind === "mcp" && session !== undefined) {
+      const opened = openSessionId(sessionKey.reveal(), place, typeof session === "string" ? session : "");
+      if (opened === undefined) throw unknownSession();
+      headers[sessionHeader] = opened;
+    }
+    if (length !== undefined && body !== undefined) headers["content-length"] = String(length);
+    for (const [name, value] of injectedHeaders(secrets)) headers[name.toLowerCase()] = value;
+    const { needles, release } = this.#needles.take(grant);
+    try {
+      const answer = new RelayedAnswer({
+        callId,
+        response,
+        needles,
+        relayHeaders: server.relayHeaders,
+        sealSession: server.kind === "mcp" ? (id) => sealSessionId(sessionKey.reveal(), place, id) : undefined,
+        maxAnswerBytes: this.#options.limits.maxAnswerBytes,
+        settle: async (end) => {
+          if (end.problem !== undefined) this.#report(end.problem, callId);
+          this.#countRedactions(grant, end.redactions);
+          await this.#record(facts, grant, end, answer.isSent ? secrets : []);
+        },
+      });
+      call.answer = answer;
+      const { dispatchers, addressExceptions } = this.#options;
+      const allowed = exceptionsOf(addressExceptions, `${workspace.name}/${server.slug}`);
+      const dialled = { key: `${workspace.id}/${server.id}`, origin: url.origin, allowed };
+      try {
+        dispatchers.dispatch(dialled, { path, method: methodOf(facts.method), headers, body: body ?? null }, answer);
+      } catch (error) {
+        answer.fail(problemOfDialing(error));
+      }
+      await answer.ended;
+    } finally {
+      release();
+    }
+  }
+
+  #report(problem: GatewayProblem, callId: string): void {
+    if (problem.status >= 500 && problem.code !== "SERVICE_CLOSING") this.#options.onProblem(problem, { callId });
+  }
+
+  #takeFromRate({ caller }: CallGrant, mcpMethod: string | undefined): void {
+    const waitSeconds = this.#rates.waitSeconds(caller.tokenId);
+    if (waitSeconds === undefined) {
+      this.#rates.take(caller.tokenId);
+      return;
+    }
+    // A client of the newer protocol that gets 429 for these falls back to the older protocol.
+    if (mcpMethod === "initialize" || mcpMethod === "server/discover") throw busy("token");
+    throw rateLimited("This token began too many calls", waitSeconds);
+  }
+
+  #countRedactions(grant: CallGrant, redactions: number): void {
+    const counted = Math.min(redactions, this.#options.limits.redactionsPerHour);
+    for (let count = 0; count < counted; count++) this.#redactions.take(redactionName(grant));
+  }
+
+  /**
+   * Records a call.
+   *
+   * @param used the secrets of the request that was sent.
+   * @throws GatewayProblem `AUDIT_UNAVAILABLE`.
+   */
+  async #record(
+    facts: CallFacts,
+    { caller, workspace }: CallMaker,
+    { status, problem, answerBytes, redactions }: AnswerEnd,
+    used: readonly CallSecret[],
+  ): Promise<void> {
+    const { callId, atMs, begunMs, target, method, mcpMethod, tool, requestBytes } = facts;
+    try {
+      await this.#options.audit.recordCall({
+        callId,
+        at: atMs,
+        workspace: workspace.id,
+        caller,
+        server: target.slug,
+        method,
+        path: shortenedPath(target.path),
+        mcpMethod,
+        tool,
+        status,
+        reason: problem?.code,
+        durationMs: Math.round(performance.now() - begunMs),
+        requestBytes,
+        answerBytes,
+        secrets: used.map(({ name, revision }) => ({ name, revision })),
+        redactions,
+      });
+    } catch (error) {
+      throw error instanceof SecretsError ? auditUnavailable(error) : error;
+    }
+  }
+}
+
+/** Returns the headers of the protocol of 2026-07-28 that repeat what the body says. */
+function namesIn(headers: Readonly<Record<string, string>>): McpHeaders {
+  return { method: headers["mcp-method"], name: headers["mcp-name"] };
+}
+
+/**
+ * Checks that a server reads the body of a message as the gateway does. Some servers decode another charset or encoding, in
+ * which the same bytes are another message.
+ *
+ * @throws GatewayProblem `BODY_MALFORMED`.
+ */
+function requireJson({ headers }: IncomingMessage): void {
+  const isPlain = (headers["content-encoding"] ?? "identity").trim().toLowerCase() === "identity";
+  const isJson = /^application\/json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?$/i.test(
+    headers["content-type"]?.trim() ?? "",
+  );
+  if (isPlain && isJson) return;
+  throw new GatewayProblem("BODY_MALFORMED", "A message of MCP is not JSON in UTF-8, or is compressed", {
+    hint: "Send the header Content-Type: application/json, with no other charset than utf-8, and no Content-Encoding.",
+  });
+}
+
+function redactionName({ caller, server }: CallGrant): string {
+  return `${caller.tokenId} ${server.id}`;
+}
+
+function isOneOf(tools: readonly string[], tool: string | undefined): boolean {
+  return tool !== undefined && tools.includes(tool);
+}
+
+function methodOf(method: string): "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" {
+  switch (method) {
+    case "GET":
+    case "HEAD":
+    case "POST":
+    case "PUT":
+    case "PATCH":
+    case "DELETE":
+      return method;
+    default:
+      throw methodRefused("The gateway does not relay this method");
+  }
+}
+
+function methodRefused(detail: string): GatewayProblem {
+  return new GatewayProblem("METHOD_REFUSED", detail, {
+    hint: "An MCP server is called with GET, POST and DELETE, another server also with HEAD, PUT and PATCH.",
+  });
+}
+
+function upgradeRefused(): GatewayProblem {
+  return new GatewayProblem("UPGRADE_REFUSED", "The gateway does not relay upgrades, such as WebSockets", {
+    hint: "Call the server with a transport over plain HTTP.",
+  });
+}
+
+function expectRefused(): GatewayProblem {
+  return new GatewayProblem("EXPECT_REFUSED", "The gateway does not relay the header Expect", {
+    hint: "Send the request without the header Expect. With curl, pass -H 'Expect:'.",
+  });
+}
+
+function bodyRefused(): GatewayProblem {
+  return new GatewayProblem("BODY_MALFORMED", "Only a request with the method POST has a body for an MCP server", {
+    hint: "Leave the body out.",
+  });
+}
+
+function notInScope(what: "method" | "tool"): GatewayProblem {
+  return new GatewayProblem("NOT_ALLOWED", `This token may not use this ${what} of the server`, {
+    hint: "Ask an admin of the workspace for a token with a wider scope.",
+  });
+}
+
+function unknownSession(): GatewayProblem {
+  return new GatewayProblem("SESSION_NOT_FOUND", "The session does not belong to the owner of this token", {
+    hint: "Begin a new session with the request `initialize`.",
+  });
+}
+
+function busy(what: "gateway" | "token" | "server"): GatewayProblem {
+  const whose = { gateway: "", token: " with this token", server: " to this server" }[what];
+  return new GatewayProblem("SERVICE_BUSY", `Too many calls${whose} are in progress`, {
+    hint: "Repeat the call when others have ended. An open stream counts as a call.",
+  });
+}
+
+function rateLimited(detail: string, waitSeconds: number): GatewayProblem {
+  return new GatewayProblem("RATE_LIMITED", detail, {
+    hint: "Wait as long as the header Retry-After says.",
+    waitSeconds,
+  });
+}
+
+function guessesRefused(waitSeconds: number): GatewayProblem {
+  return new GatewayProblem(
+    "GUESSES_REFUSED",
+    "The answers of this server to this token had too many values of secrets",
+    {
+      hint: "Ask an admin of the workspace why the server repeats its credentials. Calls are relayed again after the time of Retry-After.",
+      waitSeconds,
+    },
+  );
+}

@@ -1,0 +1,362 @@
+import type { IncomingHttpHeaders, ServerResponse } from "node:http";
+import type { Transform } from "node:stream";
+import type { Dispatcher } from "undici";
+import { GatewayProblem, problemAnswer } from "../problem.ts";
+import type { Needles } from "../redaction/needles.ts";
+import { Redactor, redactText } from "../redaction/redactor.ts";
+import { type AnswerHead, addedHeaders, answerRefused, readAnswerHead } from "./answer-headers.ts";
+import { decoderOf } from "./decoding.ts";
+import { problemOfDialing } from "./dialing-problem.ts";
+import { sessionHeader } from "./request-headers.ts";
+import { problemOf } from "./service-problem.ts";
+
+/** How an answer ended. */
+export interface AnswerEnd {
+  /** The status that the caller got; `undefined` if the caller left before. */
+  readonly status: number | undefined;
+  /** Why the gateway refused or ended the call; `undefined` if the server's answer was relayed. */
+  readonly problem: GatewayProblem | undefined;
+  /** The bytes of the body that were sent to the caller. */
+  readonly answerBytes: number;
+  /** How many values were replaced. */
+  readonly redactions: number;
+}
+
+/** The options of {@link RelayedAnswer}. */
+export interface RelayedAnswerOptions {
+  readonly callId: string;
+  readonly response: ServerResponse;
+  /** Returns the values to search for now. Another object than before if another call has used a new value. */
+  readonly needles: () => Needles;
+  /** The headers of the answer that are relayed because the settings of the server list them. In lower case. */
+  readonly relayHeaders: readonly string[];
+  /** Returns what the caller sees instead of a session id of an MCP server. `undefined` for another server. */
+  readonly sealSession: ((id: string) => string) | undefined;
+  /** The largest body of an answer, in bytes, after decoding. */
+  readonly maxAnswerBytes: number;
+  /** Records the call. The last bytes of the answer are sent when `settle` has resolved. Must be called once. */
+  readonly settle: (end: AnswerEnd) => Promise<void>;
+}
+
+/** An answer of at most this size is sent after the call is recorded. */
+const heldBytes = 128 * 1_024;
+const keptAliveEveryMs = 15_000;
+const lineFeed = 10;
+const carriageReturn = 13;
+
+/**
+ * Relays the answer of a server to the caller as it arrives: decodes it, replaces values, and waits for a slow caller. An
+ * answer whose length is known and small is sent after the call is recorded; the end of every other one, too.
+ */
+export class RelayedAnswer implements Dispatcher.DispatchHandler {
+  /** Resolves when the answer has ended and was recorded. */
+  readonly ended: Promise<void>;
+  readonly #options: RelayedAnswerOptions;
+  readonly #resolve: () => void;
+  #controller: Dispatcher.DispatchController | undefined;
+  #redactor: Redactor | undefined;
+  #needles: Needles | undefined;
+  /** The hits of former redactors. */
+  #formerHits = 0;
+  #lastByte: number | undefined;
+  #decoder: Transform | undefined;
+  #head: AnswerHead | undefined;
+  #status = 0;
+  #headers: Record<string, string> = {};
+  #held: Uint8Array[] | undefined;
+  #heldBytes = 0;
+  #decodedBytes = 0;
+  #answerBytes = 0;
+  #headerHits = 0;
+  #isEnding = false;
+  #isWaitingForCaller = false;
+  #endsAtBoundary = false;
+  #lastBytes: readonly number[] = [lineFeed, lineFeed];
+  #progressAtMs = performance.now();
+  #writtenAtMs = performance.now();
+
+  constructor(options: RelayedAnswerOptions) {
+    this.#options = options;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.ended = promise;
+    this.#resolve = resolve;
+    const { response } = options;
+    response.on("drain", () => this.#resume());
+    response.once("close", () => {
+      if (!this.#isEnding) void this.#finish(undefined, undefined);
+    });
+    // The answer of a caller that has left must not end the process.
+    response.on("error", () => {});
+  }
+
+  /** True from when the request is sent: a connection to the server has been made. */
+  get isSent(): boolean {
+    return this.#controller !== undefined;
+  }
+
+  /** True for a stream of events that has begun. */
+  get isEventStream(): boolean {
+    return this.#head?.isEventStream === true;
+  }
+
+  /** Returns for how long the server has sent nothing, in milliseconds. 0 while the caller is the slow one. */
+  silentMs(nowMs: number): number {
+    return this.#isWaitingForCaller || this.#isEnding ? 0 : nowMs - this.#progressAtMs;
+  }
+
+  /** Notes that the caller has sent a part of the body, so the server does not have to answer yet. */
+  progressed(): void {
+    this.#progressAtMs = performance.now();
+  }
+
+  onRequestStart(controller: Dispatcher.DispatchController): void {
+    this.#controller = controller;
+    if (this.#isEnding) controller.abort(new Error("The caller has left"));
+  }
+
+  onResponseStart(controller: Dispatcher.DispatchController, status: number, headers: IncomingHttpHeaders): void {
+    this.#controller = controller;
+    this.#progressAtMs = performance.now();
+    if (status < 200 || this.#isEnding) return;
+    this.#attempt(() => this.#begin(status, headers));
+  }
+
+  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    this.#progressAtMs = performance.now();
+    if (this.#isEnding) return;
+    const decoder = this.#decoder;
+    if (decoder === undefined) {
+      this.#attempt(() => this.#take(chunk));
+    } else if (!decoder.write(chunk)) {
+      controller.pause();
+      decoder.once("drain", () => controller.resume());
+    }
+  }
+
+  onResponseEnd(): void {
+    if (this.#isEnding) return;
+    if (this.#decoder === undefined) void this.#complete();
+    else this.#decoder.end();
+  }
+
+  onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
+    if (!this.#isEnding) this.fail(problemOfDialing(error));
+  }
+
+  /** Ends the call with a problem. A caller that has the beginning of the answer sees that the answer is cut off. */
+  fail(problem: GatewayProblem): void {
+    if (!this.#isEnding) void this.#finish(this.#options.response.headersSent ? this.#status : problem.status, problem);
+  }
+
+  /**
+   * Ends a stream of events between two events, because the token may no longer be used or the process ends.
+   *
+   * @param mayWait false if the stream must end now, also within an event.
+   */
+  endStream(problem: GatewayProblem, mayWait: boolean): void {
+    if (this.#isEnding) return;
+    if (this.#head === undefined || !this.#isBetweenEvents()) {
+      if (mayWait) this.#endsAtBoundary = true;
+      else this.fail(problem);
+      return;
+    }
+    void this.#finish(this.#status, problem, true);
+  }
+
+  /** Sends a comment if the stream of events is silent, so that proxies keep the connection. */
+  keepAlive(nowMs: number): void {
+    if (!this.isEventStream || this.#isEnding || this.#isWaitingForCaller) return;
+    if (nowMs - this.#writtenAtMs >= keptAliveEveryMs && this.#isBetweenEvents()) this.#send(Buffer.from(":\n\n"));
+  }
+
+  #begin(status: number, headers: IncomingHttpHeaders): void {
+    const { response, relayHeaders, sealSession } = this.#options;
+    const head = readAnswerHead(status, headers, relayHeaders);
+    const needles = this.#options.needles();
+    this.#needles = needles;
+    this.#head = head;
+    this.#status = status;
+    this.#redactor = new Redactor(needles, { framing: head.isEventStream ? "lines" : "bytes" });
+    for (const [name, value] of Object.entries(head.headers)) {
+      const { text, hits } = redactText(needles, value);
+      this.#headers[name] = text;
+      this.#headerHits += hits;
+    }
+    const session = headers[sessionHeader];
+    if (typeof session === "string" && sealSession !== undefined) {
+      const { hits } = redactText(needles, session);
+      this.#headerHits += hits;
+      // The caller sees the id, and the server needs the id unchanged.
+      if (hits > 0) throw answerRefused("The id of the session has a value of a secret");
+      this.#headers[sessionHeader] = sealSession(session);
+    }
+    Object.assign(this.#headers, addedHeaders, { "x-request-id": this.#options.callId });
+    if (head.isEventStream) this.#headers["x-accel-buffering"] = "no";
+    if (head.encoding !== undefined) this.#decode(decoderOf(head.encoding));
+    const isHeld = head.length !== undefined && head.length <= heldBytes && !head.isEventStream;
+    const hasNoBody = response.req.method === "HEAD" || status === 204 || status === 304;
+    if (isHeld || hasNoBody) this.#held = [];
+    else this.#writeHead();
+  }
+
+  #decode(decoder: Transform): void {
+    this.#decoder = decoder;
+    decoder.on("data", (chunk: Buffer) => {
+      if (!this.#isEnding) this.#attempt(() => this.#take(chunk));
+    });
+    decoder.once("end", () => {
+      if (!this.#isEnding) void this.#complete();
+    });
+    decoder.once("error", (cause) => this.fail(undecodable(cause)));
+  }
+
+  #take(chunk: Uint8Array): void {
+    this.#decodedBytes += chunk.length;
+    if (this.#decodedBytes > this.#options.maxAnswerBytes) throw tooLarge();
+    this.#renewRedactor();
+    this.#lastByte = chunk.at(-1) ?? this.#lastByte;
+    const bytes = this.#redactor?.write(chunk);
+    if (bytes === undefined || bytes.length === 0) return;
+    if (this.#held === undefined) {
+      this.#send(bytes);
+      return;
+    }
+    this.#held.push(bytes);
+    this.#heldBytes += bytes.length;
+    if (this.#heldBytes <= heldBytes) return;
+    // A compressed answer is larger than its length says.
+    const held = Buffer.concat(this.#held);
+    this.#held = undefined;
+    this.#writeHead();
+    this.#send(held);
+  }
+
+  /** Searches a stream of events for values, too, that were set after it began. After a whole line, nothing is held back. */
+  #renewRedactor(): void {
+    if (!this.isEventStream || this.#lastByte !== lineFeed) return;
+    const needles = this.#options.needles();
+    if (needles === this.#needles) return;
+    this.#needles = needles;
+    this.#formerHits += this.#redactor?.hits ?? 0;
+    this.#redactor = new Redactor(needles, { framing: "lines" });
+  }
+
+  #writeHead(): void {
+    this.#options.response.writeHead(this.#status, this.#headers);
+    if (this.isEventStream) this.#options.response.flushHeaders();
+  }
+
+  #send(bytes: Uint8Array): void {
+    this.#answerBytes += bytes.length;
+    this.#writtenAtMs = performance.now();
+    this.#lastBytes = [...this.#lastBytes, ...bytes.subarray(-4)].slice(-4);
+    if (!this.#options.response.write(bytes)) {
+      this.#isWaitingForCaller = true;
+      if (this.#decoder === undefined) this.#controller?.pause();
+      else this.#decoder.pause();
+    }
+    if (this.#endsAtBoundary && this.#isBetweenEvents()) void this.#finish(this.#status, undefined, true);
+  }
+
+  #resume(): void {
+    if (!this.#isWaitingForCaller) return;
+    this.#isWaitingForCaller = false;
+    this.#progressAtMs = performance.now();
+    if (this.#decoder === undefined) this.#controller?.resume();
+    else this.#decoder.resume();
+  }
+
+  #isBetweenEvents(): boolean {
+    const [third, second, last] = [this.#lastBytes.at(-3), this.#lastBytes.at(-2), this.#lastBytes.at(-1)];
+    if (last === carriageReturn) return second === carriageReturn;
+    if (last !== lineFeed) return false;
+    return second === lineFeed || (second === carriageReturn && third === lineFeed);
+  }
+
+  /** Sends the rest of the answer, and ends it when the call is recorded. */
+  async #complete(): Promise<void> {
+    if (this.#isEnding) return;
+    this.#isEnding = true;
+    const { response } = this.#options;
+    try {
+      const rest = this.#redactor?.end() ?? new Uint8Array();
+      if (this.#held === undefined) {
+        this.#answerBytes += rest.length;
+        if (rest.length > 0) response.write(rest);
+        await this.#settle(this.#status, undefined);
+        response.end();
+      } else {
+        const pieces = [...this.#held, rest];
+        this.#answerBytes = pieces.reduce((sum, { length }) => sum + length, 0);
+        await this.#settle(this.#status, undefined);
+        const hasLength = response.req.method !== "HEAD" && this.#status !== 204 && this.#status !== 304;
+        response.writeHead(this.#status, {
+          ...this.#headers,
+          ...(hasLength ? { "content-length": String(this.#answerBytes) } : {}),
+        });
+        // The pieces go out in one write without a copy.
+        response.cork();
+        for (const piece of pieces) response.write(piece);
+        response.end();
+      }
+    } catch (error) {
+      this.#refuse(problemOf(error));
+    } finally {
+      this.#resolve();
+    }
+  }
+
+  /** Ends the call before the server's answer has ended. */
+  async #finish(status: number | undefined, problem: GatewayProblem | undefined, isWhole = false): Promise<void> {
+    this.#isEnding = true;
+    this.#controller?.abort(problem ?? new Error("The call has ended"));
+    this.#decoder?.destroy();
+    const { response } = this.#options;
+    try {
+      await this.#settle(status, problem);
+      if (isWhole) response.end();
+      else this.#refuse(problem);
+    } catch (error) {
+      this.#refuse(error instanceof GatewayProblem ? error : problem);
+    } finally {
+      this.#resolve();
+    }
+  }
+
+  #refuse(problem: GatewayProblem | undefined): void {
+    const { response, callId } = this.#options;
+    if (response.headersSent || problem === undefined || response.destroyed) {
+      response.destroy();
+      return;
+    }
+    const { status, headers, body } = problemAnswer(problem, callId);
+    response.writeHead(status, headers);
+    response.end(response.req.method === "HEAD" ? undefined : body);
+  }
+
+  async #settle(status: number | undefined, problem: GatewayProblem | undefined): Promise<void> {
+    const redactions = this.#headerHits + this.#formerHits + (this.#redactor?.hits ?? 0);
+    await this.#options.settle({ status, problem, answerBytes: this.#answerBytes, redactions });
+  }
+
+  #attempt(run: () => void): void {
+    try {
+      run();
+    } catch (error) {
+      this.fail(problemOf(error));
+    }
+  }
+}
+
+function tooLarge(): GatewayProblem {
+  return new GatewayProblem("ANSWER_TOO_LARGE", "The answer of the server is larger than the gateway relays", {
+    hint: "Ask the server for a part of the answer, if it has pages. The call may have had an effect at the server.",
+  });
+}
+
+function undecodable(cause: unknown): GatewayProblem {
+  return new GatewayProblem("ANSWER_REFUSED", "The answer of the server cannot be decoded", {
+    hint: "Repeat the call. If the error stays, ask the operator of the server: the body is not of the encoding that its headers name.",
+    cause,
+  });
+}

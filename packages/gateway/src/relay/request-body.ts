@@ -1,0 +1,113 @@
+import type { IncomingMessage } from "node:http";
+import { Readable } from "node:stream";
+import { GatewayProblem } from "../problem.ts";
+
+/** The body of a request: how long it says that it is, and whether it has one. */
+export interface BodyInfo {
+  readonly isPresent: boolean;
+  /** The value of `Content-Length`; `undefined` if the body comes in chunks. */
+  readonly length: number | undefined;
+}
+
+/** Reads the headers that describe the body of a request. */
+export function bodyInfo({ headers, method }: IncomingMessage): BodyInfo {
+  const coding = headers["transfer-encoding"];
+  // Node.js takes the chunks apart, and leaves another coding, such as gzip, in the body.
+  if (coding !== undefined && coding.trim().toLowerCase() !== "chunked") {
+    throw new GatewayProblem("REQUEST_MALFORMED", "The body has a transfer coding that the gateway does not decode", {
+      hint: "Send the body with Content-Length, or with Transfer-Encoding: chunked.",
+    });
+  }
+  const isChunked = coding !== undefined;
+  const length = headers["content-length"] === undefined ? undefined : Number(headers["content-length"]);
+  const isPresent = isChunked || (length !== undefined && length > 0);
+  if (isPresent && (method === "GET" || method === "HEAD")) {
+    throw new GatewayProblem("BODY_MALFORMED", "A request with the method GET or HEAD has a body", {
+      hint: "Send the body with POST, or leave it out.",
+    });
+  }
+  return { isPresent, length: isChunked ? undefined : length };
+}
+
+/** The memory that the bodies which are being read may take together. */
+export class BodyMemory {
+  readonly #maxBytes: number;
+  #takenBytes = 0;
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  /**
+   * Reads a whole body, and runs `use` with the body. The memory counts as taken until `use` has ended.
+   *
+   * @throws GatewayProblem `BODY_TOO_LARGE`, `SERVICE_BUSY`; `REQUEST_MALFORMED` if the caller leaves before the end.
+   */
+  async withBody<Result>(
+    request: IncomingMessage,
+    mostBytes: number,
+    use: (body: Buffer) => Promise<Result>,
+  ): Promise<Result> {
+    const { length } = bodyInfo(request);
+    if (length !== undefined && length > mostBytes) throw bodyTooLarge(mostBytes);
+    let takenBytes = 0;
+    try {
+      const chunks: Buffer[] = [];
+      for await (const chunk of chunksOf(request)) {
+        takenBytes += chunk.length;
+        this.#takenBytes += chunk.length;
+        if (takenBytes > mostBytes) throw bodyTooLarge(mostBytes);
+        if (this.#takenBytes > this.#maxBytes) throw memoryIsTaken();
+        chunks.push(chunk);
+      }
+      return await use(Buffer.concat(chunks));
+    } finally {
+      this.#takenBytes -= takenBytes;
+    }
+  }
+}
+
+/** Returns a body as a stream that fails if it is longer than `mostBytes`, and tells the number of its bytes. */
+export function boundedStream(request: IncomingMessage, mostBytes: number, onBytes: (count: number) => void): Readable {
+  const { length } = bodyInfo(request);
+  if (length !== undefined && length > mostBytes) throw bodyTooLarge(mostBytes);
+  const counted = async function* (): AsyncGenerator<Buffer> {
+    let total = 0;
+    for await (const chunk of chunksOf(request)) {
+      total += chunk.length;
+      if (total > mostBytes) throw bodyTooLarge(mostBytes);
+      onBytes(chunk.length);
+      yield chunk;
+    }
+  };
+  return Readable.from(counted(), { objectMode: false });
+}
+
+/** Reads a body. A reader that stops early leaves the connection open, so that the caller gets the answer. */
+async function* chunksOf(request: IncomingMessage): AsyncGenerator<Buffer> {
+  try {
+    yield* request.iterator({ destroyOnReturn: false });
+  } catch (error) {
+    throw error instanceof GatewayProblem ? error : callerLeft(error);
+  }
+}
+
+/** Returns the problem of a caller who has left, which nobody reads. */
+export function callerLeft(cause?: unknown): GatewayProblem {
+  return new GatewayProblem("REQUEST_MALFORMED", "The caller left before the call was sent to the server", {
+    hint: "Wait for the answer.",
+    cause,
+  });
+}
+
+function bodyTooLarge(mostBytes: number): GatewayProblem {
+  return new GatewayProblem("BODY_TOO_LARGE", `The body of the request is larger than ${mostBytes} bytes`, {
+    hint: "Send less at once.",
+  });
+}
+
+function memoryIsTaken(): GatewayProblem {
+  return new GatewayProblem("SERVICE_BUSY", "The gateway reads too many large bodies now", {
+    hint: "Repeat the call in some seconds.",
+  });
+}

@@ -1,0 +1,64 @@
+import { GatewayProblem } from "../problem.ts";
+
+/** Which server a call is for, and where at that server. */
+export interface CallTarget {
+  readonly slug: string;
+  /** The path behind the slug, with its first slash, as the caller has written it. */
+  readonly path: string;
+  /** The query with its question mark; "" for none. */
+  readonly query: string;
+}
+
+const route = /^\/s\/([a-z0-9]+(?:-[a-z0-9]+)*)(\/[^?]*)(\?.*)?$/;
+const pathCharacters = /^(?:[\w.~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*$/;
+const queryCharacters = /^[\x21-\x7e]*$/;
+// Also encoded twice, because some servers decode a path twice.
+const separators = /%(?:25)*(?:2f|5c|0[0-9a-f]|1[0-9a-f]|7f)/i;
+const encodedDot = /%(?:25)*2e/gi;
+
+/**
+ * Reads the target of a request: `/s/<slug>/<path>`. The path is forwarded as it came, so a path that a server could read
+ * in another way than the gateway is refused.
+ *
+ * @throws GatewayProblem `ROUTE_NOT_FOUND`, `PATH_REFUSED`.
+ */
+export function readTarget(target: string): CallTarget {
+  const [, slug, path, query = ""] = route.exec(target) ?? [];
+  if (slug === undefined || path === undefined || slug.length > 32) {
+    throw new GatewayProblem("ROUTE_NOT_FOUND", "The gateway has no such path", {
+      hint: "The path of a call is /s/<server>/mcp for an MCP server, and /s/<server>/<path> for another server.",
+    });
+  }
+  if (!pathCharacters.test(path) || separators.test(path) || path.includes("//") || hasDotSegment(path)) {
+    throw pathRefused(
+      "The path has a dot segment, an empty segment, or a separator or control character that is encoded",
+    );
+  }
+  if (!queryCharacters.test(query) || query.includes("#"))
+    throw pathRefused("The query has a character that must be encoded");
+  return { slug, path, query };
+}
+
+/** Returns the path at a server: the path of the server's URL, and the path of the call behind it. */
+export function pathAt(serverUrl: URL, kind: "mcp" | "http", { path, query }: CallTarget): string {
+  const base = serverUrl.pathname.replace(/\/$/, "");
+  if (kind === "http") return `${base}${path}${query}`;
+  // An MCP server has one endpoint, which is its URL.
+  if (path === "/mcp") return `${base === "" ? "/" : base}${query}`;
+  throw new GatewayProblem("ROUTE_NOT_FOUND", "An MCP server has no other path than its endpoint", {
+    hint: "The path of a call to an MCP server is /s/<server>/mcp.",
+  });
+}
+
+function hasDotSegment(path: string): boolean {
+  return path
+    .replace(encodedDot, ".")
+    .split("/")
+    .some((segment) => segment === "." || segment === ".." || /^\.{1,2};/.test(segment));
+}
+
+function pathRefused(detail: string): GatewayProblem {
+  return new GatewayProblem("PATH_REFUSED", detail, {
+    hint: "Write the path in its normal form, without `.`, `..`, `//`, and encoded slashes.",
+  });
+}

@@ -1,0 +1,92 @@
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { createServer, request as send } from "node:http";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Keyring } from "@keyward/core";
+import { parseAddressException, startGateway } from "@keyward/gateway";
+import { openAuditLog, SecretsAdmin } from "@keyward/secrets";
+import { MemoryStore } from "@keyward/store-memory";
+
+/** A gateway in front of one MCP server, and a proxy in front of the gateway that adds the token. */
+export interface GatewayWithToken {
+  /** The URL of the server at the proxy, for clients that cannot send a token. */
+  readonly url: string;
+  /** The URL of the server at the gateway. */
+  readonly gatewayUrl: string;
+  readonly token: string;
+  /** The problems that the gateway has told. */
+  readonly problems: readonly unknown[];
+  close(): Promise<void>;
+}
+
+/** Starts a gateway in front of a server on loopback. Whoever starts the gateway closes it. */
+export async function startGatewayWithToken(serverUrl: string): Promise<GatewayWithToken> {
+  const folder = await mkdtemp(join(tmpdir(), "keyward-conformance-"));
+  const [store, keys] = [new MemoryStore(), Keyring.generate()];
+  const audit = openAuditLog({ path: join(folder, "audit.db"), keys });
+  const admin = new SecretsAdmin({ store, keys, audit });
+  const caller = await admin.authenticate((await admin.initialize()).admin.token);
+  const { token } = await admin.createToken(caller, { owner: "conformance", role: "member" });
+  await admin.createServer(caller, { slug: "peer", url: serverUrl, kind: "mcp" });
+  const rule = { kind: "header", header: "x-api-key" } as const;
+  await admin.setSecret(caller, "peer", { name: "API_KEY", value: "test-value-0123456789abcdefghij", rule });
+  const problems: unknown[] = [];
+  const gateway = await startGateway({
+    store,
+    keys,
+    audit,
+    ready: () => admin.ready(),
+    port: 0,
+    allowedAddresses: [parseAddressException(`127.0.0.1:${new URL(serverUrl).port}`)],
+    limits: { callsPerSecond: 1_000, burstCalls: 1_000, redactionsPerHour: 1_000 },
+    onProblem: (problem) => problems.push(problem),
+  });
+  const gatewayUrl = `${gateway.url}/s/peer/mcp`;
+  const proxy = await startProxy(gatewayUrl, token);
+  return {
+    url: proxy.url,
+    gatewayUrl,
+    token,
+    problems,
+    close: async () => {
+      await proxy.close();
+      await gateway.close();
+      await admin.close();
+      await audit.close();
+      await rm(folder, { recursive: true });
+    },
+  };
+}
+
+/** Sends each request on as it came, with a token. Nothing else is changed, so the differences are those of the gateway. */
+async function startProxy(target: string, token: string) {
+  const server = createServer((request, response) => {
+    const { method, headers } = request;
+    const forwarded = send(target, { method, headers: { ...headers, authorization: `Bearer ${token}` } });
+    forwarded.once("response", (answer) => {
+      response.writeHead(answer.statusCode ?? 502, answer.headers);
+      response.flushHeaders();
+      answer.pipe(response);
+      answer.once("close", () => {
+        if (!answer.complete) response.destroy();
+      });
+    });
+    forwarded.once("error", () => response.destroy());
+    response.once("close", () => forwarded.destroy());
+    request.pipe(forwarded);
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  if (address === null || typeof address === "string") throw new TypeError("The proxy has no port");
+  return {
+    url: `http://127.0.0.1:${address.port}/mcp`,
+    close: async () => {
+      const closed = once(server, "close");
+      server.close();
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+}

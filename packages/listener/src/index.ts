@@ -1,0 +1,6 @@
+export { Budgets } from "./budgets.ts";
+export { ClientAddresses, networkOf } from "./client-address.ts";
+export { type BrokenAnswer, type HttpListener, type HttpListenerOptions, startHttpListener } from "./http-listener.ts";
+export { OwnNames, type RefusedName } from "./own-names.ts";
+export { Places } from "./places.ts";
+export { RefusedTokens } from "./refused-tokens.ts";

@@ -1,0 +1,121 @@
+import type { CallFilter, Page, PageRequest, RecordedCall } from "../model.ts";
+import { SecretsError } from "../secrets-error.ts";
+import {
+  type CallEntry,
+  callIdPattern,
+  callStatuses,
+  kindNumbers,
+  numberOfCall,
+  outcomeOfCall,
+} from "./audit-entry.ts";
+import type { NameKind } from "./audit-names.ts";
+import type { EntriesQuery, EntryAt, EntryRow } from "./audit-rows.ts";
+import { changeId, entryOf, formatCursor, type PageSource, parseCursor, requireLimit } from "./changes-page.ts";
+import { formatRecordKey } from "./record-key.ts";
+
+/**
+ * Reads a page of the calls of one workspace, the call that ended last first.
+ *
+ * @throws SecretsError `FIELD_INVALID` for a limit outside 1 to 100, and for a cursor of another workspace.
+ */
+export async function readCalls(
+  { thread, encrypted, names }: PageSource,
+  workspace: string,
+  filter: CallFilter,
+  page: PageRequest,
+): Promise<Page<RecordedCall>> {
+  const limit = requireLimit(page.limit);
+  const before = page.cursor === undefined ? undefined : parseCursor(workspace, page.cursor);
+  const { from, until, owner, server, token, tool, outcome } = filter;
+  const tags: { [Kind in NameKind]?: string } = {};
+  for (const [kind, name] of [
+    ["owner", owner],
+    ["server", server],
+    ["token", token],
+    ["action", tool],
+  ] as const) {
+    if (name === undefined) continue;
+    const tag = await names.find(workspace, kind, name);
+    if (tag === undefined) return { items: [], next: undefined };
+    tags[kind] = tag;
+  }
+  const status = outcome === undefined ? undefined : callStatuses[outcome];
+  const query: EntriesQuery = {
+    workspace,
+    kind: kindNumbers.call,
+    ...tags,
+    status,
+    from,
+    until,
+    before,
+    limit: limit + 1,
+  };
+  const found = await thread.request<EntryRow[]>({ method: "entries", query });
+  const rows = found.slice(0, limit);
+  const values = await encrypted.getManyOrErrors(rows.map((row) => keyOf(workspace, row)));
+  const items: RecordedCall[] = [];
+  const unreadable: string[] = [];
+  for (const [index, row] of rows.entries()) {
+    const value = values[index];
+    // Retention may have removed the entry since its row was read.
+    if (value === undefined) continue;
+    const call = entryOf(value);
+    if (call?.kind === "call") items.push(recordedCall(call));
+    else unreadable.push(changeId(row));
+  }
+  const last = rows.at(-1);
+  const next = found.length > limit && last !== undefined ? formatCursor(workspace, last) : undefined;
+  return { items, next, ...(unreadable.length === 0 ? {} : { unreadable }) };
+}
+
+/**
+ * Reads a call of one workspace. Returns `undefined` if the audit does not have it.
+ *
+ * @throws SecretsError `AUDIT_INVALID` if its entry cannot be read.
+ */
+export async function readCall(
+  { thread, encrypted }: PageSource,
+  workspace: string,
+  id: string,
+): Promise<RecordedCall | undefined> {
+  if (!callIdPattern.test(id)) return undefined;
+  const number = numberOfCall(id);
+  const places = await thread.request<EntryAt[]>({ method: "call", workspace, kind: kindNumbers.call, number });
+  const values = places.length === 0 ? [] : await encrypted.getManyOrErrors(places.map((at) => keyOf(workspace, at)));
+  const entries = values.filter((value) => value !== undefined).map(entryOf);
+  const call = entries.find((entry) => entry?.kind === "call" && entry.callId === id);
+  if (call?.kind === "call") return recordedCall(call);
+  if (entries.every((entry) => entry?.kind === "call")) return undefined;
+  throw new SecretsError("AUDIT_INVALID", "The entry of the call cannot be read", {
+    hint: "Run `keyward audit verify`, and restore a backup of the audit file.",
+  });
+}
+
+function keyOf(workspace: string, { chain, sequence }: EntryAt): string {
+  return formatRecordKey({ kind: "entry", workspace, chain, sequence });
+}
+
+function recordedCall(call: CallEntry): RecordedCall {
+  const { callId, at, workspace, caller, server, method, path, mcpMethod, tool, status, reason, durationMs } = call;
+  const { requestBytes, answerBytes, secrets, redactions } = call;
+  return {
+    callId,
+    // The entry has the time at which the call ended.
+    at: at - durationMs,
+    workspace,
+    caller: { tokenId: caller.tokenId, owner: caller.owner, role: caller.role, address: caller.address },
+    server,
+    method,
+    path,
+    mcpMethod,
+    tool,
+    status,
+    reason,
+    durationMs,
+    requestBytes,
+    answerBytes,
+    secrets: secrets.map(({ name, revision }) => ({ name, revision })),
+    redactions,
+    outcome: outcomeOfCall(call),
+  };
+}

@@ -1,0 +1,21 @@
+/** A segment that the audit records as it is: short, and without a digit, so that it is no id and no token. */
+const plainSegment = /^[A-Za-z._-]{0,24}$/;
+const mostSegments = 32;
+
+/**
+ * Returns the path of a call as the audit records it: segments with a digit, with more than 24 characters, or with other
+ * characters than letters, `.`, `_` and `-` become `*`, because they may be ids, names or tokens. So does all that follows
+ * 32 segments. A query is dropped.
+ *
+ * @param path the path of the request's URL, as the caller sent it.
+ * @example
+ * import { shortenedPath } from "@keyward/secrets/reader";
+ *
+ * console.log(shortenedPath("/repos/keyward/issues/17?token=abc")); // /repos/keyward/issues/*
+ */
+export function shortenedPath(path: string): string {
+  const end = path.search(/[?#]/);
+  const segments = (end === -1 ? path : path.slice(0, end)).split("/", mostSegments + 2);
+  const shown = segments.map((segment, index) => (index <= mostSegments && plainSegment.test(segment) ? segment : "*"));
+  return shown.join("/");
+}

@@ -1,0 +1,25 @@
+import type { TokenRecord } from "../records/token-record.ts";
+
+/** What a call asks of the scopes of its token. */
+export interface CallTarget {
+  /** The slug of the server. */
+  readonly server: string;
+  /** The tool that is called. `undefined` if no tool is called. */
+  readonly tool?: string | undefined;
+  /** The HTTP method. `undefined` to leave methods out. */
+  readonly method?: string | undefined;
+}
+
+/** Returns which scopes of a token a call is outside of. */
+export function scopesWithout(
+  { servers, tools, methods }: Pick<TokenRecord, "servers" | "tools" | "methods">,
+  { server, tool, method }: CallTarget,
+): readonly ("server" | "tool" | "method")[] {
+  const isOutside = (scope: readonly string[] | undefined, name: string | undefined) =>
+    scope !== undefined && name !== undefined && !scope.includes(name);
+  const outside: ("server" | "tool" | "method")[] = [];
+  if (isOutside(servers, server)) outside.push("server");
+  if (isOutside(tools, tool)) outside.push("tool");
+  if (isOutside(methods, method)) outside.push("method");
+  return outside;
+}

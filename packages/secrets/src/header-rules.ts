@@ -1,0 +1,102 @@
+// No header of a request that the gateway or the connection sets, or that would change the meaning of the request.
+const refused: readonly string[] = [
+  "host",
+  "connection",
+  "content-length",
+  "transfer-encoding",
+  "te",
+  "trailer",
+  "upgrade",
+  "expect",
+  "range",
+  "accept-encoding",
+  "cookie",
+  "keep-alive",
+  "proxy-*",
+  "mcp-*",
+];
+// What neither a caller may send to a server, nor a server to a caller, whatever the settings of the server are.
+const heldBack: readonly string[] = [
+  ...refused,
+  // Credentials, cookies, and questions for them.
+  "authorization",
+  "authentication-info",
+  "cookie2",
+  "set-cookie",
+  "set-cookie2",
+  "www-authenticate",
+  // A part of a body, or the bytes of a body before the gateway has decoded it and replaced values.
+  "if-range",
+  "content-range",
+  "content-encoding",
+  "content-md5",
+  "content-digest",
+  "repr-digest",
+  "digest",
+  // Another method, path or host than those that the gateway has checked.
+  "x-http-method*",
+  "x-method-override",
+  "x-original-*",
+  "x-rewrite-*",
+  "x-host",
+  // A program behind CGI would send its own requests through this proxy.
+  "proxy",
+  "http2-settings",
+  // The address of a client, which servers believe a proxy.
+  "forwarded",
+  "via",
+  "x-forwarded-*",
+  "x-real-ip",
+  "x-client-ip",
+  "x-cluster-client-ip",
+  "true-client-ip",
+  "cf-connecting-ip",
+  // What a browser says about its page.
+  "origin",
+  "referer",
+  "sec-*",
+  // What a browser would do in the origin of the gateway, or instead of asking the gateway.
+  "access-control-*",
+  "alt-svc",
+  "clear-site-data",
+  "content-security-policy*",
+  "nel",
+  "refresh",
+  "report-to",
+  "reporting-endpoints",
+  "service-worker-allowed",
+  "strict-transport-security",
+  "x-content-type-options",
+  // What a proxy in front of the gateway would obey.
+  "x-accel-*",
+  "x-sendfile",
+];
+/** The headers that no server may send to a caller, with `*` for any rest. A caller may send an id of its own to a server. */
+export const heldBackFromAnswers: readonly string[] = [...heldBack, "x-request-id"];
+
+/** Returns whether no value may be sent in a header, because the gateway sets the header itself or must not forward it. */
+export function isRefusedHeader(name: string): boolean {
+  return ruleFor(name.toLowerCase(), refused) !== undefined;
+}
+
+/**
+ * Returns the rule because of which a header may not pass the gateway in a direction, such as `sec-*`; `undefined` for none.
+ * Some servers read `X_Real_IP` as `X-Real-IP`, so the rules hold for both.
+ */
+export function holdingBack(direction: "request" | "answer", name: string): string | undefined {
+  return ruleFor(plainName(name), direction === "request" ? heldBack : heldBackFromAnswers);
+}
+
+/** Returns whether a server could take one header for the other one. */
+export function isSameHeader(one: string, other: string): boolean {
+  return plainName(one) === plainName(other);
+}
+
+function ruleFor(name: string, rules: readonly string[]): string | undefined {
+  return rules.find((rule) => (rule.endsWith("*") ? name.startsWith(rule.slice(0, -1)) : name === rule));
+}
+
+/** Servers with an interface like CGI see each sign of a name as an underscore. */
+function plainName(name: string): string {
+  return name.toLowerCase().replaceAll(/[^a-z0-9]/g, "-");
+}

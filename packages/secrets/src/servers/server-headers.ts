@@ -1,0 +1,29 @@
+import { invalidField, requireField } from "../field-checks.ts";
+import { headersField, maxHeadersOfServer } from "../fields.ts";
+import { holdingBack } from "../header-rules.ts";
+
+const directions = { forwardHeaders: "request", relayHeaders: "answer" } as const;
+
+/**
+ * Checks a list of headers that may pass the gateway, and returns each header once, in lower case; `undefined` for no list.
+ *
+ * @throws SecretsError `FIELD_INVALID` for more than 20 headers, a text that is no name of a header, or a header that the
+ * gateway sets itself or must not pass on.
+ */
+export function requireHeaders(
+  field: keyof typeof directions,
+  given: readonly string[] | undefined,
+): readonly string[] | undefined {
+  if (given === undefined) return undefined;
+  const rule = `a list of at most ${maxHeadersOfServer} names of headers, each of at most 128 characters`;
+  const names = requireField(field, headersField, given, rule).map((name) => name.toLowerCase());
+  for (const name of names) {
+    const holding = holdingBack(directions[field], name);
+    if (holding === undefined) continue;
+    throw invalidField(
+      field,
+      `a list without ${holding}, because the gateway sets this header itself or must not pass it on`,
+    );
+  }
+  return [...new Set(names)];
+}
