@@ -79,7 +79,7 @@ function masked(printed: string, root: string, values: readonly string[]): strin
     .replace(/\b(127\.0\.0\.1|localhost):\d+/g, "$1:(port)")
     .replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, "(time)")
     .replace(/\bkwt_[a-z0-9]+_[a-z0-9]{12}_\w{49}\b/g, "(token)")
-    .replace(/\bfirst-tokens-[0-9a-f]{6}\b/g, "first-tokens-(random)")
+    .replace(/\bfirst-tokens-audit\.db-[0-9a-f]{6}\b/g, "first-tokens-audit.db-(random)")
     .replace(/\b20\d\d-\d\d-\d\d-[0-9a-f]{6}\b/g, "(date)-(random)")
     .replace(/\b20\d\d-\d\d-\d\d\b/g, "(date)")
     .replace(/("\w*(?:Ms|PerSecond)":)\d+(\.\d+)?/g, "$1(number)")

@@ -37,6 +37,8 @@ export interface Surroundings extends Streams, OperatorStreams {
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Aborted when the operator stops the command. */
   readonly signal: AbortSignal;
+  /** Lets the command take longer to stop than usual, in milliseconds, before its process is ended. */
+  readonly allowStop: (withinMs: number) => void;
 }
 
 /** Makes the context of a command when the command runs. */
@@ -47,6 +49,7 @@ export class Context {
   readonly output: Output;
   readonly operator: Operator;
   readonly signal: AbortSignal;
+  readonly allowStop: Surroundings["allowStop"];
   readonly env: Surroundings["env"];
   readonly #options: CommonOptions;
   readonly #stdin: Surroundings["stdin"];
@@ -58,6 +61,7 @@ export class Context {
     this.output = new Output(surroundings, options);
     this.operator = new Operator(surroundings, { yes: options.yes, signal });
     this.signal = signal;
+    this.allowStop = surroundings.allowStop;
     this.env = surroundings.env;
     this.#options = options;
     this.#stdin = surroundings.stdin;

@@ -11,7 +11,7 @@ const programs = {
   "keyward-kv": async (surroundings: Surroundings) => (await import("./kv-program.ts")).kvProgramFor(surroundings),
 } as const;
 
-const stopAtOnceMs = 10_000;
+const usualStopMs = 10_000;
 /** A second signal in this time is the first one, which this process has received twice. */
 const sameSignalMs = 500;
 
@@ -44,7 +44,11 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
   const stop = new AbortController();
   const { stdin, stdout, stderr, env } = process;
   const results = new Results(stdout);
-  const surroundings: Surroundings = { name, stdin, stdout, results, stderr, env, signal: stop.signal };
+  let stopWithinMs = usualStopMs;
+  const allowStop = (withinMs: number) => {
+    stopWithinMs = withinMs;
+  };
+  const surroundings: Surroundings = { name, stdin, stdout, results, stderr, env, signal: stop.signal, allowStop };
   let stoppedAtMs = 0;
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
@@ -57,7 +61,7 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
       stderr.write(`${name}: stopping after the calls in progress. Press Ctrl-C again to stop at once.\n`);
       stop.abort(new Interrupted());
       // A call to a backend that does not answer ends only at its own timeout, or never.
-      setTimeout(() => process.exit(exitCodes.interrupted), stopAtOnceMs).unref();
+      setTimeout(() => process.exit(exitCodes.interrupted), stopWithinMs).unref();
       return undefined;
     });
   }

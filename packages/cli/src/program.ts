@@ -7,6 +7,7 @@ import { declareGateway } from "./declarations/gateway.ts";
 import { declareKeys } from "./declarations/keys.ts";
 import { declareKv } from "./declarations/kv.ts";
 import { declareMigration } from "./declarations/migration.ts";
+import { refuseRepeats } from "./declarations/no-repeats.ts";
 import { refuseTokens } from "./declarations/no-tokens.ts";
 import { declareRecord } from "./declarations/record.ts";
 import { declareRecords } from "./declarations/records.ts";
@@ -63,8 +64,10 @@ export function programFor(surroundings: Surroundings): Command {
   program.commandsGroup("Checks:");
   declareChecks(program, context);
   program.commandsGroup("Secrets service:");
+  const others = program.commands.length;
   declareGateway(program, context);
   declareService(program, context);
+  for (const command of program.commands.slice(others)) refuseRepeats(command);
   program.commandsGroup("HTTP KV:");
   declareKv(
     program.command("kv").description("Serve a store over HTTP, and manage the API keys of its clients."),

@@ -19,6 +19,7 @@ const surroundings: Omit<Surroundings, "name"> = {
   results: new Results(stdout),
   env: {},
   signal,
+  allowStop: () => {},
 };
 const programs = new Map([
   ["keyward", programFor({ name: "keyward", ...surroundings })],

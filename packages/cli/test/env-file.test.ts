@@ -39,7 +39,7 @@ it.each([
   ["A=", /Line 1 .*empty/],
   ...Array.from(";&|<>(){}~", (sign): [string, RegExp] => [`A=secret${sign}tail`, /Line 1 .*without quotes/]),
   ["A=~/secret", /Line 1 .*without quotes/],
-])("refuses %j with the number of the line, and without the value", (text, message) => {
+])("refuses %j with an error that has the number of the line and not the value", (text, message) => {
   expect(() => envVariables(text)).toThrow(message);
   expect(() => envVariables(text)).not.toThrow(/secret/);
 });

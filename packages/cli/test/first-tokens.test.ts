@@ -49,9 +49,27 @@ describe("the file of the first tokens", () => {
 
   it("replaces the file that a stopped process has left", async () => {
     const { folder, setUp, tokenFiles } = await start();
-    await writeFile(join(folder, "first-tokens-000000.txt"), "refused");
+    const left = ["first-tokens-audit.db-000000.txt", "first-tokens-audit.db-111111.txt.222222222222.unfinished"];
+    for (const name of left) await writeFile(join(folder, name), "refused");
     await setUp(async () => {});
-    expect(await tokenFiles()).not.toContain("first-tokens-000000.txt");
-    expect(await tokenFiles()).toHaveLength(1);
+    const [file, ...others] = await tokenFiles();
+    expect(file).toMatch(/^first-tokens-audit\.db-[0-9a-f]{6}\.txt$/);
+    expect(left).not.toContain(file);
+    expect(others).toEqual([]);
+  });
+
+  it("leaves the files of other services and of other programs", async () => {
+    const { folder, setUp, tokenFiles } = await start();
+    const others = [
+      "first-tokens-other.db-000000.txt",
+      "first-tokens-audit.db-old-000000.txt",
+      "first-tokens-audit_db-000000.txt",
+      "first-tokens-audit.db-000000.txt.copy",
+      "first-tokens-notes.txt",
+    ];
+    for (const name of others) await writeFile(join(folder, name), "kept");
+    await setUp(async () => {});
+    expect(await tokenFiles()).toEqual(expect.arrayContaining(others));
+    expect(await tokenFiles()).toHaveLength(others.length + 1);
   });
 });

@@ -65,13 +65,18 @@ describe.skipIf(process.platform === "win32")("on a full disk", () => {
 });
 
 describe("after a full disk", () => {
-  it.each(["", "*.log"])("keyward gateway init completes a .gitignore that has %j", async (left) => {
+  it.each([
+    { left: "", completed: "*\n" },
+    { left: "*.log", completed: "*.log\n*\n" },
+    { left: "*\n!keyring.json\n", completed: "*\n!keyring.json\n*\n" },
+    { left: "!keyring.json\r\n* \r\n", completed: "!keyring.json\r\n* \r\n" },
+  ])("keyward gateway init completes a .gitignore that has $left", async ({ left, completed }) => {
     const folder = await newFolder();
     await mkdir(join(folder, ".keyward"), { mode: 0o700 });
     const path = join(folder, ".keyward", ".gitignore");
     await writeFile(path, left);
     await newService(folder);
-    expect(await readFile(path, "utf8")).toBe(`*\n${left}`);
+    expect(await readFile(path, "utf8")).toBe(completed);
   });
 
   it("keyward audit anchor takes an empty file for a new one", async () => {

@@ -96,13 +96,16 @@ describe.skipIf(process.platform === "win32")("the check of the files", () => {
     ]);
   });
 
-  it("warns if Git may keep the keyring", async () => {
-    const folder = await newFolder();
-    await newService(folder);
-    const own = join(folder, ".keyward");
-    await writeFile(join(own, ".gitignore"), "");
-    expect(await linesAboutFiles(folder)).toEqual([`warning  files: Git may keep the files of ${own}`]);
-  });
+  it.each(["", "*\n!keyring.json\n"])(
+    "warns if Git may keep the keyring, with a .gitignore that has %j",
+    async (text) => {
+      const folder = await newFolder();
+      await newService(folder);
+      const own = join(folder, ".keyward");
+      await writeFile(join(own, ".gitignore"), text);
+      expect(await linesAboutFiles(folder)).toEqual([`warning  files: Git may keep the files of ${own}`]);
+    },
+  );
 
   it("looks at the folders of the store and of the keyring, at the keyring that KEYWARD_KEYS names, and at the folders above", async () => {
     const folder = await newFolder();

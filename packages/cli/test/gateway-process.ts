@@ -14,7 +14,10 @@ export interface Service {
 
 /** A process of `keyward gateway start` that listens. */
 export interface RunningGateway {
+  /** The URL of the admin API. */
   readonly url: string;
+  /** The URL of the gateway, for calls. */
+  readonly callUrl: string;
   readonly processId: number;
   /** What the process has printed on stdout and on stderr. */
   printed(): { readonly stdout: string; readonly stderr: string };
@@ -45,7 +48,7 @@ export async function startGateway(
   env: Readonly<Record<string, string>> = {},
   ...flags: readonly string[]
 ): Promise<RunningGateway> {
-  const child = startKeyward(folder, env, "gateway", "start", "--port", "0", "--json", ...flags);
+  const child = startKeyward(folder, env, "gateway", "start", "--port", "0", "--admin-port", "0", "--json", ...flags);
   const ended = once(child, "close").then(([code]: readonly unknown[]) => code);
   onTestFinished(async () => {
     child.kill("SIGKILL");
@@ -62,9 +65,10 @@ export async function startGateway(
     .poll(() => (child.exitCode === null ? stdout : `ended: ${stderr}`), { timeout: 60_000 })
     .toMatch(/\n|^ended/);
   expect(stdout, stderr).toMatch(/^\{.*\}\n$/);
-  const { url }: { url: string } = JSON.parse(stdout);
+  const { url, adminUrl }: { url: string; adminUrl: string } = JSON.parse(stdout);
   return {
-    url,
+    url: adminUrl,
+    callUrl: url,
     processId: child.pid ?? -1,
     printed: () => ({ stdout, stderr }),
     stop: async () => {

@@ -42,7 +42,12 @@ describeWithRedis(servers, "a service on Redis", () => {
     const folder = await configured(redis);
     const gateway = await startGateway(folder);
     await redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru");
-    for (const words of [["gateway", "start", "--port", "0"], ["gateway", "init"], ["gateway", "doctor"], ["doctor"]]) {
+    for (const words of [
+      ["gateway", "start", "--port", "0", "--admin-port", "0"],
+      ["gateway", "init"],
+      ["gateway", "doctor"],
+      ["doctor"],
+    ]) {
       const ended = await keyward(folder, {}, ...words);
       expect({ words, ...ended }).toMatchObject({ words, exitCode: 1 });
       expect(ended.stdout + ended.stderr).toContain("maxmemory-policy` allkeys-lru");

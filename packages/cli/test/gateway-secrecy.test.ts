@@ -68,6 +68,8 @@ it("no output, log, file or process has the value of a secret", { timeout: 180_0
       ["servers", "show", "github"],
       ["tokens", "list"],
       ["changes"],
+      ["calls", "list"],
+      ["secrets", "explain", "--server", "github", "--token-id", token.split("_")[2] ?? ""],
     ]) {
       await keep("", ...words, ...format);
     }
@@ -134,6 +136,12 @@ it("no message repeats a token where an id or a name belongs", async () => {
     ["inspect", admin],
     ["census", "--store", `sqlite:${admin}`],
     ["workspaces", "create", "payments", "--owner", admin],
+    ["secrets", "explain", "--server", "github", "--token-id", admin],
+    ["secrets", "explain", "--server", admin, "--token-id", "aaaaaaaaaaaa"],
+    ["calls", "list", "--token-id", admin],
+    ["calls", "tail", "--token-id", admin],
+    ["calls", "explain", admin],
+    ["calls", admin],
   ]) {
     const ended = await keyward(folder, env, ...words);
     expect({ words: words.length, exitCode: ended.exitCode }).not.toMatchObject({ exitCode: 0 });

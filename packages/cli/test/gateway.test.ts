@@ -231,7 +231,7 @@ describe("keyward gateway start", () => {
     const config: object = JSON.parse(await readFile(path, "utf8"));
     const gateway = { store: "sqlite:sessions.sqlite", audit: "audit.db" };
     await writeFile(path, JSON.stringify({ ...config, gateway }));
-    expect(await keyward(folder, {}, "gateway", "start", "--port", "0")).toMatchObject({
+    expect(await keyward(folder, {}, "gateway", "start", "--port", "0", "--admin-port", "0")).toMatchObject({
       exitCode: 2,
       stderr: expect.stringContaining("has no secrets service"),
     });
@@ -264,7 +264,7 @@ describe("keyward gateway doctor", () => {
     const whole = await keyward(folder, {}, "gateway", "doctor");
     expect(whole).toMatchObject({ exitCode: 0, stderr: "" });
     const own = (name: string) => join(folder, ".keyward", name);
-    await writeFile(own("first-tokens-aaaaaa.txt.bbbbbb.unfinished"), "");
+    await writeFile(own("first-tokens-audit.db-aaaaaa.txt.bbbbbbbbbbbb.unfinished"), "");
     await chmod(own("keyring.json"), 0o640);
     await chmod(own("service.db"), 0o400);
     await chmod(join(folder, ".keyward"), 0o750);

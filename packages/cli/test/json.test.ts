@@ -210,7 +210,7 @@ function leavesOf(command: Command, words: readonly string[] = []): ReadonlyMap<
 async function programsFor(): Promise<Readonly<Record<"keyward" | "keyward-kv", Command>>> {
   const { stdin, stdout, stderr } = process;
   const { signal } = new AbortController();
-  const shared = { stdin, stdout, stderr, results: new Results(stdout), env: {}, signal };
+  const shared = { stdin, stdout, stderr, results: new Results(stdout), env: {}, signal, allowStop: () => {} };
   const of = (name: Surroundings["name"]): Surroundings => ({ name, ...shared });
   const programs = { keyward: programFor(of("keyward")), "keyward-kv": kvProgramFor(of("keyward-kv")) };
   for (const program of Object.values(programs)) await declareCompletion(program, []);

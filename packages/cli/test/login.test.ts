@@ -86,7 +86,7 @@ describe("keyward login", () => {
     expect(await list()).toMatchObject({ exitCode: 2, stderr: expect.stringMatching(/is not a login(?!.*kwt_)/s) });
   });
 
-  it("gives way to KEYWARD_URL and KEYWARD_TOKEN, which belong together", async () => {
+  it("is not used if KEYWARD_URL and KEYWARD_TOKEN are set, and one of the two without the other is refused", async () => {
     const begun = await begin();
     const { folder, env, url, admin, operator } = begun;
     await logIn(begun);
@@ -140,7 +140,7 @@ describe("the value of a secret", () => {
     });
   });
 
-  it("can be left with Ctrl-C, and nothing is set", async () => {
+  it("is not set if Ctrl-C ends the question", async () => {
     const { folder, env } = await withServer();
     const terminal = new Terminal(folder, env, "secrets", "set", "github", "GITHUB_TOKEN");
     await terminal.waitFor("The value of GITHUB_TOKEN");

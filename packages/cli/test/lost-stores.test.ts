@@ -2,6 +2,7 @@ import { readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
+import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { newFolder, newService, startGateway } from "./gateway-process.ts";
 import { keyward } from "./keyward-process.ts";
@@ -22,11 +23,11 @@ describe("the first tokens", () => {
     for (const name of ["service.db", "audit.db"]) await rm(join(own, name));
     const port = await busyPort();
     for (const flags of [
-      ["--port", port],
-      ["--public-url", "ftp://a", "--port", "0"],
-      ["--workspace", "A", "--port", "0"],
+      ["--admin-port", port],
+      ["--admin-url", "ftp://a"],
+      ["--workspace", "A"],
     ]) {
-      const refused = await keyward(folder, {}, "gateway", "start", "--port", "0", ...flags);
+      const refused = await keyward(folder, {}, "gateway", "start", "--port", "0", "--admin-port", "0", ...flags);
       expect(refused.exitCode, refused.stderr).not.toBe(0);
     }
     expect((await readdir(own)).filter((name) => name.startsWith("first-tokens"))).toEqual([]);
@@ -52,7 +53,7 @@ describe("a lost store", () => {
     const own = (name: string) => join(folder, ".keyward", name);
     const commands = [
       ["gateway", "doctor"],
-      ["gateway", "start", "--port", "0"],
+      ["gateway", "start", "--port", "0", "--admin-port", "0"],
       ["tokens", "recover"],
     ];
     for (const [lost, hint] of [
@@ -73,6 +74,10 @@ describe("a lost store", () => {
     audit.exec("DELETE FROM entries");
     audit.close();
     await rename(own("service.db"), own("kept"));
+    // The heartbeat of a process that was running when the store was lost.
+    const lost = new SqliteStore(own("service.db"));
+    await lost.reserved().set("replica/abc", "heartbeat");
+    await lost.disconnect();
     for (const command of [["gateway", "init"], ...commands]) {
       const refused = await keyward(folder, {}, ...command);
       expect(refused.exitCode).not.toBe(0);

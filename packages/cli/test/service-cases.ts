@@ -1,8 +1,12 @@
+import { once } from "node:events";
 import { copyFile, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
+import { fileKeys } from "@keyward/keys-env";
+import { type Call, openAuditLog } from "@keyward/secrets";
+import { newCallId } from "@keyward/secrets/reader";
 import { expect, onTestFinished } from "vitest";
 import { newService, startGateway } from "./gateway-process.ts";
-import { keyward, keywardReading } from "./keyward-process.ts";
+import { keyward, keywardReading, startKeyward } from "./keyward-process.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
 
@@ -34,6 +38,38 @@ async function withSecret(desk: ServiceDesk): Promise<void> {
   await desk.do("servers", "add", ...server);
   const set = await keywardReading(value.input, desk.folder, desk.env, "secrets", "set", "github", "TOKEN", "--bearer");
   expect(set.exitCode).toBe(0);
+}
+
+/** Records calls in the audit of the desk, as the gateway does. Returns their ids. */
+async function recordCalls(desk: ServiceDesk, ...calls: readonly Partial<Call>[]): Promise<string[]> {
+  const keys = fileKeys(desk.path(".keyward/keyring.json"));
+  const audit = openAuditLog({ path: desk.path(".keyward/audit.db"), keys });
+  const [, workspace = ""] = String(desk.env["KEYWARD_TOKEN"]).split("_");
+  const ids: string[] = [];
+  for (const call of calls) {
+    const callId = newCallId();
+    await audit.recordCall({
+      callId,
+      at: Date.now() - 35,
+      workspace,
+      caller: { tokenId: "t0ken0000001", owner: "ci", role: "member", address: "192.0.2.7" },
+      server: "github",
+      method: "POST",
+      path: "/mcp",
+      mcpMethod: "tools/call",
+      tool: "create_issue",
+      status: 200,
+      durationMs: 35,
+      requestBytes: 120,
+      answerBytes: 900,
+      secrets: [{ name: "TOKEN", revision: 1 }],
+      redactions: 0,
+      ...call,
+    });
+    ids.push(callId);
+  }
+  await audit.close();
+  return ids;
 }
 
 /** For each command of the secrets service: what it prints as a result, and as an error. */
@@ -110,6 +146,11 @@ export function serviceCases(
     "servers-add": async (desk) => {
       await logIn(desk);
       expect(await desk.result(...server)).toMatchObject({ server: { slug: "github", kind: "mcp" } });
+      const flags = ["--forward-header", "X-Api-Version", "--forward-header", "x-b", "--relay-header", "x-c"];
+      expect(await desk.result("api", "https://api.example.com", "--kind", "http", ...flags)).toMatchObject({
+        server: { forwardHeaders: ["x-api-version", "x-b"], relayHeaders: ["x-c"] },
+      });
+      await desk.failure("FIELD_INVALID", "b", "https://b.example.com", "--forward-header", "cookie");
       expect(await desk.failure("SERVER_EXISTS", ...server)).toMatchObject({ requestId: expect.any(String) });
     },
     "servers-list": async (desk) => {
@@ -131,6 +172,14 @@ export function serviceCases(
       await logIn(desk);
       await desk.do("servers", "add", ...server);
       expect(await desk.result("github", "--disable")).toMatchObject({ server: { disabled: true, revision: 1 } });
+      const flags = ["--forward-header", "x-a", "--forward-header", "x-b", "--relay-header", "x-c"];
+      const lists = { forwardHeaders: ["x-a", "x-b"], relayHeaders: ["x-c"] };
+      expect(await desk.result("github", ...flags)).toMatchObject({ server: lists });
+      expect(await desk.result("github", "--enable")).toMatchObject({ server: lists });
+      expect(await desk.result("github", "--no-forward-headers", "--relay-header", "x-d")).toMatchObject({
+        server: { forwardHeaders: [], relayHeaders: ["x-d"] },
+      });
+      await desk.failure("USAGE", "github", "--no-relay-headers", "--relay-header", "x-d");
       await desk.failure("REVISION_CHANGED", "github", "--enable", "--if-revision", "0");
     },
     "servers-remove": async (desk) => {
@@ -244,6 +293,72 @@ export function serviceCases(
       ]);
       expect(await desk.result("--action", "secret.set", "--from", "2020-01-01")).toMatchObject({ changes: [{}] });
       await desk.failure("USAGE", "--action", "secret.read");
+    },
+    "secrets-explain": async (desk) => {
+      await withSecret(desk);
+      const { info } = await desk.do("tokens", "create", "--owner", "ci", "--tools", "search");
+      const id = typeof info === "object" && info !== null && "id" in info ? String(info.id) : "";
+      const flags = ["--server", "github", "--token-id", id];
+      expect(await desk.result(...flags)).toMatchObject({
+        refusals: [],
+        token: { id, owner: "ci", role: "member" },
+        server: { slug: "github", host: "mcp.example.com" },
+        secrets: [{ name: "TOKEN", revision: 1, injection: { kind: "bearer" }, header: "Authorization" }],
+      });
+      expect(await desk.result(...flags, "--tool", "delete")).toMatchObject({ refusals: ["TOOL_OUT_OF_SCOPE"] });
+      await desk.failure("TOKEN_NOT_FOUND", "--server", "github", "--token-id", "aaaaaaaaaaaa");
+    },
+    "calls-list": async (desk) => {
+      await logIn(desk);
+      const ids = await recordCalls(desk, {}, { tool: undefined, status: undefined, reason: "TOKEN_REVOKED" });
+      const { calls, complete } = await desk.result();
+      expect({ calls, complete }).toMatchObject({
+        calls: [
+          { callId: ids[1], outcome: "refused", status: null, reason: "TOKEN_REVOKED" },
+          { callId: ids[0], outcome: "answered", status: 200, secrets: [{ name: "TOKEN", revision: 1 }] },
+        ],
+        complete: true,
+      });
+      const flags = ["--owner", "ci", "--server", "github", "--tool", "create_issue", "--token-id", "t0ken0000001"];
+      expect(await desk.result(...flags, "--outcome", "answered", "--from", "2020-01-01")).toMatchObject({
+        calls: [{ callId: ids[0] }],
+      });
+      expect(await desk.result("--until", "2020-01-01")).toMatchObject({ calls: [] });
+      await desk.failure("USAGE", "--outcome", "lost");
+    },
+    "calls-tail": async (desk) => {
+      await logIn(desk);
+      await recordCalls(desk, { server: "before" });
+      const child = startKeyward(desk.folder, desk.env, "calls", "tail", "--every", "100ms", "--json");
+      onTestFinished(() => void child.kill("SIGKILL"));
+      const ended = once(child, "close");
+      let [stdout, stderr] = ["", ""];
+      child.stdout.on("data", (data) => {
+        stdout += String(data);
+      });
+      child.stderr.on("data", (data) => {
+        stderr += String(data);
+      });
+      await expect.poll(() => stderr, { timeout: 20_000 }).toContain("until Ctrl-C");
+      const ids = await recordCalls(desk, { server: "first" }, { server: "second" });
+      await expect.poll(() => stdout.split("\n").length, { timeout: 20_000 }).toBeGreaterThan(2);
+      ids.push(...(await recordCalls(desk, { at: Date.now() - 40_000, durationMs: 40_000 })));
+      await expect.poll(() => stdout.split("\n").length, { timeout: 20_000 }).toBeGreaterThan(3);
+      child.kill("SIGINT");
+      await ended;
+      const lines = stdout.trimEnd().split("\n");
+      const calls = lines.slice(0, 3).map((line) => expectValid("calls-tail", `${line}\n`));
+      expect(calls.map(({ callId }) => callId)).toEqual(ids);
+      desk.env = { KEYWARD_URL: "http://127.0.0.1:1", KEYWARD_TOKEN: "kwt_none" };
+      await desk.failure("SERVICE_UNREACHABLE");
+    },
+    "calls-explain": async (desk) => {
+      await logIn(desk);
+      const [id = ""] = await recordCalls(desk, { redactions: 2 });
+      expect(await desk.result(id)).toMatchObject({
+        call: { callId: id, owner: "ci", secrets: [{ name: "TOKEN", revision: 1 }], redactions: 2 },
+      });
+      await desk.failure("CALL_NOT_FOUND", "aaaaaaaaaaaa");
     },
     "audit-verify": async (desk) => {
       desk.env = {};

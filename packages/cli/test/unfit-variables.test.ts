@@ -30,3 +30,8 @@ it("refuses more secrets than a server may have", () => {
   expect(unfitVariables(variables(...names), [])).toEqual(["the server would have more than 100 secrets"]);
   expect(unfitVariables(variables(...names.slice(1)), [])).toEqual([]);
 });
+
+it("refuses a name that has the text of a token, and does not repeat the name", () => {
+  const name = `kwt_service_abcdefghijkl_${"a1".repeat(24)}b`;
+  expect(unfitVariables(variables(name), [])).toEqual(["a variable whose name has a token"]);
+});

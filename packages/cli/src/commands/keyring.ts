@@ -168,7 +168,7 @@ export async function promoteKey(context: Context, id: string, options: PromoteO
         `Key "${id}" is not the primary, because a rotation from key "${from}" to "${to}" is recorded at step ${step}`,
         {
           keyId: id,
-          hint: "Finish that rotation first: `keyward rotate --resume`. Or rotate to a new key afterwards.",
+          hint: "Finish that rotation: `keyward rotate --resume`. Afterwards, you can rotate to another key.",
         },
       );
     }

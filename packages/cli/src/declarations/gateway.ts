@@ -20,13 +20,22 @@ export function declareGateway(program: Command, context: OpenContext): void {
     );
   gateway
     .command("start")
-    .description("Run the service until SIGTERM or SIGINT. In this release: the admin API.")
+    .description("Run the service until SIGTERM or SIGINT: the gateway for calls, and the admin API.")
     .option(
       "--host <address>",
-      "the address to listen on, with plain HTTP; for TLS, put a proxy in front of the service (default: 127.0.0.1)",
+      "the address for calls, with plain HTTP; for TLS, put a proxy in front of the service (default: 127.0.0.1)",
     )
-    .option("--port <number>", "the port to listen on; 0 for any free port", amountBetween(0, 65_535), 8_490)
-    .option("--public-url <url>", "the URL at which clients reach the service, such as https://keyward.example.com")
+    .option("--port <number>", "the port for calls; 0 for any free port", amountBetween(0, 65_535), 8_480)
+    .option("--public-url <url>", "the URL at which callers reach the gateway, such as https://keyward.example.com")
+    .option("--admin-host <address>", "the address for the admin API, with plain HTTP (default: 127.0.0.1)")
+    .option("--admin-port <number>", "the port for the admin API; 0 for any free port", amountBetween(0, 65_535), 8_490)
+    .option("--admin-url <url>", "the URL at which admins reach the admin API")
+    .addOption(
+      new Option(
+        "--allow-address <address>",
+        "an address that is not public, and that servers may have, such as 127.0.0.1:3000 or 10.0.0.0/8:443; main/github=10.0.0.7:443 for one server; repeat it for each address",
+      ).argParser(collect),
+    )
     .addOption(
       new Option(
         "--trust-proxy <cidr>",
@@ -38,6 +47,7 @@ export function declareGateway(program: Command, context: OpenContext): void {
       "after a restore from a backup: revoke each token that was created before a time, such as 2030-01-31T12:00:00Z",
       readMoment,
     )
+    .option("--clock-was-ahead", "let this time replace one that a clock which was ahead has set in the future", false)
     .option("--workspace <name>", "the name of the first workspace, if the store is empty", "main")
     .option("--new-audit", "begin a new audit, after the audit of the service was lost", false)
     .action(

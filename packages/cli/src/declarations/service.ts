@@ -1,9 +1,9 @@
-import type { ChangeAction } from "@keyward/admin/client";
+import type { CallOutcome, ChangeAction } from "@keyward/admin/client";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { OpenContext } from "../context.ts";
 import { hidingArguments } from "../new-program.ts";
 import { readDuration } from "../terminal/durations.ts";
-import { amountBetween, readFutureTime, readList, readTime } from "./arguments.ts";
+import { amountBetween, collect, readFutureTime, readList, readTime } from "./arguments.ts";
 
 const actions = [
   "service.initialize",
@@ -20,13 +20,15 @@ const actions = [
   "token.rotate",
   "token.recover",
 ] as const satisfies readonly ChangeAction[];
+const outcomes = ["answered", "failed", "refused", "left"] as const satisfies readonly CallOutcome[];
 const methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] as const;
 const largestRevision = 2 ** 40;
 const longestOverlapMs = 30 * 24 * 3_600_000;
+const shortestPauseMs = 100;
 /** The most items that a list command prints. */
 const mostListed = 100_000;
 
-/** Declares the commands of the admin API: workspaces, servers, secrets, tokens, changes and the audit. */
+/** Declares the commands of the admin API: workspaces, servers, secrets, tokens, changes, calls and the audit. */
 export function declareService(program: Command, context: OpenContext): void {
   declareWorkspaces(program.command("workspaces").description("Manage the workspaces. For operators."), context);
   declareServers(program.command("servers").description("Manage the servers of the workspace."), context);
@@ -44,6 +46,10 @@ export function declareService(program: Command, context: OpenContext): void {
     .action(
       async (options) => await (await import("../commands/service/changes.ts")).listChanges(await context(), options),
     );
+  declareCalls(
+    program.command("calls").description("Show who called what through the gateway. Never a value."),
+    context,
+  );
   declareAudit(
     program.command("audit").description("Verify and export the audit, on the machine that has the keyring."),
     context,
@@ -67,12 +73,25 @@ function declareWorkspaces(workspaces: Command, context: OpenContext): void {
 
 function declareServers(servers: Command, context: OpenContext): void {
   const load = () => import("../commands/service/servers.ts");
-  const kind = () => new Option("--kind <kind>", "an MCP server, or any other HTTP API").choices(["mcp", "http"]);
+  const kind = (ifMissing: string) =>
+    new Option(
+      "--kind <kind>",
+      `mcp for an MCP server, called at /s/<slug>/mcp; http for any other HTTP API, called at /s/<slug>/<path> (default: ${ifMissing})`,
+    ).choices(["mcp", "http"]);
+  const forwardHeader = () =>
+    new Option("--forward-header <name>", "a header of callers that is forwarded too; repeatable").argParser(collect);
+  const relayHeader = () =>
+    new Option("--relay-header <name>", "a header of answers that is relayed too; repeatable").argParser(collect);
   servers
     .command("add <slug> <url>")
     .description("Add a server: its name in URLs, and the URL that calls are sent to.")
-    .addOption(kind())
-    .addHelpText("after", "\nExample:\n  keyward servers add github https://mcp.example.com/mcp")
+    .addOption(kind("mcp"))
+    .addOption(forwardHeader())
+    .addOption(relayHeader())
+    .addHelpText(
+      "after",
+      "\nExamples:\n  keyward servers add github https://mcp.example.com/mcp\n  keyward servers add billing https://api.example.com/v1 --kind http",
+    )
     .action(
       async (slug: string, url: string, options) => await (await load()).addServer(await context(), slug, url, options),
     );
@@ -84,10 +103,16 @@ function declareServers(servers: Command, context: OpenContext): void {
     .description("Show a server.")
     .action(async (slug: string) => await (await load()).showServer(await context(), slug));
   conditional(
-    servers.command("set <slug>").description("Change the URL or the kind of a server, or whether it is enabled."),
+    servers
+      .command("set <slug>")
+      .description("Change the URL, the kind or the headers of a server, or whether it is enabled."),
   )
     .option("--url <url>", "the URL. If it has another origin, each value must be set again")
-    .addOption(kind())
+    .addOption(kind("as it is"))
+    .addOption(forwardHeader().conflicts("forwardHeaders"))
+    .option("--no-forward-headers", "forward no header besides those that are always forwarded")
+    .addOption(relayHeader().conflicts("relayHeaders"))
+    .option("--no-relay-headers", "relay no header besides those that are always relayed")
     .addOption(new Option("--disable", "refuse calls to the server").conflicts("enable"))
     .option("--enable", "allow calls to the server again")
     .action(async (slug: string, options) => await (await load()).setServer(await context(), slug, options));
@@ -135,6 +160,13 @@ function declareSecrets(secrets: Command, context: OpenContext): void {
     async (server: string, file: string, options) =>
       await (await load()).importSecrets(await context(), server, file, options),
   );
+  secrets
+    .command("explain")
+    .description("Explain what a call would do: the secrets, the rules and the host, or why it would be refused.")
+    .requiredOption("--server <slug>", "the server that would be called")
+    .requiredOption("--token-id <id>", "the id of the token with which the call would be made")
+    .option("--tool <name>", "the tool that would be called")
+    .action(async (options) => await (await load()).explainSecrets(await context(), options));
   for (const command of secrets.commands) hidingArguments(command);
 }
 
@@ -180,6 +212,34 @@ function declareTokens(tokens: Command, context: OpenContext): void {
     .option("--owner <owner>", "the label of the token", "recovered")
     .action(async (options) => await (await load()).recoverToken(await context(), options));
   for (const command of tokens.commands) hidingArguments(command);
+}
+
+function declareCalls(calls: Command, context: OpenContext): void {
+  const load = () => import("../commands/service/calls.ts");
+  ofCalls(limited(calls.command("list").description("List the calls. The call that ended last is first.")))
+    .option("--from <time>", "only the calls that ended at or after a time, such as 2030-01-31", readTime)
+    .option("--until <time>", "only the calls that ended before a time", readTime)
+    .action(async (options) => await (await load()).listCalls(await context(), options));
+  ofCalls(calls.command("tail").description("Print each call that ends from now on, until Ctrl-C."))
+    .addOption(
+      new Option("--every <duration>", "the pause between two questions to the service")
+        .argParser(readEvery)
+        .default(1_000, "1s"),
+    )
+    .action(async (options) => await (await load()).tailCalls(await context(), options));
+  calls
+    .command("explain <id>")
+    .description("Show all that is known about a call: who, what, how it ended, and the secrets that it used.")
+    .action(async (id: string) => await (await load()).explainCall(await context(), id));
+}
+
+function ofCalls(command: Command) {
+  return command
+    .option("--owner <owner>", "only the calls of this owner")
+    .option("--server <slug>", "only the calls to this server")
+    .option("--tool <name>", "only the calls of this tool")
+    .option("--token-id <id>", "only the calls with the token that has this id")
+    .addOption(new Option("--outcome <outcome>", "only the calls that ended like this").choices(outcomes));
 }
 
 function declareAudit(audit: Command, context: OpenContext): void {
@@ -237,6 +297,12 @@ function readOverlap(text: string): number {
   const overlapMs = readDuration(text);
   if (overlapMs <= longestOverlapMs) return overlapMs;
   throw new InvalidArgumentError("The longest overlap is 30d.");
+}
+
+function readEvery(text: string): number {
+  const everyMs = readDuration(text);
+  if (everyMs >= shortestPauseMs) return everyMs;
+  throw new InvalidArgumentError("The shortest pause is 100ms.");
 }
 
 function readMethods(text: string): readonly string[] {

@@ -3,7 +3,10 @@ import { overwriteFile } from "./new-file.ts";
 
 /** Returns whether a `.gitignore` lets Git keep nothing of its folder. */
 export async function ignoresAll(path: string): Promise<boolean> {
-  return (await textOf(path)).split(/\r?\n/).some((line) => line.trimEnd() === "*");
+  const lines = (await textOf(path)).split(/\r?\n/);
+  const last = lines.findLastIndex((line) => line.trimEnd() === "*");
+  // For Git, the last line that matches a file decides. A line with `!` lets Git keep the file again.
+  return last >= 0 && !lines.slice(last).some((line) => line.startsWith("!"));
 }
 
 /**
@@ -13,7 +16,9 @@ export async function ignoresAll(path: string): Promise<boolean> {
  */
 export async function ignoreAll(path: string): Promise<void> {
   // A full disk or a stopped command may have left an empty file.
-  if (!(await ignoresAll(path))) await overwriteFile(path, `*\n${await textOf(path)}`);
+  if (await ignoresAll(path)) return;
+  const former = await textOf(path);
+  await overwriteFile(path, `${former}${former === "" || former.endsWith("\n") ? "" : "\n"}*\n`);
 }
 
 /** Reads a file; "" if there is none, or if something else is at the path. */

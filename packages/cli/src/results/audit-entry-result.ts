@@ -1,4 +1,4 @@
-import type { AuditEntry, ChangeAction, ChangeOutcome, Role } from "@keyward/secrets";
+import type { AuditEntry, CalledSecret, ChangeAction, ChangeOutcome, Role } from "@keyward/secrets";
 
 /** An entry of the audit as `keyward audit export` prints it. What an entry of its kind does not have is `null`. */
 export interface AuditEntryResult {
@@ -23,6 +23,23 @@ export interface AuditEntryResult {
   readonly revision: number | null;
   readonly host: string | null;
   readonly processId: number | null;
+  readonly callId: string | null;
+  /** The HTTP method of a call. */
+  readonly method: string | null;
+  /** The shortened path of a call. */
+  readonly path: string | null;
+  readonly mcpMethod: string | null;
+  readonly tool: string | null;
+  /** The HTTP status of a call. Also `null` if the caller left before the answer. */
+  readonly status: number | null;
+  /** Why the gateway refused or ended a call. Also `null` if it did neither. */
+  readonly reason: string | null;
+  readonly durationMs: number | null;
+  readonly requestBytes: number | null;
+  readonly answerBytes: number | null;
+  /** The secrets that were put into the request of a call. */
+  readonly secrets: readonly CalledSecret[] | null;
+  readonly redactions: number | null;
 }
 
 const nothing = {
@@ -39,6 +56,18 @@ const nothing = {
   revision: null,
   host: null,
   processId: null,
+  callId: null,
+  method: null,
+  path: null,
+  mcpMethod: null,
+  tool: null,
+  status: null,
+  reason: null,
+  durationMs: null,
+  requestBytes: null,
+  answerBytes: null,
+  secrets: null,
+  redactions: null,
 };
 
 /** Returns an entry of the audit as `keyward audit export` prints it. */
@@ -58,6 +87,41 @@ export function auditEntryResult(entry: AuditEntry): AuditEntryResult {
     case "outcome": {
       const { change, outcome, revision = null } = entry;
       return { ...place, change, outcome, revision };
+    }
+    case "call": {
+      const {
+        caller,
+        callId,
+        server,
+        method,
+        path,
+        mcpMethod = null,
+        tool = null,
+        status = null,
+        reason = null,
+      } = entry;
+      const { owner, role, tokenId, address = null } = caller;
+      const { durationMs, requestBytes, answerBytes, secrets, redactions } = entry;
+      return {
+        ...place,
+        owner,
+        role,
+        tokenId,
+        address,
+        server,
+        callId,
+        method,
+        path,
+        mcpMethod,
+        tool,
+        status,
+        reason,
+        durationMs,
+        requestBytes,
+        answerBytes,
+        secrets,
+        redactions,
+      };
     }
   }
 }

@@ -19,7 +19,7 @@ export type InspectionResult =
     }
   | { readonly kind: "foreign"; readonly shape: string; readonly sizeBytes: number | null };
 
-/** Returns the inspection of a stored record, which needs no key, as `--json` prints it. */
+/** Returns what `--json` prints for the inspection of a stored record. An inspection needs no key. */
 export function inspectionResult(shown: RecordInspection): InspectionResult {
   switch (shown.kind) {
     case "envelope": {

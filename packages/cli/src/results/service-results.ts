@@ -24,6 +24,8 @@ export interface ServerResult {
   readonly slug: string;
   readonly url: string;
   readonly kind: Server["kind"];
+  readonly forwardHeaders: readonly string[];
+  readonly relayHeaders: readonly string[];
   readonly disabled: boolean;
   readonly revision: number;
   readonly createdAtMs: number;
@@ -32,9 +34,20 @@ export interface ServerResult {
 }
 
 /** Returns a server as `--json` prints it. */
-export function serverResult({ slug, url, kind, disabled, revision, created, ...rest }: Server): ServerResult {
-  const { secretCount, deleting } = rest;
-  return { slug, url, kind, disabled, revision, createdAtMs: millisecondsOf(created), secretCount, deleting };
+export function serverResult({ created, ...server }: Server): ServerResult {
+  const { slug, url, kind, forwardHeaders, relayHeaders, disabled, revision, secretCount, deleting } = server;
+  return {
+    slug,
+    url,
+    kind,
+    forwardHeaders,
+    relayHeaders,
+    disabled,
+    revision,
+    createdAtMs: millisecondsOf(created),
+    secretCount,
+    deleting,
+  };
 }
 
 /** A rule as `--json` prints it. */
@@ -46,7 +59,8 @@ export interface InjectionResult {
   readonly template: string | null;
 }
 
-function injectionResult(rule: Injection): InjectionResult {
+/** Returns a rule as `--json` prints it. */
+export function injectionResult(rule: Injection): InjectionResult {
   switch (rule.kind) {
     case "bearer":
     case "basic":

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { readdir, rm } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { type Initialization, type SecretsAdmin, SecretsError } from "@keyward/secrets";
 import { writeNewFile } from "../files/new-file.ts";
 import type { Output } from "../terminal/output.ts";
@@ -20,13 +20,18 @@ export interface SetUpOptions {
   readonly workspace: string;
   /** True if the operator wants the tokens on stdout although stdout is not a terminal. */
   readonly printsTokens: boolean;
-  /** The path of a file in whose folder the tokens are written. */
+  /** The path of the audit, in whose folder the tokens are written. */
   readonly beside: string;
   /** Prints the first tokens, or where they are. The service counts as set up when `show` has resolved. */
   readonly show: (first: FirstTokens, initialization: Initialization) => Promise<void>;
 }
 
-const filePrefix = "first-tokens-";
+/** Returns whether a file in the folder of an audit is, by its name, a file of the first tokens of the same service. */
+export function isTokenFile(name: string, audit: string): boolean {
+  const prefix = prefixOf(audit);
+  // The second part is that of a file whose writing was stopped.
+  return name.startsWith(prefix) && /^[0-9a-f]{6}\.txt(?:\.[0-9a-f]+\.unfinished)?$/.test(name.slice(prefix.length));
+}
 
 /**
  * Sets up a secrets service in an empty store, and gives the first tokens to the operator: prints them on a terminal, or
@@ -42,11 +47,10 @@ export async function setUpService(
   admin: SecretsAdmin,
   { workspace, printsTokens, beside, show }: SetUpOptions,
 ): Promise<void> {
-  const folder = dirname(beside);
   let file: string | null = null;
   const deliver = async (initialization: Initialization) => {
     const isPrinted = printsTokens || (output.isShown && !output.isJson);
-    const first = isPrinted ? printed(initialization) : await written(folder, initialization);
+    const first = isPrinted ? printed(initialization) : await written(beside, initialization);
     file = first.tokensFile;
     await show(first, initialization);
   };
@@ -57,7 +61,7 @@ export async function setUpService(
     if (isRefused && file !== null) await rm(file, { force: true });
     throw error;
   }
-  await removeTokenFiles(folder, file);
+  await removeTokenFiles(beside, file);
 }
 
 function linesOf({ operator, admin, workspace }: Initialization): readonly string[] {
@@ -72,17 +76,22 @@ function printed(initialization: Initialization): FirstTokens {
   return { tokens, tokensFile: null, text: ["These tokens are printed once:", ...linesOf(initialization)].join("\n") };
 }
 
-async function written(folder: string, initialization: Initialization): Promise<FirstTokens> {
-  const path = join(folder, `${filePrefix}${randomBytes(3).toString("hex")}.txt`);
+/** Returns how the names of the files begin. Another service may have its audit in the same folder. */
+function prefixOf(audit: string): string {
+  return `first-tokens-${basename(audit)}-`;
+}
+
+async function written(audit: string, initialization: Initialization): Promise<FirstTokens> {
+  const path = join(dirname(audit), `${prefixOf(audit)}${randomBytes(3).toString("hex")}.txt`);
   await writeNewFile(path, `${linesOf(initialization).join("\n")}\n`);
   const text = `The tokens of the operator and of the admin are in ${path}, which only you can read. Delete the file after you have used them.`;
   return { tokens: null, tokensFile: path, text };
 }
 
 /** Removes the files of initializations that were not finished. Their tokens are refused. */
-async function removeTokenFiles(folder: string, valid: string | null): Promise<void> {
-  for (const name of await readdir(folder)) {
-    const path = join(folder, name);
-    if (name.startsWith(filePrefix) && path !== valid) await rm(path, { force: true });
+async function removeTokenFiles(audit: string, valid: string | null): Promise<void> {
+  for (const name of await readdir(dirname(audit))) {
+    const path = join(dirname(audit), name);
+    if (isTokenFile(name, audit) && path !== valid) await rm(path, { force: true });
   }
 }

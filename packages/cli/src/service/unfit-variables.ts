@@ -2,6 +2,7 @@ import type { Injection, Secret } from "@keyward/admin/client";
 import {
   brokenValueRule,
   fieldRules,
+  hasToken,
   isRefusedHeader,
   isSwapped,
   maxSecretsOfServer,
@@ -24,6 +25,7 @@ export function unfitVariables(
   const reasons = variables.flatMap(({ name, value }) => {
     // The name is not shown, because it may be the value.
     if (isSwapped(name, value)) return ["a variable whose name and value seem to be swapped"];
+    if (hasToken(name)) return ["a variable whose name has a token"];
     const rule = rules.get(name) ?? { kind: "header", header: name };
     const header = headerOf(rule);
     const other = byHeader.get(header) ?? name;

@@ -36,16 +36,24 @@ export function sqlitePath(config: Config, name: (typeof gatewayStoreNames)[numb
   return source.startsWith("sqlite:") ? config.pathOf(source.slice("sqlite:".length)) : undefined;
 }
 
-/** Returns whether a process with a keyring has used a store. The first read of a process writes no record. */
+/**
+ * Returns whether a process with a keyring has used a store. The first read of a process writes no record. The heartbeat of a
+ * running process does not count: the process writes it also into a store that was lost meanwhile.
+ */
 async function isUsed(store: WrappableStore): Promise<boolean> {
   if (!hasReservedSpace(store)) return false;
-  const { entries } = await store.reserved().scan({ limit: 1 });
-  return entries.length > 0;
+  let cursor: string | undefined;
+  do {
+    const page = await store.reserved().scan({ limit: 100, ...(cursor === undefined ? {} : { cursor }) });
+    if (page.entries.some(({ key }) => !key.startsWith("replica/"))) return true;
+    cursor = page.cursor;
+  } while (cursor !== undefined);
+  return false;
 }
 
 /**
  * Returns whether an audit has nothing but the beginning of an initialization, as after a stopped `keyward gateway init`.
- * An audit from which retention has removed entries has had more.
+ * Returns false if retention has removed entries, because the audit had more entries before.
  */
 export async function hasOnlyBegun(file: { readonly path: string; readonly keys: KeyProvider }): Promise<boolean> {
   const { heads } = await auditAnchor(file);

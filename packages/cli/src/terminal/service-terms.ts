@@ -2,6 +2,8 @@
 // command has flags.
 const terms: readonly (readonly [term: RegExp, inCommands: string])[] = [
   [/^The request is not valid: the (?:body|query|path|header) field (\S+) /, "The field $1 "],
+  [/\bfield "?forwardHeaders(?:\.\d+)?"?/, "flag --forward-header"],
+  [/\bfield "?relayHeaders(?:\.\d+)?"?/, "flag --relay-header"],
   [
     /^Correct the fields\. The OpenAPI document of the service has the rule of each field\.$/,
     "Correct the command line. Nothing was changed. `--help` after the command lists its arguments and flags.",

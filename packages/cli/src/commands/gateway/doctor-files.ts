@@ -5,6 +5,7 @@ import { isOwnedBy, systemCode } from "@keyward/core";
 import type { Config } from "../../configuration/config.ts";
 import { mayOthersWrite } from "../../configuration/config-file.ts";
 import { ignoresAll } from "../../files/git-ignore.ts";
+import { isTokenFile } from "../../service/first-tokens.ts";
 import { auditPath } from "../../service/local-service.ts";
 import { sqlitePath } from "../../service/used-stores.ts";
 import { type Finding, good, problem, warning } from "./finding.ts";
@@ -42,7 +43,7 @@ export async function checkFiles(config: Config, keyring: string | undefined): P
     findings.push(warning("files", `Git may keep the files of ${folder}`, hint));
   }
   // A stopped command may have left the tokens in an unfinished file.
-  for (const name of names.filter((one) => one.startsWith("first-tokens-"))) {
+  for (const name of names.filter((one) => isTokenFile(one, audit))) {
     const hint = "Delete the file after its tokens were used: keep them in a password manager.";
     findings.push(warning("files", `${join(folder, name)} has the first tokens`, hint));
   }

@@ -56,7 +56,7 @@ export async function initGateway(context: Context, { workspace, printTokens }: 
         `${folder} has the ${keyring === "created" ? "keyring, the " : ""}records and the audit. A copy of this folder is everything: keep it private.`,
         first.text,
         "Next:",
-        "  keyward gateway start                 # the admin API, until Ctrl-C",
+        "  keyward gateway start                 # calls and the admin API, until Ctrl-C",
         "  keyward login                         # asks for the URL and the token of the admin",
         "  keyward servers add <slug> <url>      # then: keyward secrets set <slug> <NAME> --bearer",
       ];

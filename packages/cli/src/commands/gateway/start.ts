@@ -1,7 +1,8 @@
 import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { RunningAdminServer } from "@keyward/admin";
-import { packageNotLoaded } from "@keyward/core";
+import { KeywardError, packageNotLoaded } from "@keyward/core";
+import type { GatewayProblem } from "@keyward/gateway";
 import { type ExpiringSecret, type SecretsAdmin, SecretsError, type ServiceState } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
 import { keyringFile } from "../../configuration/keyring-file.ts";
@@ -19,9 +20,15 @@ export interface GatewayStartOptions {
   readonly host?: string;
   readonly port: number;
   readonly publicUrl?: string;
+  readonly adminHost?: string;
+  readonly adminPort: number;
+  readonly adminUrl?: string;
+  readonly allowAddress?: readonly string[];
   readonly trustProxy?: readonly string[];
   /** Revokes the tokens that were created before this time, in milliseconds since the epoch. */
   readonly revokeTokensBefore?: number;
+  /** True if a clock was ahead at the last start that revoked tokens. */
+  readonly clockWasAhead: boolean;
   readonly workspace: string;
   /** True if the audit was lost, and the service goes on with a new one. */
   readonly newAudit: boolean;
@@ -30,17 +37,23 @@ export interface GatewayStartOptions {
 const sweepEveryMs = 3_600_000;
 const waitedAttempts = 10;
 const waitedMs = 500;
-// Shorter than the time after which the command line ends the process.
 const drainMs = 7_000;
+// The calls in progress may take longer than a request of an admin.
+const callDrainMs = 30_000;
+const stopWithinMs = callDrainMs + 10_000;
 const maxFrames = 5;
 const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|::1)$/;
 
-/** Runs the secrets service until the operator stops the command: the admin API, and a sweep each hour. */
+/** Runs the secrets service until the operator stops the command: the gateway, the admin API, and a sweep each hour. */
 export async function startGateway(context: Context, options: GatewayStartOptions): Promise<void> {
   const { output, signal } = context;
   const { startAdminServer } = await import("@keyward/admin").catch(
     packageNotLoaded("@keyward/admin", "This command", "STORE_INVALID"),
   );
+  const { GatewayProblem, parseAddressException, startGateway } = await import("@keyward/gateway").catch(
+    packageNotLoaded("@keyward/gateway", "This command", "STORE_INVALID"),
+  );
+  const allowedAddresses = (options.allowAddress ?? []).map((text) => addressException(parseAddressException, text));
   const config = await gatewayConfig(context);
   const log = logTo(context);
   const folder = dirname(auditPath(config));
@@ -50,42 +63,85 @@ export async function startGateway(context: Context, options: GatewayStartOption
   for (const { level, message, hint } of await checkFiles(config, keyringFile(await context.told()))) {
     if (level === "problem") output.notice(`${message}. ${hint ?? ""}`);
   }
-  const { host, port, publicUrl, trustProxy } = options;
-  const listen = async (admin: SecretsAdmin) =>
+  const { host, port, publicUrl, adminHost, adminPort, adminUrl, trustProxy } = options;
+  const listen = async (admin: SecretsAdmin, callUrl?: string) =>
     await startAdminServer({
       admin,
-      host,
-      port,
-      publicUrl,
+      host: adminHost,
+      port: adminPort,
+      publicUrl: adminUrl,
       trustProxies: trustProxy,
+      callUrl,
       drainMs,
       onError: (error, { requestId }) => log.problem(error, requestId),
     });
   const isEmpty = await isNew(context, config, options.newAudit);
   const first = isEmpty ? await setUp(context, listen, options.workspace) : undefined;
   await withLocalService(context, { mayBeNew: true, replica: true, onProblem: log.problem }, async (service) => {
-    const { admin, store } = service;
+    const { admin, audit, keys, store } = service;
     await requireNoEviction(store);
     // First, because the service is not ready if a clock that was ahead has revoked tokens before.
-    if (options.revokeTokensBefore !== undefined) await revokeTokens(context, admin, options.revokeTokensBefore);
+    if (options.revokeTokensBefore !== undefined) await revokeTokens(context, admin, options);
     await admin.ready();
-    const server = await listen(admin);
-    log.event("start", { url: server.url });
-    if (host !== undefined && !loopback.test(host) && publicUrl === undefined) {
-      output.notice("The service answers only to requests for localhost. For other hosts, pass `--public-url`.");
-    }
-    output.result(`The admin API listens on ${server.url}`, {
-      url: server.url,
+    context.allowStop(stopWithinMs);
+    const gateway = await startGateway({
+      store,
+      keys,
+      audit,
+      ready: () => admin.ready(),
+      replica: true,
+      host,
+      port,
+      publicUrl,
+      trustProxies: trustProxy,
+      allowedAddresses,
+      drainMs: callDrainMs,
+      onProblem: (problem, call) => {
+        if (problem instanceof GatewayProblem) log.call(problem, call?.callId);
+        else log.problem(problem);
+      },
+    });
+    const server = await listen(admin, publicUrl ?? gateway.url).catch(async (error: unknown) => {
+      await gateway.close();
+      throw error;
+    });
+    log.event("start", { url: gateway.url, adminUrl: server.url });
+    warnOfNames(context, options);
+    output.result(`The gateway listens on ${gateway.url}, and the admin API on ${server.url}`, {
+      url: gateway.url,
+      adminUrl: server.url,
       initialized: first !== undefined,
       tokensFile: first?.tokensFile ?? null,
     });
     const sweeping = sweepHourly(admin, signal, log);
     await aborted(signal);
-    log.event("stopping", {});
-    await server.close();
+    log.event("stopping", { openCalls: gateway.openCalls });
+    await Promise.all([server.close(), gateway.close()]);
     await sweeping;
     log.event("stop", {});
   });
+}
+
+/** @throws CommandError `USAGE` for a text that is no address with a port. */
+function addressException<Exception>(parse: (text: string) => Exception, text: string): Exception {
+  try {
+    return parse(text);
+  } catch (error) {
+    throw new CommandError("USAGE", "A value of --allow-address is not an address that can be allowed", {
+      hint: error instanceof Error ? error.message : "Write an address and a port, such as 127.0.0.1:3000.",
+    });
+  }
+}
+
+/** Says if a listener that other machines reach answers only to the names of this machine. */
+function warnOfNames({ output }: Context, { host, publicUrl, adminHost, adminUrl }: GatewayStartOptions): void {
+  const isOpen = (address: string | undefined) => address !== undefined && !loopback.test(address);
+  if (isOpen(host) && publicUrl === undefined) {
+    output.notice("The gateway answers only to requests for localhost. For other hosts, pass `--public-url`.");
+  }
+  if (isOpen(adminHost) && adminUrl === undefined) {
+    output.notice("The admin API answers only to requests for localhost. For other hosts, pass `--admin-url`.");
+  }
 }
 
 /**
@@ -152,9 +208,13 @@ async function setUp(
   });
 }
 
-async function revokeTokens({ output }: Context, admin: SecretsAdmin, before: number): Promise<void> {
+async function revokeTokens(
+  { output }: Context,
+  admin: SecretsAdmin,
+  { revokeTokensBefore: before = 0, clockWasAhead }: GatewayStartOptions,
+): Promise<void> {
   const time = new Date(before).toISOString();
-  const count = await admin.revokeTokensBefore(admin.localOperator(), before);
+  const count = await admin.revokeTokensBefore(admin.localOperator(), before, { clockWasAhead });
   output.notice(
     `Revoked ${count} tokens that were created before ${time}, or are dated after now by a clock that was ahead. To make new ones on this machine, run \`keyward tokens recover\`.`,
   );
@@ -183,12 +243,21 @@ interface Log {
   event(event: string, fields: Readonly<Record<string, string | number>>): void;
   /** Logs an error without anything that could be a value: only errors of Keyward have a message without values. */
   problem(error: unknown, requestId?: string): void;
+  /** Logs a call that failed, with what the operator should know about its server. */
+  call(problem: GatewayProblem, callId: string | undefined): void;
 }
 
 /** Writes the log to stderr, as one line of JSON for each entry. */
 function logTo({ output }: Context): Log {
   const write = (entry: object) => output.notice(JSON.stringify({ time: new Date().toISOString(), ...entry }));
-  return {
+  const log: Log = {
+    call: (error, callId) => {
+      const { cause, code, message, hint, operatorDetail: detail } = error;
+      // An error of the store or of the gateway itself says more than what the caller was told.
+      const isOwn = cause instanceof KeywardError || cause instanceof SecretsError || code === "INTERNAL_ERROR";
+      if (isOwn && cause !== undefined) log.problem(cause, callId);
+      else write({ event: "problem", level: "error", code, message, hint, detail, requestId: callId });
+    },
     event: (event, fields) => write({ event, ...fields }),
     problem: (error, requestId) => {
       const { code, message, hint } = errorResult(error);
@@ -197,6 +266,7 @@ function logTo({ output }: Context): Log {
       write({ event: "problem", level: "error", code, message, hint, ...request, ...place });
     },
   };
+  return log;
 }
 
 /** Returns where an error was thrown. The message of an error of another library may contain a value, a frame does not. */

@@ -1,6 +1,7 @@
-import { AdminApiError, type Secret, type SecretChange } from "@keyward/admin/client";
+import { AdminApiError, type CallExplanation, type Secret, type SecretChange } from "@keyward/admin/client";
 import type { Context } from "../../context.ts";
-import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
+import { CommandError, Interrupted, ProblemsPrinted } from "../../exit-codes.ts";
+import { explanationResult } from "../../results/call-results.ts";
 import { secretResult } from "../../results/service-results.ts";
 import { adminAccess } from "../../service/admin-access.ts";
 import { envVariables } from "../../service/env-file.ts";
@@ -110,7 +111,8 @@ interface ImportedSecret {
 }
 
 /**
- * Sets a secret for each variable of an `.env` file. Goes on after a variable that the service refuses.
+ * Sets a secret for each variable of an `.env` file. Goes on after a variable that the service refuses. If the command
+ * ends before the last variable, the result says what was set.
  *
  * @throws ProblemsPrinted if a variable was not set.
  */
@@ -137,29 +139,96 @@ export async function importSecrets(
   }
   const redacted = redact ? undefined : false;
   const secrets: ImportedSecret[] = [];
-  for (const { name, value } of variables) {
-    signal.throwIfAborted();
-    try {
-      const change = await client.setSecret(server, { name, value, expires, redacted });
-      printWarnings(context, change);
-      secrets.push({ name, created: change.created, error: null });
-    } catch (error) {
-      // After these codes no further variable could be set.
-      if (!(error instanceof AdminApiError) || !perSecret.includes(error.code)) throw error;
-      secrets.push({ name, created: false, error: errorResult(error) });
+  const print = (rows: readonly (readonly string[])[], all: readonly ImportedSecret[], end: string) =>
+    output.result(`${table([...secrets.map(importedRow), ...rows])}\n${end}${nextCall}`, { server, secrets: all });
+  try {
+    for (const { name, value } of variables) {
+      signal.throwIfAborted();
+      try {
+        const change = await client.setSecret(server, { name, value, expires, redacted });
+        secrets.push({ name, created: change.created, error: null });
+        printWarnings(context, change);
+      } catch (error) {
+        // After other codes no further variable could be set.
+        if (!(error instanceof AdminApiError) || !perSecret.includes(error.code)) throw error;
+        secrets.push({ name, created: false, error: errorResult(error) });
+      }
     }
+  } catch (error) {
+    const isStopped = error instanceof Interrupted;
+    const reason = errorResult(isStopped ? stopped : error);
+    const left = variables.slice(secrets.length).map(({ name }) => ({ name, created: false, error: reason }));
+    const isRefused = error instanceof AdminApiError && error.status !== undefined && error.status < 500;
+    const tried = `${isRefused ? "NOT SET" : "MAY BE SET"}: ${reason.message} (${reason.code})`;
+    const rows = left.map(({ name }, index) => [name, index > 0 || isStopped ? notReached : tried]);
+    print(rows, [...secrets, ...left], "The same command sets every variable again. ");
+    throw error;
   }
-  const rows = secrets.map(({ name, created, error }) => [
-    name,
-    error === null ? (created ? "set" : "has a new value") : `NOT SET: ${error.message} (${error.code})`,
-  ]);
   const isWhole = secrets.every(({ error }) => error === null);
-  output.result(`${table(rows)}\n${isWhole ? "Delete the file, if nothing else needs it. " : ""}${nextCall}`, {
-    server,
-    secrets,
-  });
+  print([], secrets, isWhole ? "Delete the file, if nothing else needs it. " : "");
   if (!isWhole) throw new ProblemsPrinted();
 }
+
+const notReached = "NOT SET: the command ended before";
+
+const stopped = new CommandError("INTERRUPTED", "The command was stopped", {
+  hint: "Run the same command again. It sets every variable again.",
+});
+
+function importedRow({ name, created, error }: ImportedSecret): readonly string[] {
+  const done = created ? "set" : "has a new value";
+  return [name, error === null ? done : `NOT SET: ${error.message} (${error.code})`];
+}
+
+/** The options of `keyward secrets explain`. */
+export interface ExplainOptions {
+  readonly server: string;
+  readonly tokenId: string;
+  readonly tool?: string;
+}
+
+/** Prints which secrets a call would use and where it would go, or why it would be refused. Never a value. */
+export async function explainSecrets(context: Context, { server, tokenId, tool }: ExplainOptions): Promise<void> {
+  const { client } = await adminAccess(context);
+  const explanation = await client.explainCall(server, { tokenId, tool });
+  const { token, server: to, secrets, refusals } = explanation;
+  const rows = [
+    ["caller", `${token.owner} (${token.role}, id ${token.id})`],
+    ["server", `${to.slug} (${to.kind}), revision ${to.revision}`],
+    ["URL", to.url],
+    ["host", to.host],
+    ...secrets.map((secret) => ["secret", explainedSecret(secret)]),
+    ...refusals.map((refusal) => ["REFUSED", refusalTexts[refusal]]),
+  ];
+  const end = refusals.length === 0 ? "The gateway would make this call." : "The gateway would refuse this call.";
+  context.output.result(`${table(rows)}\n${end}`, explanationResult(explanation));
+}
+
+function explainedSecret({
+  name,
+  revision,
+  injection,
+  redacted,
+  unusable,
+}: CallExplanation["secrets"][number]): string {
+  const notes = [
+    ...(redacted ? [] : ["not redacted"]),
+    ...(unusable === null ? [] : [unusable === "expired" ? "EXPIRED" : "SET FOR ANOTHER ORIGIN"]),
+  ];
+  return [`${name}, revision ${revision}`, shownInjection(injection), ...notes].join(", ");
+}
+
+const refusalTexts: Readonly<Record<CallExplanation["refusals"][number], string>> = {
+  TOKEN_REVOKED: "The token is revoked. Create another one: `keyward tokens create`.",
+  TOKEN_EXPIRED: "The token has expired. Create another one: `keyward tokens create`.",
+  ROLE_NOT_ALLOWED: "Only a token with the role member calls servers.",
+  SERVER_OUT_OF_SCOPE: "The token is limited to other servers.",
+  TOOL_OUT_OF_SCOPE: "The token is limited to other tools.",
+  SERVER_DISABLED: "The server is disabled. `keyward servers set <slug> --enable` allows calls again.",
+  SECRET_EXPIRED: "The value of a secret has expired. Set a new one: `keyward secrets set <server> <name>`.",
+  SECRET_ORIGIN_CHANGED:
+    "A value was set for another origin than the URL of the server has now. Set it again: `keyward secrets set <server> <name>`.",
+};
 
 const perSecret: readonly string[] = ["FIELD_INVALID", "RULE_CONFLICT", "LIMIT_REACHED"];
 

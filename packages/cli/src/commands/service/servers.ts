@@ -2,12 +2,14 @@ import type { Server } from "@keyward/admin/client";
 import type { Context } from "../../context.ts";
 import { serverResult } from "../../results/service-results.ts";
 import { adminAccess } from "../../service/admin-access.ts";
+import { allowanceNote, callPath } from "../../service/call-address.ts";
+import { type HeaderFlags, headersOf } from "../../service/header-flags.ts";
 import { type ListOptions, listAll } from "../../service/listed.ts";
-import { table } from "../../terminal/output.ts";
+import { oneLine, table } from "../../terminal/output.ts";
 import { dayOf } from "../../terminal/times.ts";
 
 /** What the flags of `keyward servers set` change. */
-export interface ServerFlags {
+export interface ServerFlags extends HeaderFlags {
   readonly url?: string;
   readonly kind?: Server["kind"];
   /** True for `--disable`. */
@@ -22,12 +24,17 @@ export async function addServer(
   context: Context,
   slug: string,
   url: string,
-  { kind }: { readonly kind?: Server["kind"] },
+  { kind, ...headers }: { readonly kind?: Server["kind"] } & HeaderFlags,
 ): Promise<void> {
   const { client } = await adminAccess(context);
-  const server = await client.createServer({ slug, url, kind });
+  const server = await client.createServer({ slug, url, kind, ...headersOf(headers) });
+  const other = kind === undefined ? ` For another HTTP API: \`keyward servers set ${server.slug} --kind http\`.` : "";
+  context.output.progress(`Callers reach the server at ${shownTarget(server)} of the gateway.${other}`);
   context.output.progress(`Set its secrets: \`keyward secrets set ${server.slug} <NAME>\`.`);
-  context.output.result(`The server ${server.slug} is added: ${server.url}`, { server: serverResult(server) });
+  printAllowance(context, server);
+  context.output.result(`The server ${server.slug} (${server.kind}) is added: ${server.url}`, {
+    server: serverResult(server),
+  });
 }
 
 /** Lists the servers of the workspace, newest first. */
@@ -48,18 +55,19 @@ export async function showServer(context: Context, slug: string): Promise<void> 
   context.output.result(shown(server), { server: serverResult(server) });
 }
 
-/** Changes the URL, the kind or the state of a server. */
+/** Changes the URL, the kind, the headers or the state of a server. */
 export async function setServer(context: Context, slug: string, flags: ServerFlags): Promise<void> {
   const { client } = await adminAccess(context);
   const { url, kind, enable, disable, ifRevision } = flags;
   const disabled = disable === true ? true : enable === true ? false : undefined;
   const former = url === undefined ? undefined : await client.getServer(slug);
-  const server = await client.updateServer(slug, { url, kind, disabled }, { ifRevision });
+  const server = await client.updateServer(slug, { url, kind, ...headersOf(flags), disabled }, { ifRevision });
   if (former !== undefined && server.secretCount > 0 && originOf(former.url) !== originOf(server.url)) {
     context.output.notice(
       "The URL has another origin, so calls cannot use the values until each of them is set again: `keyward secrets set`.",
     );
   }
+  if (url !== undefined) printAllowance(context, server);
   context.output.result(`${shown(server)}\nThe change takes effect on the next call.`, {
     server: serverResult(server),
   });
@@ -85,11 +93,25 @@ function shown(server: Server): string {
     ["server", server.slug],
     ["url", server.url],
     ["kind", server.kind],
+    ["calls", shownTarget(server)],
+    ["forward headers", server.forwardHeaders.join(", ") || "none"],
+    ["relay headers", server.relayHeaders.join(", ") || "none"],
     ["secrets", String(server.secretCount)],
     ["revision", String(server.revision)],
     ["created", dayOf(server.created)],
     ["state", shownState(server) || "enabled"],
   ]);
+}
+
+/** Returns the path at the gateway at which callers reach a server. Behind the path of an HTTP API comes a path of its own. */
+function shownTarget({ slug, kind }: Server): string {
+  return kind === "mcp" ? callPath(slug, kind) : `${callPath(slug, kind)}<path>`;
+}
+
+/** Tells that calls to a server need a flag of the service, for a server that is not on the internet. */
+function printAllowance({ output }: Context, { url }: Server): void {
+  const note = allowanceNote(url);
+  if (note !== undefined) output.notice(oneLine(note));
 }
 
 function shownSecrets({ secretCount }: Server): string {

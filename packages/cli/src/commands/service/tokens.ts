@@ -1,8 +1,9 @@
-import type { IssuedToken, Token } from "@keyward/admin/client";
+import type { AdminClient, IssuedToken, Token } from "@keyward/admin/client";
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
 import { localTokenResult, tokenResult } from "../../results/service-results.ts";
 import { adminAccess } from "../../service/admin-access.ts";
+import { callPath, callPathsOf } from "../../service/call-address.ts";
 import { type ListOptions, listAll } from "../../service/listed.ts";
 import { shownSince } from "../../terminal/durations.ts";
 import { oneLine, table } from "../../terminal/output.ts";
@@ -20,7 +21,7 @@ export interface NewTokenFlags {
 
 /** Creates a token and prints it once. */
 export async function createToken(context: Context, flags: NewTokenFlags): Promise<void> {
-  const { client, url } = await adminAccess(context);
+  const { client } = await adminAccess(context);
   const { owner, role, servers, tools, methods, expires } = flags;
   const issued = await client.createToken({
     owner,
@@ -30,7 +31,7 @@ export async function createToken(context: Context, flags: NewTokenFlags): Promi
     methods: listOf(methods),
     expires,
   });
-  printIssued(context, issued, url);
+  await printIssued(context, client, issued);
 }
 
 /** Replaces a token by one of the same owner, role and scopes, and prints the new one once. */
@@ -40,8 +41,8 @@ export async function rotateToken(
   { overlap: overlapMs }: { readonly overlap: number },
 ): Promise<void> {
   requireId(id);
-  const { client, url } = await adminAccess(context);
-  printIssued(context, await client.rotateToken(id, { overlapMs }), url);
+  const { client } = await adminAccess(context);
+  await printIssued(context, client, await client.rotateToken(id, { overlapMs }));
 }
 
 /** Lists the tokens, newest first, without their texts. */
@@ -103,13 +104,34 @@ export async function recoverToken(
   });
 }
 
-function printIssued({ output }: Context, { token, info }: IssuedToken, url: string): void {
-  const urls = info.role === "member" ? (info.servers ?? ["<server>"]).map((slug) => `${url}/s/${slug}/mcp`) : [];
+async function printIssued({ output }: Context, client: AdminClient, issued: IssuedToken): Promise<void> {
+  const { token, info } = issued;
+  const urls = await urlsFor(client, issued);
   const until = info.expires === null ? "" : `, until ${info.expires}`;
   output.progress(`The token of ${oneLine(info.owner)} (${info.role}, id ${info.id})${until}. It is printed once.`);
-  for (const one of urls)
-    output.progress(oneLine(`The URL for a client, from the release on that relays calls: ${one}`));
+  for (const one of urls) output.progress(oneLine(`The URL for a client: ${one}`));
   output.result(token, { token, info: tokenResult(info), urls });
+}
+
+/** Returns the URLs at which a client calls the servers of a member's token. */
+async function urlsFor(client: AdminClient, { info, callUrl }: IssuedToken): Promise<readonly string[]> {
+  if (info.role !== "member" || callUrl === null) return [];
+  if (info.servers === null) return callPathsOf("<server>").map((path) => `${callUrl}${path}`);
+  const urls: string[] = [];
+  for (const slug of info.servers) {
+    urls.push(...(await pathsTo(client, slug)).map((path) => `${callUrl}${path}`));
+  }
+  return urls;
+}
+
+/** Returns the path to a server; for a server that cannot be read, the path for each kind. */
+async function pathsTo(client: AdminClient, slug: string): Promise<readonly string[]> {
+  try {
+    return [callPath(slug, (await client.getServer(slug)).kind)];
+  } catch {
+    // The token exists already, and would be lost with any error here.
+    return callPathsOf(slug);
+  }
 }
 
 /** Refuses the text of a token where the id of a token belongs. */

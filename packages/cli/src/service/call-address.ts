@@ -1,0 +1,45 @@
+import { BlockList, isIP } from "node:net";
+import type { Server } from "@keyward/admin/client";
+
+/** Returns the path at the gateway at which callers reach a server. */
+export function callPath(slug: string, kind: Server["kind"]): string {
+  return kind === "mcp" ? `/s/${slug}/mcp` : `/s/${slug}/`;
+}
+
+/** Returns the paths for a server whose kind is not known: one for each kind. */
+export function callPathsOf(slug: string): readonly string[] {
+  return [`/s/${slug}/mcp`, `/s/${slug}/<path>`];
+}
+
+// Link-local addresses are not here, because the gateway never allows those of metadata services.
+const ownNetworks = new BlockList();
+for (const [network, prefix] of [
+  ["0.0.0.0", 8],
+  ["10.0.0.0", 8],
+  ["100.64.0.0", 10],
+  ["127.0.0.0", 8],
+  ["172.16.0.0", 12],
+  ["192.168.0.0", 16],
+] as const) {
+  ownNetworks.addSubnet(network, prefix, "ipv4");
+}
+ownNetworks.addAddress("::1", "ipv6");
+ownNetworks.addSubnet("fc00::", 7, "ipv6");
+
+/**
+ * Returns the note that calls to a URL need `--allow-address`; `undefined` if they need nothing. The gateway itself resolves
+ * a name only at a call, so that this function knows the names of this machine only.
+ */
+export function allowanceNote(url: string): string | undefined {
+  if (!URL.canParse(url)) return undefined;
+  const { protocol, hostname, port } = new URL(url);
+  const host = hostname.replace(/^\[|\]$/g, "");
+  const family = isIP(host);
+  const isLocalName = /(?:^|\.)localhost\.?$/.test(host);
+  const isOwn = isLocalName || (family !== 0 && ownNetworks.check(host, family === 6 ? "ipv6" : "ipv4"));
+  if (!isOwn && protocol === "https:") return undefined;
+  const address = isLocalName ? "127.0.0.1" : family === 0 ? "<address>" : hostname;
+  const shownPort = port === "" ? (protocol === "https:" ? "443" : "80") : port;
+  const reason = isOwn ? "is not public" : "has plain HTTP";
+  return `Calls to this server need \`keyward gateway start --allow-address ${address}:${shownPort}\`, because the URL ${reason}.`;
+}
