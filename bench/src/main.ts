@@ -3,12 +3,32 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { findVaultServers } from "../../test/servers/openbao.ts";
 import { type BulkFigures, bulkName, measureBulk } from "./bulk.ts";
+import {
+  type CallEffort,
+  type CallFigures,
+  callsName,
+  loadText,
+  type ManyServersFigures,
+  manyServersName,
+  measureCalls,
+  measureManyServers,
+} from "./calls.ts";
 import { bytesAtRest, envelopeTasks } from "./envelope-tasks.ts";
 import { httpTasks } from "./http-tasks.ts";
 import { keyvTasks } from "./keyv-tasks.ts";
 import { type LazyFigures, lazyName, measureLazyReads } from "./lazy-reads.ts";
 import { findRedisServer } from "./redis-server.ts";
-import { bulkTable, bytesTable, lazyTable, type Measured, scopesTable, startsTable, timesTable } from "./report.ts";
+import {
+  bulkTable,
+  bytesTable,
+  callsTable,
+  lazyTable,
+  type Measured,
+  manyServersTable,
+  scopesTable,
+  startsTable,
+  timesTable,
+} from "./report.ts";
 import { type Effort, measure } from "./rounds.ts";
 import { fiveInEach, measureScopes, type ScopeFigures, scopesName, servers } from "./scopes.ts";
 import { serviceTasks } from "./service-tasks.ts";
@@ -59,7 +79,13 @@ const tasks = [
   ({ name }, index, all) =>
     isWanted(name) && (options.quick !== true || all.findIndex((task) => task.name === name) === index),
 );
-const rotations = [startName, scopesName, ...(redis === undefined ? [] : [bulkName, lazyName])].filter(isWanted);
+const rotations = [
+  startName,
+  scopesName,
+  callsName,
+  manyServersName,
+  ...(redis === undefined ? [] : [bulkName, lazyName]),
+].filter(isWanted);
 if (tasks.length + rotations.length === 0) throw new Error(`No task has a name that contains "${options.only}"`);
 const measured: Measured[] = [];
 for (const [index, { name, sizeBytes, prepare }] of tasks.entries()) {
@@ -113,6 +139,20 @@ if (isWanted(startName)) {
   console.log(startsTable(starts));
 }
 
+const callEffort: CallEffort =
+  options.quick === true ? { rounds: 1, warmUpMs: 20, sliceMs: 20 } : { rounds: 15, warmUpMs: 20_000, sliceMs: 300 };
+const calls: CallFigures[] = [];
+if (isWanted(callsName)) {
+  calls.push(...(await measureCalls(redis, callEffort)));
+  console.log(`${callsTable(calls)}\n\n${loadText()}`);
+}
+
+const callsOfMany: ManyServersFigures[] = [];
+if (isWanted(manyServersName)) {
+  callsOfMany.push(...(await measureManyServers(options.quick === true ? 100 : mostRecords, callEffort)));
+  console.log(`${manyServersTable(callsOfMany)}\n\n${loadText()}`);
+}
+
 const atRest = [];
 for (const sizeBytes of sizesBytes) atRest.push(await bytesAtRest(sizeBytes));
 console.log(bytesTable(atRest));
@@ -120,7 +160,7 @@ console.log(bytesTable(atRest));
 if (options.json !== undefined) {
   writeFileSync(
     options.json,
-    `${JSON.stringify({ machine, effort, tasks: measured, bulk, lazy, scopes, starts, bytesAtRest: atRest }, null, 2)}\n`,
+    `${JSON.stringify({ machine, effort, tasks: measured, bulk, lazy, scopes, starts, calls, callsOfMany, bytesAtRest: atRest }, null, 2)}\n`,
   );
 }
 

@@ -1,4 +1,5 @@
 import { type BulkFigures, bulkName } from "./bulk.ts";
+import { type CallFigures, callsName, type ManyServersFigures, manyServersName } from "./calls.ts";
 import { cryptoBeside, withKeyvsJson } from "./keyv-tasks.ts";
 import { type LazyFigures, lazyName } from "./lazy-reads.ts";
 import type { Figures } from "./rounds.ts";
@@ -112,6 +113,45 @@ export function startsTable(figures: readonly StartFigures[]): string {
     short(ratio),
   ]);
   return `\n${startName}\n\n${table(["command line", "median", "ratio"], rows)}`;
+}
+
+/** Returns the table of calls: beside the bare proxy, beside the direct call, and with redaction beside without. */
+export function callsTable(figures: readonly CallFigures[]): string {
+  const rows = figures.map(({ answer, contender, cpuUs, perSecond, p50Ms, toProxy, toDirect, toPlain }) => {
+    const isDirect = contender === "direct";
+    return [
+      answer,
+      contender,
+      isDirect ? "" : `${cpuUs.toFixed(0)} µs`,
+      isDirect ? "" : short(toProxy.cpu),
+      Math.round(perSecond).toLocaleString("en"),
+      short(toProxy.perSecond),
+      short(toDirect.perSecond),
+      `${p50Ms.toFixed(1)} ms`,
+      short(toProxy.p50),
+      short(toDirect.p50),
+      toPlain === undefined ? "" : short(toPlain.cpu),
+    ];
+  });
+  const header = [
+    ...["answer", "", "CPU per call", "CPU, to proxy", "calls per second", "rate, to proxy", "rate, to direct"],
+    ...["p50", "p50, to proxy", "p50, to direct", "CPU, with redaction to without"],
+  ];
+  return `\n${callsName}\n\n${table(header, rows)}`;
+}
+
+/** Returns the table of calls in workspaces with few servers and with many. */
+export function manyServersTable(figures: readonly ManyServersFigures[]): string {
+  const rows = figures.map(({ servers, called, cpuUs, ratio }) => [
+    servers.toLocaleString("en"),
+    called,
+    `${cpuUs.toFixed(0)} µs`,
+    short(ratio.cpu),
+    short(ratio.perSecond),
+    short(ratio.p50),
+  ]);
+  const header = ["servers", "called", "CPU per call", "CPU, to 10", "rate, to 10", "p50, to 10"];
+  return `\n${manyServersName}\n\n${table(header, rows)}`;
 }
 
 function table(header: readonly string[], rows: readonly (readonly string[])[]): string {

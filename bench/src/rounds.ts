@@ -77,7 +77,8 @@ async function timeNs(operation: () => unknown, iterations: number): Promise<num
   return Number(process.hrtime.bigint() - startNs);
 }
 
-function shuffled<Item>(items: readonly Item[]): Item[] {
+/** Returns the items in random order. */
+export function shuffled<Item>(items: readonly Item[]): Item[] {
   return items
     .map((item) => ({ item, address: Math.random() }))
     .sort((one, other) => one.address - other.address)

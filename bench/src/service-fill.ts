@@ -15,13 +15,14 @@ import { ServiceStore } from "../../packages/secrets/src/store/service-store.ts"
 import type { Stores } from "./stores.ts";
 
 const pageSize = 500;
-const url = "https://mcp.example.com/mcp";
 
 /** A secrets service with many servers and tokens in a workspace. */
 export interface FilledService {
   readonly admin: SecretsAdmin;
   readonly reader: SecretsReader;
   readonly store: ReturnType<Stores["make"]>;
+  readonly keys: Keyring;
+  readonly audit: AuditLog;
   /** The caller who manages the workspace. */
   readonly caller: Caller;
   /** The token of a member of the workspace. */
@@ -37,7 +38,11 @@ export interface FilledService {
  */
 export async function fillService(
   stores: Stores,
-  { servers, tokens }: { readonly servers: number; readonly tokens: number },
+  {
+    servers,
+    tokens,
+    url = "https://mcp.example.com/mcp",
+  }: { readonly servers: number; readonly tokens: number; readonly url?: string },
 ): Promise<FilledService> {
   const folder = mkdtempSync(join(tmpdir(), "keyward-bench-service-"));
   const store = stores.make();
@@ -67,7 +72,20 @@ export async function fillService(
       redacted: true,
     } as const;
     const server: ServerRecord = {
-      ...{ v: 1, id, page, slug, url, kind: "mcp", disabled: false, deleting: false, revision: 1, created },
+      ...{
+        v: 1,
+        id,
+        page,
+        slug,
+        url,
+        kind: "mcp",
+        forwardHeaders: [],
+        relayHeaders: [],
+        disabled: false,
+        deleting: false,
+        revision: 1,
+        created,
+      },
       ...{ createdBy: "bench", values: 1, secrets: [secret], pending: [], garbage: [] },
     };
     const entry: ServerEntry = { slug, id, at: created };
@@ -90,7 +108,7 @@ export async function fillService(
   await records.disconnect();
   const { token: member } = await admin.createToken(caller, { owner: "member", role: "member" });
   return {
-    ...{ admin, reader, store, caller, member, slugOf },
+    ...{ admin, reader, store, keys, audit, caller, member, slugOf },
     async close() {
       await reader.close();
       await admin.close();

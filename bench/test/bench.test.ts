@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, expect, it } from "vitest";
+import type { CallFigures } from "../src/calls.ts";
 import { httpNames } from "../src/http-tasks.ts";
 import { findRedisServer } from "../src/redis-server.ts";
 
@@ -18,7 +19,7 @@ const run = (...options: string[]) => promisify(execFile)(process.execPath, [mai
 it("the bench compares all variants of every task, and writes the figures", async () => {
   const file = join(folder, "figures.json");
   const { stdout } = await run("--json", file);
-  const { tasks, bulk, lazy, scopes, starts, bytesAtRest } = JSON.parse(readFileSync(file, "utf8"));
+  const { tasks, bulk, lazy, scopes, starts, calls, callsOfMany, bytesAtRest } = JSON.parse(readFileSync(file, "utf8"));
   expect(new Set(tasks.map((task: { name: string }) => task.name))).toEqual(
     new Set([
       ...["text", "bytes", "multilingual text"].flatMap((what) => [`encrypt ${what}`, `decrypt ${what}`]),
@@ -68,6 +69,26 @@ it("the bench compares all variants of every task, and writes the figures", asyn
     { scopes: 100, records: 200 },
   ]);
   for (const { ratio } of scopes) for (const part of [ratio.elapsed, ratio.cpu]) expect(part).toBeGreaterThan(0);
+  const gateways = (redis ? ["SQLite", "Redis"] : ["SQLite"]).flatMap((store) => [
+    `gateway, ${store}`,
+    `gateway, ${store}, no redaction`,
+  ]);
+  expect(calls.map(({ answer, contender }: CallFigures) => [answer, contender])).toEqual(
+    ["1 KiB", "20 events", "64 KiB", "64 KiB, JSON in JSON", "1 MiB"].flatMap((answer) =>
+      ["direct", "bare proxy", ...gateways].map((contender) => [answer, contender]),
+    ),
+  );
+  for (const { contender, cpuUs, toProxy, toDirect, toPlain } of calls) {
+    if (contender === "direct") expect(toDirect.perSecond).toBe(1);
+    else for (const figure of [cpuUs, toProxy.cpu, toDirect.p50]) expect(figure).toBeGreaterThan(0);
+    if (gateways.includes(contender) && !contender.endsWith("no redaction")) expect(toPlain.cpu).toBeGreaterThan(0);
+    else expect(toPlain).toBeUndefined();
+  }
+  expect(callsOfMany).toMatchObject([
+    { servers: 10, called: "ten", ratio: { cpu: 1 } },
+    { servers: 100, called: "ten" },
+    { servers: 100, called: "100 in turn" },
+  ]);
   expect(bytesAtRest.map(({ plain }: { plain: number }) => plain)).toEqual([64, 256, 1024, 16_384, 1_048_576]);
 }, 400_000);
 

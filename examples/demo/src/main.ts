@@ -20,6 +20,7 @@ import { fileKeys } from "@keyward/keys-env";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { SingleBar } from "cli-progress";
 import { Disk, printable } from "./disk.ts";
+import { runGatewayDemo } from "./gateway.ts";
 import { type DemoRecord, readRecords } from "./records.ts";
 import { Stage } from "./stage.ts";
 
@@ -241,4 +242,5 @@ async function main(recordsPath: string): Promise<boolean> {
 }
 
 const sample = fileURLToPath(new URL("../flow-states.ndjson", import.meta.url));
-process.exitCode = (await main(process.argv[2] ?? sample)) ? 0 : 1;
+const [what = sample] = process.argv.slice(2);
+process.exitCode = (await (what === "gateway" ? runGatewayDemo() : main(what))) ? 0 : 1;
