@@ -136,7 +136,15 @@ export class ClientTransport {
         hint: "Check that the URL is the one of the admin API, and that no proxy answered instead.",
       });
     }
-    const { code, detail, hint, instance } = checked.data;
+    const { type, code, detail, hint, instance } = checked.data;
+    // The gateway for calls answers with problem details too, which would send the reader to look for a wrong path.
+    if (type.startsWith("docs/calls.md#")) {
+      return new AdminApiError("ANSWER_INVALID", `${this.#url} is the gateway for calls, and not the admin API`, {
+        status,
+        retryAfterSeconds,
+        hint: "Use the URL of the admin API, which has another port. `keyward gateway start` prints both URLs when the service starts.",
+      });
+    }
     return new AdminApiError(this.#printable(code), this.#printable(detail), {
       status,
       hint: this.#printable(hint),

@@ -46,6 +46,25 @@ it.each([
   expect(requireProblem(answer).code).toBe("METHOD_NOT_ALLOWED");
 });
 
+it.each([
+  ["GET", "/calls/nonsense", {}, "path field id must be the id of a call"],
+  ["DELETE", "/tokens/nonsense", {}, "path field id must be an id of 12 lower-case letters and digits"],
+  ["GET", "/calls?token=nonsense", {}, "query field token must be an id of 12 lower-case letters and digits"],
+  ["GET", "/calls?from=nonsense", {}, "query field from must be a time in RFC 3339"],
+  ["GET", "/tokens?limit=nonsense", {}, "query field limit must be a whole number from 1 to 100"],
+  [
+    "DELETE",
+    "/mcp-servers/github",
+    { "if-match": "nonsense" },
+    "header field if-match must be a revision in double quotes",
+  ],
+])("says for %s %s %j what the field looks like", async (method, path, headers, rule) => {
+  const { send, admin } = await install();
+  const { detail } = requireProblem(await send(admin.token, method, path, { headers }));
+  expect(detail).toContain(rule);
+  expect(detail).not.toMatch(/regex|datetime|;/);
+});
+
 it.each(["{", "", "[", "nul", '{"slug":"a",}'])("answers the broken JSON %j with 400", async (body) => {
   const { send, admin } = await install();
   const answer = await send(admin.token, "POST", "/mcp-servers", { body });

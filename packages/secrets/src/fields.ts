@@ -26,6 +26,7 @@ export const weakBelowBytes = 16;
 export const fieldRules = {
   slug: "1 to 32 lower-case letters and digits, with single hyphens inside",
   id: "an id of 12 lower-case letters and digits",
+  callId: "the id of a call, which has 12 to 64 letters, digits, `_` and `-`",
   owner: "1 to 100 printable characters, without a space at either end",
   secretName: "1 to 128 letters, digits, `_`, `-` and `.`, beginning with a letter or `_`",
   header: "the name of an HTTP header, of at most 128 letters, digits and the signs !#$%&'*+.^_`|~-",

@@ -323,7 +323,7 @@ export interface Call {
   readonly tool?: string | undefined;
   /** The HTTP status that the caller got. `undefined` if the caller left before the answer. */
   readonly status: number | undefined;
-  /** Why the gateway refused or ended the call, such as `TOKEN_REVOKED`. `undefined` if it did neither. */
+  /** Why the gateway refused or ended the call, such as `TOKEN_REFUSED`. `undefined` if it did neither. */
   readonly reason?: string | undefined;
   /** How long the call took, in milliseconds. */
   readonly durationMs: number;

@@ -60,7 +60,10 @@ describe("a server", () => {
     const { admin, as, reader, tokens } = await startService();
     await admin.createServer(as.admin, { slug: "github", url });
     await admin.updateServer(as.admin, "github", { disabled: true });
-    await expect(reader.forCall(tokens.member, "github")).rejects.toMatchObject({ code: "SERVER_NOT_FOUND" });
+    await expect(reader.forCall(tokens.member, "github")).rejects.toMatchObject({
+      code: "SERVER_NOT_FOUND",
+      hint: expect.stringContaining("does not exist, is disabled, or is outside of the scope of the token"),
+    });
     await admin.updateServer(as.admin, "github", { disabled: false, kind: "http" });
     expect((await reader.forCall(tokens.member, "github")).server).toMatchObject({ kind: "http", revision: 2 });
   });

@@ -34,10 +34,15 @@ function ruleOf(issue: Issue): string {
     case "too_small":
       return `must have at least ${issue.minimum}${unitOf(issue.origin)}`;
     case "too_big":
+      // Messages of zod begin with "Too big".
+      if (!issue.message.startsWith("Too ")) return issue.message;
       return `must have at most ${issue.maximum}${unitOf(issue.origin)}`;
     case "invalid_format":
       // The fields of the service have a rule in words. Messages of zod begin with "Invalid".
-      return issue.message.startsWith("Invalid") ? `must be a ${issue.format}` : `must be ${issue.message}`;
+      if (!issue.message.startsWith("Invalid")) return `must be ${issue.message}`;
+      return issue.format === "datetime"
+        ? "must be a time in RFC 3339"
+        : "must have the form that the OpenAPI document describes";
     case "unrecognized_keys":
       return "must not have fields that the service does not know";
     case "invalid_value":

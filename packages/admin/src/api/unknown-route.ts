@@ -25,7 +25,9 @@ export function unknownRoute(path: string): ProblemError {
     return apiProblem("ROUTE_NOT_FOUND", {
       title: "No such route",
       detail: "The service has no route with this path",
-      hint: `Correct the path. ${apiPath}/openapi.json describes the routes.`,
+      hint: path.startsWith("/s/")
+        ? "This is the admin API. Send calls of servers to the gateway, which has another URL: `keyward gateway start` prints both."
+        : `Correct the path. ${apiPath}/openapi.json describes the routes.`,
     });
   }
   const allowed = known.methods.includes("GET") ? [...known.methods, "HEAD"] : known.methods;

@@ -54,7 +54,7 @@ export const routeErrors = {
 export const ifMatchHeader = z.object({
   "if-match": z
     .string()
-    .regex(/^(?:\*|"[0-9]{1,15}")$/)
+    .regex(/^(?:\*|"[0-9]{1,15}")$/, 'a revision in double quotes, such as "3"')
     .optional()
     .meta({
       description: "The ETag that was read: the change is refused with 412 if the revision is another one now.",

@@ -22,7 +22,7 @@ export const callQuery = pageQuery.extend({
 export const callPath = z.strictObject({
   id: z
     .string()
-    .regex(/^[A-Za-z0-9_-]{12,64}$/)
+    .regex(/^[A-Za-z0-9_-]{12,64}$/, fields.fieldRules.callId)
     .meta({ description: "The id of a call, which its caller got with the answer.", examples: ["c4ll00000001"] }),
 });
 
@@ -78,7 +78,10 @@ export const call = z
         description: "The HTTP status that the caller got. `null` if the caller left before the answer.",
         examples: [200],
       }),
-    reason: z.string().nullable().meta({ description: "Why the gateway refused or ended the call." }),
+    reason: z
+      .string()
+      .nullable()
+      .meta({ description: "Why the gateway refused or ended the call: a code such as `TOKEN_REFUSED`." }),
     durationMs: size.meta({ description: "The duration of the call, in milliseconds.", examples: [35] }),
     requestBytes: size.meta({ description: "The size of the body of the request." }),
     answerBytes: size.meta({ description: "The size of the body of the answer." }),

@@ -3,7 +3,7 @@ import { z } from "zod";
 /** The query parameters of every list. */
 export const pageQuery = z.strictObject({
   limit: z
-    .stringFormat("limit", /^[0-9]{1,3}$/)
+    .stringFormat("limit", /^[0-9]{1,3}$/, "a whole number from 1 to 100")
     .transform(Number)
     .pipe(z.int().min(1).max(100))
     .optional()

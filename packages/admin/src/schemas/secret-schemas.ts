@@ -25,7 +25,7 @@ export const newSecret = z
     name: fields.secretNameField.meta({ examples: [exampleName] }),
     value: z
       .string()
-      .max(most)
+      .max(most, { error: `must have at most ${most} bytes`, abort: true })
       .refine((value) => Buffer.byteLength(value) >= least, `must have at least ${least} bytes`)
       .refine((value) => Buffer.byteLength(value) <= most, `must have at most ${most} bytes`)
       .refine((value) => value.isWellFormed() && !/\p{Cc}/u.test(value), "must not contain control characters")

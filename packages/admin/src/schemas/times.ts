@@ -5,7 +5,7 @@ const earliestMs = 0;
 
 /** A time that a caller sends, in RFC 3339, at or after 1970-01-01T00:00:00Z. */
 export const timeText = z.iso
-  .datetime({ offset: true })
+  .datetime({ offset: true, abort: true })
   .max(40)
   .refine((text) => Date.parse(text) >= earliestMs, "must be at or after 1970-01-01T00:00:00Z")
   .meta({ description: "A time in RFC 3339.", examples: ["2027-01-31T12:00:00Z"] });

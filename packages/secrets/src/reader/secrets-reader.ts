@@ -279,7 +279,7 @@ function requireCallable(
   if (isInScope && server !== undefined && !server.deleting && !server.disabled) return server;
   // The same error for all reasons, so that a caller learns nothing about servers outside the scope of the token.
   throw new SecretsError("SERVER_NOT_FOUND", "The token can call no such server", {
-    hint: "Check the slug of the server. If the slug is right, ask an admin of the workspace.",
+    hint: "The server does not exist, is disabled, or is outside of the scope of the token. Check the name of the server in the URL. If the name is right, ask an admin of the workspace.",
   });
 }
 

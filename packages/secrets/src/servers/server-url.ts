@@ -15,7 +15,7 @@ export function requireServerUrl(given: unknown): string {
   }
   const url = new URL(text.data);
   if (url.protocol !== "https:" && url.protocol !== "http:")
-    throw invalidField("url", "a URL that begins with `https://`");
+    throw invalidField("url", "a URL that begins with `https://` or `http://`");
   if (url.username !== "" || url.password !== "") {
     throw invalidField(
       "url",
