@@ -58,7 +58,9 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
         return process.exit(exitCodes.interrupted);
       }
       stoppedAtMs = performance.now();
-      stderr.write(`${name}: stopping after the calls in progress. Press Ctrl-C again to stop at once.\n`);
+      if (!isViewing(commandLine)) {
+        stderr.write(`${name}: stopping after the calls in progress. Press Ctrl-C again to stop at once.\n`);
+      }
       stop.abort(new Interrupted());
       // A call to a backend that does not answer ends only at its own timeout, or never.
       setTimeout(() => process.exit(exitCodes.interrupted), stopWithinMs).unref();
@@ -94,8 +96,8 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
     const { Output } = await import("./terminal/output.ts");
     const output = new Output(surroundings, commonOutputOptions(program));
     if (error instanceof Interrupted || stop.signal.aborted) {
-      const hint = `To continue, run the same command again${shownCommand(name, commandLine)}`;
-      output.notice(`${name}: stopped. ${hint}`);
+      const hint = ` To continue, run the same command again${shownCommand(name, commandLine)}`;
+      output.notice(`${name}: stopped.${isViewing(commandLine) ? "" : hint}`);
       output.errorLine(
         new CommandError("INTERRUPTED", "The command was stopped", {
           hint: "To continue, run the same command again.",
@@ -123,6 +125,12 @@ function usageError(name: string, error: CommanderError, commandLine: readonly s
 function flagsOf(commandLine: readonly string[]): readonly string[] {
   const dashes = commandLine.indexOf("--");
   return dashes === -1 ? commandLine : commandLine.slice(0, dashes);
+}
+
+/** Returns whether the command only shows what happens until it is stopped, so that nothing is unfinished then. */
+function isViewing(commandLine: readonly string[]): boolean {
+  const flags = flagsOf(commandLine);
+  return flags.includes("--watch") || (flags.includes("calls") && flags.includes("tail"));
 }
 
 // Only these continue something. Others may have the key of a record in their command line.

@@ -227,6 +227,10 @@ describe("the translation of messages and hints into terms of the command", () =
     ["If no keyring has existed yet, call `create()`.", "If no keyring has existed yet, run `keyward keyring create`."],
     ["pass `unregistered: { waitMs: 0 }`.", "pass `--unregistered 0s`."],
     ["`census` counts the records under each key.", "`keyward census` counts the records under each key."],
+    [
+      "If encrypted records exist, mount the key that encrypted these records, because a new key cannot decrypt these records. If no encrypted records exist yet, make a first key with `openssl rand -base64 32`.",
+      "If encrypted records exist, restore their keyring from a backup with `keyward keyring import <file>`, or mount the key that encrypted these records, because a new key cannot decrypt these records. If no encrypted records exist yet, run `keyward keyring create`.",
+    ],
     ["the function `scope` threw an error", "the function `scope` threw an error"],
   ])("turns %j into %j", (text, shown) => expect(inCommandTerms(text)).toBe(shown));
 });

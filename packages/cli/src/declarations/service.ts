@@ -165,7 +165,11 @@ function declareSecrets(secrets: Command, context: OpenContext): void {
     .description("Explain what a call would do: the secrets, the rules and the host, or why it would be refused.")
     .requiredOption("--server <slug>", "the server that would be called")
     .requiredOption("--token-id <id>", "the id of the token with which the call would be made")
-    .option("--tool <name>", "the tool that would be called")
+    .option("--tool <name>", "the tool of an MCP server that would be called")
+    .addHelpText(
+      "after",
+      "\nThe exit code is 0 also for a call that would be refused. With --json, `refusals` is empty for a call that would be made.",
+    )
     .action(async (options) => await (await load()).explainSecrets(await context(), options));
   for (const command of secrets.commands) hidingArguments(command);
 }

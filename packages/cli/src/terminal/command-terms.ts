@@ -3,6 +3,10 @@ type Terms = readonly (readonly [term: RegExp, inCommands: string])[];
 
 // Sentences that only a program can follow. They come first, before their parts are replaced.
 const sentences: Terms = [
+  [
+    /If encrypted records exist, mount the key that encrypted these records, because a new key cannot decrypt these records\. If no encrypted records exist yet, make a first key with `openssl rand -base64 32`\./g,
+    "If encrypted records exist, restore their keyring from a backup with `keyward keyring import <file>`, or mount the key that encrypted these records, because a new key cannot decrypt these records. If no encrypted records exist yet, run `keyward keyring create`.",
+  ],
   [/`unregistered: \{ waitMs \}` with the milliseconds that/g, "`--unregistered 2m`, with the time that"],
   [
     /Use the existing keyring with `load\(\)`, and change (?:it|the keyring) with `save\(\)`\./g,

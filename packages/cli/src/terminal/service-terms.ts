@@ -1,7 +1,8 @@
 // Messages and hints of the admin API and of `@keyward/secrets` name fields, headers and routes. A person who runs a
 // command has flags.
 const terms: readonly (readonly [term: RegExp, inCommands: string])[] = [
-  [/^The request is not valid: the (?:body|query|path|header) field (\S+) /, "The field $1 "],
+  [/^The request is not valid: the (?:body|query|path|header) field (\S+) /, 'The field "$1" '],
+  [/; the (?:body|query|path|header) field (\S+) (?=must |is )/g, '; the field "$1" '],
   [/\bfield "?forwardHeaders(?:\.\d+)?"?/, "flag --forward-header"],
   [/\bfield "?relayHeaders(?:\.\d+)?"?/, "flag --relay-header"],
   [

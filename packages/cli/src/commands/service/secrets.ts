@@ -192,6 +192,11 @@ export async function explainSecrets(context: Context, { server, tokenId, tool }
   const { client } = await adminAccess(context);
   const explanation = await client.explainCall(server, { tokenId, tool });
   const { token, server: to, secrets, refusals } = explanation;
+  if (tool !== undefined && to.kind === "http") {
+    throw new CommandError("USAGE", `The server ${to.slug} is of the kind http, which has no tools`, {
+      hint: "Run the command again without `--tool`.",
+    });
+  }
   const rows = [
     ["caller", `${token.owner} (${token.role}, id ${token.id})`],
     ["server", `${to.slug} (${to.kind}), revision ${to.revision}`],
@@ -200,7 +205,10 @@ export async function explainSecrets(context: Context, { server, tokenId, tool }
     ...secrets.map((secret) => ["secret", explainedSecret(secret)]),
     ...refusals.map((refusal) => ["REFUSED", refusalTexts[refusal]]),
   ];
-  const end = refusals.length === 0 ? "The gateway would make this call." : "The gateway would refuse this call.";
+  const end =
+    refusals.length === 0
+      ? "The gateway would make this call, if it may connect to the address of the host. It looks the address up only when a call is made."
+      : "The gateway would refuse this call.";
   context.output.result(`${table(rows)}\n${end}`, explanationResult(explanation));
 }
 
