@@ -145,7 +145,7 @@ describe("the audit log", () => {
 
   it("says that calls must be refused while one attempt to write takes too long", async () => {
     const path = temporaryAudit();
-    const audit = openedAudit({ path, keys: Keyring.generate("k1"), busyTimeoutMs: 60_000, longestWaitMs: 200 });
+    const audit = openedAudit({ path, keys: Keyring.generate("k1"), busyTimeoutMs: 60_000, longestWaitMs: 2_000 });
     await recordCalls(audit, [toolCall()]);
     const release = lock(path);
     const slow = { code: "AUDIT_UNAVAILABLE", message: expect.stringContaining("was not written") };
