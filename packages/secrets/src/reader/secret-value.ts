@@ -1,29 +1,13 @@
-import { inspect } from "node:util";
-
-const hidden = "[value of a secret]";
+import { HiddenText } from "./hidden-text.ts";
 
 /** The value of a secret. It is not shown by `console.log`, `JSON.stringify`, templates or `inspect`. */
-export class SecretValue {
-  readonly #value: string;
-
+export class SecretValue extends HiddenText {
   constructor(value: string) {
-    this.#value = value;
+    super(value, "[value of a secret]");
   }
 
   /** Returns the value. Use it only to make the request to the server of the secret, and to search the answer for the value. */
   reveal(): string {
-    return this.#value;
-  }
-
-  toString(): string {
-    return hidden;
-  }
-
-  toJSON(): string {
-    return hidden;
-  }
-
-  [inspect.custom](): string {
-    return hidden;
+    return this.text;
   }
 }

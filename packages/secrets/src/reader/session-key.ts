@@ -1,29 +1,13 @@
-import { inspect } from "node:util";
-
-const hidden = "[key of sessions]";
+import { HiddenText } from "./hidden-text.ts";
 
 /** The key of the MAC of session ids, 32 bytes. It is not shown by `console.log`, `JSON.stringify`, templates or `inspect`. */
-export class SessionKey {
-  readonly #base64: string;
-
+export class SessionKey extends HiddenText {
   constructor(base64: string) {
-    this.#base64 = base64;
+    super(base64, "[key of sessions]");
   }
 
   /** Returns the bytes of the key. */
   reveal(): Uint8Array {
-    return Buffer.from(this.#base64, "base64");
-  }
-
-  toString(): string {
-    return hidden;
-  }
-
-  toJSON(): string {
-    return hidden;
-  }
-
-  [inspect.custom](): string {
-    return hidden;
+    return Buffer.from(this.text, "base64");
   }
 }
