@@ -58,7 +58,7 @@ const otherImports: readonly Import[] = [
   { name: "readFile", from: "node:fs/promises", kind: "value" },
   { name: "sodium", from: "libsodium-wrappers", kind: "default" },
   { name: "SecretsReader", from: "@keyward/secrets/reader", kind: "value" },
-  { name: "shortenedPath", from: "@keyward/secrets/reader", kind: "value" },
+  { name: "scopesWithout", from: "@keyward/secrets/reader", kind: "value" },
   { name: "stat", from: "node:fs/promises", kind: "value" },
   { name: "writeFile", from: "node:fs/promises", kind: "value" },
 ];
@@ -74,11 +74,13 @@ const forServersOfTheService = "a check that both servers of the secrets service
 
 /** Exported classes and functions without an example, each with the reason. */
 const withoutExample: ReadonlyMap<string, string> = new Map([
+  ["bearerToken", forServersOfTheService],
   ["Budgets", forServersOfTheService],
   ["ClientAddresses", forServersOfTheService],
   ["networkOf", forServersOfTheService],
   ["OwnNames", forServersOfTheService],
   ["Places", forServersOfTheService],
+  ["Readiness", forServersOfTheService],
   ["RefusedTokens", forServersOfTheService],
   ["Caller", "only methods of SecretsAdmin make one, as its example shows"],
   ["hasReservedSpace", forAuthorsOfStores],

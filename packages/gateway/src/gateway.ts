@@ -1,17 +1,10 @@
 import { randomUUID } from "node:crypto";
 import type { IncomingMessage, ServerResponse } from "node:http";
-import {
-  type KeyProvider,
-  type Keyring,
-  type OptionNames,
-  requireOptions,
-  singleFlight,
-  type WrappableStore,
-} from "@keyward/core";
-import { ClientAddresses, OwnNames, startHttpListener } from "@keyward/listener";
+import { type KeyProvider, type Keyring, type OptionNames, requireOptions, type WrappableStore } from "@keyward/core";
+import { ClientAddresses, OwnNames, Readiness, startHttpListener } from "@keyward/listener";
 import type { AuditLog } from "@keyward/secrets";
 import { ServerDispatchers } from "./network/index.ts";
-import { GatewayProblem, problemAnswer } from "./problem.ts";
+import { answerProblem, GatewayProblem, problemDetails } from "./problem.ts";
 import type { AddressException } from "./relay/address-exceptions.ts";
 import { closing } from "./relay/open-calls.ts";
 import { Relay, type RelayOptions } from "./relay/relay.ts";
@@ -85,7 +78,6 @@ const optionNames = {
 /** Connections that transfer nothing for this long are closed. Longer than a server may be silent. */
 const idleTimeoutMs = 180_000;
 const requestTimeoutMs = 600_000;
-const readyWithinMs = 5_000;
 
 /**
  * Starts the gateway on a port: relays `/s/<server>/mcp` and `/s/<server>/<path>`, and answers `/healthz` (the process
@@ -117,12 +109,13 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     limits: checkedCallLimits(given.limits),
     onProblem,
   });
-  const missing = singleFlight(() => notReady(ready));
+  const readiness = new Readiness({ ready, late: "service", failedParts: () => ["service"] });
   const handle = async (request: IncomingMessage, response: ServerResponse) => {
     const path = request.url ?? "";
     if (path === "/healthz") return answerHealth(response, []);
-    if (path === "/readyz") return answerHealth(response, listener.isClosing ? ["closing"] : await missing());
-    if (listener.isClosing) return refuse(response, closing());
+    if (path === "/readyz")
+      return answerHealth(response, listener.isClosing ? ["closing"] : await readiness.notReady());
+    if (listener.isClosing) return answerProblem(response, closing(), randomUUID());
     await relay.handle(request, response);
   };
   const listener = await startHttpListener({
@@ -158,22 +151,6 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
   };
 }
 
-async function notReady(ready: () => Promise<void>): Promise<readonly string[]> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<readonly string[]>((resolve) => {
-    timer = setTimeout(() => resolve(["service"]), readyWithinMs);
-  });
-  const answered = ready().then(
-    (): readonly string[] => [],
-    (): readonly string[] => ["service"],
-  );
-  try {
-    return await Promise.race([answered, late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
 function answerHealth(response: ServerResponse, missing: readonly string[]): void {
   const body = missing.length === 0 ? { status: "ready" } : { status: "not ready", notReady: missing };
   response.writeHead(missing.length === 0 ? 200 : 503, {
@@ -185,12 +162,6 @@ function answerHealth(response: ServerResponse, missing: readonly string[]): voi
   response.end(response.req.method === "HEAD" ? undefined : JSON.stringify(body));
 }
 
-function refuse(response: ServerResponse, problem: GatewayProblem): void {
-  const { status, headers, body } = problemAnswer(problem, randomUUID());
-  response.writeHead(status, headers);
-  response.end(response.req.method === "HEAD" ? undefined : body);
-}
-
 function brokenRequest(status: number): string {
   const problem =
     status === 405
@@ -200,5 +171,5 @@ function brokenRequest(status: number): string {
       : new GatewayProblem("REQUEST_MALFORMED", "The request is not valid HTTP, is too large, or arrived too slowly", {
           hint: "Send a valid HTTP/1.1 request with a Host header.",
         });
-  return JSON.stringify({ ...JSON.parse(problemAnswer(problem, randomUUID()).body), status });
+  return JSON.stringify({ ...problemDetails(problem, randomUUID()), status });
 }

@@ -1,3 +1,5 @@
+import type { ServerResponse } from "node:http";
+
 /** The status and the title of each code of the gateway. `docs/calls.md` describes each code. */
 export const gatewayProblems = {
   ADDRESS_REFUSED: [502, "The address of the server is refused"],
@@ -109,48 +111,35 @@ export class GatewayProblem extends Error {
   }
 }
 
-/** An answer as a status, headers and a text. */
-export interface OwnAnswer {
-  readonly status: number;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly body: string;
-}
-
 /** The code that the MCP protocol of 2026-07-28 gives to headers that differ from the body. */
 const headerMismatch = -32_020;
 
-/**
- * Returns the answer for a problem: problem details (RFC 9457) with the id of the call. Headers that differ from the body
- * are answered as the MCP protocol demands: with an error of JSON-RPC, which has the problem details as its data.
- */
-export function problemAnswer(problem: GatewayProblem, callId: string): OwnAnswer {
-  const { code, message, hint, waitSeconds, status, messageId } = problem;
+/** Returns the problem details (RFC 9457) of a problem. */
+export function problemDetails({ code, message, hint, status }: GatewayProblem, callId: string) {
   const type = `docs/calls.md#${code.toLowerCase()}`;
-  const details = {
-    type,
-    title: gatewayProblems[code][1],
-    status,
-    detail: message,
-    code,
-    hint,
-    instance: callId,
-  };
+  return { type, title: gatewayProblems[code][1], status, detail: message, code, hint, instance: callId };
+}
+
+/**
+ * Answers a request with a problem: problem details with the id of the call. Headers that differ from the body are answered
+ * as the MCP protocol demands: with an error of JSON-RPC, which has the problem details as its data.
+ */
+export function answerProblem(response: ServerResponse, problem: GatewayProblem, callId: string): void {
+  const { code, message, waitSeconds, status, messageId } = problem;
+  const details = problemDetails(problem, callId);
   const isRpcError = code === "HEADER_MISMATCH";
   const body = JSON.stringify(
     isRpcError ? { jsonrpc: "2.0", id: messageId, error: { code: headerMismatch, message, data: details } } : details,
   );
-  return {
-    status,
-    headers: {
-      ...ownHeaders,
-      ...(isRpcError ? { "content-type": "application/json" } : {}),
-      "content-length": String(Buffer.byteLength(body)),
-      "x-request-id": callId,
-      ...(waitSeconds === undefined ? {} : { "retry-after": String(waitSeconds) }),
-      // No `resource_metadata`: a client would begin an OAuth discovery that the gateway does not answer.
-      ...(status === 401 ? { "www-authenticate": 'Bearer realm="keyward"' } : {}),
-      ...(status === 405 ? { allow: "GET, HEAD, POST, PUT, PATCH, DELETE" } : {}),
-    },
-    body,
-  };
+  response.writeHead(status, {
+    ...ownHeaders,
+    ...(isRpcError ? { "content-type": "application/json" } : {}),
+    "content-length": String(Buffer.byteLength(body)),
+    "x-request-id": callId,
+    ...(waitSeconds === undefined ? {} : { "retry-after": String(waitSeconds) }),
+    // No `resource_metadata`: a client would begin an OAuth discovery that the gateway does not answer.
+    ...(status === 401 ? { "www-authenticate": 'Bearer realm="keyward"' } : {}),
+    ...(status === 405 ? { allow: "GET, HEAD, POST, PUT, PATCH, DELETE" } : {}),
+  });
+  response.end(response.req.method === "HEAD" ? undefined : body);
 }

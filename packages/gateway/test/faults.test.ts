@@ -15,6 +15,17 @@ class FaultyStore {
     this.store = this.#guarded(new MemoryStore());
   }
 
+  /** Lets reads wait until `release` is called. `waiting` returns how many reads have begun since. */
+  hold(): { readonly waiting: () => number; readonly release: () => void } {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    let waiting = 0;
+    this.before = () => {
+      waiting++;
+      return promise;
+    };
+    return { waiting: () => waiting, release: resolve };
+  }
+
   #guarded(store: WrappableStore): WrappableStore {
     return new Proxy(store, {
       get: (target, property) => {
@@ -97,17 +108,9 @@ describe("while the store is away", () => {
   it("and slow, a call waits, and is forwarded once", async () => {
     const faulty = new FaultyStore();
     const { call, upstream } = await startCounted(faulty.store);
-    let release = () => {};
-    const held = new Promise<void>((resolve) => {
-      release = resolve;
-    });
-    let waiting = 0;
-    faulty.before = () => {
-      waiting++;
-      return held;
-    };
+    const { waiting, release } = faulty.hold();
     const calling = call("/s/api/");
-    await expect.poll(() => waiting).toBeGreaterThan(0);
+    await expect.poll(waiting).toBeGreaterThan(0);
     expect(upstream.requests).toEqual([]);
     release();
     expect((await calling).status).toBe(200);
@@ -117,24 +120,16 @@ describe("while the store is away", () => {
   it("and slow, a caller who leaves is recorded, reaches no server, and keeps nothing open", async () => {
     const faulty = new FaultyStore();
     const { call, upstream, gateway, admin, caller } = await startCounted(faulty.store);
-    let release = () => {};
-    const held = new Promise<void>((resolve) => {
-      release = resolve;
-    });
-    let waiting = 0;
-    faulty.before = () => {
-      waiting++;
-      return held;
-    };
+    const { waiting, release } = faulty.hold();
     const leaving = new AbortController();
     const calling = expect(call("/s/api/", { signal: leaving.signal })).rejects.toThrow("aborted");
-    await expect.poll(() => waiting).toBeGreaterThan(0);
+    await expect.poll(waiting).toBeGreaterThan(0);
     leaving.abort();
     await calling;
     // A later request on another connection is begun when the gateway has seen that the first connection is closed.
-    const before = waiting;
+    const before = waiting();
     const next = call("/s/api/");
-    await expect.poll(() => waiting).toBeGreaterThan(before);
+    await expect.poll(waiting).toBeGreaterThan(before);
     release();
     expect((await next).status).toBe(200);
     const outcomes = async () => (await admin.listCalls(caller)).items.map(({ outcome }) => outcome).sort();

@@ -315,7 +315,7 @@ export interface Call {
   readonly server: string;
   /** The HTTP method. `*` is recorded for another text than 1 to 16 capital letters. */
   readonly method: string;
-  /** The path below the server, shortened by `shortenedPath()`. */
+  /** The path below the server. The audit records it without names and numbers. */
   readonly path: string;
   /** The method of MCP, such as `tools/call`. `undefined` if the call was no MCP request. */
   readonly mcpMethod?: string | undefined;

@@ -1,7 +1,7 @@
 export type { Caller } from "./access/caller.ts";
 export { newCallId } from "./audit/call-fields.ts";
-export { shortenedPath } from "./audit/shortened-path.ts";
 export type { CallEnd, EndedCall, OpenCall } from "./calls/open-calls.ts";
+export { type CallTarget, scopesWithout, type TokenScopes } from "./calls/token-scope.ts";
 export { RefusedCall } from "./reader/refused-call.ts";
 export { SecretValue } from "./reader/secret-value.ts";
 export {

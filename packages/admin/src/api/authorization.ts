@@ -1,11 +1,10 @@
-import { Budgets, RefusedTokens } from "@keyward/listener";
+import { Budgets, bearerToken, RefusedTokens } from "@keyward/listener";
 import { type Caller, SecretsError } from "@keyward/secrets";
 import type { CheckedLimits } from "./api-limits.ts";
 import { rateLimited, tokenRefused } from "./error-problems.ts";
 import type { SecretsService } from "./secrets-service.ts";
 
 const maxTokens = 10_000;
-const bearer = /^Bearer ([\x21-\x7e]{1,256})$/i;
 
 /** Checks the token of a request, and counts the requests of each token. */
 export class Authorization {
@@ -29,7 +28,7 @@ export class Authorization {
    * @throws SecretsError `TOKEN_REFUSED`; ProblemError for a token that may not be checked now.
    */
   async caller(header: string | undefined, address: string | undefined): Promise<Caller> {
-    const token = bearer.exec(header ?? "")?.[1];
+    const token = bearerToken(header);
     if (token === undefined) throw tokenRefused();
     const waitSeconds = this.#refused.waitSeconds(token);
     if (waitSeconds !== undefined) throw rateLimited(waitSeconds, "This token was refused too often");

@@ -2,11 +2,11 @@ import { randomUUID } from "node:crypto";
 import { ServerResponse } from "node:http";
 import { getRequestListener } from "@hono/node-server";
 import { type OptionNames, requireOptions } from "@keyward/core";
-import { startHttpListener } from "@keyward/listener";
+import { type Readiness, startHttpListener } from "@keyward/listener";
 import { type AdminApiOptions, adminApiOptionNames, createAdminApi } from "../api/admin-api.ts";
 import { apiProblem } from "../api/problem-error.ts";
 import { answerHeaders, problemResponse } from "../api/problem-response.ts";
-import { Readiness } from "./health.ts";
+import { type NotReady, readinessOf } from "./health.ts";
 
 /** The options of {@link startAdminServer}: those of `createAdminApi`, and those of a server that listens on a port. */
 export interface AdminServerOptions extends AdminApiOptions {
@@ -71,7 +71,7 @@ export async function startAdminServer(options: AdminServerOptions): Promise<Run
   const given = requireOptions("startAdminServer", options, optionNames);
   const { admin, publicUrl, trustProxies, callUrl, limits, onError } = given;
   const api = createAdminApi({ admin, publicUrl, trustProxies, callUrl, limits, onError });
-  const readiness = new Readiness(admin, (error) => onError?.(error, { requestId: "readyz" }));
+  const readiness = readinessOf(admin, (error) => onError?.(error, { requestId: "readyz" }));
   const answer = getRequestListener(
     async (request, bindings) => {
       const health = await healthAnswer(request, readiness, listener.isClosing);
@@ -108,7 +108,11 @@ export async function startAdminServer(options: AdminServerOptions): Promise<Run
   return { url: listener.url, close: () => listener.close() };
 }
 
-async function healthAnswer(request: Request, readiness: Readiness, isClosing: boolean): Promise<Response | undefined> {
+async function healthAnswer(
+  request: Request,
+  readiness: Readiness<NotReady>,
+  isClosing: boolean,
+): Promise<Response | undefined> {
   const { pathname } = new URL(request.url);
   if (request.method !== "GET" && request.method !== "HEAD") return undefined;
   if (pathname === "/healthz") return Response.json({ status: "live" }, { headers: answerHeaders });

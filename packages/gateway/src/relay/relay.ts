@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Readable } from "node:stream";
 import type { KeyProvider, Keyring, WrappableStore } from "@keyward/core";
-import { Budgets, type ClientAddresses, type OwnNames, Places, RefusedTokens } from "@keyward/listener";
+import { Budgets, bearerToken, type ClientAddresses, type OwnNames, Places, RefusedTokens } from "@keyward/listener";
 import { type AuditLog, SecretsError } from "@keyward/secrets";
 import {
   type CallGrant,
@@ -9,11 +9,11 @@ import {
   newCallId,
   RefusedCall,
   SecretsReader,
-  shortenedPath,
+  scopesWithout,
 } from "@keyward/secrets/reader";
 import { type McpHeaders, openSessionId, readMcpBody, sealSessionId } from "../mcp/index.ts";
 import type { ServerDispatchers } from "../network/index.ts";
-import { GatewayProblem, problemAnswer } from "../problem.ts";
+import { answerProblem, GatewayProblem } from "../problem.ts";
 import { type AddressException, exceptionsOf } from "./address-exceptions.ts";
 import { problemOfDialing } from "./dialing-problem.ts";
 import { injectedHeaders } from "./injection.ts";
@@ -48,7 +48,7 @@ interface CallFacts {
   readonly atMs: number;
   readonly begunMs: number;
   readonly target: CallTarget;
-  readonly method: string;
+  readonly method: RelayedMethod;
   /** The headers of the caller that are forwarded. */
   readonly headers: Readonly<Record<string, string>>;
   mcpMethod: string | undefined;
@@ -56,11 +56,11 @@ interface CallFacts {
   requestBytes: number;
 }
 
+type RelayedMethod = "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE";
+
 /** Who made a call. */
 type CallMaker = Pick<CallGrant, "caller" | "workspace">;
 
-const methods: readonly string[] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
-const bearer = /^Bearer ([\x21-\x7e]{1,256})$/i;
 const maxNames = 10_000;
 
 /** Relays calls: checks the token, puts the credentials into the request, sends it, and removes the credentials from the answer. */
@@ -108,11 +108,9 @@ export class Relay {
       const problem = problemOf(error);
       this.#report(problem, callId);
       if (response.headersSent || response.destroyed) return void response.destroy();
-      const answer = problemAnswer(problem, callId);
       // The connection of a body that was not read is closed, so the caller must not send another request on it.
       if (!request.complete) response.shouldKeepAlive = false;
-      response.writeHead(answer.status, answer.headers);
-      response.end(request.method === "HEAD" ? undefined : answer.body);
+      answerProblem(response, problem, callId);
     }
   }
 
@@ -132,8 +130,7 @@ export class Relay {
     const [atMs, begunMs] = [Date.now(), performance.now()];
     this.#requireOwnName(request);
     const target = readTarget(request.url ?? "");
-    const method = request.method ?? "";
-    if (!methods.includes(method)) throw methodRefused("The gateway does not relay this method");
+    const method = relayedMethod(request.method);
     if (request.headers.upgrade !== undefined) throw upgradeRefused();
     if (request.headers.expect !== undefined) throw expectRefused();
     const headers = forwardedHeaders(request);
@@ -191,7 +188,7 @@ export class Relay {
 
   /** Reads what the call needs: who calls, where the call goes, and with which values. */
   async #grant({ headers, socket }: IncomingMessage, facts: CallFacts): Promise<CallGrant> {
-    const token = bearer.exec(headers.authorization ?? "")?.[1];
+    const token = bearerToken(headers.authorization);
     if (token === undefined) throw tokenRefused();
     const waitSeconds = this.#refused.waitSeconds(token);
     if (waitSeconds !== undefined) throw rateLimited("This token was refused too often", waitSeconds);
@@ -225,7 +222,7 @@ export class Relay {
   ): Promise<void> {
     const { method } = facts;
     const { limits } = this.#options;
-    if (grant.methods !== undefined && !grant.methods.includes(method)) throw notInScope("method");
+    requireScope(grant, { method });
     const waitSeconds = this.#redactions.waitSeconds(redactionName(grant));
     if (waitSeconds !== undefined) throw guessesRefused(waitSeconds);
     if (grant.server.kind === "http") {
@@ -234,8 +231,9 @@ export class Relay {
         facts.requestBytes += count;
         call.answer?.progressed();
       };
-      const body = bodyInfo(request).isPresent ? boundedStream(request, limits.maxBodyBytes, onBytes) : undefined;
-      return await this.#send(response, grant, facts, call, body, bodyInfo(request).length);
+      const { isPresent, length } = bodyInfo(request);
+      const body = isPresent ? boundedStream(request, limits.maxBodyBytes, onBytes) : undefined;
+      return await this.#send(response, grant, facts, call, body, length);
     }
     if (!["GET", "POST", "DELETE"].includes(method)) throw methodRefused("An MCP server has no such method");
     if (method !== "POST") {
@@ -251,9 +249,7 @@ export class Relay {
       facts.tool = message.tool;
       call.tool = message.tool;
       this.#takeFromRate(grant, message.method);
-      const mayCall =
-        message.method !== "tools/call" || grant.tools === undefined || isOneOf(grant.tools, message.tool);
-      if (!mayCall) throw notInScope("tool");
+      requireScope(grant, { tool: message.tool });
       await this.#send(response, grant, facts, call, body, body.length);
     });
   }
@@ -303,7 +299,7 @@ export class Relay {
       const allowed = exceptionsOf(addressExceptions, `${workspace.name}/${server.slug}`);
       const dialled = { key: `${workspace.id}/${server.id}`, origin: url.origin, allowed };
       try {
-        dispatchers.dispatch(dialled, { path, method: methodOf(facts.method), headers, body: body ?? null }, answer);
+        dispatchers.dispatch(dialled, { path, method: facts.method, headers, body: body ?? null }, answer);
       } catch (error) {
         answer.fail(problemOfDialing(error));
       }
@@ -354,12 +350,12 @@ export class Relay {
         caller,
         server: target.slug,
         method,
-        path: shortenedPath(target.path),
+        path: target.path,
         mcpMethod,
         tool,
         status,
         reason: problem?.code,
-        durationMs: Math.round(performance.now() - begunMs),
+        durationMs: performance.now() - begunMs,
         requestBytes,
         answerBytes,
         secrets: used.map(({ name, revision }) => ({ name, revision })),
@@ -397,11 +393,7 @@ function redactionName({ caller, server }: CallGrant): string {
   return `${caller.tokenId} ${server.id}`;
 }
 
-function isOneOf(tools: readonly string[], tool: string | undefined): boolean {
-  return tool !== undefined && tools.includes(tool);
-}
-
-function methodOf(method: string): "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" {
+function relayedMethod(method: string | undefined): RelayedMethod {
   switch (method) {
     case "GET":
     case "HEAD":
@@ -439,8 +431,14 @@ function bodyRefused(): GatewayProblem {
   });
 }
 
-function notInScope(what: "method" | "tool"): GatewayProblem {
-  return new GatewayProblem("NOT_ALLOWED", `This token may not use this ${what} of the server`, {
+/** @throws GatewayProblem `NOT_ALLOWED` if the scopes of the token do not have the method or the tool. */
+function requireScope(
+  { server, tools, methods }: CallGrant,
+  target: { readonly method?: string; readonly tool?: string | undefined },
+): void {
+  const [outside] = scopesWithout({ tools, methods }, { ...target, server: server.slug });
+  if (outside === undefined) return;
+  throw new GatewayProblem("NOT_ALLOWED", `This token may not use this ${outside} of the server`, {
     hint: "Ask an admin of the workspace for a token with a wider scope.",
   });
 }

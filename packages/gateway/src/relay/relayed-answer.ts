@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders, ServerResponse } from "node:http";
 import type { Transform } from "node:stream";
 import type { Dispatcher } from "undici";
-import { GatewayProblem, problemAnswer } from "../problem.ts";
+import { answerProblem, GatewayProblem } from "../problem.ts";
 import type { Needles } from "../redaction/needles.ts";
 import { Redactor, redactText } from "../redaction/redactor.ts";
 import { type AnswerHead, addedHeaders, answerRefused, readAnswerHead } from "./answer-headers.ts";
@@ -249,7 +249,7 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
   #send(bytes: Uint8Array): void {
     this.#answerBytes += bytes.length;
     this.#writtenAtMs = performance.now();
-    this.#lastBytes = [...this.#lastBytes, ...bytes.subarray(-4)].slice(-4);
+    if (this.isEventStream) this.#lastBytes = [...this.#lastBytes, ...bytes.subarray(-3)].slice(-3);
     if (!this.#options.response.write(bytes)) {
       this.#isWaitingForCaller = true;
       if (this.#decoder === undefined) this.#controller?.pause();
@@ -275,7 +275,6 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
 
   /** Sends the rest of the answer, and ends it when the call is recorded. */
   async #complete(): Promise<void> {
-    if (this.#isEnding) return;
     this.#isEnding = true;
     const { response } = this.#options;
     try {
@@ -329,9 +328,7 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
       response.destroy();
       return;
     }
-    const { status, headers, body } = problemAnswer(problem, callId);
-    response.writeHead(status, headers);
-    response.end(response.req.method === "HEAD" ? undefined : body);
+    answerProblem(response, problem, callId);
   }
 
   async #settle(status: number | undefined, problem: GatewayProblem | undefined): Promise<void> {

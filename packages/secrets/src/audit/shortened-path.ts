@@ -5,13 +5,9 @@ const mostSegments = 32;
 /**
  * Returns the path of a call as the audit records it: segments with a digit, with more than 24 characters, or with other
  * characters than letters, `.`, `_` and `-` become `*`, because they may be ids, names or tokens. So does all that follows
- * 32 segments. A query is dropped.
+ * 32 segments. A query is dropped. `/repos/keyward/issues/17?token=abc` becomes `/repos/keyward/issues/*`.
  *
  * @param path the path of the request's URL, as the caller sent it.
- * @example
- * import { shortenedPath } from "@keyward/secrets/reader";
- *
- * console.log(shortenedPath("/repos/keyward/issues/17?token=abc")); // /repos/keyward/issues/*
  */
 export function shortenedPath(path: string): string {
   const end = path.search(/[?#]/);

@@ -1,5 +1,3 @@
-import type { TokenRecord } from "../records/token-record.ts";
-
 /** What a call asks of the scopes of its token. */
 export interface CallTarget {
   /** The slug of the server. */
@@ -10,9 +8,24 @@ export interface CallTarget {
   readonly method?: string | undefined;
 }
 
-/** Returns which scopes of a token a call is outside of. */
+/** The scopes of a token. `undefined` for a scope that limits nothing. */
+export interface TokenScopes {
+  /** The slugs of the servers. */
+  readonly servers?: readonly string[] | undefined;
+  /** The names of the tools. */
+  readonly tools?: readonly string[] | undefined;
+  /** The HTTP methods. */
+  readonly methods?: readonly string[] | undefined;
+}
+
+/**
+ * Returns which scopes of a token a call is outside of.
+ *
+ * @example
+ * console.log(scopesWithout({ tools: ["list_issues"] }, { server: "github", tool: "create_issue" })); // [ "tool" ]
+ */
 export function scopesWithout(
-  { servers, tools, methods }: Pick<TokenRecord, "servers" | "tools" | "methods">,
+  { servers, tools, methods }: TokenScopes,
   { server, tool, method }: CallTarget,
 ): readonly ("server" | "tool" | "method")[] {
   const isOutside = (scope: readonly string[] | undefined, name: string | undefined) =>

@@ -1,8 +1,9 @@
 import { Keyring } from "@keyward/core";
 import { type Call, type CallFilter, verifyAudit } from "@keyward/secrets";
-import { newCallId, shortenedPath } from "@keyward/secrets/reader";
+import { newCallId } from "@keyward/secrets/reader";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { shortenedPath } from "../../src/audit/shortened-path.ts";
 import {
   attack,
   entriesOf,
