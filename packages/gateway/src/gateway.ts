@@ -12,13 +12,13 @@ import { type CallLimits, checkedCallLimits } from "./relay/relay-limits.ts";
 
 /** The options of {@link startGateway}. */
 export interface GatewayOptions {
-  /** The store of the secrets service. Whoever opened the store closes it. */
+  /** The store of the secrets service. The code that opened the store closes it. */
   readonly store: WrappableStore;
   /** The encryption keys: a keyring, or a key provider that loads a keyring. */
   readonly keys: Keyring | KeyProvider;
   /** Registers this process as a replica of the store, as the option of `EncryptedStore`. Default: `false`. */
   readonly replica?: boolean | undefined;
-  /** Where calls are recorded. Whoever opened the audit closes it. */
+  /** Where calls are recorded. The code that opened the audit closes it. */
   readonly audit: AuditLog;
   /** Resolves if the service can be used, for `/readyz`. */
   readonly ready: () => Promise<void>;

@@ -82,11 +82,11 @@ import { Workspaces } from "./workspaces/workspaces.ts";
 
 /** The options of {@link SecretsAdmin}. */
 export interface SecretsAdminOptions {
-  /** A store that can replace records atomically. Whoever opened the store closes it. */
+  /** A store that can replace records atomically. The code that opened the store closes it. */
   readonly store: WrappableStore;
   /** The encryption keys: a keyring, or a key provider that loads a keyring. */
   readonly keys: Keyring | KeyProvider;
-  /** Where changes are recorded. Whoever opened the audit closes it. */
+  /** Where changes are recorded. The code that opened the audit closes it. */
   readonly audit: AuditLog;
   /** Registers this process as a replica of the store, as the option of `EncryptedStore`. Default: `false`. */
   readonly replica?: boolean | undefined;

@@ -8,7 +8,7 @@ const decodedAtOnce = 2 * 1024;
 /** Bytes without an opener that an escape within escapes may go on for: `\\u005cu005cu002d` has one opener. */
 const longestNestedEscape = 32;
 
-/** Bytes far from escapes that are decoded, because to begin anew behind them costs more. */
+/** Bytes far from escapes that are decoded, because starting again after them costs more. */
 const joinedGap = 256;
 
 /**

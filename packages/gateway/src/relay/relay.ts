@@ -28,7 +28,7 @@ import { type CallTarget, pathAt, readTarget } from "./target.ts";
 
 /** The options of {@link Relay}. */
 export interface RelayOptions {
-  /** The store of the secrets service. Whoever opened the store closes it. */
+  /** The store of the secrets service. The code that opened the store closes it. */
   readonly store: WrappableStore;
   readonly keys: Keyring | KeyProvider;
   readonly replica: boolean;

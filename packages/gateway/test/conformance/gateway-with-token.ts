@@ -20,7 +20,7 @@ export interface GatewayWithToken {
   close(): Promise<void>;
 }
 
-/** Starts a gateway in front of a server on loopback. Whoever starts the gateway closes it. */
+/** Starts a gateway in front of a server on loopback. The caller closes the gateway. */
 export async function startGatewayWithToken(serverUrl: string): Promise<GatewayWithToken> {
   const folder = await mkdtemp(join(tmpdir(), "keyward-conformance-"));
   const [store, keys] = [new MemoryStore(), Keyring.generate()];

@@ -48,7 +48,7 @@ const reconnectionOptions = {
   maxRetries: 20,
 };
 
-/** Connects a client to a server, with headers such as the token of a caller. Whoever connects the client closes it. */
+/** Connects a client to a server, with headers such as the token of a caller. The caller closes the client. */
 export async function connectMcpClient(
   kind: McpClientKind,
   url: string,

@@ -51,7 +51,7 @@ export type AddToServer = (server: McpServer, era: McpEra) => void;
 /** The states that a modern server gives its clients, and gets back with their answers. */
 export const requestStates = createRequestStateCodec<string>({ key: randomBytes(32) });
 
-/** Starts a server that speaks the given protocols. Whoever starts the server closes it. */
+/** Starts a server that speaks the given protocols. The caller closes the server. */
 export async function startMcpServer({
   eras = ["legacy", "modern"],
   addToServer = () => {},

@@ -24,7 +24,7 @@ import { valueRecord } from "./value-reading.ts";
 
 /** The options of {@link SecretsReader}. */
 export interface SecretsReaderOptions {
-  /** The store of the service. Whoever opened the store closes it. */
+  /** The store of the service. The code that opened the store closes it. */
   readonly store: WrappableStore;
   /** The encryption keys: a keyring, or a key provider that loads a keyring. */
   readonly keys: Keyring | KeyProvider;

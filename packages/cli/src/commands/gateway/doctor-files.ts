@@ -83,7 +83,7 @@ async function checkFolder(path: string, isOwn: boolean, isWritten: boolean): Pr
   return [problem("files", `the service cannot write to ${path}`, `\`chmod ${isOwn ? "700" : "u+rwx"} ${path}\``)];
 }
 
-/** Checks a folder above. Whoever may rename its entries can put another folder in the place of that of the service. */
+/** Checks a folder above. A user who may rename its entries can replace the folder of the service. */
 async function checkAbove(path: string): Promise<readonly Finding[]> {
   const status = await statusOf(path, stat);
   if (typeof status === "string" || process.platform === "win32") return [];
