@@ -8,9 +8,8 @@ import {
   numberOfCall,
   outcomeOfCall,
 } from "./audit-entry.ts";
-import type { NameKind } from "./audit-names.ts";
-import type { EntriesQuery, EntryAt, EntryRow } from "./audit-rows.ts";
-import { changeId, entryOf, formatCursor, type PageSource, parseCursor, requireLimit } from "./changes-page.ts";
+import type { EntryAt } from "./audit-rows.ts";
+import { entryId, entryOf, type PageSource, selectEntries } from "./entries-page.ts";
 import { formatRecordKey } from "./record-key.ts";
 
 /**
@@ -19,40 +18,15 @@ import { formatRecordKey } from "./record-key.ts";
  * @throws SecretsError `FIELD_INVALID` for a limit outside 1 to 100, and for a cursor of another workspace.
  */
 export async function readCalls(
-  { thread, encrypted, names }: PageSource,
+  source: PageSource,
   workspace: string,
-  filter: CallFilter,
+  { owner, server, token, tool, outcome, from, until }: CallFilter,
   page: PageRequest,
 ): Promise<Page<RecordedCall>> {
-  const limit = requireLimit(page.limit);
-  const before = page.cursor === undefined ? undefined : parseCursor(workspace, page.cursor);
-  const { from, until, owner, server, token, tool, outcome } = filter;
-  const tags: { [Kind in NameKind]?: string } = {};
-  for (const [kind, name] of [
-    ["owner", owner],
-    ["server", server],
-    ["token", token],
-    ["action", tool],
-  ] as const) {
-    if (name === undefined) continue;
-    const tag = await names.find(workspace, kind, name);
-    if (tag === undefined) return { items: [], next: undefined };
-    tags[kind] = tag;
-  }
   const status = outcome === undefined ? undefined : callStatuses[outcome];
-  const query: EntriesQuery = {
-    workspace,
-    kind: kindNumbers.call,
-    ...tags,
-    status,
-    from,
-    until,
-    before,
-    limit: limit + 1,
-  };
-  const found = await thread.request<EntryRow[]>({ method: "entries", query });
-  const rows = found.slice(0, limit);
-  const values = await encrypted.getManyOrErrors(rows.map((row) => keyOf(workspace, row)));
+  const query = { kind: kindNumbers.call, names: { owner, server, token, action: tool }, status, from, until };
+  const { rows, next } = await selectEntries(source, workspace, query, page);
+  const values = await source.encrypted.getManyOrErrors(rows.map((row) => keyOf(workspace, row)));
   const items: RecordedCall[] = [];
   const unreadable: string[] = [];
   for (const [index, row] of rows.entries()) {
@@ -61,10 +35,8 @@ export async function readCalls(
     if (value === undefined) continue;
     const call = entryOf(value);
     if (call?.kind === "call") items.push(recordedCall(call));
-    else unreadable.push(changeId(row));
+    else unreadable.push(entryId(row));
   }
-  const last = rows.at(-1);
-  const next = found.length > limit && last !== undefined ? formatCursor(workspace, last) : undefined;
   return { items, next, ...(unreadable.length === 0 ? {} : { unreadable }) };
 }
 

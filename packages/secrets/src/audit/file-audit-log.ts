@@ -20,7 +20,8 @@ import type { AuditThread } from "./audit-thread.ts";
 import { callFieldsOf, whole } from "./call-fields.ts";
 import { readCall, readCalls } from "./calls-page.ts";
 import { ChainWriter, type WrittenEntry } from "./chain-writer.ts";
-import { changeId, type PageSource, readChanges } from "./changes-page.ts";
+import { readChanges } from "./changes-page.ts";
+import { entryId, type PageSource } from "./entries-page.ts";
 import { type AuditFile, type OpenAudit, openAudit, openThread } from "./open-audit-file.ts";
 import { isWorkspace, serviceWorkspace } from "./record-key.ts";
 import { Retention } from "./retention.ts";
@@ -93,7 +94,7 @@ class FileAuditLog implements AuditLog {
     const written = await this.#writer.write(workspace, draft, true);
     let ending: Promise<void> | undefined;
     return {
-      id: changeId(written),
+      id: entryId(written),
       end: (outcome, revision) => {
         ending ??= this.#end(workspace, written, outcome, revision);
         return ending;
