@@ -75,6 +75,7 @@ describe.each<[string, readonly number[], (value: number) => unknown]>([
   ["timeoutMs", [...noDuration, 0], (timeoutMs) => requireFreshness({ timeoutMs })],
   ["minGeneration", [...wrong, 0], (minGeneration) => wrappedBy(minGeneration)],
   ["padTo", [...wrong, 0, 2 ** 20 + 1], (padTo) => storeWith({ padTo })],
+  ["keepDecrypted", [...wrong, 0, 2 ** 20 + 1], (keepDecrypted) => storeWith({ keepDecrypted })],
   ["heartbeatMs", [...noDuration, 9, 20_001], (heartbeatMs) => storeWith({ replica: { heartbeatMs } })],
   ["lapseMs", [...noDuration, 29, 60_001], (lapseMs) => storeWith({ replica: { heartbeatMs: 10, lapseMs } })],
   ["longestCallMs", [...noDuration, 3_600_001], (longestCallMs) => storeWith({ replica: { longestCallMs } })],
@@ -87,7 +88,11 @@ describe.each<[string, readonly number[], (value: number) => unknown]>([
   });
 });
 
-function storeWith(options: { readonly padTo?: number; readonly replica?: object }): EncryptedStore {
+function storeWith(options: {
+  readonly padTo?: number;
+  readonly keepDecrypted?: number;
+  readonly replica?: object;
+}): EncryptedStore {
   return new EncryptedStore(new MemoryStore(), { keys: newRing(), ...options });
 }
 

@@ -310,6 +310,7 @@ it("createKeyv passes every option of an EncryptedStore on to its EncryptedStore
     reencrypt: "off",
     accept: [plaintext()],
     padTo: 256,
+    keepDecrypted: 10,
     replica: { name: "billing-1" },
   };
   const keyv = createKeyv({ store: inner, ...options, namespace: "flows", ttl: 60_000, stats: true });

@@ -25,10 +25,14 @@ export class RecentlyUsed<Key, Value> {
 
   /** Adds an entry, which is then the most recently used one. */
   set(key: Key, value: Value): void {
-    if (this.#recent.size >= this.#maxRecent) {
-      this.#older = this.#recent;
-      this.#recent = new Map();
-    }
+    if (this.#recent.size >= this.#maxRecent) this.dropUnused();
     this.#recent.set(key, value);
+  }
+
+  /** Drops the entries that were not used since the call before. Returns whether entries are left. */
+  dropUnused(): boolean {
+    this.#older = this.#recent;
+    this.#recent = new Map();
+    return this.#older.size > 0;
   }
 }

@@ -54,6 +54,14 @@ export interface EncryptedStoreOptions {
    */
   readonly padTo?: number;
   /**
+   * Keeps up to this many decrypted records in memory, for an application that reads the same records again and again. Each
+   * read still asks the store. If the store returns the same text or bytes as before, and the keyring has not changed, the
+   * record is not decrypted again. A record is dropped one to two minutes after its last read. A value of bytes, or a
+   * record of more than 16,384 stored characters or bytes, is not kept. An integer between 1 and 2^20. Default: no record is
+   * kept.
+   */
+  readonly keepDecrypted?: number;
+  /**
    * Registers this process as a replica of the store: the process writes heartbeats to the reserved space, and a
    * rotation waits until the process uses the new keyring. If the heartbeat lapses, all stores of the process with the
    * same keys and backend object stop writing until the process has renewed the heartbeat and reloaded the keyring.
@@ -75,16 +83,19 @@ export const encryptedStoreOptionNames = {
   accept: true,
   decode: true,
   padTo: true,
+  keepDecrypted: true,
   replica: true,
 } as const satisfies OptionNames<EncryptedStoreOptions>;
 
 /**
- * Checks the values of `padTo`, `accept`, `decode` and `reencrypt`.
+ * Checks the values of `padTo`, `keepDecrypted`, `accept`, `decode` and `reencrypt`.
  *
  * @throws KeywardError `VALUE_INVALID` for a value that the option cannot have.
  */
-export function requireOptionValues({ padTo, accept = [], decode, reencrypt }: EncryptedStoreOptions): void {
+export function requireOptionValues(options: EncryptedStoreOptions): void {
+  const { padTo, keepDecrypted, accept = [], decode, reencrypt } = options;
   if (padTo !== undefined) requireAmount("padTo", padTo, "bytes", { most: 2 ** 20 });
+  if (keepDecrypted !== undefined) requireAmount("keepDecrypted", keepDecrypted, "records", { most: 2 ** 20 });
   requireFormats(accept);
   if (decode !== undefined && typeof decode !== "function") {
     throw new KeywardError(

@@ -158,12 +158,12 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     if (!prepared.has(options)) requireOptions("EncryptedStore", options, encryptedStoreOptionNames);
     requireOptionValues(options);
     requireUnencrypted(store);
-    const { keys, accept = [], padTo, decode } = options;
+    const { keys, accept = [], padTo, keepDecrypted, decode } = options;
     const scopes = new RecordScopes(options.scope);
     const inner = new WrappedStore(store);
     const replaceMany = replacementFor(options.reencrypt, inner);
     const source = KeyringSource.of(keys);
-    const codec = new RecordCodec(source, inner.form, { scopes, accept, padTo, decode });
+    const codec = new RecordCodec(source, inner.form, { scopes, accept, padTo, keepDecrypted, decode });
     const guard = new OverwriteGuard(inner, codec);
     const record = CheckRecord.of(inner, codec, scopes.ofStore);
     const check = new KeyringCheck(record, scopes);

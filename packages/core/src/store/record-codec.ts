@@ -13,6 +13,7 @@ import {
   type ValueForm,
 } from "../store-interface/record.ts";
 import { isStoredValue, type StoredValue } from "../store-interface/store-capabilities.ts";
+import { DecryptedRecords } from "./decrypted-records.ts";
 import { RecordScopes } from "./record-scopes.ts";
 
 /** The content of a record that was decrypted, or that was read in a foreign format (written without Keyward). */
@@ -43,6 +44,8 @@ export interface RecordCodecOptions {
   readonly scopes: RecordScopes;
   readonly accept: readonly ForeignFormat[];
   readonly padTo?: number | undefined;
+  /** How many decrypted records are kept for further reads. Default: none. */
+  readonly keepDecrypted?: number | undefined;
   /**
    * Decodes a value in the same way as the application, and throws if the value cannot be decoded. Default: every
    * string and all bytes count as decoded.
@@ -60,12 +63,15 @@ export class RecordCodec {
   readonly #form: ValueForm;
   readonly #options: RecordCodecOptions;
   readonly #formats: readonly ForeignFormat[];
+  readonly #kept: DecryptedRecords<OpenedRecord> | undefined;
 
   constructor(source: KeyringSource, form: ValueForm, options: RecordCodecOptions) {
     this.#source = source;
     this.#form = form;
     this.#options = options;
     this.#formats = options.accept.toSorted((one, other) => tryOrder(one) - tryOrder(other));
+    const { keepDecrypted } = options;
+    this.#kept = keepDecrypted === undefined ? undefined : new DecryptedRecords(keepDecrypted);
   }
 
   /**
@@ -81,7 +87,11 @@ export class RecordCodec {
    * fill the cache of this codec.
    */
   forOnePass(): RecordCodec {
-    return new RecordCodec(this.#source, this.#form, { ...this.#options, scopes: this.#options.scopes.forOnePass() });
+    return new RecordCodec(this.#source, this.#form, {
+      ...this.#options,
+      scopes: this.#options.scopes.forOnePass(),
+      keepDecrypted: undefined,
+    });
   }
 
   /**
@@ -142,10 +152,14 @@ export class RecordCodec {
    */
   openAtOnce(stored: unknown, address: RecordAddress): OpenedRecord | undefined {
     const value = requireStored(stored, address);
-    const header = readHeader(value, address);
     const ring = this.ring();
+    const known = ring instanceof Promise ? undefined : this.#kept?.find(value, ring, address);
+    if (known !== undefined) return known;
+    const header = readHeader(value, address);
     if (header === undefined || ring instanceof Promise || keyOf(ring, header.keyId) === undefined) return undefined;
-    return openUnder(this.#options.scopes.keyringForRecord(ring, address), value, header, address);
+    const opened = openUnder(this.#options.scopes.keyringForRecord(ring, address), value, header, address);
+    this.#kept?.keep(value, ring, address, opened);
+    return opened;
   }
 
   /**
