@@ -82,6 +82,8 @@ interface KnownValues {
 }
 
 const maxKnownServers = 10_000;
+// Each call reads about five records, which rarely change.
+const keepDecrypted = 10_000;
 // A value that is missing was replaced or deleted after the server's record was read. Then another value is missing the
 // next time, if any.
 const maxAttempts = 64;
@@ -90,8 +92,9 @@ const refusals: readonly SecretsErrorCode[] = ["NOT_ALLOWED", "SERVER_NOT_FOUND"
 /**
  * Reads what a call needs. Only the relay of the gateway uses it: `SecretsAdmin` cannot return a value.
  *
- * Nothing is cached: token, server and values are read from the store for each call. So a revocation, a new value or a
- * changed rule holds for every call that begins after it was acknowledged, on every process.
+ * Token, server and values are read from the store for each call. So a revocation, a new value or a changed rule holds for
+ * every call that begins after it was acknowledged, on every process. Calls that begin at the same time share a read that
+ * begins after them. A record is decrypted again only if its stored text or the keyring has changed.
  *
  * @example
  * const audit = openAuditLog({ path: "audit.db", keys });
@@ -118,7 +121,7 @@ export class SecretsReader {
    * @throws KeywardError with the same codes as the constructor of `SecretsAdmin`.
    */
   constructor({ store, keys, replica, onProblem = () => {} }: SecretsReaderOptions) {
-    this.#store = new ServiceStore({ store, keys, replica });
+    this.#store = new ServiceStore({ store, keys, replica, keepDecrypted });
     this.#lastUses = new LastUses({ store: this.#store, onProblem });
     this.#onProblem = onProblem;
   }
@@ -193,7 +196,7 @@ export class SecretsReader {
   async #read(presented: PresentedToken, slug: string, known: KnownValues | undefined): Promise<ReadBatch> {
     const { workspace, keys } = presented;
     const values = (known?.values ?? []).map((value) => valueKey(workspace, known?.server ?? "", value));
-    return await this.#store.readBatch([...keys, serverKey(workspace, slug), ...values]);
+    return await this.#store.readShared([...keys, serverKey(workspace, slug), ...values]);
   }
 
   /** Returns the server that a token may call, with its secrets. */
@@ -225,7 +228,7 @@ export class SecretsReader {
     }
     const isRead = (value: number) => known?.server === id && known.values.includes(value);
     const unread = secrets.filter(({ value }) => !isRead(value)).map(({ value }) => valueKey(workspace, id, value));
-    const further = await this.#store.readBatch(unread);
+    const further = unread.length === 0 ? batch : await this.#store.readShared(unread);
     const missing: string[] = [];
     const found = secrets.flatMap(({ name, revision, rule, redacted, value }): CallSecret[] => {
       const key = valueKey(workspace, id, value);

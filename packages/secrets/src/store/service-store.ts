@@ -13,6 +13,7 @@ import { scopeOfServiceRecord, serviceNamespace } from "../records/record-keys.t
 import type { RecordKind, StoredRecord } from "../records/record-kind.ts";
 import { SecretsError } from "../secrets-error.ts";
 import { SeenRevisions } from "./seen-revisions.ts";
+import { SharedReads } from "./shared-reads.ts";
 
 /** What becomes of a record: `next` replaces the record. Without `next`, the record stays as it is. */
 export interface Decision<Value, Result> {
@@ -36,6 +37,8 @@ export interface ServiceStoreOptions {
   readonly keys: Keyring | KeyProvider;
   /** Registers this process as a replica of the store. Default: false. */
   readonly replica?: boolean | undefined;
+  /** How many decrypted records are kept for further reads, as the option of `EncryptedStore`. Default: none. */
+  readonly keepDecrypted?: number | undefined;
 }
 
 // Each failed attempt means that another process has changed the record.
@@ -49,19 +52,24 @@ export class ServiceStore {
   readonly encrypted: EncryptedStore;
   readonly #replace: NonNullable<EncryptedStore["replace"]>;
   readonly #seen = new SeenRevisions();
+  readonly #shared: SharedReads<number>;
 
   /**
    * Opens the records in a store, which the caller closes after {@link ServiceStore.disconnect}.
    *
    * @throws KeywardError `STORE_NOT_ATOMIC` if the store has no `replace`; the errors of `new EncryptedStore`.
    */
-  constructor({ store, keys, replica = false }: ServiceStoreOptions) {
+  constructor({ store, keys, replica = false, keepDecrypted }: ServiceStoreOptions) {
     const view = isNamespaced(store) ? store.namespaced(serviceNamespace) : store;
-    this.encrypted = new EncryptedStore(view, { keys, scope: scopeOfServiceRecord, replica });
+    this.encrypted = new EncryptedStore(view, {
+      ...{ keys, scope: scopeOfServiceRecord, replica },
+      ...(keepDecrypted === undefined ? {} : { keepDecrypted }),
+    });
     const { replace } = this.encrypted;
     if (!isAtomic(store) || replace === undefined) throw notAtomic();
     this.encrypted.namespace = serviceNamespace;
     this.#replace = replace;
+    this.#shared = new SharedReads(this.encrypted, () => this.#seen.readBegins());
   }
 
   /** Reads a record. Returns `undefined` if there is none. Throws like {@link ReadBatch.record}. */
@@ -75,6 +83,12 @@ export class ServiceStore {
     const found = keys.length === 0 ? [] : await this.encrypted.getManyOrErrors(keys);
     const byKey = new Map(keys.map((key, index) => [key, found[index]]));
     return { record: (kind, key) => this.#recordOf(kind, key, byKey.get(key), began) };
+  }
+
+  /** Like {@link ServiceStore.readBatch}, but shares one call to the store with others that ask in the same turn of the event loop. */
+  async readShared(keys: readonly string[]): Promise<ReadBatch> {
+    const { records, begun } = await this.#shared.read(keys);
+    return { record: (kind, key) => this.#recordOf(kind, key, records.get(key), begun) };
   }
 
   /**

@@ -1,0 +1,50 @@
+import type { EncryptedStore, KeywardError, StoredValue } from "@keyward/core";
+
+/** What one read of the store has found, by key. */
+export type FoundRecords = ReadonlyMap<string, StoredValue | KeywardError | undefined>;
+
+/** A read of the store that has not begun, and that further callers may join. */
+interface NextRead<Begun> {
+  readonly keys: Set<string>;
+  readonly found: Promise<{ readonly records: FoundRecords; readonly begun: Begun }>;
+}
+
+/** A larger read would delay the calls that wait for it. */
+const maxKeys = 500;
+
+/**
+ * Reads the records of many callers in one call to the store. Callers that ask in the same turn of the event loop share the
+ * next read. No caller joins a read that has begun, so each caller sees every write that ended before the caller asked.
+ */
+export class SharedReads<Begun> {
+  readonly #store: Pick<EncryptedStore, "getManyOrErrors">;
+  readonly #begins: () => Begun;
+  #next: NextRead<Begun> | undefined;
+
+  /** @param begins called when a read begins. Its result is returned with the records. */
+  constructor(store: Pick<EncryptedStore, "getManyOrErrors">, begins: () => Begun) {
+    this.#store = store;
+    this.#begins = begins;
+  }
+
+  /** Reads records. The result may have records of other callers, too. */
+  read(keys: readonly string[]): NextRead<Begun>["found"] {
+    this.#next ??= this.#planned();
+    const { keys: asked, found } = this.#next;
+    for (const key of keys) asked.add(key);
+    if (asked.size >= maxKeys) this.#next = undefined;
+    return found;
+  }
+
+  #planned(): NextRead<Begun> {
+    const keys = new Set<string>();
+    const found = new Promise<void>((resolve) => setImmediate(resolve)).then(async () => {
+      if (this.#next?.keys === keys) this.#next = undefined;
+      const begun = this.#begins();
+      const asked = [...keys];
+      const values = await this.#store.getManyOrErrors(asked);
+      return { records: new Map(asked.map((key, index) => [key, values[index]])), begun };
+    });
+    return { keys, found };
+  }
+}

@@ -1,0 +1,96 @@
+import { EncryptedStore, Keyring, type StoredValue } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { describe, expect, it } from "vitest";
+import { SharedReads } from "../src/store/shared-reads.ts";
+
+/** A store that notes the keys of each read, and can keep a read from returning. */
+class WatchedStore extends MemoryStore {
+  readonly reads: (readonly string[])[] = [];
+  #hold: Promise<void> | undefined;
+
+  hold(): () => void {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#hold = promise;
+    return resolve;
+  }
+
+  override async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
+    this.reads.push(keys);
+    const values = await super.getMany(keys);
+    const held = this.#hold;
+    this.#hold = undefined;
+    await held;
+    return values;
+  }
+}
+
+async function sharedReads() {
+  const inner = new WatchedStore();
+  const store = new EncryptedStore(inner, { keys: Keyring.generate() });
+  await store.set("a", "first");
+  await store.set("b", "other");
+  let clock = 0;
+  return { inner, store, shared: new SharedReads(store, () => clock++) };
+}
+
+describe("SharedReads", () => {
+  it("reads for all callers of one turn of the event loop at once, and each key once", async () => {
+    const { inner, shared } = await sharedReads();
+    const reads = await Promise.all([shared.read(["a", "b"]), shared.read(["b", "none"]), shared.read(["a"])]);
+    expect(inner.reads).toEqual([["a", "b", "none"]]);
+    for (const { records } of reads) {
+      expect([...records]).toEqual([
+        ["a", "first"],
+        ["b", "other"],
+        ["none", undefined],
+      ]);
+    }
+  });
+
+  it("begins another read for a caller that asks while a read is in progress", async () => {
+    const { inner, store, shared } = await sharedReads();
+    const release = inner.hold();
+    const before = shared.read(["a"]);
+    await expect.poll(() => inner.reads.length).toBe(1);
+    await store.set("a", "second");
+    const after = await shared.read(["a"]);
+    expect([after.records.get("a"), after.begun]).toEqual(["second", 1]);
+    release();
+    expect([(await before).records.get("a"), (await before).begun]).toEqual(["first", 0]);
+  });
+
+  it("returns the error of a record in its place, so that the other callers have their records", async () => {
+    const { inner, shared } = await sharedReads();
+    const b = await inner.get("b");
+    if (b !== undefined) await inner.set("a", b);
+    const { records } = await shared.read(["a", "b"]);
+    expect(records.get("a")).toMatchObject({ code: "RECORD_TAMPERED" });
+    expect(records.get("b")).toBe("other");
+  });
+
+  it("rejects for each caller if the store fails, and reads again for the next caller", async () => {
+    const { store } = await sharedReads();
+    let isAway = true;
+    const shared = new SharedReads(
+      {
+        getManyOrErrors: async (keys) => {
+          if (isAway) throw new Error("the store is away");
+          return store.getManyOrErrors(keys);
+        },
+      },
+      () => 0,
+    );
+    const settled = await Promise.allSettled([shared.read(["a"]), shared.read(["b"])]);
+    expect(settled.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
+    isAway = false;
+    expect((await shared.read(["a"])).records.get("a")).toBe("first");
+  });
+
+  it("divides a read of many keys", async () => {
+    const { inner, shared } = await sharedReads();
+    const keys = Array.from({ length: 1_500 }, (_, index) => `key ${index}`);
+    await Promise.all(keys.map((key) => shared.read([key])));
+    expect(inner.reads.map((read) => read.length)).toEqual([500, 500, 500]);
+    expect(inner.reads.flat()).toEqual(keys);
+  });
+});
