@@ -12,6 +12,8 @@ export type RefusedName = "host" | "origin";
 export class OwnNames {
   readonly #names: ReadonlySet<string>;
   readonly #publicOrigin: string | undefined;
+  /** The last header `Host` that was a name of the service. Most requests have the same one. */
+  #lastHost: string | undefined;
 
   /**
    * Reads the name at which clients reach the service, besides the names of this machine.
@@ -36,8 +38,10 @@ export class OwnNames {
    * @param origin the header `Origin`, if the request has one.
    */
   refusal(host: string, origin: string | undefined): RefusedName | undefined {
+    if (host === this.#lastHost && origin === undefined) return undefined;
     const asked = URL.canParse(`http://${host}`) ? new URL(`http://${host}`) : undefined;
     if (asked === undefined || !this.#names.has(asked.hostname) || /[/?#@\\]/.test(host)) return "host";
+    this.#lastHost = host;
     if (origin === undefined || origin === this.#publicOrigin) return undefined;
     const from = URL.canParse(origin) ? new URL(origin) : undefined;
     if (from === undefined || !/^https?:$/.test(from.protocol) || from.host !== asked.host) return "origin";

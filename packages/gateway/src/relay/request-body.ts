@@ -52,15 +52,13 @@ export class BodyMemory {
     if (length !== undefined && length > mostBytes) throw bodyTooLarge(mostBytes);
     let takenBytes = 0;
     try {
-      const chunks: Buffer[] = [];
-      for await (const chunk of chunksOf(request)) {
-        takenBytes += chunk.length;
-        this.#takenBytes += chunk.length;
+      const body = await wholeBody(request, (bytes) => {
+        takenBytes += bytes;
+        this.#takenBytes += bytes;
         if (takenBytes > mostBytes) throw bodyTooLarge(mostBytes);
         if (this.#takenBytes > this.#maxBytes) throw memoryIsTaken();
-        chunks.push(chunk);
-      }
-      return await use(Buffer.concat(chunks));
+      });
+      return await use(body);
     } finally {
       this.#takenBytes -= takenBytes;
     }
@@ -81,6 +79,41 @@ export function boundedStream(request: IncomingMessage, mostBytes: number, onByt
     }
   };
   return Readable.from(counted(), { objectMode: false });
+}
+
+/**
+ * Reads a whole body. An iterator would take more time than the rest of this file.
+ *
+ * @param take called with the number of bytes of each piece. If it throws, the rest is not read, and the connection stays
+ * open, so that the caller gets the answer.
+ */
+function wholeBody(request: IncomingMessage, take: (bytes: number) => void): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    if (request.destroyed) return reject(callerLeft());
+    const pieces: Buffer[] = [];
+    const stop = () => {
+      request.off("data", onData).off("end", onEnd).off("error", onLeft).off("close", onLeft);
+    };
+    const onData = (piece: Buffer) => {
+      try {
+        take(piece.length);
+        pieces.push(piece);
+      } catch (error) {
+        stop();
+        request.pause();
+        reject(error);
+      }
+    };
+    const onEnd = () => {
+      stop();
+      resolve(Buffer.concat(pieces));
+    };
+    const onLeft = (cause?: unknown) => {
+      stop();
+      reject(cause instanceof GatewayProblem ? cause : callerLeft(cause));
+    };
+    request.on("data", onData).on("end", onEnd).on("error", onLeft).on("close", onLeft);
+  });
 }
 
 /** Reads a body. A reader that stops early leaves the connection open, so that the caller gets the answer. */

@@ -23,30 +23,31 @@ const forwardedPrefix = "mcp-param-";
 /** The header of a session of MCP, which the relay replaces. */
 export const sessionHeader = "mcp-session-id";
 // A second value of one of these could be read by the server, and the first one by the gateway.
-const single: readonly string[] = [
-  ...forwarded,
-  sessionHeader,
-  "authorization",
-  "host",
-  "origin",
-  "content-length",
-].filter((name) => name !== "accept" && name !== "accept-language" && name !== "if-match" && name !== "if-none-match");
+const single: ReadonlySet<string> = new Set(
+  [...forwarded, sessionHeader, "authorization", "host", "origin", "content-length"].filter(
+    (name) => name !== "accept" && name !== "accept-language" && name !== "if-match" && name !== "if-none-match",
+  ),
+);
 
 /**
  * Returns the headers of the caller that are forwarded, in lower case.
  *
  * @throws GatewayProblem `REQUEST_MALFORMED` for a header that came more than once.
  */
-export function forwardedHeaders({
-  headersDistinct,
-}: Pick<IncomingMessage, "headersDistinct">): Record<string, string> {
+export function forwardedHeaders(request: Pick<IncomingMessage, "rawHeaders">): Record<string, string> {
   const headers: Record<string, string> = {};
-  for (const [name, values = []] of Object.entries(headersDistinct)) {
-    if (values.length > 1 && (single.includes(name) || name.startsWith(forwardedPrefix))) throw repeated();
-    if (forwarded.has(name) || name.startsWith(forwardedPrefix)) headers[name] = values.join(", ");
+  const seen = new Set<string>();
+  for (const [name, value] of namesAndValues(request)) {
+    const isForwarded = forwarded.has(name) || name.startsWith(forwardedPrefix);
+    if (!isForwarded && !single.has(name)) continue;
+    const isRepeated = seen.has(name);
+    if (isRepeated && (single.has(name) || name.startsWith(forwardedPrefix))) throw repeated();
+    seen.add(name);
+    if (isForwarded) headers[name] = isRepeated ? `${headers[name]}, ${value}` : value;
   }
   // A compressed answer would have to be decompressed before it is searched.
-  return { ...headers, "accept-encoding": "identity" };
+  headers["accept-encoding"] = "identity";
+  return headers;
 }
 
 /**
@@ -55,17 +56,24 @@ export function forwardedHeaders({
  * @throws GatewayProblem `REQUEST_MALFORMED` for a header that came more than once.
  */
 export function listedHeaders(
-  { headersDistinct }: Pick<IncomingMessage, "headersDistinct">,
+  request: Pick<IncomingMessage, "rawHeaders">,
   names: readonly string[],
 ): Record<string, string> {
   const headers: Record<string, string> = {};
-  for (const [name, values = []] of Object.entries(headersDistinct)) {
+  if (names.length === 0) return headers;
+  for (const [name, value] of namesAndValues(request)) {
     if (forwarded.has(name) || !names.includes(name)) continue;
-    const [value, second] = values;
-    if (second !== undefined) throw repeated();
-    if (value !== undefined) headers[name] = value;
+    if (Object.hasOwn(headers, name)) throw repeated();
+    headers[name] = value;
   }
   return headers;
+}
+
+/** Yields the name of each header, in lower case, and its value. A header that came twice is yielded twice. */
+function* namesAndValues({ rawHeaders }: Pick<IncomingMessage, "rawHeaders">): Generator<[string, string]> {
+  for (let at = 0; at + 1 < rawHeaders.length; at += 2) {
+    yield [rawHeaders[at]?.toLowerCase() ?? "", rawHeaders[at + 1] ?? ""];
+  }
 }
 
 function repeated(): GatewayProblem {

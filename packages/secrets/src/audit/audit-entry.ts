@@ -1,4 +1,4 @@
-import { createHash, hash, randomBytes } from "node:crypto";
+import { hash, randomBytes } from "node:crypto";
 import { z } from "zod";
 import { revisionField, roleField, timeField } from "../fields.ts";
 import type { CalledSecret, CallOutcome, Change, ChangeAction, ChangeOutcome, Role } from "../model.ts";
@@ -264,7 +264,7 @@ export const firstHash: Uint8Array = Buffer.alloc(32);
 
 /** Returns the hash of an entry: SHA-256 over the hash of the entry before it and the text of the entry. */
 export function hashAfter(former: Uint8Array, entryText: string): Buffer {
-  return createHash("sha256").update(former).update(entryText).digest();
+  return hash("sha256", Buffer.concat([former, Buffer.from(entryText)]), "buffer");
 }
 
 const nonceBytes = 16;
