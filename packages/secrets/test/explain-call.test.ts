@@ -58,6 +58,10 @@ describe("explainCall", () => {
     const { info } = await admin.createToken(as.admin, scoped);
     expect((await explain(info.id, "search")).refusals).toEqual(["SERVER_OUT_OF_SCOPE"]);
     expect((await explain(info.id, "delete")).refusals).toEqual(["SERVER_OUT_OF_SCOPE", "TOOL_OUT_OF_SCOPE"]);
+    // The gateway does not know the tools of a server that is not an MCP server.
+    await admin.createServer(as.admin, { slug: "api", url: "https://api.example.com", kind: "http" });
+    const ofApi = await admin.explainCall(as.admin, { server: "api", tokenId: info.id, tool: "delete" });
+    expect(ofApi.refusals).toEqual(["SERVER_OUT_OF_SCOPE"]);
     await admin.revokeToken(as.admin, info.id);
     expect((await explain(info.id)).refusals).toEqual(["TOKEN_REVOKED", "SERVER_OUT_OF_SCOPE"]);
     expect((await explain(as.auditor.tokenId)).refusals).toEqual(["ROLE_NOT_ALLOWED"]);

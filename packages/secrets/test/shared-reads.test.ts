@@ -1,6 +1,6 @@
 import { EncryptedStore, Keyring, type StoredValue } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { SharedReads } from "../src/store/shared-reads.ts";
 
 /** A store that notes the keys of each read, and can keep a read from returning. */
@@ -84,6 +84,21 @@ describe("SharedReads", () => {
     expect(settled.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
     isAway = false;
     expect((await shared.read(["a"])).records.get("a")).toBe("first");
+  });
+
+  it("rejects if the store never answers, and reads again for the next caller", async () => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    onTestFinished(() => void vi.useRealTimers());
+    const { inner, shared } = await sharedReads();
+    const release = inner.hold();
+    const lost = expect(shared.read(["a"])).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(inner.reads.length).toBe(1);
+    await vi.advanceTimersByTimeAsync(60_000);
+    await lost;
+    expect((await shared.read(["a"])).records.get("a")).toBe("first");
+    expect(vi.getTimerCount()).toBe(0);
+    release();
   });
 
   it("divides a read of many keys", async () => {

@@ -106,7 +106,9 @@ function wholeBody(request: IncomingMessage, take: (bytes: number) => void): Pro
     };
     const onEnd = () => {
       stop();
-      resolve(Buffer.concat(pieces));
+      const [first, second] = pieces;
+      // One piece needs no copy.
+      resolve(first !== undefined && second === undefined ? first : Buffer.concat(pieces));
     };
     const onLeft = (cause?: unknown) => {
       stop();

@@ -38,7 +38,8 @@ export async function explainCall(
     end,
     !hasRight(token.role, "servers.call") && "ROLE_NOT_ALLOWED",
     outside.includes("server") && "SERVER_OUT_OF_SCOPE",
-    outside.includes("tool") && "TOOL_OUT_OF_SCOPE",
+    // The gateway knows the tools of MCP servers only.
+    server.kind === "mcp" && outside.includes("tool") && "TOOL_OUT_OF_SCOPE",
     server.disabled && "SERVER_DISABLED",
     isUnusable("expired") && "SECRET_EXPIRED",
     isUnusable("origin-changed") && "SECRET_ORIGIN_CHANGED",

@@ -1,4 +1,4 @@
-import type { EncryptedStore, KeywardError, StoredValue } from "@keyward/core";
+import { type EncryptedStore, KeywardError, type StoredValue } from "@keyward/core";
 
 /** What one read of the store has found, by key. */
 export type FoundRecords = ReadonlyMap<string, StoredValue | KeywardError | undefined>;
@@ -11,6 +11,8 @@ interface NextRead<Begun> {
 
 /** A larger read would delay the calls that wait for it. */
 const maxKeys = 500;
+/** A store that has not answered by then does not answer. Every store of Keyward gives up earlier. */
+const longestReadMs = 60_000;
 
 /**
  * Reads the records of many callers in one call to the store. Callers that ask in the same turn of the event loop share the
@@ -42,9 +44,26 @@ export class SharedReads<Begun> {
       if (this.#next?.keys === keys) this.#next = undefined;
       const begun = this.#begins();
       const asked = [...keys];
-      const values = await this.#store.getManyOrErrors(asked);
+      const values = await inTime(this.#store.getManyOrErrors(asked));
       return { records: new Map(asked.map((key, index) => [key, values[index]])), begun };
     });
     return { keys, found };
   }
+}
+
+/** @throws KeywardError `STORE_UNAVAILABLE` if a read takes too long. */
+async function inTime<Result>(reading: Promise<Result>): Promise<Result> {
+  const { promise: late, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(notAnswered()), longestReadMs).unref();
+  try {
+    return await Promise.race([reading, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function notAnswered(): KeywardError {
+  return new KeywardError("STORE_UNAVAILABLE", `The store has not answered a read within ${longestReadMs} ms`, {
+    hint: "Check that the store is running and can be reached. The next call reads from the store again.",
+  });
 }
