@@ -2,6 +2,7 @@
 //
 //   node packages/gateway/test/load/run.ts streams 1000
 //   node packages/gateway/test/load/run.ts calls 100000
+//   node packages/gateway/test/load/run.ts changes 1000
 //
 // `streams` opens that many streams of events through the gateway. It prints the memory of the gateway for each stream, and
 // for 20 s the delay of 1,000 events a second, beside the delay in streams that do not go through the gateway. Meanwhile
@@ -9,6 +10,10 @@
 //
 // `calls` sends that many calls, 64 at once. After each tenth of them, it prints the memory of the gateway after a full
 // garbage collection.
+//
+// `changes` sends that many calls a second for 30 s. Meanwhile another process sets a new value every 100 ms and rotates the
+// keyring again and again. Prints how many calls failed, and how many calls the server got with another value than the one
+// that was set before they began, or one that was set since.
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { loadavg } from "node:os";
@@ -20,21 +25,28 @@ import { z } from "zod";
 const atOnce = 64;
 const measuredMs = 20_000;
 const callsPerSecond = 100;
+const changedMs = 30_000;
 const directStreams = 100;
-const started = z.object({ url: z.string(), token: z.string().default("") });
+const started = z.object({ url: z.string(), token: z.string().default(""), folder: z.string().default("") });
+const set = z.object({ value: z.number() });
+const changed = z.object({ value: z.number().optional() });
+const ended = z.object({ values: z.number(), rotations: z.number() });
 const memory = z.object({ heapUsed: z.number(), external: z.number(), rss: z.number() });
 const sentNs = /"sentNs":"(\d+)"/g;
 
-const [mode = "streams", count = mode === "streams" ? "1000" : "100000"] = process.argv.slice(2);
+const defaultCounts: Readonly<Record<string, string>> = { streams: "1000", calls: "100000", changes: "1000" };
+
+const [mode = "streams", count = defaultCounts[mode] ?? "1"] = process.argv.slice(2);
 const server = forked("server.ts", [], []);
 const direct = started.parse(await message(server));
 const gateway = forked("gateway.ts", [direct.url], ["--expose-gc"]);
-const { url, token } = started.parse(await message(gateway));
+const { url, token, folder } = started.parse(await message(gateway));
 const pool = new Pool(new URL(url).origin, { pipelining: 1, bodyTimeout: 0, headersTimeout: 60_000 });
 try {
   console.log(`load average ${loadavg()[0]?.toFixed(1)}`);
   await calls(2_000);
   if (mode === "streams") await measureStreams(Number(count));
+  else if (mode === "changes") await measureChanges(Number(count));
   else await measureCalls(Number(count));
   console.log(`load average ${loadavg()[0]?.toFixed(1)}`);
 } finally {
@@ -68,7 +80,7 @@ async function measureStreams(wanted: number): Promise<void> {
   const untilMs = performance.now() + measuredMs;
   const inProgress: Promise<void>[] = [];
   while (performance.now() < untilMs) {
-    inProgress.push(call());
+    inProgress.push(call().then(() => {}));
     await sleep(1_000 / callsPerSecond);
   }
   await Promise.all(inProgress);
@@ -89,6 +101,60 @@ async function measureCalls(wanted: number): Promise<void> {
   }
 }
 
+async function measureChanges(perSecond: number): Promise<void> {
+  const changing = forked("changes.ts", [folder], []);
+  // The first value is set before the first call.
+  let value = set.parse(await message(changing)).value;
+  changing.on("message", (sent) => {
+    value = Math.max(value, changed.parse(sent).value ?? value);
+  });
+  const figures = { sent: 0, failed: 0, wrong: 0 };
+  const failures = new Map<string, number>();
+  const inProgress = new Set<Promise<void>>();
+  const beginMs = performance.now();
+  const one = async () => {
+    const least = value;
+    try {
+      // The server answers with the number of the value that it got.
+      const answered = Number((await call()).headers["etag"]);
+      // The message about a value that was just set may arrive after the answer of a call with this value.
+      if (answered < least || Number.isNaN(answered)) figures.wrong++;
+    } catch (error) {
+      figures.failed++;
+      const why = error instanceof Error ? error.message : "unknown";
+      failures.set(why, (failures.get(why) ?? 0) + 1);
+    }
+  };
+  for (let elapsedMs = 0; elapsedMs < changedMs; elapsedMs = performance.now() - beginMs) {
+    const owed = Math.floor((elapsedMs * perSecond) / 1_000) - figures.sent;
+    for (let index = 0; index < owed; index++) {
+      figures.sent++;
+      const running = one().finally(() => inProgress.delete(running));
+      inProgress.add(running);
+    }
+    await sleep(5);
+  }
+  await Promise.all(inProgress);
+  const seconds = (performance.now() - beginMs) / 1_000;
+  changing.send("end");
+  const { values, rotations } = ended.parse(await ending(changing));
+  console.log(
+    `${(figures.sent / seconds).toFixed(0)} calls a second for ${seconds.toFixed(0)} s: ${JSON.stringify(figures)}`,
+  );
+  for (const [why, times] of failures) console.log(`${times} times: ${why}`);
+  console.log(`${values} values were set and ${rotations} rotations were made meanwhile`);
+}
+
+/** Resolves to the last message of a process, which disconnects then. */
+async function ending(child: ChildProcess): Promise<unknown> {
+  let last: unknown;
+  child.on("message", (sent) => {
+    last = sent;
+  });
+  await once(child, "exit");
+  return last;
+}
+
 async function calls(wanted: number): Promise<void> {
   let begun = 0;
   const caller = async () => {
@@ -97,14 +163,15 @@ async function calls(wanted: number): Promise<void> {
   await Promise.all(Array.from({ length: atOnce }, caller));
 }
 
-async function call(): Promise<void> {
+async function call(): Promise<Dispatcher.ResponseData> {
   const body = JSON.stringify({ jsonrpc: "2.0", id: 7, method: "tools/call", params: { name: "search_issues" } });
-  const { statusCode, body: answer } = await pool.request({
+  const answered = await pool.request({
     ...{ path: new URL(url).pathname, method: "POST", body },
     headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
   });
-  await answer.dump();
-  if (statusCode !== 200) throw new Error(`A call was answered with ${statusCode}`);
+  await answered.body.dump();
+  if (answered.statusCode !== 200) throw new Error(`A call was answered with ${answered.statusCode}`);
+  return answered;
 }
 
 /** Opens a stream. Resolves when its first bytes have come. Adds the delay of each event to `delaysMs` while it counts. */

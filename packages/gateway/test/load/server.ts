@@ -1,5 +1,5 @@
 // The server behind the gateway, in a process of its own. A GET opens a stream of events; everything else is answered with
-// 1 KiB of JSON. Sends events to the streams in turn. Each event has the time at which it was sent.
+// 1 KiB of JSON, and with the number at the end of the credential as its ETag. Sends events to the streams in turn. Each event has the time at which it was sent.
 import { once } from "node:events";
 import { createServer, type ServerResponse } from "node:http";
 
@@ -18,7 +18,8 @@ const server = createServer((request, response) => {
   }
   request.resume();
   request.once("end", () => {
-    response.writeHead(200, { "content-type": "application/json", "content-length": answer.length }).end(answer);
+    const etag = /\d+$/.exec(request.headers.authorization ?? "")?.[0] ?? "";
+    response.writeHead(200, { "content-type": "application/json", "content-length": answer.length, etag }).end(answer);
   });
 });
 server.keepAliveTimeout = 60_000;
