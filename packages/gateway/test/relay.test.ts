@@ -191,6 +191,29 @@ describe("a stream of events", () => {
     expect((await reader?.read())?.value).toBe("data: REDACTED and REDACTED\n\n");
     await reader?.cancel();
   });
+
+  it("comes without a value that was set after the stream began, also if no call of this process uses the value", async () => {
+    let report = (_: string) => {};
+    const upstream = await startUpstream((_, response) => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      report = (text) => void response.write(`data: ${text}\n\n`);
+      report("begun");
+    });
+    const { addServer, call, admin, caller } = await startInstallation([upstream]);
+    await addServer({ slug: "api", url: upstream.origin });
+    const stream = await call("/s/api/events");
+    const reader = stream.body?.pipeThrough(new TextDecoderStream()).getReader();
+    expect((await reader?.read())?.value).toBe("data: begun\n\n");
+    const newValue = "a-new-test-value-0123456789";
+    await admin.setSecret(caller, "api", { name: "API_TOKEN", value: newValue });
+    await expect
+      .poll(async () => {
+        report(`${newValue} and ${testValue}`);
+        return (await reader?.read())?.value;
+      })
+      .toBe("data: REDACTED and REDACTED\n\n");
+    await reader?.cancel();
+  });
 });
 
 describe("an answer", () => {

@@ -7,6 +7,8 @@ export { SecretValue } from "./reader/secret-value.ts";
 export {
   type CallGrant,
   type CallSecret,
+  type NewSecrets,
+  type SearchedCall,
   SecretsReader,
   type SecretsReaderOptions,
 } from "./reader/secrets-reader.ts";

@@ -1,4 +1,4 @@
-import type { CallGrant } from "@keyward/secrets/reader";
+import type { CallGrant, CallSecret } from "@keyward/secrets/reader";
 import { Needles } from "../redaction/needles.ts";
 
 /** The values of one server that answers are searched for. */
@@ -8,6 +8,16 @@ interface ServerNeedles {
   needles: Needles | undefined;
   /** How many calls are in progress. */
   calls: number;
+}
+
+/** The needles of one call. */
+export interface TakenNeedles {
+  /** Returns the needles of now. Another object than before if values were added. */
+  readonly needles: () => Needles;
+  /** Adds values that were set since the call began. */
+  readonly add: (secrets: readonly CallSecret[]) => void;
+  /** To be called when the call has ended. */
+  readonly release: () => void;
 }
 
 /** For how long a former value is searched for after the last call that used it has ended. */
@@ -25,23 +35,27 @@ export class NeedleCache {
     return this.#servers.size;
   }
 
-  /** Returns the needles for the answer of a call, and a function to call when the call has ended. */
-  take({ server, secrets }: CallGrant): { readonly needles: () => Needles; readonly release: () => void } {
-    const searched = secrets.filter(({ redacted }) => redacted);
+  /** Returns the needles for the answer of a call. */
+  take({ server, secrets }: CallGrant): TakenNeedles {
     const entry = this.#servers.get(server.id) ?? { values: new Map(), needles: undefined, calls: 0 };
-    const keys = searched.map(({ value, rule }) => {
-      const [text, basic] = [value.reveal(), rule.kind === "basic"];
-      const key = `${basic ? "b" : "p"}${text}`;
-      const kept = entry.values.get(key);
-      if (kept === undefined) {
-        entry.values.set(key, { value: text, basic, calls: 1, untilMs: Number.POSITIVE_INFINITY });
-        entry.needles = undefined;
-      } else {
-        kept.calls++;
-        kept.untilMs = Number.POSITIVE_INFINITY;
+    const keys: string[] = [];
+    const add = (added: readonly CallSecret[]) => {
+      for (const { value, rule, redacted } of added) {
+        if (!redacted) continue;
+        const [text, basic] = [value.reveal(), rule.kind === "basic"];
+        const key = `${basic ? "b" : "p"}${text}`;
+        const kept = entry.values.get(key);
+        if (kept === undefined) {
+          entry.values.set(key, { value: text, basic, calls: 1, untilMs: Number.POSITIVE_INFINITY });
+          entry.needles = undefined;
+        } else {
+          kept.calls++;
+          kept.untilMs = Number.POSITIVE_INFINITY;
+        }
+        keys.push(key);
       }
-      return key;
-    });
+    };
+    add(secrets);
     entry.calls++;
     this.#servers.set(server.id, entry);
     const release = () => {
@@ -54,7 +68,7 @@ export class NeedleCache {
       }
     };
     // Not made before the answer begins: a value that was set during the call may come back, too.
-    return { needles: () => this.#needlesOf(entry), release };
+    return { needles: () => this.#needlesOf(entry), add, release };
   }
 
   /** Forgets values that no call has used for some minutes. */

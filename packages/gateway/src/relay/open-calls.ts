@@ -1,23 +1,26 @@
-import type { OpenCall as CheckedCall, SecretsReader } from "@keyward/secrets/reader";
+import type { CallSecret, OpenCall as CheckedCall, SearchedCall, SecretsReader } from "@keyward/secrets/reader";
 import { GatewayProblem } from "../problem.ts";
 import { serverTimeout } from "./dialing-problem.ts";
 import type { RelayedAnswer } from "./relayed-answer.ts";
 
 /** A call that is in progress. */
-export interface OpenCall extends CheckedCall {
+export interface OpenCall extends CheckedCall, SearchedCall {
   /** Set when the body of the request was read. */
   tool: string | undefined;
   /** Ends the call before the server is called. */
   readonly refuse: (problem: GatewayProblem) => void;
   /** `undefined` until the server is called. */
   answer: RelayedAnswer | undefined;
+  searchedRevision: number;
+  /** Searches the rest of the answer for further values. Nothing until the server is called. */
+  searchFor: (secrets: readonly CallSecret[]) => void;
 }
 
 const checkedEveryMs = 1_000;
 
 /**
- * The calls in progress. Each second, the tokens and servers of all of them are read again, and a call whose token was
- * revoked, or whose server was disabled, is ended.
+ * The calls in progress. Each second, the tokens and servers of all of them are read again. A call whose token was
+ * revoked, or whose server was disabled, is ended. A stream is searched for values that were set meanwhile.
  */
 export class OpenCalls {
   readonly #reader: SecretsReader;
@@ -79,7 +82,7 @@ export class OpenCalls {
     if (this.#isChecking || this.#open.size === 0) return;
     this.#isChecking = true;
     try {
-      await this.#endRefused();
+      await Promise.all([this.#endRefused(), this.#searchForNewValues()]);
     } catch (error) {
       this.#onProblem(error);
     } finally {
@@ -93,6 +96,17 @@ export class OpenCalls {
       if (answer === undefined) call.refuse(noLongerAllowed());
       else if (answer.isEventStream) answer.endStream(noLongerAllowed(), false);
       else answer.fail(noLongerAllowed());
+    }
+  }
+
+  /** Searches streams for values that were set after they began, also by another process. */
+  async #searchForNewValues(): Promise<void> {
+    const streams = [...this.#open].filter(({ answer }) => answer?.isEventStream === true);
+    for (const { call, secrets, revision } of await this.#reader.newSecrets(streams)) {
+      // A call that has ended since has released its values.
+      if (!this.#open.has(call)) continue;
+      call.searchFor(secrets);
+      call.searchedRevision = Math.max(call.searchedRevision, revision);
     }
   }
 

@@ -153,6 +153,8 @@ export class Relay {
       method,
       tool: undefined,
       answer: undefined,
+      searchedRevision: grant.server.revision,
+      searchFor: () => {},
       refuse: (problem) => void request.destroy(problem),
     };
     try {
@@ -279,7 +281,8 @@ export class Relay {
     }
     if (length !== undefined && body !== undefined) headers["content-length"] = String(length);
     for (const [name, value] of injectedHeaders(secrets)) headers[name.toLowerCase()] = value;
-    const { needles, release } = this.#needles.take(grant);
+    const { needles, add, release } = this.#needles.take(grant);
+    call.searchFor = add;
     try {
       const answer = new RelayedAnswer({
         callId,

@@ -69,6 +69,22 @@ export interface CallGrant {
   readonly secrets: readonly CallSecret[];
 }
 
+/** A call in progress whose answer is searched for the values of its server. */
+export interface SearchedCall extends Pick<OpenCall, "caller" | "server"> {
+  /** The revision of the server at which its values were read. */
+  readonly searchedRevision: number;
+}
+
+/** The secrets of a server that has changed since a call began. */
+export interface NewSecrets<Call extends SearchedCall> {
+  /** The call, as it was passed. */
+  readonly call: Call;
+  /** The secrets that the server has now. */
+  readonly secrets: readonly CallSecret[];
+  /** The revision of the server at which they were read; 0 if a value is missing. */
+  readonly revision: number;
+}
+
 /** The secrets of a server, and the keys of the values that are missing. */
 interface FoundSecrets {
   readonly secrets: readonly CallSecret[];
@@ -185,6 +201,39 @@ export class SecretsReader {
       if (problem !== undefined) this.#onProblem(problem);
     }
     return ended;
+  }
+
+  /**
+   * Returns the secrets of the servers of calls in progress that have changed since, so that an answer is searched for a
+   * value that was set meanwhile, also by another process. Call this method together with {@link SecretsReader.stillAllowed}:
+   * both share one call to the store. A record that cannot be read is reported to `onProblem`.
+   *
+   * @throws KeywardError if the store or the keys fail.
+   */
+  async newSecrets<Call extends SearchedCall>(calls: readonly Call[]): Promise<readonly NewSecrets<Call>[]> {
+    if (calls.length === 0) return [];
+    const byServer = Map.groupBy(calls, ({ caller, server }) =>
+      serverKey(caller.workspace ?? installation, server.slug),
+    );
+    const batch = await this.#store.readShared([...byServer.keys()]);
+    const found: NewSecrets<Call>[] = [];
+    for (const [key, ofServer] of byServer) {
+      try {
+        const server = batch.record(serverRecord, key)?.value;
+        const changed = ofServer.filter(
+          (call) => call.server.id === server?.id && call.searchedRevision < server.revision,
+        );
+        const [{ caller } = { caller: undefined }] = changed;
+        if (server === undefined || caller === undefined) continue;
+        const { secrets, missing } = await this.#secretsOf(caller.workspace ?? installation, server, undefined, batch);
+        // A value that is missing was replaced meanwhile, so the server is read again the next time.
+        for (const call of changed) found.push({ call, secrets, revision: missing.length === 0 ? server.revision : 0 });
+      } catch (error) {
+        // No call sends a value that cannot be used.
+        if (!(error instanceof SecretsError && error.code === "SECRET_UNUSABLE")) this.#onProblem(error);
+      }
+    }
+    return found;
   }
 
   /** Waits for writes in the background, and ends the heartbeat of this process. The store stays open. */
