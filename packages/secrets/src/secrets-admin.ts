@@ -18,6 +18,7 @@ import { requireExpires, requireNewToken } from "./access/token-fields.ts";
 import { Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import { Changes } from "./audit/changes.ts";
+import { recordedSecret, recordedServer, recordedToken, unknownName } from "./audit/recorded-names.ts";
 import { explainCall } from "./calls/explain-call.ts";
 import { findExpiringSecrets } from "./expiring-secrets.ts";
 import { invalidField, requireField } from "./field-checks.ts";
@@ -65,6 +66,7 @@ import type {
   WorkspaceInfo,
 } from "./model.ts";
 import { maxKeptKeepers } from "./records/keeper.ts";
+import { orReport } from "./records/record-errors.ts";
 import { installation } from "./records/record-keys.ts";
 import { RecordsCheck, type RecordsReport } from "./records-check.ts";
 import { SecretsError } from "./secrets-error.ts";
@@ -349,12 +351,11 @@ export class SecretsAdmin {
   async deleteWorkspace(caller: Caller, name: string, condition: ChangeCondition = {}): Promise<void> {
     requireRight(caller, "workspaces.change");
     const slug = requireField("name", slugField, name, fieldRules.slug);
-    await this.#changes.record(
-      { action: "workspace.delete", workspace: undefined, caller, subject: slug },
-      async () => ({
-        result: await this.#workspaces.delete(slug, condition),
-      }),
-    );
+    const isKnown = await orReport(() => this.#workspaces.exists(slug), this.#context.onProblem);
+    const subject = isKnown === true ? slug : unknownName;
+    await this.#changes.record({ action: "workspace.delete", workspace: undefined, caller, subject }, async () => ({
+      result: await this.#workspaces.delete(slug, condition),
+    }));
   }
 
   // Servers
@@ -368,7 +369,7 @@ export class SecretsAdmin {
     caller: Caller,
     { slug, url, kind = "mcp", forwardHeaders, relayHeaders }: NewServer,
   ): Promise<ServerInfo> {
-    const { change, address } = this.#serverChange(caller, "servers.change", slug);
+    const address = this.#serverAddress(caller, "servers.change", slug);
     const headers = {
       forwardHeaders: requireHeaders("forwardHeaders", forwardHeaders),
       relayHeaders: requireHeaders("relayHeaders", relayHeaders),
@@ -380,7 +381,14 @@ export class SecretsAdmin {
       ...headers,
     };
     const detail = [`${checked.kind} ${checked.url}`, ...detailsOf(headers)].join(", ");
-    return await this.#changes.record({ ...change, action: "server.create", detail }, async () => {
+    const change = {
+      workspace: address.workspace,
+      caller,
+      server: address.slug,
+      action: "server.create",
+      detail,
+    } as const;
+    return await this.#changes.record(change, async () => {
       const result = await this.#servers.create(address.workspace, checked, caller.owner);
       return { result, revision: result.revision };
     });
@@ -412,7 +420,7 @@ export class SecretsAdmin {
     { url, kind, forwardHeaders, relayHeaders, disabled }: ServerChange,
     condition: ChangeCondition = {},
   ): Promise<ServerInfo> {
-    const { change, address } = this.#serverChange(caller, "servers.change", slug);
+    const address = this.#serverAddress(caller, "servers.change", slug);
     const checked: ServerChange = {
       url: url === undefined ? undefined : requireServerUrl(url),
       kind: kind === undefined ? undefined : requireField("kind", kindField, kind, "`mcp` or `http`"),
@@ -421,6 +429,7 @@ export class SecretsAdmin {
       disabled,
     };
     const detail = detailsOf(checked).join(", ");
+    const change = await this.#serverChange(caller, address);
     return await this.#changes.record({ ...change, action: "server.update", detail }, async () => {
       const result = await this.#servers.update(address, checked, condition);
       return { result, revision: result.revision };
@@ -433,7 +442,8 @@ export class SecretsAdmin {
    * @throws SecretsError `SERVER_NOT_FOUND`, `REVISION_CHANGED`.
    */
   async deleteServer(caller: Caller, slug: string, condition: ChangeCondition = {}): Promise<void> {
-    const { change, address } = this.#serverChange(caller, "servers.change", slug);
+    const address = this.#serverAddress(caller, "servers.change", slug);
+    const change = await this.#serverChange(caller, address);
     await this.#changes.record({ ...change, action: "server.delete" }, async () => {
       const revision = await this.#servers.delete(address, condition);
       return { result: undefined, revision };
@@ -455,7 +465,7 @@ export class SecretsAdmin {
     secret: NewSecret,
     condition: ChangeCondition = {},
   ): Promise<SecretChange> {
-    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
+    const address = this.#serverAddress(caller, "secrets.change", slug);
     const name = requireField("name", secretNameField, secret.name, fieldRules.secretName);
     // Checked before the name is recorded, because people swap name and value.
     const value = requireSecretValue(secret.value);
@@ -469,7 +479,10 @@ export class SecretsAdmin {
       setBy: caller.owner,
       expectedOrigin: secret.expectedOrigin === undefined ? undefined : requireOrigin(secret.expectedOrigin),
     };
-    return await this.#changes.record({ ...change, action: "secret.set", subject: name }, async () => {
+    const change = await this.#serverChange(caller, address);
+    // Without the server, the name is the name of nothing.
+    const subject = change.server === unknownName ? unknownName : name;
+    return await this.#changes.record({ ...change, action: "secret.set", subject }, async () => {
       const result = await this.#secrets.set(address, checked, condition);
       return { result, revision: result.revision };
     });
@@ -493,12 +506,12 @@ export class SecretsAdmin {
    * @throws SecretsError `SERVER_NOT_FOUND`, `SECRET_NOT_FOUND`, `REVISION_CHANGED`.
    */
   async deleteSecret(caller: Caller, slug: string, name: string, condition: ChangeCondition = {}): Promise<ServerInfo> {
-    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
-    const subject = requireField("name", secretNameField, name, fieldRules.secretName);
-    // Before the name is recorded, because people pass a value in its place.
-    await this.#secrets.requireName(address, subject);
+    const address = this.#serverAddress(caller, "secrets.change", slug);
+    const given = requireField("name", secretNameField, name, fieldRules.secretName);
+    const change = await this.#serverChange(caller, address);
+    const subject = await recordedSecret(this.#context.store, address, given);
     return await this.#changes.record({ ...change, action: "secret.delete", subject }, async () => {
-      const { server } = await this.#secrets.delete(address, subject, condition);
+      const { server } = await this.#secrets.delete(address, given, condition);
       return { result: server, revision: server.revision };
     });
   }
@@ -513,7 +526,8 @@ export class SecretsAdmin {
     slug: string,
     condition: ChangeCondition = {},
   ): Promise<{ readonly server: ServerInfo; readonly names: readonly string[] }> {
-    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
+    const address = this.#serverAddress(caller, "secrets.change", slug);
+    const change = await this.#serverChange(caller, address);
     return await this.#changes.record({ ...change, action: "secret.delete", detail: "all secrets" }, async () => {
       const result = await this.#secrets.delete(address, undefined, condition);
       return { result, revision: result.server.revision };
@@ -532,15 +546,15 @@ export class SecretsAdmin {
     rule: InjectionRule,
     condition: ChangeCondition = {},
   ): Promise<SecretChange> {
-    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
-    const subject = requireField("name", secretNameField, name, fieldRules.secretName);
+    const address = this.#serverAddress(caller, "secrets.change", slug);
+    const given = requireField("name", secretNameField, name, fieldRules.secretName);
     const checked = requireRule(rule);
-    // Before the name is recorded, because people pass a value in its place.
-    await this.#secrets.requireName(address, subject);
+    const change = await this.#serverChange(caller, address);
+    const subject = await recordedSecret(this.#context.store, address, given);
     return await this.#changes.record(
       { ...change, action: "secret.inject", subject, detail: checked.kind },
       async () => {
-        const result = await this.#secrets.inject(address, subject, checked, condition);
+        const result = await this.#secrets.inject(address, given, checked, condition);
         return { result, revision: result.revision };
       },
     );
@@ -583,10 +597,11 @@ export class SecretsAdmin {
    */
   async revokeToken(caller: Caller, id: string): Promise<TokenInfo> {
     const workspace = tokenWorkspace(caller, "tokens.change");
-    const subject = requireField("id", idField, id, fieldRules.id);
+    const given = requireField("id", idField, id, fieldRules.id);
+    const subject = await recordedToken(this.#context.store, workspace, given);
     return await this.#changes.record(
       { action: "token.revoke", workspace: caller.workspace, caller, subject },
-      async () => ({ result: await this.#tokens.revoke(workspace, subject) }),
+      async () => ({ result: await this.#tokens.revoke(workspace, given) }),
     );
   }
 
@@ -609,14 +624,15 @@ export class SecretsAdmin {
    */
   async rotateToken(caller: Caller, id: string, { overlapMs }: { readonly overlapMs: number }): Promise<IssuedToken> {
     const workspace = tokenWorkspace(caller, "tokens.change");
-    const subject = requireField("id", idField, id, fieldRules.id);
+    const given = requireField("id", idField, id, fieldRules.id);
     if (!Number.isSafeInteger(overlapMs) || overlapMs < 0 || overlapMs > longestOverlapMs) {
       throw invalidField("overlapMs", "an integer between 0 and 30 days, in milliseconds");
     }
+    const subject = await recordedToken(this.#context.store, workspace, given);
     return await this.#changes.record(
       { action: "token.rotate", workspace: caller.workspace, caller, subject },
       async () => ({
-        result: await this.#tokens.rotate(workspace, subject, overlapMs, caller),
+        result: await this.#tokens.rotate(workspace, given, overlapMs, caller),
       }),
     );
   }
@@ -846,9 +862,9 @@ export class SecretsAdmin {
     return { workspace, slug: requireField("slug", slugField, slug, fieldRules.slug) };
   }
 
-  #serverChange(caller: Caller, right: Right, slug: string) {
-    const address = this.#serverAddress(caller, right, slug);
-    return { address, change: { workspace: address.workspace, caller, server: address.slug } };
+  async #serverChange(caller: Caller, address: ServerAddress) {
+    const server = await recordedServer(this.#context.store, address);
+    return { workspace: address.workspace, caller, server };
   }
 }
 

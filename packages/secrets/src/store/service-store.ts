@@ -77,6 +77,12 @@ export class ServiceStore {
     return { record: (kind, key) => this.#recordOf(kind, key, byKey.get(key), began) };
   }
 
+  /** Returns those of several keys that have a record, also one that cannot be read. */
+  async stored(keys: readonly string[]): Promise<ReadonlySet<string>> {
+    const found = keys.length === 0 ? [] : await this.encrypted.getManyOrErrors(keys);
+    return new Set(keys.filter((_, index) => found[index] !== undefined));
+  }
+
   /**
    * Writes a record if there is none under its key. Returns whether the record was written.
    *
