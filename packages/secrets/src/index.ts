@@ -61,7 +61,7 @@ export type {
   WorkspaceInfo,
 } from "./model.ts";
 export { scopeOfServiceRecord, serviceNamespace } from "./records/record-keys.ts";
-export type { RecordProblem, RecordsReport } from "./records-check.ts";
+export type { RecordProblem, RecordsReport } from "./records-report.ts";
 export { type Initialization, type KeyCensus, SecretsAdmin, type SecretsAdminOptions } from "./secrets-admin.ts";
 export { SecretsError, type SecretsErrorCode, type SecretsErrorDetails } from "./secrets-error.ts";
 export type { NewServer, ServerChange } from "./servers/servers.ts";

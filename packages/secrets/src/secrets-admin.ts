@@ -68,7 +68,8 @@ import type {
 import { maxKeptKeepers } from "./records/keeper.ts";
 import { orReport } from "./records/record-errors.ts";
 import { installation } from "./records/record-keys.ts";
-import { RecordsCheck, type RecordsReport } from "./records-check.ts";
+import { RecordsCheck } from "./records-check.ts";
+import type { RecordsReport } from "./records-report.ts";
 import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
 import { requireSecretValue, requireUnswapped } from "./servers/secret-value.ts";
@@ -280,8 +281,9 @@ export class SecretsAdmin {
   }
 
   /**
-   * Reads every record that the lists of the service name, and returns which records cannot be decrypted or are missing:
-   * never a value. Takes time in proportion to the number of records. Changes nothing.
+   * Reads every record that the lists of the service name, and returns which records cannot be decrypted or are missing.
+   * Then scans the store, and returns which records no list and no other record names. Never returns a value. Takes time
+   * and memory in proportion to the number of records. Changes nothing.
    *
    * @param caller what {@link SecretsAdmin.localOperator} returned.
    * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
