@@ -54,12 +54,9 @@ export const change = z
         description: "Who made the change.",
         examples: [{ tokenId: "t0ken0000001", owner: "Ada Example", role: "admin", address: "192.0.2.7" }],
       }),
-    server: z
-      .string()
-      .nullable()
-      .meta({
-        description: "The slug of the server, if the change is about one. `*` if the workspace has no such server.",
-      }),
+    server: z.string().nullable().meta({
+      description: "The slug of the server, if the change is about one. `*` if the workspace has no such server.",
+    }),
     subject: z
       .string()
       .nullable()
