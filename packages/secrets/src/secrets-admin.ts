@@ -7,9 +7,8 @@ import {
   rotationStatus,
   type WrappableStore,
 } from "@keyward/core";
-import { presentedToken, requireCaller, requireStillValid } from "./access/authentication.ts";
+import { presentedToken, requireCaller } from "./access/authentication.ts";
 import { type Caller, checkedCaller, isLocal, local } from "./access/caller.ts";
-import { keeperOf } from "./access/keepers.ts";
 import { LastUses } from "./access/last-uses.ts";
 import { notInitialized } from "./access/not-initialized.ts";
 import { notAllowed, requireRight, requireRightInWorkspace } from "./access/require-right.ts";
@@ -32,18 +31,8 @@ import {
   timeField,
   toolField,
 } from "./fields.ts";
-import {
-  claimInitialization,
-  finishInitialization,
-  giveUpInitialization,
-  type InitializationClaim,
-  refuseTokensBefore,
-  requireClaim,
-  requireTokensAccepted,
-  requireUninitialized,
-  type ServiceState,
-  serviceState,
-} from "./installation.ts";
+import { type Initialization, Initializations } from "./initializations.ts";
+import { requireTokensAccepted, type ServiceState, serviceState } from "./installation.ts";
 import type {
   CallExplanation,
   CallerInfo,
@@ -70,6 +59,7 @@ import { orReport } from "./records/record-errors.ts";
 import { installation } from "./records/record-keys.ts";
 import { RecordsCheck } from "./records-check.ts";
 import type { RecordsReport } from "./records-report.ts";
+import { Revocations } from "./revocations.ts";
 import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
 import { requireSecretValue, requireUnswapped } from "./servers/secret-value.ts";
@@ -100,16 +90,6 @@ export interface SecretsAdminOptions {
   readonly onProblem?: ((problem: unknown) => void) | undefined;
 }
 
-/** What {@link SecretsAdmin.initialize} returns: the first tokens, each of which is shown once. */
-export interface Initialization {
-  /** The token of the operator, which expires after 24 hours. */
-  readonly operator: IssuedToken;
-  /** The first workspace. */
-  readonly workspace: WorkspaceInfo;
-  /** The token of the workspace's admin. */
-  readonly admin: IssuedToken;
-}
-
 /** What an operator reads about the keys: never a key. */
 export interface KeyCensus {
   /** The id of the primary key. */
@@ -120,7 +100,6 @@ export interface KeyCensus {
   readonly unreadable: number;
 }
 
-const firstOperatorMs = 24 * 3_600_000;
 const longestOverlapMs = 30 * 24 * 3_600_000;
 
 /**
@@ -153,6 +132,8 @@ export class SecretsAdmin {
   readonly #servers: Servers;
   readonly #secrets: ServerSecrets;
   readonly #workspaces: Workspaces;
+  readonly #initializations: Initializations;
+  readonly #revocations: Revocations;
 
   /**
    * Opens the service in a store.
@@ -168,6 +149,9 @@ export class SecretsAdmin {
     this.#servers = new Servers(this.#context);
     this.#secrets = new ServerSecrets(this.#context);
     this.#workspaces = new Workspaces(this.#context, { tokens: this.#tokens, servers: this.#servers });
+    const parts = { changes: this.#changes, tokens: this.#tokens, workspaces: this.#workspaces };
+    this.#initializations = new Initializations(this.#context, parts);
+    this.#revocations = new Revocations(this.#context, parts);
   }
 
   // The installation
@@ -192,24 +176,7 @@ export class SecretsAdmin {
   } = {}): Promise<Initialization> {
     const name = requireField("workspace", slugField, workspace, fieldRules.slug);
     const caller = this.localOperator();
-    const { store } = this.#context;
-    await requireUninitialized(store);
-    return await this.#changes.record(
-      { action: "service.initialize", workspace: undefined, caller, subject: name },
-      async () => {
-        const claim = await claimInitialization(store);
-        let first: Initialization | undefined;
-        try {
-          first = await this.#createFirst(name, caller, claim);
-          await requireClaim(store, claim);
-          await deliver(first);
-          await finishInitialization(store, claim, keeperOf(first.operator.info));
-          return { result: first };
-        } catch (error) {
-          throw await this.#endInitialization(claim, first?.workspace.id, error);
-        }
-      },
-    );
+    return await this.#initializations.run(caller, name, deliver);
   }
 
   /**
@@ -615,7 +582,7 @@ export class SecretsAdmin {
   async revokeTokensOf(caller: Caller, owner: string): Promise<readonly string[]> {
     const workspace = tokenWorkspace(caller, "tokens.change");
     const name = requireField("owner", ownerField, owner, fieldRules.owner);
-    return await this.#revokeAll(caller, workspace, name);
+    return await this.#revocations.ofOwner(caller, workspace, name);
   }
 
   /**
@@ -685,26 +652,7 @@ export class SecretsAdmin {
     if (!isLocal(caller)) throw notAllowed();
     const before = requireField("time", timeField, time, fieldRules.time);
     if (before > Date.now()) throw invalidField("time", "a time that has passed");
-    const detail = `created before ${new Date(before).toISOString()}`;
-    const change = { action: "token.revoke", caller, detail } as const;
-    const failures: unknown[] = [];
-    let revoked = 0;
-    const revokeIn = async (workspace: string | undefined) => {
-      const result = await this.#changes.record({ ...change, workspace }, async () => {
-        // First, so that also tokens are refused that no list names, or whose records cannot be read.
-        if (workspace === undefined) {
-          await refuseTokensBefore(this.#context.store, before, { clockWasAhead });
-        }
-        return { result: await this.#tokens.revokeCreatedBefore(workspace ?? installation, before) };
-      });
-      revoked += result.revoked;
-      failures.push(...result.failures);
-    };
-    await revokeIn(undefined);
-    const pages = this.#workspaces.list().pages({ onUnreadable: (problem) => failures.push(problem) });
-    for await (const page of pages) for (const { entry } of page) await revokeIn(entry.id);
-    for (const failure of failures) this.#context.onProblem(failure);
-    return revoked;
+    return await this.#revocations.createdBefore(caller, before, { clockWasAhead });
   }
 
   // The audit
@@ -777,76 +725,6 @@ export class SecretsAdmin {
   async close(): Promise<void> {
     await this.#lastUses.settled();
     await this.#context.store.disconnect();
-  }
-
-  async #createFirst(workspace: string, caller: Caller, claim: InitializationClaim): Promise<Initialization> {
-    // An initialization that was not finished has left its workspace. Its operator's token is refused, and expires.
-    await this.#workspaces.removeUnfinished(claim.number);
-    const expires = Date.now() + firstOperatorMs;
-    const first = { owner: "first operator", role: "operator", expires } as const;
-    const operator = await this.#tokens.createFirst(installation, first, caller.owner);
-    const admin = { owner: "first admin", role: "admin" } as const;
-    const created = await this.#workspaces.create(workspace, admin, caller, claim.number);
-    return { operator, ...created };
-  }
-
-  /**
-   * Ends an initialization that failed, and returns the error to throw. If another process has taken over, the workspace of
-   * this process is deleted, and the error says so: the failure may only follow from what the other process did.
-   */
-  async #endInitialization(
-    claim: InitializationClaim,
-    workspace: string | undefined,
-    error: unknown,
-  ): Promise<unknown> {
-    const { store, onProblem } = this.#context;
-    try {
-      await giveUpInitialization(store, claim);
-      return error;
-    } catch (problem) {
-      if (!(problem instanceof SecretsError && problem.code === "ALREADY_INITIALIZED")) {
-        onProblem(problem);
-        return error;
-      }
-      // The other process may have deleted this workspace.
-      if (workspace !== undefined) await this.#workspaces.discard(workspace).catch(onProblem);
-      return problem;
-    }
-  }
-
-  async #revokeAll(caller: Caller, workspace: string, owner: string): Promise<readonly string[]> {
-    const revoked: string[] = [];
-    const failures: unknown[] = [];
-    await requireStillValid(this.#context.store, caller);
-    const onUnreadable = (problem: unknown) => failures.push(problem);
-    // Again until a pass finds none: a token of this owner may have created another one during the pass.
-    for (let before = -1; before !== revoked.length; ) {
-      before = revoked.length;
-      failures.length = 0;
-      for await (const ids of this.#tokens.idsOf(workspace, owner, onUnreadable)) {
-        for (const id of ids) {
-          // One token that cannot be revoked must not keep the others valid.
-          try {
-            if (await this.#revokeIfValid(caller, workspace, id)) revoked.push(id);
-          } catch (error) {
-            failures.push(error);
-          }
-        }
-      }
-    }
-    if (failures.length > 0) throw failures[0];
-    return revoked;
-  }
-
-  /** Revokes one token of several, and returns whether it was not revoked before. */
-  async #revokeIfValid(caller: Caller, workspace: string, id: string): Promise<boolean> {
-    const token = await this.#tokens.find(workspace, id);
-    if (token === undefined || token.revoked !== undefined) return false;
-    const change = { action: "token.revoke", workspace: caller.workspace, caller, subject: id } as const;
-    const make = async () => ({ result: await this.#tokens.revoke(workspace, id) });
-    // The caller's own token may be one of those that this call has revoked already.
-    await this.#changes.record(change, make, async () => {});
-    return true;
   }
 
   #stores(): readonly EncryptedStore[] {
