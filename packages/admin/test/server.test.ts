@@ -230,12 +230,12 @@ it("says on /readyz what does not answer, and on /healthz that the process lives
     const response = await fetch(`${url}/readyz`);
     return [response.status, await response.json()];
   };
-  expect(await ready()).toEqual([200, { status: "ready" }]);
+  expect(await ready()).toEqual([200, { status: "ready", listener: "admin" }]);
   installation.audit.away = true;
-  expect(await ready()).toEqual([503, { status: "not ready", notReady: ["audit"] }]);
+  expect(await ready()).toEqual([503, { status: "not ready", listener: "admin", notReady: ["audit"] }]);
   installation.audit.away = false;
   await kv.close();
-  expect(await ready()).toEqual([503, { status: "not ready", notReady: ["store"] }]);
+  expect(await ready()).toEqual([503, { status: "not ready", listener: "admin", notReady: ["store"] }]);
   const live = await fetch(`${url}/healthz`);
   expect([live.status, await live.json(), live.headers.get("cache-control")]).toEqual([
     200,

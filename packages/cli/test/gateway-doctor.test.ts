@@ -1,6 +1,8 @@
-import { chmod, link, mkdir, rename, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { execFile } from "node:child_process";
+import { chmod, link, mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
+import { promisify } from "node:util";
 import { AdminClient } from "@keyward/admin/client";
 import { describe, expect, it } from "vitest";
 import { newFolder, newService, startGateway } from "./gateway-process.ts";
@@ -40,7 +42,7 @@ describe("keyward gateway doctor", () => {
     const folder = await serviceWithSecret();
     const whole = await keyward(folder, {}, "gateway", "doctor");
     expect(whole).toMatchObject({ exitCode: 0, stderr: "" });
-    expect(whole.stdout).toMatch(/ok {7}store: \d+ records were decrypted, and none that a list names is missing/);
+    expect(whole.stdout).toMatch(/ok {7}store: \d+ records were decrypted, none is missing, and each is in its list/);
     expect(changeRecords(folder, damage, "value/")).toBe(1);
     const damaged = await keyward(folder, {}, "gateway", "doctor");
     expect(damaged).toMatchObject({ exitCode: 1, stderr: "" });
@@ -62,6 +64,40 @@ describe("keyward gateway doctor", () => {
       hint: expect.stringContaining("Restore a backup"),
       code: "RECORD_MISSING",
     });
+  });
+
+  it("names the records that no list names, and says that nothing may be deleted", async () => {
+    const folder = await serviceWithSecret();
+    expect(changeRecords(folder, remove, "list/")).toBe(8);
+    const { stdout, exitCode } = await keyward(folder, {}, "gateway", "doctor");
+    expect(exitCode).toBe(1);
+    for (const record of ["the workspace main", "the server github of the workspace main"]) {
+      expect(stdout).toContain(`PROBLEM  store: ${record} is stored, and no list and no other record names it\n`);
+    }
+    expect(stdout.match(/the token \w+ of the (workspace main|operators) is stored/g)).toHaveLength(3);
+    expect(stdout.match(/^ +Delete nothing/gm)).toHaveLength(5);
+    expect(stdout).not.toContain("a-value-that-nobody-prints");
+  });
+
+  it("does not say that no secret expires if the record of a server cannot be read", async () => {
+    const folder = await serviceWithSecret();
+    changeRecords(folder, damage, "server/");
+    const { stdout } = await keyward(folder, {}, "gateway", "doctor");
+    expect(stdout).toMatch(/PROBLEM {2}secrets: some secrets may expire unnoticed\. .* \(RECORD_TAMPERED\)/);
+    expect(stdout).not.toContain("none has expired");
+  });
+
+  it("says which listener of the service has answered, and what to do after that for calls", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const gateway = await startGateway(folder);
+    const linesAbout = async (url: string) =>
+      (await keyward(folder, {}, "gateway", "doctor", "--url", url)).stdout.split("\n").slice(-5);
+    expect(await linesAbout(gateway.url)).toContain(`ok       service: ${gateway.url} is ready: the admin API answers`);
+    const lines = await linesAbout(gateway.callUrl);
+    expect(lines).toContain(`ok       service: ${gateway.callUrl} is ready: the listener for calls answers`);
+    expect(lines).toContain("warning  service: the admin API was not checked");
+    expect(lines).toContainEqual(expect.stringContaining("pass the URL of the admin API"));
   });
 });
 
@@ -106,6 +142,29 @@ describe.skipIf(process.platform === "win32")("the check of the files", () => {
       expect(await linesAboutFiles(folder)).toEqual([`warning  files: Git may keep the files of ${own}`]);
     },
   );
+
+  it.each(["# of mine", "# of mine\n*\n!keyring.json\n"])(
+    "says how to let Git ignore the folder without losing the lines of a .gitignore that has %j",
+    async (text) => {
+      const folder = await newFolder();
+      await newService(folder);
+      const path = join(folder, ".keyward", ".gitignore");
+      await writeFile(path, text);
+      const { stdout } = await keyward(folder, {}, "gateway", "doctor");
+      const [, command = ""] = /`(.* >.* .*\.gitignore)`/.exec(stdout) ?? [];
+      await promisify(execFile)("sh", ["-c", command]);
+      expect(await linesAboutFiles(folder)).toEqual([`ok       files: only you can use the files of ${dirname(path)}`]);
+      expect((await readFile(path, "utf8")).split("\n")).toEqual(expect.arrayContaining(text.split("\n")));
+    },
+  );
+
+  it("finds a file of first tokens under the name of an earlier release", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const path = join(folder, ".keyward", "first-tokens-0a1b2c.txt");
+    await writeFile(path, "", { mode: 0o600 });
+    expect(await linesAboutFiles(folder)).toEqual([`warning  files: ${path} has the first tokens`]);
+  });
 
   it("looks at the folders of the store and of the keyring, at the keyring that KEYWARD_KEYS names, and at the folders above", async () => {
     const folder = await newFolder();

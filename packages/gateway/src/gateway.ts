@@ -152,7 +152,10 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
 }
 
 function answerHealth(response: ServerResponse, missing: readonly string[]): void {
-  const body = missing.length === 0 ? { status: "ready" } : { status: "not ready", notReady: missing };
+  // An operator may ask the wrong one of the two ports of the service.
+  const listener = "calls";
+  const body =
+    missing.length === 0 ? { status: "ready", listener } : { status: "not ready", listener, notReady: missing };
   response.writeHead(missing.length === 0 ? 200 : 503, {
     "content-type": "application/json",
     "cache-control": "no-store",

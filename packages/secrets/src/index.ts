@@ -27,6 +27,7 @@ export {
   type VerifyAuditOptions,
   verifyAudit,
 } from "./audit/verify-audit.ts";
+export type { Initialization } from "./initializations.ts";
 export type { ServiceState } from "./installation.ts";
 export type {
   Call,
@@ -61,8 +62,8 @@ export type {
   WorkspaceInfo,
 } from "./model.ts";
 export { scopeOfServiceRecord, serviceNamespace } from "./records/record-keys.ts";
-export type { RecordProblem, RecordsReport } from "./records-check.ts";
-export { type Initialization, type KeyCensus, SecretsAdmin, type SecretsAdminOptions } from "./secrets-admin.ts";
+export type { RecordProblem, RecordsReport } from "./records-report.ts";
+export { type KeyCensus, SecretsAdmin, type SecretsAdminOptions } from "./secrets-admin.ts";
 export { SecretsError, type SecretsErrorCode, type SecretsErrorDetails } from "./secrets-error.ts";
 export type { NewServer, ServerChange } from "./servers/servers.ts";
 export type { ExpiringSecret, SweepOptions, SweepReport } from "./sweep.ts";

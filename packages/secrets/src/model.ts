@@ -258,9 +258,9 @@ export interface Change {
   readonly workspace: string | undefined;
   /** Who made the change. */
   readonly caller: ChangeCaller;
-  /** The slug of the server, if the change is about a server. */
+  /** The slug of the server, if the change is about a server. `*` if the workspace has no such server. */
   readonly server?: string | undefined;
-  /** The name of the secret, the id of the token or the name of the workspace that the change is about. */
+  /** The name of the secret, the id of the token or the name of the workspace that the change is about. `*` if nothing has the name. */
   readonly subject?: string | undefined;
   /** What changed, in words: never a value. */
   readonly detail?: string | undefined;
@@ -311,15 +311,15 @@ export interface Call {
   readonly workspace: string;
   /** Who made the call. */
   readonly caller: ChangeCaller;
-  /** The slug of the server, as the caller named it. `*` is recorded for another text than a slug. */
+  /** The slug of a server of the workspace, or `*` if it has no such server. `*` is recorded for another text than a slug. */
   readonly server: string;
   /** The HTTP method. `*` is recorded for another text than 1 to 16 capital letters. */
   readonly method: string;
   /** The path below the server. The audit records it without names and numbers. */
   readonly path: string;
-  /** The method of MCP, such as `tools/call`. `undefined` if the call was no MCP request. */
+  /** The method of MCP, such as `tools/call`. `undefined` if the call was no MCP request. `*` is recorded for a text with a token. */
   readonly mcpMethod?: string | undefined;
-  /** The name of the tool that was called. `undefined` if the call was to no tool. */
+  /** The name of the tool that was called. `undefined` if the call was to no tool. `*` is recorded for a text with a token. */
   readonly tool?: string | undefined;
   /** The HTTP status that the caller got. `undefined` if the caller left before the answer. */
   readonly status: number | undefined;

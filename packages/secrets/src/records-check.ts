@@ -1,10 +1,9 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import type { KeywardErrorCode } from "@keyward/core";
 import { readKeepers } from "./access/keepers.ts";
-import type { Tokens } from "./access/tokens.ts";
 import type { ListedEntry, PagedList } from "./lists/paged-list.ts";
 import { hasValue } from "./reader/value-check.ts";
-import { isOfRecord } from "./records/record-errors.ts";
+import type { Keeper } from "./records/keeper.ts";
+import { isOfRecord, orReport } from "./records/record-errors.ts";
 import {
   installation,
   serverKey,
@@ -14,18 +13,17 @@ import {
   valueKey,
   workspaceKey,
 } from "./records/record-keys.ts";
-import { type SecretRecord, type ServerRecord, serverRecord } from "./records/server-record.ts";
+import { type SecretRecord, type ServerRecord, serverRecord, valueKeysOf } from "./records/server-record.ts";
 import { serviceRecord } from "./records/service-record.ts";
 import { tokenRecord } from "./records/token-record.ts";
 import { usedRecord } from "./records/used-record.ts";
 import { workspaceRecord } from "./records/workspace-record.ts";
-import type { SecretsErrorCode } from "./secrets-error.ts";
-import type { ServerEntry, Servers } from "./servers/servers.ts";
-import type { ReadBatch, ServiceStore } from "./store/service-store.ts";
-import type { WorkspaceEntry, Workspaces } from "./workspaces/workspaces.ts";
+import { CheckedRecords, type RecordsReport } from "./records-report.ts";
+import type { ServerEntry } from "./servers/servers.ts";
+import type { ReadBatch } from "./store/service-store.ts";
+import { type RecordsCheckParts, UnlistedRecords } from "./unlisted-records.ts";
+import type { WorkspaceEntry } from "./workspaces/workspaces.ts";
 
-/** The largest number of problems that are returned. */
-const maxProblems = 100;
 /** The largest number of values in memory at once: 4 MiB. */
 const valuesAtOnce = 500;
 /** How long an entry without a record may belong to an item that another process is creating. */
@@ -37,42 +35,16 @@ interface ListEntry {
   readonly deleted?: unknown;
 }
 
-/** A record that cannot be read, or that is missing. */
-export interface RecordProblem {
-  /** The record, for people, such as "the server github of the workspace main". Never has a value. */
-  readonly record: string;
-  /** `RECORD_MISSING` for a record that should be stored; otherwise the code of the error. */
-  readonly code: KeywardErrorCode | SecretsErrorCode;
-}
-
-/** What a check of all records has found. */
-export interface RecordsReport {
-  /** The number of records that were decrypted, without those about last uses. */
-  readonly readable: number;
-  /** The number of records that cannot be read, or are missing. */
-  readonly problemCount: number;
-  /** The first 100 problems. */
-  readonly problems: readonly RecordProblem[];
-}
-
-/** The parts of the service whose lists a {@link RecordsCheck} follows. */
-export interface RecordsCheckParts {
-  readonly store: ServiceStore;
-  readonly tokens: Tokens;
-  readonly servers: Servers;
-  readonly workspaces: Workspaces;
-}
-
 /**
- * Reads each record that the lists of the service name: workspaces, servers, values and tokens. Changes nothing, and holds
- * a few pages of a list in memory. Runs beside all other calls.
+ * Reads each record that the lists of the service name: workspaces, servers, values and tokens. Then looks for records that
+ * are stored, and that nothing names. Changes nothing, and holds a few pages of a list and the keys of all records in memory.
+ * Runs beside all other calls.
  */
 export class RecordsCheck {
   readonly #parts: RecordsCheckParts;
   readonly #signal: AbortSignal | undefined;
-  readonly #problems: RecordProblem[] = [];
-  #problemCount = 0;
-  #readable = 0;
+  readonly #found = new CheckedRecords();
+  readonly #named = new Set<string>();
 
   constructor(parts: RecordsCheckParts, signal: AbortSignal | undefined) {
     this.#parts = parts;
@@ -83,32 +55,45 @@ export class RecordsCheck {
   async run(): Promise<RecordsReport> {
     const { store, workspaces } = this.#parts;
     const what = "the record of the installation";
-    await this.#guarded(what, async () => {
-      if (this.#count(await store.read(serviceRecord, serviceKey)) === undefined) this.#missing(what);
+    await this.#found.guarded(what, async () => {
+      if (this.#found.count(await store.read(serviceRecord, serviceKey)) === undefined) this.#found.missing(what);
     });
     await this.#checkTokens(installation, "the operators");
     await this.#checkList(workspaces.list(), "the list of workspaces", { isNeverNew: true }, async (page) => {
       for (const listed of page) if (listed.entry.deleted === undefined) await this.#checkWorkspace(listed);
     });
-    return { readable: this.#readable, problemCount: this.#problemCount, problems: this.#problems };
+    const unlisted = new UnlistedRecords(this.#parts, {
+      named: this.#named,
+      found: this.#found,
+      signal: this.#signal,
+      checkContents: (workspace, where) => this.#checkContents(workspace, where),
+      checkValues: (workspace, server, where) => this.#checkValues(workspace, [server], where),
+    });
+    await unlisted.check();
+    return this.#found.report();
   }
 
   async #checkWorkspace(listed: ListedEntry<WorkspaceEntry>): Promise<void> {
     const { store, workspaces } = this.#parts;
     const { entry } = listed;
     const what = `the workspace ${entry.name}`;
-    const read = () => store.read(workspaceRecord, workspaceKey(entry.id));
-    const isOpen = await this.#guarded(what, async () => {
-      const workspace = this.#count(await read())?.value;
+    const key = workspaceKey(entry.id);
+    this.#named.add(key);
+    const read = () => store.read(workspaceRecord, key);
+    const isOpen = await this.#found.guarded(what, async () => {
+      const workspace = this.#found.count(await read())?.value;
       if (workspace !== undefined) return !workspace.deleting;
       const isStored = async () => (await read()) !== undefined;
-      if (await this.#isLost(installation, workspaces.list(), listed, isStored)) this.#missing(what);
+      if (await this.#isLost(installation, workspaces.list(), listed, isStored)) this.#found.missing(what);
       return false;
     });
     // The servers and tokens of a damaged workspace may be readable.
-    if (isOpen === false) return;
-    await this.#checkServers(entry.id, what);
-    await this.#checkTokens(entry.id, what);
+    if (isOpen !== false) await this.#checkContents(entry.id, what);
+  }
+
+  async #checkContents(workspace: string, where: string): Promise<void> {
+    await this.#checkServers(workspace, where);
+    await this.#checkTokens(workspace, where);
   }
 
   async #checkServers(workspace: string, where: string): Promise<void> {
@@ -120,13 +105,13 @@ export class RecordsCheck {
       for (const listed of page) {
         const { entry } = listed;
         const what = `the server ${entry.slug} of ${where}`;
-        await this.#guarded(what, async () => {
+        const key = serverKey(workspace, entry.slug);
+        await this.#found.guarded(what, async () => {
           const server = this.#ofEntry(entry, batch, workspace);
           if (server !== undefined) found.push(server);
           if (server !== undefined || entry.deleted !== undefined) return;
-          const key = serverKey(workspace, entry.slug);
           const isStored = async () => (await store.read(serverRecord, key))?.value.id === entry.id;
-          if (await this.#isLost(workspace, list, listed, isStored)) this.#missing(what);
+          if (await this.#isLost(workspace, list, listed, isStored)) this.#found.missing(what);
         });
       }
       await this.#checkUsed(found.map(({ id, slug }) => [usedKey(workspace, id), `the server ${slug} of ${where}`]));
@@ -140,8 +125,18 @@ export class RecordsCheck {
 
   /** Returns the server of an entry; `undefined` if there is none, or another server in its place. */
   #ofEntry(entry: ServerEntry, batch: ReadBatch, workspace: string): ServerRecord | undefined {
-    const record = batch.record(serverRecord, serverKey(workspace, entry.slug));
-    return record?.value.id === entry.id ? this.#count(record)?.value : undefined;
+    const key = serverKey(workspace, entry.slug);
+    try {
+      const record = batch.record(serverRecord, key);
+      if (record?.value.id !== entry.id) return undefined;
+      for (const value of valueKeysOf(record.value, workspace)) this.#named.add(value);
+      this.#named.add(key);
+      return this.#found.count(record)?.value;
+    } catch (error) {
+      // The problem is reported once, for the entry.
+      this.#named.add(key);
+      throw error;
+    }
   }
 
   async #checkValues(workspace: string, servers: readonly ServerRecord[], where: string): Promise<void> {
@@ -152,9 +147,9 @@ export class RecordsCheck {
       const batch = await this.#parts.store.readBatch(some.map(({ server, secret }) => keyOf(server, secret)));
       for (const { server, secret } of some) {
         const what = `the value of ${secret.name} of the server ${server.slug} of ${where}`;
-        await this.#guarded(what, async () => {
-          if (hasValue(batch, keyOf(server, secret), secret)) this.#readable++;
-          else if (await this.#isStillNamed(workspace, server, secret)) this.#missing(what);
+        await this.#found.guarded(what, async () => {
+          if (hasValue(batch, keyOf(server, secret), secret)) this.#found.count(secret);
+          else if (await this.#isStillNamed(workspace, server, secret)) this.#found.missing(what);
         });
       }
     }
@@ -183,13 +178,22 @@ export class RecordsCheck {
     if (await isStored()) return false;
     const entry = await list.entryOf({ page, id });
     if (entry === undefined || entry.deleted !== undefined) return false;
+    return await this.#isOpen(workspace);
+  }
+
+  /** Returns whether a workspace was not deleted, and is not being deleted. */
+  async #isOpen(workspace: string): Promise<boolean> {
     if (workspace === installation) return true;
-    const home = await this.#parts.store.read(workspaceRecord, workspaceKey(workspace)).catch((error: unknown) => {
-      // The record of the workspace is reported already.
-      if (!isOfRecord(error)) throw error;
-      return undefined;
-    });
-    return home?.value.deleting !== true;
+    const { store, workspaces } = this.#parts;
+    const ignore = () => {};
+    // A record that cannot be read is reported already.
+    const home = await orReport(() => store.read(workspaceRecord, workspaceKey(workspace)), ignore);
+    if (home !== undefined) return !home.value.deleting;
+    for await (const page of workspaces.list().pages({ onUnreadable: ignore })) {
+      const listed = page.find(({ entry }) => entry.id === workspace);
+      if (listed !== undefined) return listed.entry.deleted === undefined;
+    }
+    return true;
   }
 
   async #checkTokens(workspace: string, where: string): Promise<void> {
@@ -201,12 +205,13 @@ export class RecordsCheck {
       for (const listed of page) {
         const { entry } = listed;
         const what = `the token ${entry.id} of ${where}`;
-        await this.#guarded(what, async () => {
+        await this.#found.guarded(what, async () => {
+          this.#named.add(tokenKey(workspace, entry.id));
           if (reported.has(entry.id)) return;
-          const token = this.#count(batch.record(tokenRecord, tokenKey(workspace, entry.id)));
+          const token = this.#found.count(batch.record(tokenRecord, tokenKey(workspace, entry.id)));
           if (token !== undefined) return;
           const isStored = async () => (await tokens.find(workspace, entry.id)) !== undefined;
-          if (await this.#isLost(workspace, list, listed, isStored)) this.#missing(what);
+          if (await this.#isLost(workspace, list, listed, isStored)) this.#found.missing(what);
         });
       }
       await this.#checkUsed(page.map(({ entry: { id } }) => [usedKey(workspace, id), `the token ${id} of ${where}`]));
@@ -217,18 +222,15 @@ export class RecordsCheck {
   async #checkKeepers(workspace: string, where: string): Promise<ReadonlySet<string>> {
     const { store } = this.#parts;
     const reported = new Set<string>();
-    // That the record with the keepers cannot be read is reported already.
-    const keepers = await readKeepers(store, workspace).catch((error: unknown) => {
-      if (!isOfRecord(error)) throw error;
-      return [];
-    });
+    const keepers = await this.#keepers(workspace);
     const valid = keepers.filter(({ expires }) => expires === undefined || expires > Date.now());
     const batch = await store.readBatch(valid.map(({ id }) => tokenKey(workspace, id)));
     for (const { id } of valid) {
       try {
         if (batch.record(tokenRecord, tokenKey(workspace, id)) !== undefined) continue;
+        if (!(await this.#isStillKeeper(workspace, id))) continue;
         reported.add(id);
-        this.#missing(`the token ${id} of ${where}`);
+        this.#found.missing(`the token ${id} of ${where}`);
       } catch (error) {
         // The list names the same token.
         if (!isOfRecord(error)) throw error;
@@ -237,11 +239,26 @@ export class RecordsCheck {
     return reported;
   }
 
+  async #keepers(workspace: string): Promise<readonly Keeper[]> {
+    // That the record with the keepers cannot be read is reported already.
+    return (
+      (await orReport(
+        () => readKeepers(this.#parts.store, workspace),
+        () => {},
+      )) ?? []
+    );
+  }
+
+  /** Returns whether a token is still needed: another process may have deleted the workspace since the keepers were read. */
+  async #isStillKeeper(workspace: string, id: string): Promise<boolean> {
+    return (await this.#isOpen(workspace)) && (await this.#keepers(workspace)).some((keeper) => keeper.id === id);
+  }
+
   /** Checks the records of last uses, which need not be stored. */
   async #checkUsed(uses: readonly (readonly [key: string, of: string])[]): Promise<void> {
     const batch = await this.#parts.store.readBatch(uses.map(([key]) => key));
     for (const [key, of] of uses) {
-      await this.#guarded(`the last use of ${of}`, async () => void batch.record(usedRecord, key));
+      await this.#found.guarded(`the last use of ${of}`, async () => void batch.record(usedRecord, key));
     }
   }
 
@@ -256,46 +273,17 @@ export class RecordsCheck {
     { isNeverNew }: { readonly isNeverNew: boolean },
     check: (page: readonly ListedEntry<Entry>[]) => Promise<void>,
   ): Promise<void> {
-    await this.#guarded(what, async () => {
-      if (isNeverNew && !(await list.isBegun())) this.#missing(`the head of ${what}`);
+    await this.#found.guarded(what, async () => {
+      if (isNeverNew && !(await list.isBegun())) this.#found.missing(`the head of ${what}`);
       const pages = list.pages({
-        onUnreadable: (error, page) => this.#failed(page === undefined ? what : `page ${page} of ${what}`, error),
-        onMissing: (page) => this.#missing(`page ${page} of ${what}`),
+        onUnreadable: (error, page) => this.#found.failed(page === undefined ? what : `page ${page} of ${what}`, error),
+        onMissing: (page) => this.#found.missing(`page ${page} of ${what}`),
       });
       for await (const page of pages) {
         this.#signal?.throwIfAborted();
-        this.#readable += page.length > 0 ? 1 : 0;
+        if (page.length > 0) this.#found.count(page);
         await check(page);
       }
     });
-  }
-
-  #count<Stored>(record: Stored | undefined): Stored | undefined {
-    if (record !== undefined) this.#readable++;
-    return record;
-  }
-
-  /** Does a part of the check. Reports a record that cannot be read, and returns `undefined` then. */
-  async #guarded<Result>(what: string, check: () => Promise<Result>): Promise<Result | undefined> {
-    try {
-      return await check();
-    } catch (error) {
-      this.#failed(what, error);
-      return undefined;
-    }
-  }
-
-  #failed(record: string, error: unknown): void {
-    if (!isOfRecord(error)) throw error;
-    this.#report({ record, code: error.code });
-  }
-
-  #missing(record: string): void {
-    this.#report({ record, code: "RECORD_MISSING" });
-  }
-
-  #report(problem: RecordProblem): void {
-    this.#problemCount++;
-    if (this.#problems.length < maxProblems) this.#problems.push(problem);
   }
 }

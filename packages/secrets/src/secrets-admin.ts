@@ -7,9 +7,8 @@ import {
   rotationStatus,
   type WrappableStore,
 } from "@keyward/core";
-import { presentedToken, requireCaller, requireStillValid } from "./access/authentication.ts";
+import { presentedToken, requireCaller } from "./access/authentication.ts";
 import { type Caller, checkedCaller, isLocal, local } from "./access/caller.ts";
-import { keeperOf } from "./access/keepers.ts";
 import { LastUses } from "./access/last-uses.ts";
 import { notInitialized } from "./access/not-initialized.ts";
 import { notAllowed, requireRight, requireRightInWorkspace } from "./access/require-right.ts";
@@ -18,6 +17,7 @@ import { requireExpires, requireNewToken } from "./access/token-fields.ts";
 import { Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import { Changes } from "./audit/changes.ts";
+import { recordedSecret, recordedServer, recordedToken, unknownName } from "./audit/recorded-names.ts";
 import { explainCall } from "./calls/explain-call.ts";
 import { findExpiringSecrets } from "./expiring-secrets.ts";
 import { invalidField, requireField } from "./field-checks.ts";
@@ -31,18 +31,8 @@ import {
   timeField,
   toolField,
 } from "./fields.ts";
-import {
-  claimInitialization,
-  finishInitialization,
-  giveUpInitialization,
-  type InitializationClaim,
-  refuseTokensBefore,
-  requireClaim,
-  requireTokensAccepted,
-  requireUninitialized,
-  type ServiceState,
-  serviceState,
-} from "./installation.ts";
+import { type Initialization, Initializations } from "./initializations.ts";
+import { requireTokensAccepted, type ServiceState, serviceState } from "./installation.ts";
 import type {
   CallExplanation,
   CallerInfo,
@@ -65,8 +55,11 @@ import type {
   WorkspaceInfo,
 } from "./model.ts";
 import { maxKeptKeepers } from "./records/keeper.ts";
+import { orReport } from "./records/record-errors.ts";
 import { installation } from "./records/record-keys.ts";
-import { RecordsCheck, type RecordsReport } from "./records-check.ts";
+import { RecordsCheck } from "./records-check.ts";
+import type { RecordsReport } from "./records-report.ts";
+import { Revocations } from "./revocations.ts";
 import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
 import { requireSecretValue, requireUnswapped } from "./servers/secret-value.ts";
@@ -97,16 +90,6 @@ export interface SecretsAdminOptions {
   readonly onProblem?: ((problem: unknown) => void) | undefined;
 }
 
-/** What {@link SecretsAdmin.initialize} returns: the first tokens, each of which is shown once. */
-export interface Initialization {
-  /** The token of the operator, which expires after 24 hours. */
-  readonly operator: IssuedToken;
-  /** The first workspace. */
-  readonly workspace: WorkspaceInfo;
-  /** The token of the workspace's admin. */
-  readonly admin: IssuedToken;
-}
-
 /** What an operator reads about the keys: never a key. */
 export interface KeyCensus {
   /** The id of the primary key. */
@@ -117,7 +100,6 @@ export interface KeyCensus {
   readonly unreadable: number;
 }
 
-const firstOperatorMs = 24 * 3_600_000;
 const longestOverlapMs = 30 * 24 * 3_600_000;
 
 /**
@@ -150,6 +132,8 @@ export class SecretsAdmin {
   readonly #servers: Servers;
   readonly #secrets: ServerSecrets;
   readonly #workspaces: Workspaces;
+  readonly #initializations: Initializations;
+  readonly #revocations: Revocations;
 
   /**
    * Opens the service in a store.
@@ -165,6 +149,9 @@ export class SecretsAdmin {
     this.#servers = new Servers(this.#context);
     this.#secrets = new ServerSecrets(this.#context);
     this.#workspaces = new Workspaces(this.#context, { tokens: this.#tokens, servers: this.#servers });
+    const parts = { changes: this.#changes, tokens: this.#tokens, workspaces: this.#workspaces };
+    this.#initializations = new Initializations(this.#context, parts);
+    this.#revocations = new Revocations(this.#context, parts);
   }
 
   // The installation
@@ -189,24 +176,7 @@ export class SecretsAdmin {
   } = {}): Promise<Initialization> {
     const name = requireField("workspace", slugField, workspace, fieldRules.slug);
     const caller = this.localOperator();
-    const { store } = this.#context;
-    await requireUninitialized(store);
-    return await this.#changes.record(
-      { action: "service.initialize", workspace: undefined, caller, subject: name },
-      async () => {
-        const claim = await claimInitialization(store);
-        let first: Initialization | undefined;
-        try {
-          first = await this.#createFirst(name, caller, claim);
-          await requireClaim(store, claim);
-          await deliver(first);
-          await finishInitialization(store, claim, keeperOf(first.operator.info));
-          return { result: first };
-        } catch (error) {
-          throw await this.#endInitialization(claim, first?.workspace.id, error);
-        }
-      },
-    );
+    return await this.#initializations.run(caller, name, deliver);
   }
 
   /**
@@ -278,8 +248,9 @@ export class SecretsAdmin {
   }
 
   /**
-   * Reads every record that the lists of the service name, and returns which records cannot be decrypted or are missing:
-   * never a value. Takes time in proportion to the number of records. Changes nothing.
+   * Reads every record that the lists of the service name, and returns which records cannot be decrypted or are missing.
+   * Then scans the store, and returns which records no list and no other record names. Never returns a value. Takes time
+   * and memory in proportion to the number of records. Changes nothing.
    *
    * @param caller what {@link SecretsAdmin.localOperator} returned.
    * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
@@ -349,12 +320,11 @@ export class SecretsAdmin {
   async deleteWorkspace(caller: Caller, name: string, condition: ChangeCondition = {}): Promise<void> {
     requireRight(caller, "workspaces.change");
     const slug = requireField("name", slugField, name, fieldRules.slug);
-    await this.#changes.record(
-      { action: "workspace.delete", workspace: undefined, caller, subject: slug },
-      async () => ({
-        result: await this.#workspaces.delete(slug, condition),
-      }),
-    );
+    const isKnown = await orReport(() => this.#workspaces.exists(slug), this.#context.onProblem);
+    const subject = isKnown === true ? slug : unknownName;
+    await this.#changes.record({ action: "workspace.delete", workspace: undefined, caller, subject }, async () => ({
+      result: await this.#workspaces.delete(slug, condition),
+    }));
   }
 
   // Servers
@@ -368,7 +338,7 @@ export class SecretsAdmin {
     caller: Caller,
     { slug, url, kind = "mcp", forwardHeaders, relayHeaders }: NewServer,
   ): Promise<ServerInfo> {
-    const { change, address } = this.#serverChange(caller, "servers.change", slug);
+    const address = this.#serverAddress(caller, "servers.change", slug);
     const headers = {
       forwardHeaders: requireHeaders("forwardHeaders", forwardHeaders),
       relayHeaders: requireHeaders("relayHeaders", relayHeaders),
@@ -380,7 +350,14 @@ export class SecretsAdmin {
       ...headers,
     };
     const detail = [`${checked.kind} ${checked.url}`, ...detailsOf(headers)].join(", ");
-    return await this.#changes.record({ ...change, action: "server.create", detail }, async () => {
+    const change = {
+      workspace: address.workspace,
+      caller,
+      server: address.slug,
+      action: "server.create",
+      detail,
+    } as const;
+    return await this.#changes.record(change, async () => {
       const result = await this.#servers.create(address.workspace, checked, caller.owner);
       return { result, revision: result.revision };
     });
@@ -412,7 +389,7 @@ export class SecretsAdmin {
     { url, kind, forwardHeaders, relayHeaders, disabled }: ServerChange,
     condition: ChangeCondition = {},
   ): Promise<ServerInfo> {
-    const { change, address } = this.#serverChange(caller, "servers.change", slug);
+    const address = this.#serverAddress(caller, "servers.change", slug);
     const checked: ServerChange = {
       url: url === undefined ? undefined : requireServerUrl(url),
       kind: kind === undefined ? undefined : requireField("kind", kindField, kind, "`mcp` or `http`"),
@@ -421,6 +398,7 @@ export class SecretsAdmin {
       disabled,
     };
     const detail = detailsOf(checked).join(", ");
+    const change = await this.#serverChange(caller, address);
     return await this.#changes.record({ ...change, action: "server.update", detail }, async () => {
       const result = await this.#servers.update(address, checked, condition);
       return { result, revision: result.revision };
@@ -433,7 +411,8 @@ export class SecretsAdmin {
    * @throws SecretsError `SERVER_NOT_FOUND`, `REVISION_CHANGED`.
    */
   async deleteServer(caller: Caller, slug: string, condition: ChangeCondition = {}): Promise<void> {
-    const { change, address } = this.#serverChange(caller, "servers.change", slug);
+    const address = this.#serverAddress(caller, "servers.change", slug);
+    const change = await this.#serverChange(caller, address);
     await this.#changes.record({ ...change, action: "server.delete" }, async () => {
       const revision = await this.#servers.delete(address, condition);
       return { result: undefined, revision };
@@ -455,7 +434,7 @@ export class SecretsAdmin {
     secret: NewSecret,
     condition: ChangeCondition = {},
   ): Promise<SecretChange> {
-    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
+    const address = this.#serverAddress(caller, "secrets.change", slug);
     const name = requireField("name", secretNameField, secret.name, fieldRules.secretName);
     // Checked before the name is recorded, because people swap name and value.
     const value = requireSecretValue(secret.value);
@@ -469,7 +448,10 @@ export class SecretsAdmin {
       setBy: caller.owner,
       expectedOrigin: secret.expectedOrigin === undefined ? undefined : requireOrigin(secret.expectedOrigin),
     };
-    return await this.#changes.record({ ...change, action: "secret.set", subject: name }, async () => {
+    const change = await this.#serverChange(caller, address);
+    // Without the server, the name is the name of nothing.
+    const subject = change.server === unknownName ? unknownName : name;
+    return await this.#changes.record({ ...change, action: "secret.set", subject }, async () => {
       const result = await this.#secrets.set(address, checked, condition);
       return { result, revision: result.revision };
     });
@@ -493,12 +475,12 @@ export class SecretsAdmin {
    * @throws SecretsError `SERVER_NOT_FOUND`, `SECRET_NOT_FOUND`, `REVISION_CHANGED`.
    */
   async deleteSecret(caller: Caller, slug: string, name: string, condition: ChangeCondition = {}): Promise<ServerInfo> {
-    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
-    const subject = requireField("name", secretNameField, name, fieldRules.secretName);
-    // Before the name is recorded, because people pass a value in its place.
-    await this.#secrets.requireName(address, subject);
+    const address = this.#serverAddress(caller, "secrets.change", slug);
+    const given = requireField("name", secretNameField, name, fieldRules.secretName);
+    const change = await this.#serverChange(caller, address);
+    const subject = await recordedSecret(this.#context.store, address, given);
     return await this.#changes.record({ ...change, action: "secret.delete", subject }, async () => {
-      const { server } = await this.#secrets.delete(address, subject, condition);
+      const { server } = await this.#secrets.delete(address, given, condition);
       return { result: server, revision: server.revision };
     });
   }
@@ -513,7 +495,8 @@ export class SecretsAdmin {
     slug: string,
     condition: ChangeCondition = {},
   ): Promise<{ readonly server: ServerInfo; readonly names: readonly string[] }> {
-    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
+    const address = this.#serverAddress(caller, "secrets.change", slug);
+    const change = await this.#serverChange(caller, address);
     return await this.#changes.record({ ...change, action: "secret.delete", detail: "all secrets" }, async () => {
       const result = await this.#secrets.delete(address, undefined, condition);
       return { result, revision: result.server.revision };
@@ -532,15 +515,15 @@ export class SecretsAdmin {
     rule: InjectionRule,
     condition: ChangeCondition = {},
   ): Promise<SecretChange> {
-    const { change, address } = this.#serverChange(caller, "secrets.change", slug);
-    const subject = requireField("name", secretNameField, name, fieldRules.secretName);
+    const address = this.#serverAddress(caller, "secrets.change", slug);
+    const given = requireField("name", secretNameField, name, fieldRules.secretName);
     const checked = requireRule(rule);
-    // Before the name is recorded, because people pass a value in its place.
-    await this.#secrets.requireName(address, subject);
+    const change = await this.#serverChange(caller, address);
+    const subject = await recordedSecret(this.#context.store, address, given);
     return await this.#changes.record(
       { ...change, action: "secret.inject", subject, detail: checked.kind },
       async () => {
-        const result = await this.#secrets.inject(address, subject, checked, condition);
+        const result = await this.#secrets.inject(address, given, checked, condition);
         return { result, revision: result.revision };
       },
     );
@@ -583,10 +566,11 @@ export class SecretsAdmin {
    */
   async revokeToken(caller: Caller, id: string): Promise<TokenInfo> {
     const workspace = tokenWorkspace(caller, "tokens.change");
-    const subject = requireField("id", idField, id, fieldRules.id);
+    const given = requireField("id", idField, id, fieldRules.id);
+    const subject = await recordedToken(this.#context.store, workspace, given);
     return await this.#changes.record(
       { action: "token.revoke", workspace: caller.workspace, caller, subject },
-      async () => ({ result: await this.#tokens.revoke(workspace, subject) }),
+      async () => ({ result: await this.#tokens.revoke(workspace, given) }),
     );
   }
 
@@ -598,7 +582,7 @@ export class SecretsAdmin {
   async revokeTokensOf(caller: Caller, owner: string): Promise<readonly string[]> {
     const workspace = tokenWorkspace(caller, "tokens.change");
     const name = requireField("owner", ownerField, owner, fieldRules.owner);
-    return await this.#revokeAll(caller, workspace, name);
+    return await this.#revocations.ofOwner(caller, workspace, name);
   }
 
   /**
@@ -609,14 +593,15 @@ export class SecretsAdmin {
    */
   async rotateToken(caller: Caller, id: string, { overlapMs }: { readonly overlapMs: number }): Promise<IssuedToken> {
     const workspace = tokenWorkspace(caller, "tokens.change");
-    const subject = requireField("id", idField, id, fieldRules.id);
+    const given = requireField("id", idField, id, fieldRules.id);
     if (!Number.isSafeInteger(overlapMs) || overlapMs < 0 || overlapMs > longestOverlapMs) {
       throw invalidField("overlapMs", "an integer between 0 and 30 days, in milliseconds");
     }
+    const subject = await recordedToken(this.#context.store, workspace, given);
     return await this.#changes.record(
       { action: "token.rotate", workspace: caller.workspace, caller, subject },
       async () => ({
-        result: await this.#tokens.rotate(workspace, subject, overlapMs, caller),
+        result: await this.#tokens.rotate(workspace, given, overlapMs, caller),
       }),
     );
   }
@@ -667,26 +652,7 @@ export class SecretsAdmin {
     if (!isLocal(caller)) throw notAllowed();
     const before = requireField("time", timeField, time, fieldRules.time);
     if (before > Date.now()) throw invalidField("time", "a time that has passed");
-    const detail = `created before ${new Date(before).toISOString()}`;
-    const change = { action: "token.revoke", caller, detail } as const;
-    const failures: unknown[] = [];
-    let revoked = 0;
-    const revokeIn = async (workspace: string | undefined) => {
-      const result = await this.#changes.record({ ...change, workspace }, async () => {
-        // First, so that also tokens are refused that no list names, or whose records cannot be read.
-        if (workspace === undefined) {
-          await refuseTokensBefore(this.#context.store, before, { clockWasAhead });
-        }
-        return { result: await this.#tokens.revokeCreatedBefore(workspace ?? installation, before) };
-      });
-      revoked += result.revoked;
-      failures.push(...result.failures);
-    };
-    await revokeIn(undefined);
-    const pages = this.#workspaces.list().pages({ onUnreadable: (problem) => failures.push(problem) });
-    for await (const page of pages) for (const { entry } of page) await revokeIn(entry.id);
-    for (const failure of failures) this.#context.onProblem(failure);
-    return revoked;
+    return await this.#revocations.createdBefore(caller, before, { clockWasAhead });
   }
 
   // The audit
@@ -761,76 +727,6 @@ export class SecretsAdmin {
     await this.#context.store.disconnect();
   }
 
-  async #createFirst(workspace: string, caller: Caller, claim: InitializationClaim): Promise<Initialization> {
-    // An initialization that was not finished has left its workspace. Its operator's token is refused, and expires.
-    await this.#workspaces.removeUnfinished(claim.number);
-    const expires = Date.now() + firstOperatorMs;
-    const first = { owner: "first operator", role: "operator", expires } as const;
-    const operator = await this.#tokens.createFirst(installation, first, caller.owner);
-    const admin = { owner: "first admin", role: "admin" } as const;
-    const created = await this.#workspaces.create(workspace, admin, caller, claim.number);
-    return { operator, ...created };
-  }
-
-  /**
-   * Ends an initialization that failed, and returns the error to throw. If another process has taken over, the workspace of
-   * this process is deleted, and the error says so: the failure may only follow from what the other process did.
-   */
-  async #endInitialization(
-    claim: InitializationClaim,
-    workspace: string | undefined,
-    error: unknown,
-  ): Promise<unknown> {
-    const { store, onProblem } = this.#context;
-    try {
-      await giveUpInitialization(store, claim);
-      return error;
-    } catch (problem) {
-      if (!(problem instanceof SecretsError && problem.code === "ALREADY_INITIALIZED")) {
-        onProblem(problem);
-        return error;
-      }
-      // The other process may have deleted this workspace.
-      if (workspace !== undefined) await this.#workspaces.discard(workspace).catch(onProblem);
-      return problem;
-    }
-  }
-
-  async #revokeAll(caller: Caller, workspace: string, owner: string): Promise<readonly string[]> {
-    const revoked: string[] = [];
-    const failures: unknown[] = [];
-    await requireStillValid(this.#context.store, caller);
-    const onUnreadable = (problem: unknown) => failures.push(problem);
-    // Again until a pass finds none: a token of this owner may have created another one during the pass.
-    for (let before = -1; before !== revoked.length; ) {
-      before = revoked.length;
-      failures.length = 0;
-      for await (const ids of this.#tokens.idsOf(workspace, owner, onUnreadable)) {
-        for (const id of ids) {
-          // One token that cannot be revoked must not keep the others valid.
-          try {
-            if (await this.#revokeIfValid(caller, workspace, id)) revoked.push(id);
-          } catch (error) {
-            failures.push(error);
-          }
-        }
-      }
-    }
-    if (failures.length > 0) throw failures[0];
-    return revoked;
-  }
-
-  /** Revokes one token of several, and returns whether it was not revoked before. */
-  async #revokeIfValid(caller: Caller, workspace: string, id: string): Promise<boolean> {
-    const token = await this.#tokens.find(workspace, id);
-    if (token === undefined || token.revoked !== undefined) return false;
-    const change = { action: "token.revoke", workspace: caller.workspace, caller, subject: id } as const;
-    const make = async () => ({ result: await this.#tokens.revoke(workspace, id) });
-    // The caller's own token may be one of those that this call has revoked already.
-    await this.#changes.record(change, make, async () => {});
-    return true;
-  }
-
   #stores(): readonly EncryptedStore[] {
     const { store, audit } = this.#context;
     return audit.encrypted === undefined ? [store.encrypted] : [store.encrypted, audit.encrypted];
@@ -846,9 +742,9 @@ export class SecretsAdmin {
     return { workspace, slug: requireField("slug", slugField, slug, fieldRules.slug) };
   }
 
-  #serverChange(caller: Caller, right: Right, slug: string) {
-    const address = this.#serverAddress(caller, right, slug);
-    return { address, change: { workspace: address.workspace, caller, server: address.slug } };
+  async #serverChange(caller: Caller, address: ServerAddress) {
+    const server = await recordedServer(this.#context.store, address);
+    return { workspace: address.workspace, caller, server };
   }
 }
 

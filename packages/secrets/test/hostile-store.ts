@@ -46,6 +46,11 @@ export function haltedRead(store: WrappableStore, before: (keys: string) => Prom
   return interrupted(store, ["get", "getMany"], before);
 }
 
+/** Returns a store that calls `before` before each page of a scan. */
+export function haltedScan(store: WrappableStore, before: () => Promise<void>): WrappableStore {
+  return interrupted(store, ["scan"], before);
+}
+
 /** Returns a store that calls `before` with the first argument of each call of some methods, before the call. */
 function interrupted(
   store: WrappableStore,

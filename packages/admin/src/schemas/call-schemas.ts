@@ -52,7 +52,10 @@ export const call = z
         description: "Who made the call.",
         examples: [{ tokenId: "t0ken0000001", owner: "ci", role: "member", address: "192.0.2.7" }],
       }),
-    server: z.string().meta({ description: "The slug of the server, as the caller named it.", examples: ["github"] }),
+    server: z.string().meta({
+      description: "The slug of the server. `*` if the workspace has no server with the name in the call.",
+      examples: ["github"],
+    }),
     method: z.string().meta({ description: "The HTTP method.", examples: ["POST"] }),
     path: z.string().meta({
       description: "The path below the server. Segments that may be names or tokens are `*`.",

@@ -54,12 +54,15 @@ export const change = z
         description: "Who made the change.",
         examples: [{ tokenId: "t0ken0000001", owner: "Ada Example", role: "admin", address: "192.0.2.7" }],
       }),
-    server: z.string().nullable().meta({ description: "The slug of the server, if the change is about one." }),
+    server: z.string().nullable().meta({
+      description: "The slug of the server, if the change is about one. `*` if the workspace has no such server.",
+    }),
     subject: z
       .string()
       .nullable()
       .meta({
-        description: "The name of the secret, the id of the token or the name of the workspace.",
+        description:
+          "The name of the secret, the id of the token or the name of the workspace. `*` if nothing has the name.",
         examples: ["API_TOKEN"],
       }),
     detail: z.string().nullable().meta({ description: "What changed, in words." }),

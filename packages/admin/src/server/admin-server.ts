@@ -117,11 +117,13 @@ async function healthAnswer(
   if (request.method !== "GET" && request.method !== "HEAD") return undefined;
   if (pathname === "/healthz") return Response.json({ status: "live" }, { headers: answerHeaders });
   if (pathname !== "/readyz") return undefined;
+  // An operator may ask the wrong one of the two ports of the service.
+  const listener = "admin";
   const notReady = isClosing ? (["closing"] as const) : await readiness.notReady();
-  if (notReady.length === 0) return Response.json({ status: "ready" }, { headers: answerHeaders });
+  if (notReady.length === 0) return Response.json({ status: "ready", listener }, { headers: answerHeaders });
   const status = 503;
   return Response.json(
-    { status: "not ready", notReady },
+    { status: "not ready", listener, notReady },
     { status, headers: { ...answerHeaders, "retry-after": "5" } },
   );
 }

@@ -26,11 +26,19 @@ export interface SetUpOptions {
   readonly show: (first: FirstTokens, initialization: Initialization) => Promise<void>;
 }
 
+// The second part is that of a file whose writing was stopped.
+const endOfName = /^[0-9a-f]{6}\.txt(?:\.[0-9a-f]+\.unfinished)?$/;
+
 /** Returns whether a file in the folder of an audit is, by its name, a file of the first tokens of the same service. */
 export function isTokenFile(name: string, audit: string): boolean {
   const prefix = prefixOf(audit);
-  // The second part is that of a file whose writing was stopped.
-  return name.startsWith(prefix) && /^[0-9a-f]{6}\.txt(?:\.[0-9a-f]+\.unfinished)?$/.test(name.slice(prefix.length));
+  return name.startsWith(prefix) && endOfName.test(name.slice(prefix.length));
+}
+
+/** Returns whether a file has the name that an earlier release gave to files of first tokens, of any service in the folder. */
+export function isFormerTokenFile(name: string): boolean {
+  const prefix = "first-tokens-";
+  return name.startsWith(prefix) && endOfName.test(name.slice(prefix.length));
 }
 
 /**

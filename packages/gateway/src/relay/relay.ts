@@ -58,8 +58,8 @@ interface CallFacts {
 
 type RelayedMethod = "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE";
 
-/** Who made a call. */
-type CallMaker = Pick<CallGrant, "caller" | "workspace">;
+/** Who made a call, and to which server; `undefined` if the workspace has no such server. */
+type RecordedParties = Pick<RefusedCall, "caller" | "workspace" | "server">;
 
 const maxNames = 10_000;
 
@@ -340,7 +340,7 @@ export class Relay {
    */
   async #record(
     facts: CallFacts,
-    { caller, workspace }: CallMaker,
+    { caller, workspace, server }: RecordedParties,
     { status, problem, answerBytes, redactions }: AnswerEnd,
     used: readonly CallSecret[],
   ): Promise<void> {
@@ -351,7 +351,8 @@ export class Relay {
         at: atMs,
         workspace: workspace.id,
         caller,
-        server: target.slug,
+        // The text in the place of the slug may be a value that a person has pasted.
+        server: server?.slug ?? "*",
         method,
         path: target.path,
         mcpMethod,

@@ -208,7 +208,7 @@ export interface CallFields {
   readonly callId: string;
   /** Who made the call. */
   readonly caller: EntryCaller;
-  /** The slug of the server, as the caller named it. */
+  /** The slug of the server. `*` if the workspace has no such server. */
   readonly server: string;
   /** The HTTP method. */
   readonly method: string;

@@ -1,7 +1,9 @@
+import { hasToken } from "../fields.ts";
 import type { Call } from "../model.ts";
 import { newId } from "../records/ids.ts";
 import { SecretsError } from "../secrets-error.ts";
 import { type CallFields, callIdPattern, longest, mostCalledSecrets } from "./audit-entry.ts";
+import { unknownName } from "./recorded-names.ts";
 import { shortenedPath } from "./shortened-path.ts";
 
 // A caller may have put a token or a value in the place of the slug or the method.
@@ -38,11 +40,11 @@ export function callFieldsOf(call: Call): CallFields {
       role: caller.role,
       address: optionalCut(caller.address, longest.address),
     },
-    server: slugPattern.test(call.server) ? call.server : "*",
-    method: methodPattern.test(call.method) ? call.method : "*",
+    server: slugPattern.test(call.server) ? call.server : unknownName,
+    method: methodPattern.test(call.method) ? call.method : unknownName,
     path: cut(shortenedPath(call.path), longest.path),
-    mcpMethod: optionalCut(call.mcpMethod, longest.mcpMethod),
-    tool: optionalCut(call.tool, longest.tool),
+    mcpMethod: withoutToken(call.mcpMethod, longest.mcpMethod),
+    tool: withoutToken(call.tool, longest.tool),
     status: status !== undefined && status >= 100 && status <= 599 ? whole(status) : undefined,
     reason: optionalCut(call.reason, longest.reason),
     durationMs: whole(call.durationMs),
@@ -61,6 +63,11 @@ function cut(text: string, most: number): string {
 
 function optionalCut(text: string | undefined, most: number): string | undefined {
   return text === undefined ? undefined : cut(text, most);
+}
+
+/** Returns a text that only the body of the request has. A caller may have put a token there. */
+function withoutToken(text: string | undefined, most: number): string | undefined {
+  return text !== undefined && hasToken(text) ? unknownName : optionalCut(text, most);
 }
 
 /** Returns a number as an entry has it: whole, and not negative. */

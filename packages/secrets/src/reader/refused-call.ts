@@ -7,10 +7,16 @@ export class RefusedCall extends SecretsError {
   readonly caller: Caller;
   /** The workspace of the token. */
   readonly workspace: { readonly id: string; readonly name: string };
+  /** The server that the call named; `undefined` if the workspace has no such server. */
+  readonly server: { readonly slug: string } | undefined;
 
-  constructor({ code, message, hint }: SecretsError, { caller, workspace }: Pick<RefusedCall, "caller" | "workspace">) {
+  constructor(
+    { code, message, hint }: SecretsError,
+    { caller, workspace, server }: Pick<RefusedCall, "caller" | "workspace" | "server">,
+  ) {
     super(code, message, { hint });
     this.caller = caller;
     this.workspace = workspace;
+    this.server = server;
   }
 }

@@ -163,7 +163,7 @@ export class SecretsReader {
       const known = this.#known.get(serverKey(workspace, slug));
       const batch = await this.#read(presented, slug, known);
       const { caller, token: record } = requireCaller(presented, batch, address);
-      const refused = (error: unknown) => refusalOf(error, caller, () => installationOf(workspace, batch).workspace);
+      const refused = (error: unknown) => refusalOf(error, caller, slug, batch);
       const { server, found } = await this.#callable(caller, record, batch, slug, known).catch((error: unknown) => {
         throw refused(error);
       });
@@ -312,11 +312,13 @@ function installationOf(workspace: string, batch: ReadBatch): Pick<CallGrant, "w
 }
 
 /** Returns an error that says who was refused. The errors of the store, and those of an operator's token, stay as they are. */
-function refusalOf(error: unknown, caller: Caller, workspace: () => CallGrant["workspace"]): unknown {
+function refusalOf(error: unknown, caller: Caller, slug: string, batch: ReadBatch): unknown {
   const isRefusal = error instanceof SecretsError && refusals.includes(error.code);
-  return isRefusal && caller.workspace !== undefined
-    ? new RefusedCall(error, { caller, workspace: workspace() })
-    : error;
+  if (!isRefusal || caller.workspace === undefined) return error;
+  // A record that cannot be read was no refusal.
+  const isServer = batch.record(serverRecord, serverKey(caller.workspace, slug)) !== undefined;
+  const { workspace } = installationOf(caller.workspace, batch);
+  return new RefusedCall(error, { caller, workspace, server: isServer ? { slug } : undefined });
 }
 
 /** Returns the record of a server that a token may call. */

@@ -52,6 +52,26 @@ const inWorkspace = new RegExp(
 );
 const ofServer = new RegExp(`^value/(${id})/(${id})/\\d+$`);
 
+/** What the key of a record says about the record. */
+export interface AddressedRecord {
+  readonly key: string;
+  readonly kind: "workspace" | "token" | "server" | "value";
+  /** The id of the workspace, or {@link installation}. */
+  readonly workspace: string;
+  /** The id of the token, the slug of the server, or the id of the server of a value. "" for a workspace. */
+  readonly name: string;
+  /** The number of the value. "" for another record. */
+  readonly value: string;
+}
+
+/** Returns the workspace, token, server or value whose record has a key; `undefined` for the key of another record. */
+export function addressedRecord(key: string): AddressedRecord | undefined {
+  if (scopeOfServiceRecord({ namespace: serviceNamespace, key }) === undefined) return undefined;
+  const [kind, workspace = "", name = "", value = ""] = key.split("/");
+  if (kind !== "workspace" && kind !== "token" && kind !== "server" && kind !== "value") return undefined;
+  return { key, kind, workspace, name, value };
+}
+
 /**
  * Returns the scope of a record of the secrets service, as the option `scope` of a store: each workspace and each server
  * has keys of its own. Returns `undefined` for a record that is not of the service.

@@ -12,6 +12,7 @@ import {
   urlField,
 } from "../fields.ts";
 import { RecentRecords } from "./recent-records.ts";
+import { valueKey } from "./record-keys.ts";
 import type { RecordKind } from "./record-kind.ts";
 
 /** The number of a value of a server, which is a part of the key of its record. */
@@ -76,3 +77,11 @@ export const serverRecord: RecordKind<ServerRecord> = {
   recent: new RecentRecords(),
   revisionOf: ({ id, revision }) => ({ identity: `server ${id}`, revision }),
 };
+
+/** Returns the keys of all values that the record of a server names: those of its secrets, and those to finish or to delete. */
+export function valueKeysOf(
+  { id, secrets, pending, garbage }: Pick<ServerRecord, "id" | "secrets" | "pending" | "garbage">,
+  workspace: string,
+): readonly string[] {
+  return [...secrets, ...pending, ...garbage].map(({ value }) => valueKey(workspace, id, value));
+}

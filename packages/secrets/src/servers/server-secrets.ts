@@ -83,16 +83,6 @@ export class ServerSecrets {
   }
 
   /**
-   * Checks that a server has a secret with a name.
-   *
-   * @throws SecretsError `SERVER_NOT_FOUND`, `SECRET_NOT_FOUND`.
-   */
-  async requireName({ workspace, slug }: ServerAddress, name: string): Promise<void> {
-    const record = await this.#context.store.read(serverRecord, serverKey(workspace, slug));
-    requireSecret(requireServer(record?.value), name);
-  }
-
-  /**
    * Deletes secrets with their values. Returns the names of the deleted secrets.
    *
    * @param name the name of the secret; `undefined` for all secrets of the server.

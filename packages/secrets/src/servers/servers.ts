@@ -5,7 +5,7 @@ import type { ChangeCondition, Page, PageRequest, ServerInfo, ServerKind } from 
 import { newId } from "../records/ids.ts";
 import { isOfRecord } from "../records/record-errors.ts";
 import { listKey, serverKey, usedKey, valueKey } from "../records/record-keys.ts";
-import { type ServerRecord, serverRecord } from "../records/server-record.ts";
+import { type ServerRecord, serverRecord, valueKeysOf } from "../records/server-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
@@ -241,9 +241,8 @@ export class Servers {
   /** Finishes the deletion of a server that is marked as `deleting`. Several processes may do so at once. */
   async #finishDeletion(workspace: string, server: ServerRecord): Promise<void> {
     const { store } = this.#context;
-    const { id, slug, page, secrets, pending, garbage, values } = server;
-    const numbers = [...secrets, ...pending, ...garbage].map(({ value }) => value);
-    await store.remove(numbers.map((value) => valueKey(workspace, id, value)));
+    const { id, slug, page, values } = server;
+    await store.remove(valueKeysOf(server, workspace));
     await store.remove([usedKey(workspace, id)]);
     const deleted = { at: Date.now(), values };
     await this.listOf(workspace).changePage(page, (entry) =>

@@ -3,6 +3,7 @@ import {
   EncryptedStore,
   isAtomic,
   isNamespaced,
+  isScannable,
   type KeyProvider,
   type Keyring,
   KeywardError,
@@ -45,11 +46,14 @@ export interface ServiceStoreOptions {
 const maxAttempts = 64;
 const hurriedAttempts = 4;
 const longestPauseMs = 20;
+/** How many records a scan holds in memory at once: 4 MiB of values. */
+const scannedAtOnce = 500;
 
 /** The records of the secrets service: encrypted, checked after they were decrypted, and changed by compare-and-swap. */
 export class ServiceStore {
   /** The store that encrypts the records, for a census and for `ready`. */
   readonly encrypted: EncryptedStore;
+  readonly #store: WrappableStore;
   readonly #replace: NonNullable<EncryptedStore["replace"]>;
   readonly #seen = new SeenRevisions();
   readonly #shared: SharedReads<number>;
@@ -65,6 +69,7 @@ export class ServiceStore {
       ...{ keys, scope: scopeOfServiceRecord, replica },
       ...(keepDecrypted === undefined ? {} : { keepDecrypted }),
     });
+    this.#store = store;
     const { replace } = this.encrypted;
     if (!isAtomic(store) || replace === undefined) throw notAtomic();
     this.encrypted.namespace = serviceNamespace;
@@ -89,6 +94,28 @@ export class ServiceStore {
   async readShared(keys: readonly string[]): Promise<ReadBatch> {
     const { records, begun } = await this.#shared.read(keys);
     return { record: (kind, key) => this.#recordOf(kind, key, records.get(key), begun) };
+  }
+
+  /** Returns those of several keys that have a record, also one that cannot be read. */
+  async stored(keys: readonly string[]): Promise<ReadonlySet<string>> {
+    const found = keys.length === 0 ? [] : await this.encrypted.getManyOrErrors(keys);
+    return new Set(keys.filter((_, index) => found[index] !== undefined));
+  }
+
+  /**
+   * Yields the keys of all records of the service, page by page. A key may come twice.
+   *
+   * @throws KeywardError `STORE_NOT_SCANNABLE`.
+   */
+  async *keys(): AsyncGenerator<readonly string[], void> {
+    const store = this.#store;
+    if (!isScannable(store)) throw notScannable();
+    let cursor: string | undefined;
+    do {
+      const page = await store.scan({ limit: scannedAtOnce, ...(cursor === undefined ? {} : { cursor }) });
+      yield page.entries.filter(({ namespace }) => namespace === serviceNamespace).map(({ key }) => key);
+      cursor = page.cursor;
+    } while (cursor !== undefined);
   }
 
   /**
@@ -228,6 +255,12 @@ function rolledBack(name: string, revision: number): SecretsError {
       hint: "If the store was restored from a backup, restart every process with `--revoke-tokens-before` and the time of the backup. Otherwise someone who can write to the store has put back an old record: find out who, and set the secrets again.",
     },
   );
+}
+
+function notScannable(): KeywardError {
+  return new KeywardError("STORE_NOT_SCANNABLE", "The store of the secrets service cannot be scanned", {
+    hint: "Use a store that has `scan()`, such as SqliteStore or RedisStore of Keyward.",
+  });
 }
 
 function notAtomic(): KeywardError {

@@ -67,7 +67,7 @@ export class Workspaces {
     claim?: number,
   ): Promise<{ readonly workspace: WorkspaceInfo; readonly admin: IssuedToken }> {
     const { store } = this.#context;
-    if (await this.#exists(name)) throw workspaceExists(name);
+    if (await this.exists(name)) throw workspaceExists(name);
     const id = newId();
     const now = Date.now();
     // Two processes that create the same name at once append to the same page.
@@ -93,7 +93,7 @@ export class Workspaces {
     await store.create(workspaceRecord, workspaceKey(id), workspace);
     try {
       // If this process was halted for a minute, another one may have created a workspace with this name.
-      if (await this.#exists(name, id)) throw workspaceExists(name);
+      if (await this.exists(name, id)) throw workspaceExists(name);
       await requireStillValid(store, creator);
       await this.list().requireEntry({ page, id });
     } catch (error) {
@@ -233,8 +233,8 @@ export class Workspaces {
     await this.#tokens.listOf(id).removeAll();
   }
 
-  /** Returns whether there is a workspace with this name and another id. */
-  async #exists(name: string, exceptId?: string): Promise<boolean> {
+  /** Returns whether there is a workspace with this name, apart from the one with the id `exceptId`. */
+  async exists(name: string, exceptId?: string): Promise<boolean> {
     try {
       await this.require(name, exceptId);
       return true;

@@ -186,6 +186,14 @@ describe("the audit of calls", () => {
     expect((await entriesOf(path, keys)).filter(({ kind }) => kind === "call")).toHaveLength(hostile.length);
     await expect(audit.recordCall(toolCall({ callId: "x" }))).rejects.toMatchObject({ code: "FIELD_INVALID" });
   });
+
+  it("records * in the place of a tool or a method of MCP with a token", async () => {
+    const path = temporaryAudit();
+    const audit = openedAudit({ path, keys: Keyring.generate("k1") });
+    const token = `kwt_${"w".repeat(12)}_${"i".repeat(12)}_${"S".repeat(49)}`;
+    await recordCalls(audit, [toolCall({ tool: `search ${token}`, mcpMethod: token })]);
+    expect((await audit.calls(workspace, {}, {})).items).toMatchObject([{ tool: "*", mcpMethod: "*" }]);
+  });
 });
 
 describe("shortenedPath", () => {

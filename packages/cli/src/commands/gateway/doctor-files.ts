@@ -5,7 +5,7 @@ import { isOwnedBy, systemCode } from "@keyward/core";
 import type { Config } from "../../configuration/config.ts";
 import { mayOthersWrite } from "../../configuration/config-file.ts";
 import { ignoresAll } from "../../files/git-ignore.ts";
-import { isTokenFile } from "../../service/first-tokens.ts";
+import { isFormerTokenFile, isTokenFile } from "../../service/first-tokens.ts";
 import { auditPath } from "../../service/local-service.ts";
 import { sqlitePath } from "../../service/used-stores.ts";
 import { type Finding, good, problem, warning } from "./finding.ts";
@@ -39,11 +39,12 @@ export async function checkFiles(config: Config, keyring: string | undefined): P
     findings.push(...(await checkFile(path, stores.includes(path), beside.includes(path))));
   }
   if (isOwnFolder && names.length > 0 && !(await ignoresAll(join(folder, ".gitignore")))) {
-    const hint = `\`echo '*' > ${join(folder, ".gitignore")}\`. If a commit has the keyring already, rotate the keys: \`keyward rotate\`.`;
+    // The file may have lines of its own, and no line end at its end.
+    const hint = `\`printf '\\n*\\n' >> ${join(folder, ".gitignore")}\`. If a commit has the keyring already, rotate the keys: \`keyward rotate\`.`;
     findings.push(warning("files", `Git may keep the files of ${folder}`, hint));
   }
   // A stopped command may have left the tokens in an unfinished file.
-  for (const name of names.filter((one) => isTokenFile(one, audit))) {
+  for (const name of names.filter((one) => isTokenFile(one, audit) || isFormerTokenFile(one))) {
     const hint = "Delete the file after its tokens were used: keep them in a password manager.";
     findings.push(warning("files", `${join(folder, name)} has the first tokens`, hint));
   }

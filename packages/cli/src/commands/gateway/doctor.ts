@@ -8,18 +8,19 @@ import { auditPath, gatewayConfig, requireUsedStores, withLocalService } from ".
 import { requireNoEviction } from "../../service/redis-policy.ts";
 import { errorResult } from "../../terminal/output.ts";
 import { checkFiles } from "./doctor-files.ts";
+import { checkUrl } from "./doctor-url.ts";
 import { type Finding, good, problem, warning } from "./finding.ts";
 
 const marks = { good: "ok", warning: "warning", problem: "PROBLEM" } as const;
 const colors = { good: "green", warning: "yellow", problem: "red" } as const;
-const toleratedClockMs = 5_000;
-const answerWithinMs = 10_000;
-const maxAnswerBytes = 4_096;
 const maxShownRecords = 20;
 const damagedHint =
   "Find out which program writes to the store. Restore a backup, or set the secret or make the token again.";
 const missingHint =
   "Find out which program writes to the store. Restore a backup, or set the secret or make the token again. If a process was killed while it made a server or a token, do nothing: the service forgets the rest after a day.";
+
+const unlistedHint =
+  "Delete nothing: calls may still use the record. Find out which program writes to the store. Restore a backup of the store, and start once with `keyward gateway start --revoke-tokens-before` and the time of the backup. Until then, an admin revokes such a token by its id: `keyward tokens revoke <id>`.";
 
 /**
  * Checks a secrets service and prints a line for each check. Changes nothing.
@@ -42,9 +43,11 @@ export async function gatewayDoctor(context: Context, { url }: { readonly url?: 
   findings.push(...used);
   // Without keys nothing can be read, and in an unused store there is nothing to read.
   if ([...keys, ...used].every(({ level }) => level !== "problem")) {
+    const unread: unknown[] = [];
+    const onProblem = (error: unknown) => void unread.push(error);
     findings.push(
       ...(await check("store", async () =>
-        withLocalService(context, {}, async ({ admin, store }) => {
+        withLocalService(context, { onProblem }, async ({ admin, store }) => {
           const service = await check("store", async () => {
             await requireNoEviction(store);
             return await checkService(admin);
@@ -54,7 +57,7 @@ export async function gatewayDoctor(context: Context, { url }: { readonly url?: 
           return [
             ...service,
             ...(await check("store", async () => await checkRecords(admin, context.signal))),
-            ...(await check("secrets", async () => await checkExpiry(admin))),
+            ...(await check("secrets", async () => await checkExpiry(admin, unread))),
           ];
         }),
       )),
@@ -86,11 +89,14 @@ async function checkService(admin: SecretsAdmin): Promise<readonly Finding[]> {
   return [good("store", "answers, the keys belong to it, and the service is set up"), good("audit", "can be written")];
 }
 
-/** Counts all records by the key that encrypted them, and then decrypts each record that the lists of the service name. */
+/**
+ * Counts all records by the key that encrypted them, decrypts each record that the lists of the service name, and looks for
+ * records that nothing names.
+ */
 async function checkRecords(admin: SecretsAdmin, signal: AbortSignal): Promise<readonly Finding[]> {
   const caller = admin.localOperator();
   const { unreadable } = await admin.census(caller);
-  const { readable, problems, problemCount } = await admin.checkRecords(caller, { signal });
+  const { readable, problems, problemCount, unlisted, unlistedCount } = await admin.checkRecords(caller, { signal });
   const findings = problems.slice(0, maxShownRecords).map(({ record, code }): Finding => {
     const isMissing = code === "RECORD_MISSING";
     const message = `${record} ${isMissing ? "is missing, although it was not deleted" : "cannot be read"}`;
@@ -101,19 +107,35 @@ async function checkRecords(admin: SecretsAdmin, signal: AbortSignal): Promise<r
   if (unreadable > 0) {
     findings.push(problem("store", `${unreadable} records are damaged or not encrypted`, damagedHint));
   }
+  const shown = unlisted.slice(0, maxShownRecords);
+  for (const record of shown) {
+    findings.push(problem("store", `${record} is stored, and no list and no other record names it`, unlistedHint));
+  }
+  const others = unlistedCount - shown.length;
+  if (others > 0)
+    findings.push(problem("store", `${others} further records are stored, and nothing names them`, unlistedHint));
   if (findings.length > 0) return findings;
-  return [good("store", `${readable} records were decrypted, and none that a list names is missing`)];
+  return [good("store", `${readable} records were decrypted, none is missing, and each is in its list`)];
 }
 
-async function checkExpiry(admin: SecretsAdmin): Promise<readonly Finding[]> {
+/** @param unread the problems that the service has reported. */
+async function checkExpiry(admin: SecretsAdmin, unread: readonly unknown[]): Promise<readonly Finding[]> {
   const expiring = await admin.expiringSecrets(admin.localOperator());
-  if (expiring.length === 0) return [good("secrets", "none has expired or expires within 7 days")];
-  return expiring.map(({ workspace, server, name, expires }) => {
+  const findings = expiring.map(({ workspace, server, name, expires }) => {
     const state = expires <= Date.now() ? "has expired" : "expires soon";
     const message = `${name} of the server ${server} ${state}: ${new Date(expires).toISOString()} (workspace ${workspace})`;
     const hint = `Let an admin of the workspace set a new value: \`keyward secrets set ${server} ${name}\`.`;
     return warning("secrets", message, hint);
   });
+  // Two records may have the same problem.
+  const reasons = new Map(unread.map((error) => [errorResult(error).message, errorResult(error)]));
+  for (const { message, hint, code } of [...reasons.values()].slice(0, maxShownRecords)) {
+    findings.push({
+      ...problem("secrets", `some secrets may expire unnoticed. ${message}`, hint ?? damagedHint),
+      code,
+    });
+  }
+  return findings.length > 0 ? findings : [good("secrets", "none has expired or expires within 7 days")];
 }
 
 async function checkAudit(context: Context, config: Config): Promise<readonly Finding[]> {
@@ -125,59 +147,6 @@ async function checkAudit(context: Context, config: Config): Promise<readonly Fi
   });
   if (ok) return [good("audit", `${entries} entries in ${chains} chains verify`)];
   return [problem("audit", `${problemCount} problems in ${path}`, "Run `keyward audit verify`, which lists them.")];
-}
-
-/** Checks that the service at a URL is ready, and that its clock agrees with the clock of this machine. */
-async function checkUrl(url: string): Promise<readonly Finding[]> {
-  if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol)) {
-    throw new CommandError("USAGE", "The value of --url is not a URL", {
-      hint: "Pass a URL such as http://127.0.0.1:8490.",
-    });
-  }
-  try {
-    const target = new URL(`${new URL(url).href.replace(/\/+$/, "")}/readyz`);
-    const response = await fetch(target, { redirect: "manual", signal: AbortSignal.timeout(answerWithinMs) });
-    const isReady = response.ok && isReadyAnswer(await boundedText(response));
-    if (!response.ok) await response.body?.cancel();
-    const findings: Finding[] = isReady
-      ? [good("service", `${target.origin} is ready`)]
-      : response.ok
-        ? [problem("service", `${target.origin} is not the secrets service`, "Check the URL.")]
-        : [problem("service", `${target.origin} answers ${response.status}`, "Read the log of the service.")];
-    return [...findings, clockFinding(Math.abs(Date.now() - Date.parse(response.headers.get("date") ?? "")))];
-  } catch {
-    const hint = "Check the URL, and that `keyward gateway start` runs. Read the log of the service.";
-    return [problem("service", `${new URL(url).origin} does not answer`, hint)];
-  }
-}
-
-/** Reads an answer that fits into a few KiB; "" for a longer one. */
-async function boundedText(response: Response): Promise<string> {
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of response.body ?? []) {
-    bytes += chunk.length;
-    if (bytes > maxAnswerBytes) return "";
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString("utf8");
-}
-
-function isReadyAnswer(text: string): boolean {
-  try {
-    const answer: unknown = JSON.parse(text);
-    return typeof answer === "object" && answer !== null && "status" in answer && answer.status === "ready";
-  } catch {
-    return false;
-  }
-}
-
-function clockFinding(apartMs: number): Finding {
-  if (apartMs <= toleratedClockMs) return good("clock", "agrees with the clock of the service");
-  const message = Number.isNaN(apartMs)
-    ? "cannot be compared, because the answer of the service has no valid date"
-    : `differs by ${Math.round(apartMs / 1_000)} seconds from the clock of the service`;
-  return warning("clock", message, "Synchronize the clocks: values and tokens expire by them.");
 }
 
 /** Runs a check. An error of Keyward is a problem of the subject. */
