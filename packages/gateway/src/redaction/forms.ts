@@ -103,7 +103,7 @@ function closed(bytes: Buffer): Buffer {
 }
 
 function decodedText(bytes: Buffer): DecodedText {
-  const decoded = new DecodedText(bytes.length);
-  decoded.append(bytes, 0, bytes.length, 0);
+  const decoded = new DecodedText();
+  decoded.append(bytes, 0, bytes.length, 0, bytes.length + 1);
   return decoded;
 }
