@@ -1,5 +1,6 @@
 import { lookUpBytes } from "./block-table.ts";
 import { entities } from "./entities.ts";
+import { type EscapedBytes, isOpener } from "./escaped-bytes.ts";
 
 const percent = 0x25;
 const ampersand = 0x26;
@@ -9,6 +10,9 @@ const lowerU = 0x75;
 const lowerX = 0x78;
 const upperX = 0x58;
 const numberSign = 0x23;
+
+/** Bytes that are read one by one for the next escape. In more bytes, a native search is faster. */
+const nearBytes = 24;
 
 /** No escape is longer than this many bytes of decoded text: `&#x10FFFF;`. */
 const longestEscape = 10;
@@ -154,10 +158,11 @@ export class DecodedText {
   }
 
   /**
-   * Decodes the bytes of `raw` from index `from` to `to`. The first of them is at `position` of the stream. Stops before where
-   * {@link plainBytes} reaches `plainLimit`. Returns the index behind the last byte that was decoded.
+   * Decodes the bytes from index `from` to `to`. The first of them is at `position` of the stream. Stops where {@link plainBytes}
+   * reaches `plainLimit`. Returns the index behind the last byte that was decoded.
    */
-  append(raw: Uint8Array, from: number, to: number, position: number, plainLimit: number): number {
+  append(escaped: EscapedBytes, from: number, to: number, position: number, plainLimit: number): number {
+    const raw = escaped.bytes;
     if (this.#length === 0) this.#begin = position;
     this.#reserve(to - from);
     const offset = position - from;
@@ -166,7 +171,7 @@ export class DecodedText {
     while (index < to) {
       if (this.#opener === -1 || this.#length - this.#opener >= longestEscape) {
         const limit = Math.min(to, escapeEnd + plainLimit);
-        index = this.#appendUntilOpener(raw, index, limit, offset);
+        index = this.#appendUntilOpener(escaped, index, limit, offset);
         if (index >= limit) break;
         const next = this.#appendSimpleEscape(raw, index, to, offset);
         if (next !== index) {
@@ -184,14 +189,20 @@ export class DecodedText {
   }
 
   /** Copies the bytes before the next opener. */
-  #appendUntilOpener(raw: Uint8Array, from: number, to: number, offset: number): number {
+  #appendUntilOpener(escaped: EscapedBytes, from: number, to: number, offset: number): number {
+    const raw = escaped.bytes;
     const bytes = this.#bytes;
     const shift = this.#length - from;
+    const near = Math.min(to, from + nearBytes);
     let index = from;
-    for (; index < to; index++) {
+    for (; index < near; index++) {
       const byte = raw[index] ?? 0;
       if (openers[byte] === 1) break;
       bytes[index + shift] = byte;
+    }
+    if (index === near && near < to) {
+      index = Math.min(to, escaped.nextOpener(near));
+      bytes.set(raw.subarray(near, index), near + shift);
     }
     if (index > from) {
       this.#beginSpan(offset + from, offset + from + 1);
@@ -450,9 +461,4 @@ function keyOf(bytes: Uint8Array, from: number, to: number): number {
   let key = 1;
   for (let index = from; index < to; index++) key = 256 * key + (bytes[index] ?? 0);
   return key;
-}
-
-/** Whether a byte begins an escape: `\`, `%` or `&`. */
-function isOpener(byte: number | undefined): boolean {
-  return byte === backslash || byte === percent || byte === ampersand;
 }

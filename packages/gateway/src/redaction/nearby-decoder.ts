@@ -1,5 +1,6 @@
 import { lookUpBytes } from "./block-table.ts";
 import { DecodedText } from "./decoded-text.ts";
+import { EscapedBytes } from "./escaped-bytes.ts";
 import type { Hit, Needles } from "./needles.ts";
 
 /** How many bytes are decoded at a time. They fit into the fastest cache of a processor. */
@@ -10,9 +11,6 @@ const longestNestedEscape = 32;
 
 /** Bytes far from escapes that are decoded, because starting again after them costs more. */
 const joinedGap = 256;
-
-/** The characters that begin an escape: `\`, `%` and `&`. */
-const openers = [0x5c, 0x25, 0x26] as const;
 
 /**
  * Searches a stream for escaped forms. Decodes only what is near an escape: a form without an escape is found in the bytes as
@@ -33,11 +31,11 @@ export class NearbyDecoder {
 
   /** Searches the chunk that begins at `position` of the stream. `before` has the last bytes before the chunk. */
   search(before: Buffer, chunk: Buffer, position: number, hits: Hit[]): void {
-    const next = new NextOpener(chunk);
-    let index = this.#text === undefined ? 0 : this.#decode(this.#text, chunk, 0, position, hits);
-    for (let opener = next.from(index); opener < chunk.length; opener = next.from(index)) {
+    const escaped = new EscapedBytes(chunk);
+    let index = this.#text === undefined ? 0 : this.#decode(this.#text, escaped, 0, position, hits);
+    for (let opener = escaped.nextOpener(index); opener < chunk.length; opener = escaped.nextOpener(index)) {
       const text = this.#textBefore(opener, before, chunk, position);
-      index = this.#decode(text, chunk, opener, position, hits);
+      index = this.#decode(text, escaped, opener, position, hits);
     }
   }
 
@@ -60,11 +58,11 @@ export class NearbyDecoder {
   }
 
   /** Decodes from an index on, as long as bytes are near an opener. Returns the index of the first byte that was not decoded. */
-  #decode(text: DecodedText, chunk: Buffer, from: number, position: number, hits: Hit[]): number {
+  #decode(text: DecodedText, chunk: EscapedBytes, from: number, position: number, hits: Hit[]): number {
     const plainLimit = this.reach + joinedGap;
     let index = from;
-    while (index < chunk.length && text.plainBytes < plainLimit) {
-      const to = Math.min(chunk.length, index + decodedAtOnce);
+    while (index < chunk.bytes.length && text.plainBytes < plainLimit) {
+      const to = Math.min(chunk.bytes.length, index + decodedAtOnce);
       index = text.append(chunk, index, to, position + index, plainLimit);
       this.#needles.findDecoded(text, false, hits);
       text.keepLast(this.reach + lookUpBytes);
@@ -72,31 +70,5 @@ export class NearbyDecoder {
     }
     if (index > from) this.#decodedUntil = position + index;
     return index;
-  }
-}
-
-/** Finds the next opener in a chunk. Each byte is read once for each of them, however many openers there are. */
-class NextOpener {
-  readonly #chunk: Buffer;
-  /** Where each of the openers is next, or the length of the chunk. */
-  readonly #next: number[] = openers.map(() => -1);
-
-  constructor(chunk: Buffer) {
-    this.#chunk = chunk;
-  }
-
-  /** The index of the first opener from an index on, or the length of the chunk. The index must not be less than in the last call. */
-  from(index: number): number {
-    let first = this.#chunk.length;
-    for (const [number, opener] of openers.entries()) {
-      let next = this.#next[number] ?? 0;
-      if (next < index) {
-        next = this.#chunk.indexOf(opener, index);
-        if (next === -1) next = this.#chunk.length;
-        this.#next[number] = next;
-      }
-      if (next < first) first = next;
-    }
-    return first;
   }
 }

@@ -140,10 +140,11 @@ function strideOf(forms: readonly Form[]): number {
   return Math.max(1, Math.min(longest, (shortest >> 1) - narrowBytes + 1));
 }
 
-/** As many consecutive blocks as the stride has bytes, from the middle of a form. */
+/** As many consecutive blocks as the stride has bytes, from the middle of a form. None has a byte that the text before may hide. */
 function blocksOf({ bytes, isEncoded }: Form, form: number, stride: number): Block[] {
   const length = isEncoded ? lookUpBytes : narrowBytes;
-  const first = (bytes.length - length - stride + 1) >> 1;
+  const middle = (bytes.length - length - stride + 1) >> 1;
+  const first = bytes.length < shortestStrongValue ? middle : Math.max(middle, longestHiddenHead);
   return Array.from({ length: stride }, (_, index) => {
     const offset = first + index;
     return { bytes: bytes.subarray(offset, offset + length), isWide: isEncoded, form, offset };
