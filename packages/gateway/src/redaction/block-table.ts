@@ -1,5 +1,4 @@
 import { randomFillSync } from "node:crypto";
-import { endianness } from "node:os";
 
 /** A part of a form, by which the form is found. */
 export interface Block {
@@ -11,169 +10,168 @@ export interface Block {
   readonly offset: number;
 }
 
-/** Distance of the blocks that are looked up: how many consecutive blocks of each form a table needs. */
-export type Stride = 1 | 4 | 8;
-
-/** Bytes that a look-up reads, some of them perhaps behind the end of the text. */
+/** Bytes that a look-up reads. */
 export const lookUpBytes = 16;
 export const narrowBytes = 8;
 
-const isLittleEndian = endianness() === "LE";
+/** What a slot has: four words of the block, the mask of the last two, and the index of its entry. */
+const slotWords = 8;
+const maskWord = 4;
+const entryWord = 5;
+
+/** How often a table of one size is tried with other factors before a larger one is tried. */
+const triesOfSize = 8;
 
 /**
- * A set of blocks of 8 or 16 bytes, made to be looked up at each position of a long text.
+ * A set of blocks of 8 or 16 bytes, made to be looked up at each `stride` bytes of a long text.
  *
  * The table is a perfect hash: each block has a slot of its own. A look-up takes the same steps for every text that is not
  * a block, because it compares all bytes before it branches. So the time of a search tells nothing about a part of a block.
  * The only exception: where two wide blocks agree in their first 8 bytes, these 8 bytes count as found.
  */
 export class BlockTable {
-  readonly #stride: Stride;
+  readonly #stride: number;
   /** The blocks with the same first 8 bytes, for each such 8 bytes. */
   readonly #entries: readonly (readonly Block[])[];
-  /** For each slot: four words of the block, the mask of the last two, and the index of its entry. */
   #slots = new Int32Array(0);
-  /** How far each bucket of entries is moved, so that each entry has a slot of its own. */
+  /** What the slots of each bucket of entries are combined with, so that each entry has a slot of its own. */
   #shifts = new Int32Array(0);
-  #slotMask = 0;
-  #bucketShift = 0;
+  /** The first bits of a hash are the bucket, and the bits after them the slot. */
+  #bits = 0;
   /** Random for each table, so that nobody outside knows which texts share a slot. */
-  #factors: readonly [number, number, number] = [1, 1, 1];
+  #factors: readonly [number, number] = [1, 1];
 
-  constructor(blocks: readonly Block[], stride: Stride) {
-    this.#stride = isLittleEndian ? stride : 1;
-    this.#entries = Object.values(
-      Object.groupBy(blocks, ({ bytes }) => Buffer.from(bytes).toString("latin1", 0, narrowBytes)),
-    ).filter((entry) => entry !== undefined);
+  constructor(blocks: readonly Block[], stride: number) {
+    this.#stride = stride;
+    const entries = new Map<string, Block[]>();
+    for (const block of blocks) {
+      const key = Buffer.from(block.bytes.buffer, block.bytes.byteOffset, narrowBytes).toString("latin1");
+      const entry = entries.get(key);
+      if (entry === undefined) entries.set(key, [block]);
+      else entry.push(block);
+    }
+    this.#entries = [...entries.values()];
     if (this.#entries.length === 0) return;
-    do {
-      const [factor0 = 0, factor1 = 0, factor2 = 0] = randomFillSync(new Int32Array(3));
-      this.#factors = [factor0 | 1, factor1 | 1, factor2 | 1];
-    } while (!this.#place());
+    const bits = Math.ceil(Math.log2(2 * this.#entries.length));
+    for (let tries = 0; !this.#place(bits + Math.floor(tries / triesOfSize)); tries++);
   }
 
   /**
-   * Looks for the blocks that begin at `from` or behind, and end at `to` or before. Calls `found` with the position of each block.
-   * `bytes` has to begin at a multiple of 4 of its buffer, and to have {@link lookUpBytes} of any content behind `to`.
+   * Looks for the blocks that begin at `from` or behind, and end at `to` or before. Calls `found` with the position of each block
+   * that a look-up meets. The first look-up is at `from`.
    */
   find(bytes: Uint8Array, from: number, to: number, found: (block: Block, position: number) => void): void {
-    if (this.#entries.length === 0 || to - from < narrowBytes) return;
-    const text = new Int32Array(bytes.buffer, bytes.byteOffset, (to + lookUpBytes) >> 2);
-    const stride = this.#stride;
+    if (this.#entries.length === 0) return;
     const last = to - narrowBytes;
-    let position = Math.ceil(from / stride) * stride;
-    while (position <= last) {
-      position = stride === 1 ? this.#nextAtEach(bytes, position, last) : this.#nextAtStride(text, position, last);
-      if (position > last) return;
-      for (const block of this.#entries[this.#entryAt(bytes, position)] ?? []) found(block, position);
-      position += stride;
-    }
+    const next = this.#findUntil(bytes, from, Math.min(last, bytes.length - lookUpBytes), 0, found);
+    if (next > last) return;
+    // A look-up would read bytes behind the end of the buffer.
+    const end = new Uint8Array(2 * lookUpBytes);
+    end.set(bytes.subarray(next, to));
+    this.#findUntil(end, 0, last - next, next, found);
   }
 
-  // The two loops below call nothing, so that they stay as fast as they are: 0.5 ms a MiB at stride 8.
-
-  /** The first position at a multiple of the stride that has a block, or a position behind `last`. */
-  #nextAtStride(text: Int32Array, from: number, last: number): number {
-    const [slots, shifts, slotMask, bucketShift] = [this.#slots, this.#shifts, this.#slotMask, this.#bucketShift];
-    const [factor0, factor1, factor2] = this.#factors;
-    const step = this.#stride >> 2;
-    const lastWord = last >> 2;
-    let word = from >> 2;
-    for (; word <= lastWord; word += step) {
-      const word0 = text[word] ?? 0;
-      const word1 = text[word + 1] ?? 0;
-      let hash = (Math.imul(word0, factor0) + Math.imul(word1, factor1)) | 0;
-      hash = Math.imul(hash ^ (hash >>> 16), factor2);
-      const slot = (((hash ^ (hash >>> 15)) + (shifts[hash >>> bucketShift] ?? 0)) & slotMask) << 3;
-      const narrow = (word0 ^ (slots[slot] ?? 0)) | (word1 ^ (slots[slot + 1] ?? 0));
-      const rest = ((text[word + 2] ?? 0) ^ (slots[slot + 2] ?? 0)) | ((text[word + 3] ?? 0) ^ (slots[slot + 3] ?? 0));
-      if ((narrow | (rest & (slots[slot + 4] ?? 0))) === 0) break;
-    }
-    return word << 2;
-  }
-
-  /** The same for stride 1, where words begin at any byte: each step moves the four words on by one byte. */
-  #nextAtEach(bytes: Uint8Array, from: number, last: number): number {
-    const [slots, shifts, slotMask, bucketShift] = [this.#slots, this.#shifts, this.#slotMask, this.#bucketShift];
-    const [factor0, factor1, factor2] = this.#factors;
-    let [word0, word1, word2, word3] = wordsAt(bytes, from);
+  /** Returns the first position behind `last` that is to be looked up. `offset` is added to the positions that are found. */
+  #findUntil(
+    bytes: Uint8Array,
+    from: number,
+    last: number,
+    offset: number,
+    found: (block: Block, position: number) => void,
+  ): number {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     let position = from;
-    for (; position <= last; position++) {
-      let hash = (Math.imul(word0, factor0) + Math.imul(word1, factor1)) | 0;
-      hash = Math.imul(hash ^ (hash >>> 16), factor2);
-      const slot = (((hash ^ (hash >>> 15)) + (shifts[hash >>> bucketShift] ?? 0)) & slotMask) << 3;
+    while (position <= last) {
+      position = this.#next(view, position, last);
+      if (position > last) break;
+      for (const block of this.#entries[this.#entryAt(view, position)] ?? []) found(block, position + offset);
+      position += this.#stride;
+    }
+    return position;
+  }
+
+  /** The first position with a block, or a position behind `last`. The loop calls nothing, so that it stays as fast as it is. */
+  #next(view: DataView, from: number, last: number): number {
+    const [slots, shifts, stride] = [this.#slots, this.#shifts, this.#stride];
+    const [factor0, factor1] = this.#factors;
+    const mask = shifts.length - 1;
+    const bucketShift = 32 - this.#bits;
+    const slotShift = Math.max(0, bucketShift - this.#bits);
+    let position = from;
+    for (; position <= last; position += stride) {
+      const word0 = view.getInt32(position, true);
+      const word1 = view.getInt32(position + 4, true);
+      const hash = (Math.imul(word0, factor0) + Math.imul(word1, factor1)) | 0;
+      const slot = (((hash >>> slotShift) ^ (shifts[hash >>> bucketShift] ?? 0)) & mask) * slotWords;
       const narrow = (word0 ^ (slots[slot] ?? 0)) | (word1 ^ (slots[slot + 1] ?? 0));
-      const rest = (word2 ^ (slots[slot + 2] ?? 0)) | (word3 ^ (slots[slot + 3] ?? 0));
-      if ((narrow | (rest & (slots[slot + 4] ?? 0))) === 0) break;
-      word0 = (word0 >>> 8) | (word1 << 24);
-      word1 = (word1 >>> 8) | (word2 << 24);
-      word2 = (word2 >>> 8) | (word3 << 24);
-      word3 = (word3 >>> 8) | ((bytes[position + lookUpBytes] ?? 0) << 24);
+      const rest =
+        (view.getInt32(position + 8, true) ^ (slots[slot + 2] ?? 0)) |
+        (view.getInt32(position + 12, true) ^ (slots[slot + 3] ?? 0));
+      if ((narrow | (rest & (slots[slot + maskWord] ?? 0))) === 0) break;
     }
     return position;
   }
 
   /** The index of the entry with the block at a position. */
-  #entryAt(bytes: Uint8Array, position: number): number {
-    const [word0, word1] = wordsAt(bytes, position);
-    const hash = this.#hash(word0, word1);
-    const slot = this.#slotOf(hash, this.#shifts[hash >>> this.#bucketShift] ?? 0);
-    return this.#slots[(slot << 3) + 5] ?? 0;
+  #entryAt(view: DataView, position: number): number {
+    const hash = this.#hash(view.getInt32(position, true), view.getInt32(position + 4, true));
+    return this.#slots[this.#slotOf(hash, this.#shifts[this.#bucketOf(hash)] ?? 0) * slotWords + entryWord] ?? 0;
   }
 
   #hash(word0: number, word1: number): number {
-    const [factor0, factor1, factor2] = this.#factors;
-    const hash = (Math.imul(word0, factor0) + Math.imul(word1, factor1)) | 0;
-    return Math.imul(hash ^ (hash >>> 16), factor2);
+    return (Math.imul(word0, this.#factors[0]) + Math.imul(word1, this.#factors[1])) | 0;
+  }
+
+  #bucketOf(hash: number): number {
+    return hash >>> (32 - this.#bits);
   }
 
   #slotOf(hash: number, shift: number): number {
-    return ((hash ^ (hash >>> 15)) + shift) & this.#slotMask;
+    return ((hash >>> Math.max(0, 32 - 2 * this.#bits)) ^ shift) & (this.#shifts.length - 1);
   }
 
-  /** Gives each entry a slot. Returns false if no slots were found under these factors. */
-  #place(): boolean {
-    const size = 1 << Math.ceil(Math.log2(2 * this.#entries.length));
-    const buckets: { readonly entry: number; readonly hash: number; readonly words: Words }[][] = [];
-    this.#bucketShift = 32 - Math.log2(size);
-    this.#slotMask = size - 1;
+  /** Gives each entry one of 2^`bits` slots. Returns false if no slots were found under the factors that were drawn. */
+  #place(bits: number): boolean {
+    const [factor0 = 0, factor1 = 0] = randomFillSync(new Int32Array(2));
+    this.#factors = [factor0 | 1, factor1 | 1];
+    this.#bits = bits;
+    const size = 1 << bits;
+    this.#shifts = new Int32Array(size);
+    this.#slots = new Int32Array(size * slotWords);
+    const buckets = new Map<number, { readonly entry: number; readonly hash: number; readonly words: Words }[]>();
     for (const [entry, [block]] of this.#entries.entries()) {
       if (block === undefined) continue;
-      const words = wordsAt(block.bytes, 0);
+      const words = wordsOf(block.bytes);
       const hash = this.#hash(words[0], words[1]);
-      const bucket = buckets[hash >>> this.#bucketShift] ?? [];
-      bucket.push({ entry, hash, words });
-      buckets[hash >>> this.#bucketShift] = bucket;
+      const bucket = buckets.get(this.#bucketOf(hash));
+      if (bucket === undefined) buckets.set(this.#bucketOf(hash), [{ entry, hash, words }]);
+      else bucket.push({ entry, hash, words });
     }
-    // An entry that belongs to another slot fills the empty slots: no text that is looked up there equals it.
     const isTaken = new Uint8Array(size);
-    this.#shifts = new Int32Array(size);
-    this.#slots = new Int32Array(size << 3);
-    const order = [...buckets.keys()].sort((a, b) => (buckets[b]?.length ?? 0) - (buckets[a]?.length ?? 0));
-    for (const index of order) {
-      const bucket = buckets[index] ?? [];
-      const shift = this.#shiftFor(
-        bucket.map(({ hash }) => hash),
-        isTaken,
-      );
+    for (const [index, bucket] of [...buckets].sort(([, one], [, other]) => other.length - one.length)) {
+      const hashes = bucket.map(({ hash }) => hash);
+      const shift = this.#shiftFor(hashes, isTaken);
       if (shift === undefined) return false;
       this.#shifts[index] = shift;
       for (const { entry, hash, words } of bucket) {
         const slot = this.#slotOf(hash, shift);
         isTaken[slot] = 1;
-        this.#slots.set([...words, hasOneWideBlock(this.#entries[entry] ?? []) ? -1 : 0, entry], slot << 3);
+        this.#slots.set([...words, hasOneWideBlock(this.#entries[entry] ?? []) ? -1 : 0, entry], slot * slotWords);
       }
     }
-    const foreign = this.#slots.slice(isTaken.indexOf(1) << 3, (isTaken.indexOf(1) + 1) << 3);
-    for (let slot = 0; slot < size; slot++) if (isTaken[slot] === 0) this.#slots.set(foreign, slot << 3);
+    // An entry that belongs to another slot fills the empty slots: no text that is looked up there equals it.
+    const first = isTaken.indexOf(1) * slotWords;
+    const foreign = this.#slots.slice(first, first + slotWords);
+    for (let slot = 0; slot < size; slot++) if (isTaken[slot] === 0) this.#slots.set(foreign, slot * slotWords);
     return true;
   }
 
   /** A shift that gives all hashes free and different slots. */
   #shiftFor(hashes: readonly number[], isTaken: Uint8Array): number | undefined {
+    const own = hashes.map((hash) => this.#slotOf(hash, 0));
+    if (new Set(own).size < own.length) return undefined;
     for (let shift = 0; shift < isTaken.length; shift++) {
-      const slots = hashes.map((hash) => this.#slotOf(hash, shift));
-      if (slots.every((slot, index) => isTaken[slot] === 0 && slots.indexOf(slot) === index)) return shift;
+      if (own.every((slot) => isTaken[slot ^ shift] === 0)) return shift;
     }
     return undefined;
   }
@@ -182,13 +180,10 @@ export class BlockTable {
 type Words = readonly [number, number, number, number];
 
 /** 16 bytes as little-endian words. Bytes that are absent count as 0. */
-function wordsAt(bytes: Uint8Array, position: number): Words {
-  const word = (first: number) => {
-    let value = 0;
-    for (let byte = 3; byte >= 0; byte--) value = (value << 8) | (bytes[first + byte] ?? 0);
-    return value;
-  };
-  return [word(position), word(position + 4), word(position + 8), word(position + 12)];
+function wordsOf(bytes: Uint8Array): Words {
+  const padded = Buffer.alloc(lookUpBytes);
+  padded.set(bytes.subarray(0, lookUpBytes));
+  return [padded.readInt32LE(0), padded.readInt32LE(4), padded.readInt32LE(8), padded.readInt32LE(12)];
 }
 
 /** Whether all blocks are wide and the same. Otherwise only their first 8 bytes can be compared. */

@@ -1,4 +1,5 @@
 import { DecodedText } from "./decoded-text.ts";
+import { EscapedBytes } from "./escaped-bytes.ts";
 
 /** A value that answers are searched for. */
 export interface NeedleSource {
@@ -103,7 +104,7 @@ function closed(bytes: Buffer): Buffer {
 }
 
 function decodedText(bytes: Buffer): DecodedText {
-  const decoded = new DecodedText(bytes.length);
-  decoded.append(bytes, 0, bytes.length, 0);
+  const decoded = new DecodedText();
+  decoded.append(new EscapedBytes(bytes), 0, bytes.length, 0, bytes.length + 1);
   return decoded;
 }

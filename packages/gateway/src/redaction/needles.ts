@@ -1,19 +1,9 @@
 import { timingSafeEqual } from "node:crypto";
-import { type Block, BlockTable, lookUpBytes, narrowBytes, type Stride } from "./block-table.ts";
+import { type Block, BlockTable, lookUpBytes, narrowBytes } from "./block-table.ts";
 import type { DecodedText } from "./decoded-text.ts";
 import { type Form, formsOf, type NeedleSource, shortestStrongValue } from "./forms.ts";
 
 export type { NeedleSource };
-
-/** A part of a stream: `bytes` has it from index `first` to `to`. The bytes from index `from` on are new. */
-export interface StreamPart {
-  readonly bytes: Buffer;
-  readonly first: number;
-  readonly from: number;
-  readonly to: number;
-  /** What has to be added to an index to get the position in the stream. */
-  readonly offset: number;
-}
 
 /** A part of a stream that holds a value. */
 export interface Hit {
@@ -36,6 +26,12 @@ const longestBackslashes = 32;
 
 /** Bytes at the beginning of a form that the text before them may hide, because both together look like an escape. */
 const longestHiddenHead = 4;
+
+/** A longer stride would save little time, and needs as many blocks of each form. */
+const longestStride = 32;
+
+/** More blocks than this do not fit into the caches of a processor. */
+const mostBlocks = 8_192;
 
 /** The forms of the values of one server, prepared once and reused by many calls. */
 export class Needles {
@@ -63,17 +59,14 @@ export class Needles {
     return this.#forms.length === 0;
   }
 
-  /**
-   * Finds the forms in a part of a stream that end in its new bytes. `bytes` has to fit {@link BlockTable.find}.
-   */
-  find({ bytes, first, from, to, offset: position }: StreamPart, hits: Hit[]): void {
-    this.#table.find(bytes, Math.max(first, from - this.longestForm), to, ({ form: index, offset }, block) => {
+  /** Finds the forms that are in `bytes`, and that begin before the index `until`. The first byte is at `position` of the stream. */
+  find(bytes: Uint8Array, until: number, position: number, hits: Hit[]): void {
+    this.#table.find(bytes, 0, bytes.length, ({ form: index, offset }, block) => {
       const form = this.#forms[index];
       const start = block - offset;
-      if (form === undefined || start < first) return;
+      if (form === undefined || start < 0 || start >= until) return;
       const end = start + form.bytes.length;
-      if (end <= from || end > to) return;
-      if (!timingSafeEqual(bytes.subarray(start, end), form.bytes)) return;
+      if (end > bytes.length || !timingSafeEqual(bytes.subarray(start, end), form.bytes)) return;
       hits.push({ start: position + start, end: position + end, isDigits: form.isDigits, isWhole: true });
     });
   }
@@ -141,15 +134,17 @@ function firstOfLine(text: DecodedText, from: number, to: number): number {
 }
 
 /** The longest stride at which blocks from the middle half of each form still meet each occurrence. */
-function strideOf(forms: readonly Form[]): Stride {
+function strideOf(forms: readonly Form[]): number {
   const shortest = Math.min(...forms.map(({ bytes }) => bytes.length));
-  return shortest >= 32 ? 8 : shortest >= 24 ? 4 : 1;
+  const longest = Math.min(longestStride, Math.floor(mostBlocks / forms.length));
+  return Math.max(1, Math.min(longest, (shortest >> 1) - narrowBytes + 1));
 }
 
-/** As many consecutive blocks as the stride has bytes, from the middle of a form. */
-function blocksOf({ bytes, isEncoded }: Form, form: number, stride: Stride): Block[] {
+/** As many consecutive blocks as the stride has bytes, from the middle of a form. None has a byte that the text before may hide. */
+function blocksOf({ bytes, isEncoded }: Form, form: number, stride: number): Block[] {
   const length = isEncoded ? lookUpBytes : narrowBytes;
-  const first = (bytes.length - length - stride + 1) >> 1;
+  const middle = (bytes.length - length - stride + 1) >> 1;
+  const first = bytes.length < shortestStrongValue ? middle : Math.max(middle, longestHiddenHead);
   return Array.from({ length: stride }, (_, index) => {
     const offset = first + index;
     return { bytes: bytes.subarray(offset, offset + length), isWide: isEncoded, form, offset };

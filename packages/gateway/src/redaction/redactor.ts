@@ -1,4 +1,4 @@
-import { lookUpBytes } from "./block-table.ts";
+import { HeldBytes } from "./held-bytes.ts";
 import { NearbyDecoder } from "./nearby-decoder.ts";
 import type { Hit, Needles } from "./needles.ts";
 
@@ -9,7 +9,8 @@ const replacement = Buffer.from("REDACTED");
 /** How much of a line that has not ended is held back. */
 const longestHeldLine = 64 * 1024;
 
-const smallBuffer = 4 * 1024;
+/** Pieces of together at most this size become one. To copy them takes less time than to pass on one more. */
+const joinedBytes = 16 * 1024;
 
 /**
  * Redacts one answer as it arrives: each form of a value becomes `REDACTED`, or zeros if the value consists of digits.
@@ -22,11 +23,7 @@ export class Redactor {
   readonly #needles: Needles;
   readonly #isLines: boolean;
   readonly #decoder: NearbyDecoder;
-  /** What is held back is in `#buffer` from `#first` to `#last`. The byte at `#first` is at `#position` of the stream. */
-  #buffer: Buffer = Buffer.alloc(0);
-  #first = 0;
-  #last = 0;
-  #position = 0;
+  readonly #held = new HeldBytes();
   /** Hits that have not been replaced yet. */
   #hits: Hit[] = [];
   /** The end of the last hit that was replaced, and whether zeros replaced it. */
@@ -45,73 +42,69 @@ export class Redactor {
     return this.#count;
   }
 
-  /** Takes the next bytes of the answer. Returns what may be passed on now, perhaps nothing. */
-  write(chunk: Uint8Array): Uint8Array {
-    if (this.#needles.isEmpty) return chunk;
-    const newFrom = this.#append(chunk);
-    this.#search(newFrom);
-    return this.#passOn(this.#boundary(newFrom));
+  /**
+   * Takes the next bytes of the answer. Returns the pieces that may be passed on now, perhaps none. The sizes of the pieces depend
+   * on lengths alone. Where a value was replaced, there is one piece. The caller must not change `chunk` later, because a piece
+   * may be a part of it.
+   */
+  write(chunk: Uint8Array): Uint8Array[] {
+    if (chunk.length === 0) return [];
+    if (this.#needles.isEmpty) return [chunk];
+    const bytes = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length);
+    const position = this.#held.end;
+    this.#search(bytes, position);
+    const boundary = this.#boundary(bytes);
+    const passed = Math.max(0, boundary - position);
+    // What is passed on at once is not copied.
+    this.#held.add(bytes.subarray(0, passed));
+    const pieces = this.#passOn(boundary);
+    this.#held.addForLong(bytes.subarray(passed));
+    return pieces;
   }
 
   /** Ends the answer. Returns the rest. */
-  end(): Uint8Array {
+  end(): Uint8Array[] {
     this.#decoder.end(this.#hits);
-    return this.#passOn(this.#last);
+    return this.#passOn(this.#held.end);
   }
 
-  /** Adds bytes to the buffer. Returns the index of the first of them. Bytes that were passed on are never written again. */
-  #append(chunk: Uint8Array): number {
-    const held = this.#last - this.#first;
-    if (this.#last + chunk.length + lookUpBytes > this.#buffer.length) {
-      const needed = held + chunk.length + lookUpBytes;
-      const size = needed < smallBuffer ? smallBuffer : chunk.length < held ? 2 * needed : needed;
-      const buffer = Buffer.allocUnsafeSlow(size);
-      this.#buffer.copy(buffer, 0, this.#first, this.#last);
-      this.#buffer = buffer;
-      this.#first = 0;
-      this.#last = held;
+  #search(chunk: Buffer, position: number): void {
+    const before = this.#held.last(this.#decoder.reach);
+    const longest = this.#needles.longestForm - 1;
+    if (before.length > 0) {
+      // A form that begins in what is held, and ends in the new bytes.
+      const head = before.subarray(Math.max(0, before.length - longest));
+      const seam = Buffer.concat([head, chunk.subarray(0, longest)]);
+      this.#needles.find(seam, head.length, position - head.length, this.#hits);
     }
-    const newFrom = this.#last;
-    this.#buffer.set(chunk, newFrom);
-    this.#last += chunk.length;
-    return newFrom;
+    this.#needles.find(chunk, chunk.length, position, this.#hits);
+    this.#decoder.search(before, chunk, position, this.#hits);
   }
 
-  #search(newFrom: number): void {
-    const offset = this.#position - this.#first;
-    const part = { bytes: this.#buffer, first: this.#first, from: newFrom, to: this.#last, offset };
-    this.#needles.find(part, this.#hits);
-    this.#decoder.search(part, this.#hits);
-  }
-
-  /** The index up to which the bytes may be passed on. */
-  #boundary(newFrom: number): number {
-    if (!this.#isLines) return Math.max(this.#first, this.#last - this.#needles.reach + 1);
-    const added = this.#buffer.subarray(newFrom, this.#last);
-    const lineEnd = Math.max(added.lastIndexOf(lineFeed), added.lastIndexOf(carriageReturn));
+  /** Position up to which the bytes may be passed on when `chunk` has come. */
+  #boundary(chunk: Buffer): number {
+    const end = this.#held.end + chunk.length;
+    if (!this.#isLines) return Math.max(this.#held.start, end - this.#needles.reach + 1);
+    const lineEnd = Math.max(chunk.lastIndexOf(lineFeed), chunk.lastIndexOf(carriageReturn));
     const longest = Math.max(longestHeldLine, this.#needles.reach);
-    return Math.max(this.#first, lineEnd === -1 ? 0 : newFrom + lineEnd + 1, this.#last - longest);
+    return Math.max(this.#held.start, lineEnd === -1 ? 0 : this.#held.end + lineEnd + 1, end - longest);
   }
 
-  /** Takes the bytes up to the index `boundary` out of the buffer, and replaces the hits that begin there. */
-  #passOn(boundary: number): Uint8Array {
-    const from = this.#first;
-    const end = this.#position + boundary - from;
-    const hits = this.#takeHits(end);
+  /** Takes the bytes before a position out of what is held, and replaces the hits that begin there. */
+  #passOn(boundary: number): Uint8Array[] {
     const pieces: Uint8Array[] = [];
-    let next = Math.max(this.#position, this.#coveredUntil);
-    const copyUntil = (until: number) => {
-      if (until > next) pieces.push(this.#buffer.subarray(from + next - this.#position, from + until - this.#position));
-    };
+    const hits = this.#takeHits(boundary);
+    const isCovered = this.#coveredUntil > this.#held.start;
+    const isFew = boundary - this.#held.start <= joinedBytes;
     for (const hit of hits) {
-      copyUntil(Math.min(hit.start, end));
+      this.#held.takeUntil(Math.min(boundary, this.#coveredUntil));
+      this.#held.takeUntil(hit.start, pieces);
       this.#replace(hit, pieces);
-      next = Math.max(next, this.#coveredUntil);
     }
-    copyUntil(end);
-    this.#first = boundary;
-    this.#position = end;
-    return pieces.length === 1 && pieces[0] !== undefined ? pieces[0] : Buffer.concat(pieces);
+    this.#held.takeUntil(Math.min(boundary, this.#coveredUntil));
+    this.#held.takeUntil(boundary, pieces);
+    const isJoined = pieces.length > 1 && (isFew || isCovered || hits.length > 0);
+    return isJoined ? [Buffer.concat(pieces)] : pieces;
   }
 
   /** The hits that begin before a position of the stream, in order. */
@@ -142,7 +135,7 @@ export function redactText(needles: Needles, text: string): { readonly text: str
   const redactor = new Redactor(needles, { framing: "bytes" });
   // Node.js reads each byte of a header as a character. So such a text is bytes, and any other text is not.
   const encoding = /^[\0-\xff]*$/.test(text) ? "latin1" : "utf8";
-  const pieces = [redactor.write(Buffer.from(text, encoding)), redactor.end()];
+  const pieces = [...redactor.write(Buffer.from(text, encoding)), ...redactor.end()];
   return { text: Buffer.concat(pieces).toString(encoding), hits: redactor.hits };
 }
 

@@ -166,7 +166,7 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
   /** Sends a comment if the stream of events is silent, so that proxies keep the connection. */
   keepAlive(nowMs: number): void {
     if (!this.isEventStream || this.#isEnding || this.#isWaitingForCaller) return;
-    if (nowMs - this.#writtenAtMs >= keptAliveEveryMs && this.#isBetweenEvents()) this.#send(Buffer.from(":\n\n"));
+    if (nowMs - this.#writtenAtMs >= keptAliveEveryMs && this.#isBetweenEvents()) this.#send([Buffer.from(":\n\n")]);
   }
 
   #begin(status: number, headers: IncomingHttpHeaders): void {
@@ -215,17 +215,17 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
     if (this.#decodedBytes > this.#options.maxAnswerBytes) throw tooLarge();
     this.#renewRedactor();
     this.#lastByte = chunk.at(-1) ?? this.#lastByte;
-    const bytes = this.#redactor?.write(chunk);
-    if (bytes === undefined || bytes.length === 0) return;
+    const pieces = this.#redactor?.write(chunk) ?? [];
+    if (pieces.length === 0) return;
     if (this.#held === undefined) {
-      this.#send(bytes);
+      this.#send(pieces);
       return;
     }
-    this.#held.push(bytes);
-    this.#heldBytes += bytes.length;
+    this.#held.push(...pieces);
+    this.#heldBytes += lengthOf(pieces);
     if (this.#heldBytes <= heldBytes) return;
     // A compressed answer is larger than its length says.
-    const held = Buffer.concat(this.#held);
+    const held = this.#held;
     this.#held = undefined;
     this.#writeHead();
     this.#send(held);
@@ -246,16 +246,26 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
     if (this.isEventStream) this.#options.response.flushHeaders();
   }
 
-  #send(bytes: Uint8Array): void {
-    this.#answerBytes += bytes.length;
+  #send(pieces: readonly Uint8Array[]): void {
+    this.#answerBytes += lengthOf(pieces);
     this.#writtenAtMs = performance.now();
-    if (this.isEventStream) this.#lastBytes = [...this.#lastBytes, ...bytes.subarray(-3)].slice(-3);
-    if (!this.#options.response.write(bytes)) {
+    if (this.isEventStream) {
+      for (const piece of pieces) this.#lastBytes = [...this.#lastBytes, ...piece.subarray(-3)].slice(-3);
+    }
+    if (!this.#write(pieces)) {
       this.#isWaitingForCaller = true;
       if (this.#decoder === undefined) this.#controller?.pause();
       else this.#decoder.pause();
     }
     if (this.#endsAtBoundary && this.#isBetweenEvents()) void this.#finish(this.#status, undefined, true);
+  }
+
+  /** Writes pieces without a copy. Returns false if the caller is slow. */
+  #write(pieces: readonly Uint8Array[]): boolean {
+    let isTaken = true;
+    // Not corked: a corked response does not tell that the caller is slow.
+    for (const piece of pieces) isTaken = this.#options.response.write(piece) && isTaken;
+    return isTaken;
   }
 
   #resume(): void {
@@ -278,15 +288,15 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
     this.#isEnding = true;
     const { response } = this.#options;
     try {
-      const rest = this.#redactor?.end() ?? new Uint8Array();
+      const rest = this.#redactor?.end() ?? [];
       if (this.#held === undefined) {
-        this.#answerBytes += rest.length;
-        if (rest.length > 0) response.write(rest);
+        this.#answerBytes += lengthOf(rest);
+        this.#write(rest);
         await this.#settle(this.#status, undefined);
         response.end();
       } else {
-        const pieces = [...this.#held, rest];
-        this.#answerBytes = pieces.reduce((sum, { length }) => sum + length, 0);
+        const pieces = [...this.#held, ...rest];
+        this.#answerBytes = lengthOf(pieces);
         await this.#settle(this.#status, undefined);
         const hasLength = response.req.method !== "HEAD" && this.#status !== 204 && this.#status !== 304;
         response.writeHead(this.#status, {
@@ -343,6 +353,10 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
       this.fail(problemOf(error));
     }
   }
+}
+
+function lengthOf(pieces: readonly Uint8Array[]): number {
+  return pieces.reduce((sum, { length }) => sum + length, 0);
 }
 
 function tooLarge(): GatewayProblem {
