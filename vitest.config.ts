@@ -32,6 +32,8 @@ export default defineConfig({
     // Most suites wait for servers and processes of their own: one worker would leave a core idle.
     maxWorkers: 2,
     sequence: { sequencer: LongestFirst },
+    // The bundle of the command belongs to a run, so a change of the sources needs a new run.
+    globalSetup: "test/bundle-command.ts",
     // Node.js keeps the compiled modules of the processes that tests start. Otherwise each of these processes spends most
     // of its time with compiling TypeScript.
     env: { NODE_COMPILE_CACHE: join(import.meta.dirname, "node_modules/.cache/keyward-tests") },

@@ -28,9 +28,11 @@ function run(
   environment: Readonly<Record<string, string>> = {},
   limitMs = longestRunMs,
 ): Promise<Outcome> {
-  // The environment has only the PATH of this process, so that a block depends only on its own lines.
+  // A block depends only on its own lines, so of the variables of this process the environment has only those of Node.js.
+  const { PATH, NODE_COMPILE_CACHE } = process.env;
   const env = {
-    PATH: process.env["PATH"],
+    PATH,
+    NODE_COMPILE_CACHE,
     APP_ENCRYPTION_KEY: randomBytes(32).toString("base64"),
     NO_COLOR: "1",
     ...environment,

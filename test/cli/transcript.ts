@@ -2,10 +2,9 @@ import { execFile } from "node:child_process";
 import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { commandEnvironment } from "../command-environment.ts";
+import { commandFile } from "../command-files.ts";
 
-const executables = fileURLToPath(new URL("../../packages/cli/src", import.meta.url));
 const mostBytes = 16 * 1024 * 1024;
 
 /** What a command line printed, before anything is masked. */
@@ -51,8 +50,8 @@ export async function runTranscript(
 
 async function writeExecutables(folder: string): Promise<void> {
   await mkdir(folder);
-  for (const name of ["keyward", "keyward-kv"]) {
-    const script = `#!/bin/sh\nexec "${process.execPath}" --conditions development "${executables}/${name}.ts" "$@"\n`;
+  for (const name of ["keyward", "keyward-kv"] as const) {
+    const script = `#!/bin/sh\nexec "${process.execPath}" --conditions development "${commandFile(name)}" "$@"\n`;
     await writeFile(join(folder, name), script);
     await chmod(join(folder, name), 0o755);
   }

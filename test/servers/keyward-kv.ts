@@ -1,9 +1,9 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath } from "node:url";
+import { commandFile } from "../command-files.ts";
 
 /** The entry of `keyward-kv`. */
-export const executable = fileURLToPath(new URL("../../packages/cli/src/keyward-kv.ts", import.meta.url));
+export const executable = commandFile("keyward-kv");
 
 /** Runs `keyward-kv` until it ends, and returns its standard output. */
 export function run(...parameters: string[]): string {

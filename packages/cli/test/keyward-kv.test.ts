@@ -9,7 +9,8 @@ import { createKeyv, EncryptedStore, Keyring, reencrypt } from "@keyward/core";
 import { HttpStore } from "@keyward/http-kv";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { makeBareApplication } from "../../../test/bare-application.ts";
-import { executable, run, type ServerProcess, serve, serveIn } from "../../../test/servers/keyward-kv.ts";
+import { sourceOfCommand } from "../../../test/command-files.ts";
+import { run, type ServerProcess, serve, serveIn } from "../../../test/servers/keyward-kv.ts";
 import { describeWithRedis, findRedisServers, startRedis } from "../../../test/servers/redis.ts";
 import { keyward, startKeyward } from "./keyward-process.ts";
 
@@ -345,7 +346,7 @@ describe("without @keyward/http-kv", () => {
 
 it("keyward-kv prints on an older Node.js which version it needs, before it loads any package", () => {
   const older = `data:text/javascript,Object.defineProperty(process, "versions", { value: { node: "20.19.0" } })`;
-  const { status, stderr } = spawnSync(process.execPath, ["--import", older, executable, "--help"], {
+  const { status, stderr } = spawnSync(process.execPath, ["--import", older, sourceOfCommand("keyward-kv"), "--help"], {
     encoding: "utf8",
   });
   expect(stderr).toBe("keyward-kv: this is Node.js 20.19.0, and keyward-kv needs Node.js 22.19 or newer.\n");

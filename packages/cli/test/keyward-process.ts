@@ -1,10 +1,10 @@
 import { type ChildProcessByStdio, execFile, spawn } from "node:child_process";
 import type { Readable } from "node:stream";
-import { fileURLToPath } from "node:url";
 import { commandEnvironment } from "../../../test/command-environment.ts";
+import { commandFile } from "../../../test/command-files.ts";
 
 /** The entry of the command. */
-export const executable = fileURLToPath(new URL("../src/keyward.ts", import.meta.url));
+export const executable = commandFile("keyward");
 
 /** The result of a command that has ended. */
 export interface Ended {

@@ -10,6 +10,7 @@ import { fileKeys } from "@keyward/keys-env";
 import { RedisStore } from "@keyward/store-redis";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { sourceOfCommand } from "../../../test/command-files.ts";
 import { describeWithRedis, findRedisServers, startRedis } from "../../../test/servers/redis.ts";
 import { type Ended, executable, keyward, startKeyward } from "./keyward-process.ts";
 
@@ -393,7 +394,7 @@ describe("keyward", () => {
 
   it("prints on an older Node.js which version it needs, before it loads any package", async () => {
     const older = `data:text/javascript,Object.defineProperty(process, "versions", { value: { node: "20.19.0" } })`;
-    const child = spawn(process.execPath, ["--import", older, executable, "--help"], { stdio: "pipe" });
+    const child = spawn(process.execPath, ["--import", older, sourceOfCommand("keyward"), "--help"], { stdio: "pipe" });
     let printed = "";
     child.stderr.on("data", (data) => {
       printed += String(data);
