@@ -3,13 +3,13 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { AdminClient } from "@keyward/admin/client";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { newFolder, newService, startGateway } from "./gateway-process.ts";
+import { copyOfService, newFolder, newService, startGateway } from "./gateway-process.ts";
 import { keyward, keywardReading, startKeyward } from "./keyward-process.ts";
 
 /** Starts a service. `run` runs a command as the first admin. */
 async function start() {
   const folder = await newFolder();
-  const { admin } = await newService(folder);
+  const { admin } = await copyOfService(folder);
   const { url, callUrl } = await startGateway(folder);
   const env = { KEYWARD_URL: url, KEYWARD_TOKEN: admin };
   const run = async (...commandLine: readonly string[]) => await keyward(folder, env, ...commandLine);

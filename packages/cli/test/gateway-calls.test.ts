@@ -5,7 +5,7 @@ import { createServer, type ServerResponse } from "node:http";
 import { join } from "node:path";
 import { AdminClient } from "@keyward/admin/client";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { newFolder, newService, type RunningGateway, type Service, startGateway } from "./gateway-process.ts";
+import { copyOfService, newFolder, type RunningGateway, type Service, startGateway } from "./gateway-process.ts";
 import { keyward } from "./keyward-process.ts";
 
 const value = "test-value-0123456789abcdefghijklmnop";
@@ -30,7 +30,7 @@ async function startWithServer() {
   const address = server.address();
   const port = typeof address === "object" && address !== null ? address.port : 0;
   const folder = await newFolder();
-  const service = await newService(folder);
+  const service = await copyOfService(folder);
   const allow = ["--allow-address", `127.0.0.1:${port}`];
   const gateway = await startGateway(folder, {}, ...allow);
   const admin = clientOf(gateway, service);

@@ -1,7 +1,7 @@
 import { once } from "node:events";
-import { mkdtemp, realpath, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, realpath, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { expect, onTestFinished } from "vitest";
 import { keyward, startKeyward } from "./keyward-process.ts";
 
@@ -34,12 +34,50 @@ export async function newFolder(): Promise<string> {
   return folder;
 }
 
+/** A service that was set up, as the files in its folder. */
+interface SetUp {
+  readonly tokens: Pick<Service, "operator" | "admin">;
+  readonly files: ReadonlyMap<string, Buffer>;
+}
+
+let setUp: Promise<SetUp> | undefined;
+
 /** Sets a service up with `keyward gateway init`. */
 export async function newService(folder: string): Promise<Service> {
   const { exitCode, stdout, stderr } = await keyward(folder, {}, "gateway", "init", "--print-tokens", "--json");
   expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
   const { tokens }: { tokens: { operator: string; admin: string } } = JSON.parse(stdout);
   return { folder, ...tokens };
+}
+
+/**
+ * Copies a service into an empty folder, for a test that is not about the set-up. The tests of a file share one run of
+ * `keyward gateway init`, so their services have the same tokens and keys.
+ */
+export async function copyOfService(folder: string): Promise<Service> {
+  expect(await readdir(folder)).toEqual([]);
+  setUp ??= setUpOnce();
+  const { tokens, files } = await setUp;
+  for (const [name, content] of files) {
+    await mkdir(dirname(join(folder, name)), { recursive: true, mode: 0o700 });
+    await writeFile(join(folder, name), content, { mode: 0o600 });
+  }
+  return { folder, ...tokens };
+}
+
+async function setUpOnce(): Promise<SetUp> {
+  const folder = await realpath(await mkdtemp(join(tmpdir(), "keyward-gateway-")));
+  try {
+    const { operator, admin } = await newService(folder);
+    const files = new Map<string, Buffer>();
+    for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+      const path = join(entry.parentPath, entry.name);
+      if (entry.isFile()) files.set(relative(folder, path), await readFile(path));
+    }
+    return { tokens: { operator, admin }, files };
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
 }
 
 /** Starts `keyward gateway start` on a free port, and waits until it listens. The process is killed with the test. */

@@ -7,7 +7,7 @@ import { EncryptedStore, Keyring, reencrypt } from "@keyward/core";
 import { auditScope, auditStore, scopeOfServiceRecord } from "@keyward/secrets";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { newFolder, newService, startGateway } from "./gateway-process.ts";
+import { copyOfService, newFolder, newService, startGateway } from "./gateway-process.ts";
 import { keyward } from "./keyward-process.ts";
 
 /** Answers as a web server that is not the service. */
@@ -144,7 +144,7 @@ describe("keyward gateway init", () => {
 describe("keyward gateway start", () => {
   it("logs the start and the stop, says what the folder is, and ends with 0", async () => {
     const folder = await newFolder();
-    await newService(folder);
+    await copyOfService(folder);
     const gateway = await startGateway(folder);
     expect(await gateway.stop()).toBe(0);
     const { stderr } = gateway.printed();
@@ -157,7 +157,7 @@ describe("keyward gateway start", () => {
 
   it("ends gracefully although its parent passes on the signal that it has received too", async () => {
     const folder = await newFolder();
-    await newService(folder);
+    await copyOfService(folder);
     const gateway = await startGateway(folder);
     expect(await gateway.stopThroughParent()).toBe(0);
     const { stdout } = await keyward(folder, {}, "audit", "verify", "--json");
@@ -166,7 +166,7 @@ describe("keyward gateway start", () => {
 
   it("opens no debugger at SIGUSR1, through which other users could read the keys", async () => {
     const folder = await newFolder();
-    await newService(folder);
+    await copyOfService(folder);
     const gateway = await startGateway(folder);
     process.kill(gateway.processId, "SIGUSR1");
     // The debugger is opened before the process can handle a further signal.
@@ -176,7 +176,7 @@ describe("keyward gateway start", () => {
 
   it("keeps every change that it has answered when it is stopped under load", async () => {
     const folder = await newFolder();
-    const { admin } = await newService(folder);
+    const { admin } = await copyOfService(folder);
     const gateway = await startGateway(folder);
     const client = new AdminClient({ url: gateway.url, token: admin });
     await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
@@ -209,7 +209,7 @@ describe("keyward gateway start", () => {
 
   it("sets the service up in an empty store, and writes the tokens into a file", async () => {
     const folder = await newFolder();
-    await newService(folder);
+    await copyOfService(folder);
     for (const name of ["service.db", "audit.db"]) await rm(join(folder, ".keyward", name));
     const gateway = await startGateway(folder);
     const { stdout, stderr } = gateway.printed();
@@ -239,7 +239,7 @@ describe("keyward gateway start", () => {
 
   it("revokes the tokens of a backup, the last admins included", async () => {
     const folder = await newFolder();
-    const { admin } = await newService(folder);
+    const { admin } = await copyOfService(folder);
     const before = new Date().toISOString();
     const gateway = await startGateway(folder, {}, "--revoke-tokens-before", before);
     const list = (token: string) =>
@@ -256,7 +256,7 @@ describe("keyward gateway start", () => {
 describe("keyward gateway doctor", () => {
   it("says what to do about files that others can read, and about a damaged audit", async () => {
     const folder = await newFolder();
-    await newService(folder);
+    await copyOfService(folder);
     await chmod(join(folder, ".keyward", "service.db"), 0o644);
     const loose = await keyward(folder, {}, "gateway", "doctor");
     expect(loose).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("`chmod 600 ") });
@@ -300,7 +300,7 @@ describe("keyward gateway doctor", () => {
 
   it("warns of a secret that expires soon, as the log of the service does", async () => {
     const folder = await newFolder();
-    const { admin } = await newService(folder);
+    const { admin } = await copyOfService(folder);
     const first = await startGateway(folder);
     const client = new AdminClient({ url: first.url, token: admin });
     await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
@@ -317,7 +317,7 @@ describe("keyward gateway doctor", () => {
 describe("a rotation beside a running service", () => {
   it("re-encrypts the service and the audit while an admin writes, and no call fails", async () => {
     const folder = await newFolder();
-    const { admin } = await newService(folder);
+    const { admin } = await copyOfService(folder);
     const { url } = await startGateway(folder);
     const client = new AdminClient({ url, token: admin });
     await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
@@ -357,7 +357,7 @@ describe("a rotation beside a running service", () => {
 describe("the keys of the service", () => {
   it("are retired and revoked over the store and the audit of the configuration", async () => {
     const folder = await newFolder();
-    const { admin } = await newService(folder);
+    const { admin } = await copyOfService(folder);
     const run = async (...words: readonly string[]) => {
       const { exitCode, stdout } = await keyward(folder, {}, ...words, "--json");
       return { exitCode, result: JSON.parse(stdout) };

@@ -4,13 +4,13 @@ import { createServer, type IncomingMessage } from "node:http";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { expect, it, onTestFinished } from "vitest";
-import { newFolder, newService, startGateway } from "./gateway-process.ts";
+import { copyOfService, newFolder, startGateway } from "./gateway-process.ts";
 import { startKeyward } from "./keyward-process.ts";
 
 /** Starts a service with a server `github`, behind a proxy that calls `end` before the request for `SECOND_KEY`. */
 async function start(end: (request: IncomingMessage) => Promise<void>) {
   const folder = await newFolder();
-  const { admin } = await newService(folder);
+  const { admin } = await copyOfService(folder);
   const gateway = await startGateway(folder);
   const proxy = createServer(async (request, response) => {
     const body = await text(request);

@@ -1,7 +1,7 @@
 import { chmod, mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { newFolder, newService, startGateway } from "./gateway-process.ts";
+import { copyOfService, newFolder, startGateway } from "./gateway-process.ts";
 import { keyward, keywardReading } from "./keyward-process.ts";
 import { Terminal } from "./terminal.ts";
 
@@ -10,7 +10,7 @@ const value = "ghp_typed-on-a-terminal-1234";
 /** A service that runs, and the environment of a person who has not logged in yet. */
 async function begin() {
   const folder = await newFolder();
-  const service = await newService(folder);
+  const service = await copyOfService(folder);
   const gateway = await startGateway(folder);
   const home = await newFolder();
   const env = { XDG_CONFIG_HOME: home };

@@ -5,7 +5,7 @@ import { fileKeys } from "@keyward/keys-env";
 import { type Call, openAuditLog } from "@keyward/secrets";
 import { newCallId } from "@keyward/secrets/reader";
 import { expect, onTestFinished } from "vitest";
-import { newService, startGateway } from "./gateway-process.ts";
+import { copyOfService, startGateway } from "./gateway-process.ts";
 import { keyward, keywardReading, startKeyward } from "./keyward-process.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -27,7 +27,7 @@ const value = { input: "a-value-that-is-not-printed" };
 /** Sets a service up in the folder of the desk, starts it, and logs the desk in as the first admin. */
 async function logIn(desk: ServiceDesk, role: "admin" | "operator" = "admin"): Promise<void> {
   desk.env = {};
-  const { admin, operator } = await newService(desk.folder);
+  const { admin, operator } = await copyOfService(desk.folder);
   const { url } = await startGateway(desk.folder);
   desk.env = { KEYWARD_URL: url, KEYWARD_TOKEN: role === "admin" ? admin : operator };
 }
@@ -94,7 +94,7 @@ export function serviceCases(
     "gateway-start": async (desk) => {
       desk.env = {};
       await desk.failure("USAGE");
-      await newService(desk.folder);
+      await copyOfService(desk.folder);
       const { printed, stop } = await startGateway(desk.folder);
       expect(expectValid("gateway-start", printed().stdout)).toMatchObject({ initialized: false, tokensFile: null });
       expect(await stop()).toBe(0);
@@ -108,7 +108,7 @@ export function serviceCases(
     "gateway-doctor": async (desk) => {
       desk.env = {};
       await desk.failure("USAGE");
-      await newService(desk.folder);
+      await copyOfService(desk.folder);
       expect(await desk.result()).toMatchObject({ problems: 0 });
       const { findings } = await desk.resultOf({ exitCode: 1 }, "--url", "http://127.0.0.1:1");
       expect(findings).toContainEqual(expect.objectContaining({ level: "problem", subject: "service" }));
@@ -279,7 +279,7 @@ export function serviceCases(
     },
     "tokens-recover": async (desk) => {
       desk.env = {};
-      await newService(desk.folder);
+      await copyOfService(desk.folder);
       expect(await desk.result()).toMatchObject({ info: { role: "operator", owner: "recovered" }, urls: [] });
       expect(await desk.result("--workspace", "main", "--owner", "Ada")).toMatchObject({ info: { role: "admin" } });
       await desk.failure("WORKSPACE_NOT_FOUND", "--workspace", "other");
@@ -363,7 +363,7 @@ export function serviceCases(
     "audit-verify": async (desk) => {
       desk.env = {};
       await desk.failure("USAGE");
-      await newService(desk.folder);
+      await copyOfService(desk.folder);
       expect(await desk.result()).toMatchObject({ ok: true, problems: [], openChains: [] });
       await desk.do("audit", "anchor", "--out", "anchor.json");
       const anchor: { heads: object[] } = JSON.parse(await readFile(desk.path("anchor.json"), "utf8"));
@@ -381,7 +381,7 @@ export function serviceCases(
     },
     "audit-anchor": async (desk) => {
       desk.env = {};
-      await newService(desk.folder);
+      await copyOfService(desk.folder);
       expect(await desk.result("--out", "anchor.json")).toMatchObject({ file: "anchor.json" });
       expect(await desk.result()).toMatchObject({
         anchor: { version: 1, heads: [{ workspace: "service" }] },
@@ -406,7 +406,7 @@ export function serviceCases(
     "audit-export": async (desk) => {
       desk.env = {};
       await desk.failure("USAGE");
-      await newService(desk.folder);
+      await copyOfService(desk.folder);
       const { stdout, exitCode } = await keyward(desk.folder, {}, "audit", "export", "--json");
       expect(exitCode).toBe(0);
       const entries = stdout
