@@ -24,7 +24,7 @@ export default async function bundleCommand(): Promise<void> {
   const build = await rolldown({
     input: entries,
     platform: "node",
-    // The sources have no other modules with side effects than those that set up the process.
+    // The processes load all code of a module, as they do without a bundle.
     treeshake: false,
     logLevel: "warn",
     plugins: [packagesOfOthers],

@@ -46,7 +46,8 @@ async function start(
 ): Promise<ServerProcess> {
   const child = spawn(process.execPath, [...nodeOptions, executable, "serve", "--port", "0", ...parameters], options);
   const printed: string[] = [];
-  const exited = once(child, "exit");
+  // Unlike the exit, the close comes after everything that the process has printed.
+  const exited = once(child, "close");
   child.stderr.on("data", (data) => printed.push(String(data)));
   const url = await new Promise<string>((resolve, reject) => {
     child.stdout.on("data", (data) => {

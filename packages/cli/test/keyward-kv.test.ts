@@ -421,7 +421,7 @@ it("keyward-kv prints the id of a log entry and no password if its Redis server 
   const tenants = join(folder(), "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
   const password = randomBytes(8).toString("hex");
-  const server = await start("--tenants", tenants, "--store", `redis://:${password}@127.0.0.1:1`);
+  const server = await start("--tenants", tenants, "--store", `redis://:${password}@127.0.0.1:1?timeoutMs=500`);
   const answer = await fetch(`${server.url}/key`, { headers: { authorization: `Bearer ${apiKey}` } });
   expect(answer.status).toBe(503);
   const body = await answer.text();
