@@ -21,6 +21,9 @@ const longestCharacter = 8;
 /** Bytes after a value that may go on with an escape that the value seems to begin. */
 const longestEnd = 16;
 
+/** Decoded bytes that more text may still change, except behind a form that ends with the beginning of an escape. */
+const longestEscapes = 48;
+
 /** Bytes before a character that may be backslashes, escaped themselves. */
 const longestBackslashes = 32;
 
@@ -41,12 +44,17 @@ export class Needles {
   readonly reach: number;
   /** The length of the longest form. */
   readonly longestForm: number;
+  /** How many bytes of a decoded text {@link findDecoded} needs again when more text has come. */
+  readonly reachDecoded: number;
 
   constructor(values: readonly NeedleSource[]) {
     this.#forms = values.flatMap(formsOf);
     const longestValue = Math.max(0, ...values.map(({ value }) => Buffer.byteLength(value)));
     this.reach = longestCharacter * longestValue + longestEnd;
     this.longestForm = Math.max(0, ...this.#forms.map(({ bytes }) => bytes.length));
+    // Behind a form that ends with the beginning of an escape, more such beginnings may follow, so that its end stays uncertain.
+    const hasOpenForm = this.#forms.some(({ endsOpen }) => endsOpen);
+    this.reachDecoded = Math.max(this.longestForm, hasOpenForm ? this.reach : 0) + longestEscapes;
     const stride = strideOf(this.#forms);
     this.#table = new BlockTable(
       this.#forms.flatMap((form, index) => blocksOf(form, index, stride)),
@@ -73,8 +81,7 @@ export class Needles {
 
   /** Finds the forms in a decoded text that have changed since its mark. Leaves what more text may still change, unless `isEnd`. */
   findDecoded(text: DecodedText, isEnd: boolean, hits: Hit[]): void {
-    const from = isEnd ? 0 : Math.max(0, text.unchanged - this.longestForm - lookUpBytes);
-    this.#table.find(text.bytes, from, text.length, ({ form: index, offset }, block) => {
+    this.#table.find(text.bytes, 0, text.length, ({ form: index, offset }, block) => {
       const form = this.#forms[index];
       const start = block - offset;
       if (form === undefined) return;
