@@ -1,4 +1,3 @@
-import { lookUpBytes } from "./block-table.ts";
 import { DecodedText } from "./decoded-text.ts";
 import { EscapedBytes } from "./escaped-bytes.ts";
 import type { Hit, Needles } from "./needles.ts";
@@ -65,7 +64,7 @@ export class NearbyDecoder {
       const to = Math.min(chunk.bytes.length, index + decodedAtOnce);
       index = text.append(chunk, index, to, position + index, plainLimit);
       this.#needles.findDecoded(text, false, hits);
-      text.keepLast(this.reach + lookUpBytes);
+      text.keepLast(this.#needles.reachDecoded);
       text.mark();
     }
     if (index > from) this.#decodedUntil = position + index;

@@ -21,11 +21,11 @@ const longestCharacter = 8;
 /** Bytes after a value that may go on with an escape that the value seems to begin. */
 const longestEnd = 16;
 
+/** Decoded bytes that more text may still change, except behind a form that ends with the beginning of an escape. */
+const longestEscapes = 48;
+
 /** Bytes before a character that may be backslashes, escaped themselves. */
 const longestBackslashes = 32;
-
-/** Bytes at the beginning of a form that the text before them may hide, because both together look like an escape. */
-const longestHiddenHead = 4;
 
 /** A longer stride would save little time, and needs as many blocks of each form. */
 const longestStride = 32;
@@ -36,18 +36,25 @@ const mostBlocks = 8_192;
 /** The forms of the values of one server, prepared once and reused by many calls. */
 export class Needles {
   readonly #forms: readonly Form[];
+  readonly #stride: number;
   readonly #table: BlockTable;
   /** The most bytes that one occurrence of a value takes in an answer, with the bytes after it that make its end certain. */
   readonly reach: number;
   /** The length of the longest form. */
   readonly longestForm: number;
+  /** How many bytes of a decoded text {@link findDecoded} needs again when more text has come. */
+  readonly reachDecoded: number;
 
   constructor(values: readonly NeedleSource[]) {
     this.#forms = values.flatMap(formsOf);
     const longestValue = Math.max(0, ...values.map(({ value }) => Buffer.byteLength(value)));
     this.reach = longestCharacter * longestValue + longestEnd;
     this.longestForm = Math.max(0, ...this.#forms.map(({ bytes }) => bytes.length));
+    // Behind a form that ends with the beginning of an escape, more such beginnings may follow, so that its end stays uncertain.
+    const hasOpenForm = this.#forms.some(({ endsOpen }) => endsOpen);
+    this.reachDecoded = Math.max(this.longestForm, hasOpenForm ? this.reach : 0) + longestEscapes;
     const stride = strideOf(this.#forms);
+    this.#stride = stride;
     this.#table = new BlockTable(
       this.#forms.flatMap((form, index) => blocksOf(form, index, stride)),
       stride,
@@ -73,15 +80,14 @@ export class Needles {
 
   /** Finds the forms in a decoded text that have changed since its mark. Leaves what more text may still change, unless `isEnd`. */
   findDecoded(text: DecodedText, isEnd: boolean, hits: Hit[]): void {
-    const from = isEnd ? 0 : Math.max(0, text.unchanged - this.longestForm - lookUpBytes);
-    this.#table.find(text.bytes, from, text.length, ({ form: index, offset }, block) => {
+    this.#table.find(text.bytes, 0, text.length, ({ form: index, offset }, block) => {
       const form = this.#forms[index];
       const start = block - offset;
       if (form === undefined) return;
       const end = start + form.bytes.length;
       if (end > text.length || (end <= text.unchanged && !form.endsOpen)) return;
       if (form.endsOpen && !isEnd && end > text.settledLength) return;
-      const hit = hitIn(text, form, start);
+      const hit = hitIn(text, form, start, hiddenHead(form, this.#stride));
       // A longer part may have been passed on in part.
       if (hit !== undefined) hits.push({ ...hit, start: Math.max(hit.start, hit.end - this.reach) });
     });
@@ -93,8 +99,7 @@ export class Needles {
  * may be absent where an escape was decoded: the text before the value may have ended with `%`, which hides `41` at the beginning
  * of the value. What may hold these bytes is a part of the hit.
  */
-function hitIn(text: DecodedText, form: Form, start: number): Hit | undefined {
-  const head = form.bytes.length < shortestStrongValue ? 0 : longestHiddenHead;
+function hitIn(text: DecodedText, form: Form, start: number, head: number): Hit | undefined {
   const tail = start + head;
   const last = start + form.bytes.length - 1;
   if (tail < 0 || !timingSafeEqual(text.bytes.subarray(tail, last + 1), form.bytes.subarray(head))) return undefined;
@@ -133,6 +138,21 @@ function firstOfLine(text: DecodedText, from: number, to: number): number {
   return first;
 }
 
+/**
+ * How many bytes at the beginning of a form the text before them may hide, because both together look like an escape: all before
+ * the middle half, but none of a block. In `\u%46000`, the text `\u%` hides five bytes.
+ */
+function hiddenHead(form: Form, stride: number): number {
+  return form.bytes.length < shortestStrongValue ? 0 : Math.min(form.bytes.length >> 2, firstBlock(form, stride));
+}
+
+/** Where the first block of a form begins: in the middle, but where possible not before the middle half. */
+function firstBlock({ bytes, isEncoded }: Form, stride: number): number {
+  const room = bytes.length - (isEncoded ? lookUpBytes : narrowBytes) - stride + 1;
+  const middle = room >> 1;
+  return bytes.length < shortestStrongValue ? middle : Math.min(room, Math.max(middle, bytes.length >> 2));
+}
+
 /** The longest stride at which blocks from the middle half of each form still meet each occurrence. */
 function strideOf(forms: readonly Form[]): number {
   const shortest = Math.min(...forms.map(({ bytes }) => bytes.length));
@@ -140,13 +160,15 @@ function strideOf(forms: readonly Form[]): number {
   return Math.max(1, Math.min(longest, (shortest >> 1) - narrowBytes + 1));
 }
 
-/** As many consecutive blocks as the stride has bytes, from the middle of a form. None has a byte that the text before may hide. */
-function blocksOf({ bytes, isEncoded }: Form, form: number, stride: number): Block[] {
+/** As many consecutive blocks as the stride has bytes, from the middle of a form. */
+function blocksOf(form: Form, index: number, stride: number): Block[] {
+  const { bytes, isEncoded } = form;
   const length = isEncoded ? lookUpBytes : narrowBytes;
-  const middle = (bytes.length - length - stride + 1) >> 1;
-  const first = bytes.length < shortestStrongValue ? middle : Math.max(middle, longestHiddenHead);
-  return Array.from({ length: stride }, (_, index) => {
-    const offset = first + index;
-    return { bytes: bytes.subarray(offset, offset + length), isWide: isEncoded, form, offset };
-  });
+  const first = firstBlock(form, stride);
+  return Array.from({ length: stride }, (_, step) => ({
+    bytes: bytes.subarray(first + step, first + step + length),
+    isWide: isEncoded,
+    form: index,
+    offset: first + step,
+  }));
 }

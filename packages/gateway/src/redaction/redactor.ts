@@ -111,7 +111,8 @@ export class Redactor {
   #takeHits(end: number): Hit[] {
     if (this.#hits.length === 0) return [];
     const wholeEnds = new Set(this.#hits.filter(({ isWhole }) => isWhole).map((hit) => hit.end));
-    const hits = this.#hits.filter((hit) => hit.isWhole || !wholeEnds.has(hit.end));
+    // What was passed on already is not replaced any more.
+    const hits = this.#hits.filter((hit) => hit.end > this.#held.start && (hit.isWhole || !wholeEnds.has(hit.end)));
     this.#hits = hits.filter(({ start }) => start >= end);
     return hits.filter(({ start }) => start < end).sort(byStart);
   }

@@ -158,12 +158,29 @@ describe("the redactor", () => {
     );
   });
 
+  it("finds a value that is made of beginnings of escapes, and comes again and again, in any chunks", () => {
+    const value = "\\&\\1abc5&#xb5&\\\\u0&#x%2\\u";
+    const escaped = JSON.stringify(value).slice(1, -1);
+    const bytes = Buffer.from(`${escaped}&b50${escaped.repeat(3)}&#x\\x0x`);
+    for (let cut = 0; cut <= bytes.length; cut++) {
+      const { text, hits } = redact(new Needles([secret(value)]), chunksOf(bytes, [cut]));
+      expect(text).toBe(`REDACTED&b50${"REDACTED".repeat(3)}&#x\\x0x`);
+      expect(hits).toBe(4);
+    }
+  });
+
+  it("finds a value whose first five bytes the text before the value hides", () => {
+    const needles = new Needles([secret("46000-a-value-of-30-bytes-<abc")]);
+    expect(redactText(needles, "a \\u%46000-a-value-of-30-bytes-\\u003cabc").text).not.toContain("value");
+  });
+
   it("leaves no half of a value, whatever a caller makes an answer write before and after the value", () => {
     const hostile = fc.string({
       unit: fc.constantFrom("\\", "%", "&", ";", "#", "x", "u", "0", "4", "a", "\\u00", "&#"),
       maxLength: 8,
     });
-    const value = fc.string({ unit: fc.constantFrom(..."0123456789abcdefXYZ-_<"), minLength: 16, maxLength: 48 });
+    // The text before a value can hide five bytes of the value. Of fewer than 20 bytes, that is more than the first quarter.
+    const value = fc.string({ unit: fc.constantFrom(..."0123456789abcdefXYZ-_<"), minLength: 20, maxLength: 48 });
     assertProperty(
       fc.property(
         value,
