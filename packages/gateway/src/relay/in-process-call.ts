@@ -22,6 +22,20 @@ export interface AnswerStart {
   readonly headers: Readonly<Record<string, string>>;
 }
 
+/** A call of this process that the relay has refused or ended. */
+export class RefusedByRelay extends Error {
+  override readonly name = "RefusedByRelay";
+  readonly problem: GatewayProblem;
+  /** The id of the call in the audit. */
+  readonly callId: string;
+
+  constructor(problem: GatewayProblem, callId: string) {
+    super(problem.message, { cause: problem });
+    this.problem = problem;
+    this.callId = callId;
+  }
+}
+
 /** Makes a request that the relay reads like one of `node:http`. */
 export function inProcessRequest({ method, url, headers, body, remoteAddress }: InProcessCall): CallRequest {
   const all = body === undefined ? headers : { ...headers, "content-length": String(body.length) };
@@ -37,7 +51,7 @@ export function inProcessRequest({ method, url, headers, body, remoteAddress }: 
 /** The answer of the relay to a request of this process. Reading the stream reads the body. */
 export class InProcessAnswer extends PassThrough implements CallResponse {
   readonly req: CallResponse["req"];
-  /** Resolves when the answer begins. Rejects with the `GatewayProblem` of a call that is refused. */
+  /** Resolves when the answer begins. Rejects with {@link RefusedByRelay} if the call is refused. */
   readonly started: Promise<AnswerStart>;
   headersSent = false;
   shouldKeepAlive = true;
@@ -65,9 +79,9 @@ export class InProcessAnswer extends PassThrough implements CallResponse {
 
   flushHeaders(): void {}
 
-  refuse(problem: GatewayProblem): void {
+  refuse(problem: GatewayProblem, callId: string): void {
     this.headersSent = true;
-    this.#reject(problem);
+    this.#reject(new RefusedByRelay(problem, callId));
     this.end();
     this.resume();
   }

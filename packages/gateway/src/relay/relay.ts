@@ -163,11 +163,19 @@ export class Relay {
     });
   }
 
-  /** Reads which servers the token of a request may call. @throws GatewayProblem, KeywardError. */
-  async grantFor(request: Pick<CallRequest, "headers" | "socket">): Promise<WorkspaceGrant> {
+  /**
+   * Reads which servers the token of a request may call.
+   *
+   * @param options.isUse false if the token must not count as used. Default: true.
+   * @throws GatewayProblem, SecretsError, KeywardError.
+   */
+  async grantFor(
+    request: Pick<CallRequest, "headers" | "socket">,
+    { isUse = true }: { readonly isUse?: boolean } = {},
+  ): Promise<WorkspaceGrant> {
     const presented = this.#admission.callerOf(request);
     try {
-      return await this.#reader.forWorkspace(presented.token, presented);
+      return await this.#reader.forWorkspace(presented.token, { address: presented.address, isUse });
     } catch (error) {
       this.#admission.noteRefusal(presented, error);
       throw error;

@@ -199,18 +199,19 @@ export class SecretsReader {
    * Returns what a call to all servers of a workspace needs. Reads no value.
    *
    * @param options.address the network address of the caller.
+   * @param options.isUse false if the token must not count as used. Default: true.
    * @throws SecretsError `TOKEN_REFUSED`; `NOT_ALLOWED` for a role that does not call; `KeywardError` if the store or the keys
    * fail.
    */
   async forWorkspace(
     token: string,
-    { address }: { readonly address?: string | undefined } = {},
+    { address, isUse = true }: { readonly address?: string | undefined; readonly isUse?: boolean } = {},
   ): Promise<WorkspaceGrant> {
     const presented = presentedToken(token);
     const batch = await this.#store.readShared(presented.keys);
     const { caller, token: record } = requireCaller(presented, batch, address);
     if (!hasRight(caller.role, "servers.call")) throw notAllowed();
-    this.#lastUses.note(presented.workspace, record.id);
+    if (isUse) this.#lastUses.note(presented.workspace, record.id);
     const { workspace } = installationOf(presented.workspace, batch);
     const { servers, tools, methods } = record;
     return { caller, workspace, servers, tools, methods };
