@@ -115,6 +115,8 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
   const endpoint = new WorkspaceEndpoint({
     relay,
     concurrentCallsOfToken: limits.concurrentCallsOfToken,
+    maxMessageMemoryBytes: limits.maxBodyMemoryBytes,
+    silenceMs: limits.silenceMs,
     onProblem,
   });
   const handle = async (request: IncomingMessage, response: ServerResponse) => {

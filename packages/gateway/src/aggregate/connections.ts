@@ -1,4 +1,5 @@
 import type { Relay } from "../relay/index.ts";
+import type { MessageMemory } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
 import type { JsonObject } from "./json.ts";
 import { ServerConnection } from "./server-connection.ts";
@@ -8,6 +9,8 @@ import type { ServerEras } from "./server-eras.ts";
 export interface ConnectionsOptions {
   readonly relay: Pick<Relay, "call">;
   readonly eras: ServerEras;
+  /** The memory of the messages of all servers. */
+  readonly memory: MessageMemory;
   /** The id of the workspace. */
   readonly workspace: string;
   /** The capabilities of the caller that servers may use. */

@@ -1,5 +1,5 @@
 import { type AnswerStart, type InProcessAnswer, RefusedByRelay, type Relay } from "../relay/index.ts";
-import { eventsOf, jsonOf, UnreadableAnswerError } from "./answer-reader.ts";
+import { eventsOf, jsonOf, type MessageMemory, UnreadableAnswerError } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
 import { arrayIn, type Json, type JsonObject, objectIn, textIn } from "./json.ts";
 import {
@@ -35,6 +35,8 @@ export interface ServerConnectionOptions {
   /** The name of the server in `eras`, which changes when an admin changes the server. */
   readonly identity: string;
   readonly eras: ServerEras;
+  /** The memory of the messages of all servers. */
+  readonly memory: MessageMemory;
   /** The capabilities of the caller that the server may use. */
   readonly capabilities: JsonObject;
   /** How long the server may take to answer `server/discover` and `initialize`, in milliseconds. Default: 30,000. */
@@ -266,7 +268,7 @@ export class ServerConnection {
   ): Promise<Outcome> {
     const type = headers["content-type"] ?? "";
     if (/^\s*text\/event-stream\s*(?:;|$)/i.test(type)) {
-      for await (const event of eventsOf(answer)) {
+      for await (const event of eventsOf(answer, this.#options.memory)) {
         const message = messageOf(event);
         if (message?.kind === "response") {
           if (message.id !== id) continue;
@@ -277,7 +279,9 @@ export class ServerConnection {
       }
       throw new RpcFailure({ code: codes.server, message: "The server ended its stream before the response" });
     }
-    const message = /^\s*application\/json\s*(?:;|$)/i.test(type) ? messageOf(await jsonOf(answer)) : undefined;
+    const message = /^\s*application\/json\s*(?:;|$)/i.test(type)
+      ? messageOf(await jsonOf(answer, this.#options.memory))
+      : undefined;
     answer.resume();
     // An error that the server finds before it has read the message may have no id.
     if (message?.kind === "response" && (message.id === id || (status >= 400 && "error" in message.outcome))) {

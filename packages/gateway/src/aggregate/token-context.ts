@@ -9,7 +9,10 @@ import { WorkspaceLists, type WorkspaceListsOptions } from "./workspace-lists.ts
 
 /** The options of {@link TokenContext}. */
 export interface TokenContextOptions
-  extends Pick<WorkspaceListsOptions, "relay" | "eras" | "workspace" | "turns" | "readWithinMs"> {
+  extends Pick<
+    WorkspaceListsOptions,
+    "relay" | "eras" | "memory" | "listMemory" | "workspace" | "turns" | "readWithinMs"
+  > {
   readonly tokenId: string;
   readonly origin: CallOrigin;
 }
@@ -60,8 +63,8 @@ export class TokenContext {
 
   /** Returns the options of connections of a caller with some capabilities. */
   connectionOptions(capabilities: JsonObject): ConnectionsOptions {
-    const { relay, eras, workspace } = this.#options;
-    return { relay, eras, workspace, capabilities };
+    const { relay, eras, memory, workspace } = this.#options;
+    return { relay, eras, memory, workspace, capabilities };
   }
 
   /** Runs a call over connections that callers of the modern protocol with the same capabilities share. */

@@ -1,6 +1,7 @@
 import { Places } from "@keyward/listener";
 import { GatewayProblem } from "../problem.ts";
 import type { CallRequest, CallResponse, Relay, WorkspaceCall } from "../relay/index.ts";
+import { MessageMemory } from "./answer-reader.ts";
 import { originOf } from "./call-origin.ts";
 import { CallerAnswer } from "./caller-answer.ts";
 import { parseJson } from "./json.ts";
@@ -16,13 +17,19 @@ export interface WorkspaceEndpointOptions {
   readonly relay: Pick<Relay, "call" | "handleWorkspace" | "grantFor" | "serversOf">;
   /** How many requests with one token may be in progress at once. Open streams count. */
   readonly concurrentCallsOfToken: number;
+  /** The memory of all messages of servers that are read whole, in bytes. */
+  readonly maxMessageMemoryBytes: number;
+  /** For how long a server may send nothing, in milliseconds. */
+  readonly silenceMs: number;
   readonly onProblem: (problem: unknown) => void;
 }
 
 const maxServers = 500;
 const maxTokens = 2_000;
 const checkedEveryMs = 1_000;
-const readWithinMs = 10_000;
+/** The memory of the lists of all tokens. */
+const maxListBytes = 256 * 1_048_576;
+const longestReadMs = 10_000;
 const readsAtOnce = 64;
 const idleTokenMs = 10 * 60_000;
 const idleSessionMs = 60 * 60_000;
@@ -36,6 +43,8 @@ const checksBetweenLists = 5;
 export class WorkspaceEndpoint {
   readonly #options: WorkspaceEndpointOptions;
   readonly #eras = new ServerEras();
+  readonly #memory: MessageMemory;
+  readonly #listMemory = new MessageMemory(maxListBytes);
   readonly #turns = new Turns(readsAtOnce);
   readonly #places: Places;
   readonly #contexts = new Map<string, TokenContext>();
@@ -45,6 +54,7 @@ export class WorkspaceEndpoint {
 
   constructor(options: WorkspaceEndpointOptions) {
     this.#options = options;
+    this.#memory = new MessageMemory(options.maxMessageMemoryBytes);
     this.#places = new Places(options.concurrentCallsOfToken, tooMany);
     this.#timer = setInterval(() => void this.#check(), checkedEveryMs).unref();
   }
@@ -105,7 +115,8 @@ export class WorkspaceEndpoint {
       known ??
       new TokenContext({
         ...{ tokenId, origin, workspace: grant.workspace.id, relay: this.#options.relay },
-        ...{ eras: this.#eras, turns: this.#turns, readWithinMs },
+        ...{ eras: this.#eras, memory: this.#memory, listMemory: this.#listMemory, turns: this.#turns },
+        readWithinMs: Math.min(longestReadMs, this.#options.silenceMs),
       });
     context.origin = origin;
     context.usedMs = performance.now();

@@ -1,4 +1,5 @@
 import type { CallableServer, Relay } from "../relay/index.ts";
+import type { MessageMemory } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
 import { type ListedItem, type ListKind, listKinds } from "./listed-items.ts";
 import { ServerConnection } from "./server-connection.ts";
@@ -20,6 +21,10 @@ export interface ServerHealth {
 export interface WorkspaceListsOptions {
   readonly relay: Pick<Relay, "call">;
   readonly eras: ServerEras;
+  /** The memory of the messages of all servers. */
+  readonly memory: MessageMemory;
+  /** The memory of the lists of all tokens. */
+  readonly listMemory: MessageMemory;
   /** The id of the workspace. */
   readonly workspace: string;
   /** The turns of all callers. */
@@ -36,6 +41,8 @@ export interface WorkspaceListsOptions {
 interface ListedServer {
   readonly server: CallableServer;
   lists: ReadonlyMap<ListKind, readonly ListedItem[]>;
+  /** The memory that the lists take. */
+  bytes: number;
   /** The entries of each list as JSON, for the tools in scope. */
   readonly joined: Map<ListKind, string>;
   isRead: boolean;
@@ -80,7 +87,15 @@ export class WorkspaceLists {
       if (known !== undefined) this.#options.eras.forget(this.#identityOf(server.slug));
       this.#remove(server.slug);
       this.#servers.set(server.slug, {
-        ...{ server, lists: new Map(), joined: new Map(), isRead: false, problem: undefined, since: Date.now() },
+        ...{
+          server,
+          lists: new Map(),
+          bytes: 0,
+          joined: new Map(),
+          isRead: false,
+          problem: undefined,
+          since: Date.now(),
+        },
         ...{ failures: 0, nextMs: 0, reading: undefined },
       });
     }
@@ -160,31 +175,44 @@ export class WorkspaceLists {
   /** Ends what is in progress. */
   close(): void {
     this.#ended.abort();
+    for (const { bytes } of this.#servers.values()) this.#options.listMemory.release(bytes);
     this.#servers.clear();
   }
 
   async #read(listed: ListedServer): Promise<void> {
-    const { relay, eras, origin, turns, readWithinMs } = this.#options;
+    const { relay, eras, memory, origin, turns, readWithinMs } = this.#options;
     const { slug } = listed.server;
     await turns.run(async () => {
       if (this.#ended.signal.aborted) return;
       const connection = new ServerConnection({
-        ...{ relay, eras, slug, identity: this.#identityOf(slug), capabilities: {}, openedWithinMs: readWithinMs },
+        ...{
+          relay,
+          eras,
+          memory,
+          slug,
+          identity: this.#identityOf(slug),
+          capabilities: {},
+          openedWithinMs: readWithinMs,
+        },
       });
       const signal = AbortSignal.any([this.#ended.signal, AbortSignal.timeout(readWithinMs)]);
       try {
         const read = await readLists(connection, slug, { origin: origin(), signal });
         this.#take(listed, read);
       } catch (error) {
-        this.#take(listed, { lists: new Map(), failed: new Map(listKinds.map((kind) => [kind, reasonOf(error)])) });
+        this.#take(listed, allFailed(reasonOf(error)));
       } finally {
         void connection.close(origin()).catch(() => {});
       }
     });
   }
 
-  #take(listed: ListedServer, { lists, failed }: ReadLists): void {
+  #take(listed: ListedServer, read: ReadLists): void {
     if (this.#ended.signal.aborted || this.#servers.get(listed.server.slug) !== listed) return;
+    const { listMemory } = this.#options;
+    const { lists, failed } = listMemory.hasRoomFor(bytesOf(read.lists) - listed.bytes)
+      ? read
+      : allFailed("The gateway keeps too many lists now");
     const [problem] = failed.values();
     if ((problem === undefined) !== (listed.problem === undefined) || !listed.isRead) listed.since = Date.now();
     listed.failures = problem === undefined ? 0 : listed.failures + 1;
@@ -196,6 +224,9 @@ export class WorkspaceLists {
     // One failure may pass. The second one takes the entries out of the list.
     for (const kind of failed.keys()) next.set(kind, listed.failures < 2 ? (former.get(kind) ?? []) : []);
     listed.lists = next;
+    listMemory.release(listed.bytes);
+    listed.bytes = bytesOf(next);
+    listMemory.take(listed.bytes);
     listed.isRead = true;
     for (const kind of listKinds) {
       const before = textOf(former.get(kind));
@@ -218,6 +249,7 @@ export class WorkspaceLists {
   #remove(slug: string): void {
     const listed = this.#servers.get(slug);
     this.#servers.delete(slug);
+    this.#options.listMemory.release(listed?.bytes ?? 0);
     for (const kind of listKinds) if ((listed?.lists.get(kind)?.length ?? 0) > 0) this.#raise(kind);
   }
 
@@ -229,6 +261,15 @@ export class WorkspaceLists {
   #identityOf(slug: string): string {
     return `${this.#options.workspace}/${slug}`;
   }
+}
+
+function allFailed(reason: string): ReadLists {
+  return { lists: new Map(), failed: new Map(listKinds.map((kind) => [kind, reason])) };
+}
+
+/** Returns about how many bytes lists take: each entry is kept by itself, and in the text of its list. */
+function bytesOf(lists: ReadonlyMap<ListKind, readonly ListedItem[]>): number {
+  return [...lists.values()].flat().reduce((sum, { json }) => sum + 2 * json.length + 200, 0);
 }
 
 function textOf(items: readonly ListedItem[] = []): string {
