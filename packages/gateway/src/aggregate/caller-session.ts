@@ -3,6 +3,7 @@ import type { CallOrigin } from "./call-origin.ts";
 import type { CallerAnswer } from "./caller-answer.ts";
 import type { Connections } from "./connections.ts";
 import type { JsonObject } from "./json.ts";
+import type { ListKind } from "./listed-items.ts";
 import { type Asking, askingMessage, codes, type MessageId, type Outcome } from "./messages.ts";
 
 /** A session of a caller of the legacy protocol. */
@@ -15,6 +16,8 @@ export class CallerSession {
   usedMs = performance.now();
   readonly #questions = new Map<MessageId, (outcome: Outcome) => void>();
   readonly #running = new Map<MessageId, AbortController>();
+  /** The version of each list that the caller has read, or that it was told of. */
+  readonly #read = new Map<ListKind, number>();
   /** What changed while the caller had no open stream. */
   readonly #missed = new Set<string>();
   #stream: CallerAnswer | undefined;
@@ -46,8 +49,16 @@ export class CallerSession {
     if (this.#stream === answer) this.#stream = undefined;
   }
 
-  /** Tells the caller that something has changed, now or when it listens again. */
-  tell(method: string): void {
+  /** Notes that the caller has read a version of a list. */
+  noteRead(kind: ListKind, version: number): void {
+    this.#read.set(kind, version);
+  }
+
+  /** Tells the caller that a list that it has read has changed, now or when the caller listens again. */
+  tell(kind: ListKind, version: number, method: string): void {
+    const read = this.#read.get(kind);
+    if (read === undefined || read === version) return;
+    this.#read.set(kind, version);
     if (this.#stream === undefined) this.#missed.add(method);
     else void this.#stream.send(JSON.stringify(askingMessage({ method, params: undefined })));
   }

@@ -2,6 +2,7 @@ import { GatewayProblem } from "../problem.ts";
 import { CallerSession } from "./caller-session.ts";
 import { Connections } from "./connections.ts";
 import { objectIn, textIn } from "./json.ts";
+import type { ListKind } from "./listed-items.ts";
 import {
   type Asking,
   codes,
@@ -51,6 +52,7 @@ export async function answerLegacy(given: CallerMessage): Promise<void> {
     const { connections, capabilities, logLevel } = session;
     const face = {
       ...({ era: "legacy", connections, capabilities, logLevel } as const),
+      noteRead: (kind: ListKind, version: number) => session.noteRead(kind, version),
       notify: (text: string) => answer.send(text),
       ask: (question: Asking) => session.ask(question, answer, signal),
     };

@@ -5,6 +5,7 @@ import { UnreadableAnswerError } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
 import type { Connections } from "./connections.ts";
 import { isObject, type Json, type JsonObject, objectIn, parseJson, textIn } from "./json.ts";
+import type { ListKind } from "./listed-items.ts";
 import {
   type Asking,
   askingMessage,
@@ -28,6 +29,8 @@ export interface CallerFace {
   readonly capabilities: JsonObject;
   /** The least level of the log messages that the caller wants; `undefined` if the caller has not said. */
   readonly logLevel: string | undefined;
+  /** Notes that the caller gets a version of a list. */
+  noteRead?(kind: ListKind, version: number): void;
   /** Sends a message, as JSON, before the response. */
   notify(text: string): Promise<void> | void;
   /** Sends a request of a server to the caller, and resolves to the answer. */

@@ -134,8 +134,11 @@ export class TokenContext {
       this.#telling = undefined;
       const changed = listKinds.filter((kind) => this.#toldVersions.get(kind) !== this.lists.version(kind));
       for (const kind of changed) this.#toldVersions.set(kind, this.lists.version(kind));
+      for (const kind of changed) {
+        const version = this.lists.version(kind);
+        for (const session of this.sessions.values()) session.tell(kind, version, changeMethods[kind]);
+      }
       for (const method of new Set(changed.map((kind) => changeMethods[kind]))) {
-        for (const session of this.sessions.values()) session.tell(method);
         for (const listen of this.listens) listen.tell(method);
       }
     }, settledMs).unref();

@@ -85,18 +85,12 @@ export class WorkspaceLists {
       const known = this.#servers.get(server.slug);
       if (known?.server.id === server.id && known.server.revision === server.revision) continue;
       if (known !== undefined) this.#options.eras.forget(this.#identityOf(server.slug));
-      this.#remove(server.slug);
+      if (known !== undefined && known.server.id !== server.id) this.#remove(server.slug);
       this.#servers.set(server.slug, {
-        ...{
-          server,
-          lists: new Map(),
-          bytes: 0,
-          joined: new Map(),
-          isRead: false,
-          problem: undefined,
-          since: Date.now(),
-        },
-        ...{ failures: 0, nextMs: 0, reading: undefined },
+        ...{ lists: new Map(), bytes: 0, joined: new Map(), problem: undefined, since: Date.now() },
+        // The lists of the same server before a change stay until it was read, or until the next failure.
+        ...this.#servers.get(server.slug),
+        ...{ server, isRead: false, failures: 1, nextMs: 0, reading: undefined },
       });
     }
     this.readDue();

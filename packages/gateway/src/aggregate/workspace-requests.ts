@@ -36,6 +36,7 @@ export async function answerRequest(face: CallerFace, request: CallerRequest): P
   if (kind !== undefined) {
     await request.refresh();
     await context.lists.read(listWaitMs, signal);
+    face.noteRead?.(kind, context.lists.version(kind));
     return { member: listMember(context.lists, kind, face.era, textIn(request.params, "cursor")), error: undefined };
   }
   const addressed = await addressOf(face, request);
