@@ -20,6 +20,8 @@ export class CallerSession {
   readonly #read = new Map<ListKind, number>();
   /** What changed while the caller had no open stream. */
   readonly #missed = new Set<string>();
+  readonly #serverStreams = new Set<string>();
+  readonly #ended = new AbortController();
   #stream: CallerAnswer | undefined;
   #lastQuestion = 0;
 
@@ -68,6 +70,18 @@ export class CallerSession {
     await this.#stream?.send(text);
   }
 
+  /** The number of open streams of servers. */
+  get serverStreams(): number {
+    return this.#serverStreams.size;
+  }
+
+  /** Reads a stream of a server beside the calls, unless that is done already. */
+  listenTo(slug: string, run: (signal: AbortSignal) => Promise<void>): void {
+    if (this.#serverStreams.has(slug) || this.#ended.signal.aborted) return;
+    this.#serverStreams.add(slug);
+    void run(this.#ended.signal).finally(() => this.#serverStreams.delete(slug));
+  }
+
   /** Runs a request that the caller can cancel by its id. */
   async during<Result>(
     id: MessageId,
@@ -105,6 +119,8 @@ export class CallerSession {
       return await promise;
     } finally {
       this.#questions.delete(id);
+      signal.removeEventListener("abort", left);
+      to.closed.removeEventListener("abort", left);
     }
   }
 
@@ -115,14 +131,16 @@ export class CallerSession {
 
   /** Ends the stream, all requests, and the sessions at servers. */
   async close(origin: CallOrigin): Promise<void> {
+    this.#ended.abort();
     for (const running of this.#running.values()) running.abort(new Error("The session has ended"));
     this.#stream?.end();
     this.#stream = undefined;
     await this.connections.close(origin);
   }
 
-  /** Ends the stream. The caller may come back. */
-  endStream(): void {
+  /** Ends the streams of the caller and of servers. */
+  endStreams(): void {
+    this.#ended.abort();
     this.#stream?.end();
   }
 }

@@ -20,6 +20,8 @@ export class HeldCall {
   readonly name: string;
   readonly #leaving = new AbortController();
   readonly #questions = new Map<string, { readonly asking: Asking; readonly resolve: (outcome: Outcome) => void }>();
+  /** The questions that the caller has seen. */
+  readonly #shown = new Set<string>();
   #asked = Promise.withResolvers<void>();
   #answer: CallerAnswer | undefined;
   #end: Promise<CallEnd> | undefined;
@@ -38,11 +40,6 @@ export class HeldCall {
   /** Fires when the call must end. */
   get signal(): AbortSignal {
     return this.#leaving.signal;
-  }
-
-  /** True while questions wait for the caller. */
-  get isAsking(): boolean {
-    return this.#questions.size > 0;
   }
 
   /** Begins the call. `ended` is called when the call has ended. */
@@ -68,19 +65,17 @@ export class HeldCall {
     return await promise;
   }
 
-  /** Takes the answers of the caller. */
+  /** Takes the answers of the caller. Questions that the caller has not seen yet stay. */
   take(responses: JsonObject): void {
     clearTimeout(this.#timer);
-    for (const [key, { resolve }] of this.#questions) {
+    for (const key of this.#shown) {
       const response = Object.hasOwn(responses, key) ? responses[key] : undefined;
-      resolve(
-        isObject(response)
-          ? { result: response }
-          : { error: { code: codes.server, message: "The caller did not answer" } },
-      );
+      this.#questions.get(key)?.resolve(isObject(response) ? { result: response } : unanswered());
+      this.#questions.delete(key);
     }
-    this.#questions.clear();
+    this.#shown.clear();
     this.#asked = Promise.withResolvers();
+    if (this.#questions.size > 0) this.#asked.resolve();
   }
 
   /** Waits for the end of the call, or for questions of the server. Ends the call if the caller leaves. */
@@ -94,12 +89,11 @@ export class HeldCall {
     this.#answer = undefined;
     if (end !== undefined) return end;
     this.#timer = setTimeout(left, heldMs).unref();
-    const inputRequests = Object.fromEntries(
-      [...this.#questions].map(([key, { asking }]): [string, Json] => [
-        key,
-        { method: asking.method, params: asking.params ?? {} },
-      ]),
-    );
+    const inputRequests: Record<string, Json> = {};
+    for (const [key, { asking }] of this.#questions) {
+      inputRequests[key] = { method: asking.method, params: asking.params ?? {} };
+      this.#shown.add(key);
+    }
     const result = { resultType: "input_required", inputRequests, requestState: this.state };
     return { member: `"result":${JSON.stringify(result)}`, error: undefined };
   }
@@ -108,6 +102,11 @@ export class HeldCall {
   leave(): void {
     clearTimeout(this.#timer);
     this.#leaving.abort(new Error("The caller has left"));
-    this.take({});
+    for (const { resolve } of this.#questions.values()) resolve(unanswered());
+    this.#questions.clear();
   }
+}
+
+function unanswered(): Outcome {
+  return { error: { code: codes.server, message: "The caller did not answer" } };
 }

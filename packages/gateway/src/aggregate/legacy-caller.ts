@@ -7,18 +7,22 @@ import {
   type Asking,
   codes,
   legacyVersions,
+  logLevels,
   type MessageId,
   newestLegacyVersion,
   RpcFailure,
   responseMessage,
 } from "./messages.ts";
 import type { CallerMessage } from "./modern-caller.ts";
-import { instructions, serverCapabilities, serverInfo, usableCapabilities } from "./profile.ts";
+import { instructions, legacyCapabilities, serverInfo, usableCapabilities } from "./profile.ts";
+import { messagesFor, type ServerCall } from "./server-call.ts";
+import type { ServerConnection } from "./server-connection.ts";
 import type { TokenContext } from "./token-context.ts";
 import { answerRequest } from "./workspace-requests.ts";
 
 const maxSessions = 100;
-const levels = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+/** A stream counts as a call of the token, and the other calls need places, too. */
+const maxServerStreams = 50;
 
 /** Answers a message of a caller of the legacy protocol. @throws RpcFailure, GatewayProblem. */
 export async function answerLegacy(given: CallerMessage): Promise<void> {
@@ -45,7 +49,7 @@ export async function answerLegacy(given: CallerMessage): Promise<void> {
   const { id, asking } = message;
   if (asking.method === "ping") return answer.respond(JSON.stringify(responseMessage(id, { result: {} })));
   if (asking.method === "logging/setLevel") {
-    setLevel(session, asking, given);
+    setLevel(session, asking);
     return answer.respond(JSON.stringify(responseMessage(id, { result: {} })));
   }
   const end = await session.during(id, answer, (signal) => {
@@ -55,10 +59,30 @@ export async function answerLegacy(given: CallerMessage): Promise<void> {
       noteRead: (kind: ListKind, version: number) => session.noteRead(kind, version),
       notify: (text: string) => answer.send(text),
       ask: (question: Asking) => session.ask(question, answer, signal),
+      opened: (connection: ServerConnection, call: ServerCall) => listenTo(connection, call, session, context),
     };
     return answerRequest(face, { ...asking, context, origin, signal, headers: {}, refresh: given.refresh });
   });
   answer.respond(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},${end.member}}`);
+}
+
+/** Passes on what a server says outside of calls, as long as the session lasts and the token has few such streams. */
+function listenTo(connection: ServerConnection, call: ServerCall, session: CallerSession, context: TokenContext): void {
+  if (!connection.hasSession || context.serverStreams >= maxServerStreams) return;
+  session.listenTo(call.slug, (signal) => {
+    const { connections, capabilities } = session;
+    const face = {
+      ...({ era: "legacy", connections, capabilities } as const),
+      // The level that holds when the message comes.
+      get logLevel() {
+        return session.logLevel;
+      },
+      notify: (text: string) => session.send(text),
+      ask: (question: Asking) => session.ask(question, undefined, signal),
+    };
+    const { origin } = call;
+    return connection.listen(messagesFor(connection, face, call), { origin, signal });
+  });
 }
 
 /** Returns a session of the token. @throws GatewayProblem `SESSION_NOT_FOUND`, `BODY_MALFORMED`. */
@@ -84,7 +108,7 @@ function initialize({ context, answer, refresh }: CallerMessage, id: MessageId, 
   context.sessions.set(session.id, session);
   const result = {
     protocolVersion: legacyVersions.includes(requested) ? requested : newestLegacyVersion,
-    ...{ capabilities: serverCapabilities, serverInfo, instructions },
+    ...{ capabilities: legacyCapabilities, serverInfo, instructions },
   };
   answer.respond(JSON.stringify(responseMessage(id, { result })), { headers: { "mcp-session-id": session.id } });
   // The first request for a list finds some of the servers read already.
@@ -102,11 +126,10 @@ function endOldest(context: TokenContext): void {
   });
 }
 
-function setLevel(session: CallerSession, { params }: Asking, { origin }: CallerMessage): void {
+function setLevel(session: CallerSession, { params }: Asking): void {
   const level = textIn(params, "level") ?? "";
-  if (!levels.includes(level)) {
+  if (!logLevels.includes(level)) {
     throw new RpcFailure({ code: codes.invalidParams, message: "There is no such level of log messages" });
   }
   session.logLevel = level;
-  for (const connection of session.connections.all()) void connection.setLogLevel(level, origin).catch(() => {});
 }

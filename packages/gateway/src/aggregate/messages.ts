@@ -32,6 +32,11 @@ export const modernVersion = "2026-07-28";
 export const legacyVersions: readonly string[] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 export const newestLegacyVersion = "2025-11-25";
 
+/** The levels of log messages, from the one with most messages on. */
+export const logLevels: readonly string[] = [
+  ...["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"],
+];
+
 /** The members of `_meta` that the modern protocol adds. */
 export const metaKeys = {
   version: "io.modelcontextprotocol/protocolVersion",

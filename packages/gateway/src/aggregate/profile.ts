@@ -12,6 +12,12 @@ export const serverCapabilities = {
   logging: {},
 } as const;
 
+/** What the endpoint offers callers with sessions. */
+export const legacyCapabilities = {
+  ...serverCapabilities,
+  resources: { listChanged: true, subscribe: true },
+} as const;
+
 export const instructions =
   "The tools and prompts of several servers: server__name is the name of one server. The URI of a resource begins with keyward+server+.";
 

@@ -11,6 +11,7 @@ import {
   askingMessage,
   codes,
   type Era,
+  logLevels,
   metaKeys,
   type Outcome,
   type RpcError,
@@ -19,7 +20,7 @@ import {
 } from "./messages.ts";
 import { publicUri } from "./names.ts";
 import { publicResult } from "./public-results.ts";
-import type { ServerConnection } from "./server-connection.ts";
+import type { ServerConnection, ServerMessages } from "./server-connection.ts";
 
 /** What a call needs of its caller. */
 export interface CallerFace {
@@ -29,6 +30,8 @@ export interface CallerFace {
   readonly capabilities: JsonObject;
   /** The least level of the log messages that the caller wants; `undefined` if the caller has not said. */
   readonly logLevel: string | undefined;
+  /** Called with the connection to a server before each call. */
+  opened?(connection: ServerConnection, call: ServerCall): void;
   /** Notes that the caller gets a version of a list. */
   noteRead?(kind: ListKind, version: number): void;
   /** Sends a message, as JSON, before the response. */
@@ -57,7 +60,6 @@ export interface CallEnd {
 
 const maxRounds = 10;
 const roundPauseMs = 250;
-const levels = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 /** The capability of the caller that each request of a server needs. */
 const neededFor: ReadonlyMap<string, string> = new Map([
   ["sampling/createMessage", "sampling"],
@@ -70,6 +72,9 @@ export async function callServer(face: CallerFace, call: ServerCall): Promise<Ca
   const connection = face.connections.to(call.slug);
   try {
     const { era } = await connection.open(call.origin);
+    if (face.logLevel !== undefined) await connection.wantLogs(face.logLevel, call);
+    face.opened?.(connection, call);
+    if (face.era === "modern" || era === "modern") requireStateless(call.method);
     const outcome = await untilComplete(connection, era, face, call);
     if ("error" in outcome) return endOf(connection, outcome);
     const shown = publicResult(call.method, call.slug, outcome.result);
@@ -78,6 +83,16 @@ export async function callServer(face: CallerFace, call: ServerCall): Promise<Ca
     face.connections.forgetUnopened(call.slug);
     return endOf(connection, { error: errorOf(error, call.method) });
   }
+}
+
+/** @throws RpcFailure for subscriptions, which need a caller and a server with sessions. */
+function requireStateless(method: string): void {
+  if (!/^resources\/(?:un)?subscribe$/.test(method)) return;
+  throw new RpcFailure({
+    code: codes.methodNotFound,
+    message: "The server has no sessions, so it cannot tell this caller when a resource changes",
+    data: { hint: "Read the resource again, or listen at the endpoint of the server, /s/<server>/mcp." },
+  });
 }
 
 /** Returns the error for a name, a URI or a server that the token cannot use, whatever the reason is. */
@@ -114,7 +129,10 @@ async function untilComplete(
 ): Promise<Outcome> {
   let params = paramsFor(era, face, call.params);
   for (let round = 0; round < maxRounds; round++) {
-    const outcome = await connection.request({ ...call, params }, messagesFor(connection, face, call));
+    const outcome = await connection.request(
+      { ...call, params },
+      messagesFor(connection, face, call, objectIn(call.params, "_meta")["progressToken"]),
+    );
     const isAsking = "result" in outcome && outcome.result["resultType"] === "input_required";
     if (!isAsking || face.era === "modern") return outcome;
     const requests = objectIn(outcome.result, "inputRequests");
@@ -142,12 +160,20 @@ function paramsFor(era: Era, face: CallerFace, params: JsonObject): JsonObject {
   return face.era === "legacy" ? withMeta(params, { [metaKeys.logLevel]: face.logLevel }) : params;
 }
 
-function messagesFor(connection: ServerConnection, face: CallerFace, { slug, listsChanged }: ServerCall) {
+/** Returns what happens to the messages of a server during a call. */
+export function messagesFor(
+  connection: ServerConnection,
+  face: CallerFace,
+  { slug, listsChanged }: Pick<ServerCall, "slug" | "listsChanged">,
+  progressToken?: Json,
+): ServerMessages {
   const send = (asking: Asking) => face.notify(connection.redacted(JSON.stringify(askingMessage(asking))));
   return {
     notified: async ({ method, params }: Asking) => {
       if (/^notifications\/(?:tools|prompts|resources)\/list_changed$/.test(method)) return listsChanged();
-      if (method === "notifications/progress" || method === "notifications/elicitation/complete") {
+      // Tokens of progress are small numbers, so a server could report progress of a call to another server.
+      const isOwn = progressToken !== undefined && params?.["progressToken"] === progressToken;
+      if (method === "notifications/progress" ? isOwn : method === "notifications/elicitation/complete") {
         return await send({ method, params });
       }
       if (method === "notifications/message" && isWanted(face, textIn(params, "level"))) {
@@ -177,7 +203,7 @@ async function askCaller(connection: ServerConnection, face: CallerFace, { metho
 
 function isWanted({ era, logLevel }: CallerFace, level: string | undefined): boolean {
   if (logLevel === undefined) return era === "legacy";
-  return levels.indexOf(level ?? "") >= levels.indexOf(logLevel);
+  return logLevels.indexOf(level ?? "") >= logLevels.indexOf(logLevel);
 }
 
 /** Returns a result as the protocol of the caller has it. */

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { type AnswerStart, type InProcessAnswer, RefusedByRelay, type Relay } from "../relay/index.ts";
 import { eventsOf, jsonOf, type MessageMemory, UnreadableAnswerError } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
@@ -7,6 +8,7 @@ import {
   askingMessage,
   codes,
   legacyVersions,
+  logLevels,
   type Message,
   type MessageId,
   messageOf,
@@ -61,6 +63,8 @@ interface Opened extends ServerProfile {
 const clientInfo = { name: "keyward-gateway", version: "1" };
 /** For how long a stream may go on after its response. */
 const lingerMs = 2_000;
+/** How long a stream that has ended stays closed. */
+const againMs = 1_000;
 const pathOf = (slug: string) => `/s/${slug}/mcp`;
 const nothingAsked: ServerMessages = {
   notified: () => {},
@@ -76,6 +80,7 @@ export class ServerConnection {
   #opened: Opened | undefined;
   #opening: Promise<Opened> | undefined;
   #lastId = 0;
+  #logLevel: { readonly of: Opened; readonly level: string } | undefined;
   #lastAnswer: InProcessAnswer | undefined;
   #isClosed = false;
 
@@ -128,16 +133,44 @@ export class ServerConnection {
     leave(answer);
   }
 
-  /** Tells the server which log messages the caller wants, if the server has a session and log messages. */
-  async setLogLevel(level: string, origin: CallOrigin): Promise<void> {
+  /** Tells a server with sessions to send log messages from a level on, if it does not yet. */
+  async wantLogs(level: string, { origin, signal }: Pick<ServerRequest, "origin" | "signal">): Promise<void> {
     const opened = this.#opened;
     if (opened?.era !== "legacy" || opened.capabilities["logging"] === undefined) return;
-    await this.request({
-      method: "logging/setLevel",
-      params: { level },
-      origin,
-      signal: AbortSignal.timeout(lingerMs),
-    });
+    const known = this.#logLevel?.of === opened ? logLevels.indexOf(this.#logLevel.level) : logLevels.length;
+    if (logLevels.indexOf(level) >= known) return;
+    this.#logLevel = { of: opened, level };
+    await this.request({ method: "logging/setLevel", params: { level }, origin, signal });
+  }
+
+  /**
+   * Reads the messages of the session that belong to no request. Resolves when the signal fires, or if the server has no
+   * stream for them.
+   */
+  async listen(messages: ServerMessages, { origin, signal }: Pick<ServerRequest, "origin" | "signal">): Promise<void> {
+    while (!signal.aborted) {
+      const opened = this.#opened;
+      if (opened?.session === undefined) return;
+      const answer = this.#options.relay.call({
+        ...{ method: "GET", url: pathOf(this.#options.slug), body: undefined, remoteAddress: origin.remoteAddress },
+        headers: { ...origin.headers, accept: "text/event-stream", ...headersOf(opened) },
+      });
+      const stop = () => answer.destroy();
+      signal.addEventListener("abort", stop, { once: true });
+      try {
+        const { status, headers } = await begun(answer, signal);
+        if (status !== 200 || !isEventStream(headers)) return;
+        for await (const event of eventsOf(answer, this.#options.memory)) {
+          await this.#take(messageOf(event), messages, opened, origin);
+        }
+      } catch {
+        // The next attempt, or the next request, shows what is wrong.
+      } finally {
+        signal.removeEventListener("abort", stop);
+        answer.destroy();
+      }
+      await sleep(againMs, undefined, { signal }).catch(() => {});
+    }
   }
 
   /** Ends the session at the server. */
@@ -267,7 +300,7 @@ export class ServerConnection {
     origin: CallOrigin,
   ): Promise<Outcome> {
     const type = headers["content-type"] ?? "";
-    if (/^\s*text\/event-stream\s*(?:;|$)/i.test(type)) {
+    if (isEventStream(headers)) {
       for await (const event of eventsOf(answer, this.#options.memory)) {
         const message = messageOf(event);
         if (message?.kind === "response") {
@@ -371,6 +404,10 @@ function leave(answer: InProcessAnswer): void {
   answer.resume();
   const late = setTimeout(() => answer.destroy(), lingerMs).unref();
   answer.once("close", () => clearTimeout(late));
+}
+
+function isEventStream(headers: AnswerStart["headers"]): boolean {
+  return /^\s*text\/event-stream\s*(?:;|$)/i.test(headers["content-type"] ?? "");
 }
 
 function asModern({ era, capabilities }: ServerProfile): Opened | undefined {

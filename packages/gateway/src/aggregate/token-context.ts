@@ -56,6 +56,11 @@ export class TokenContext {
     return this.listens.size > 0 || [...this.sessions.values()].some(({ isListening }) => isListening);
   }
 
+  /** The number of open streams of servers, which belong to sessions of callers. */
+  get serverStreams(): number {
+    return [...this.sessions.values()].reduce((sum, session) => sum + session.serverStreams, 0);
+  }
+
   /** True while the context has anything that must not be forgotten. */
   get isUsed(): boolean {
     return this.sessions.size > 0 || this.listens.size > 0 || this.held.size > 0;
@@ -110,7 +115,7 @@ export class TokenContext {
 
   /** Ends streams that wait for messages. Callers may open them again, at another process. */
   endStreams(): void {
-    for (const session of this.sessions.values()) session.endStream();
+    for (const session of this.sessions.values()) session.endStreams();
     for (const listen of this.listens) listen.end();
   }
 

@@ -56,7 +56,9 @@ async function addressOf(face: CallerFace, request: CallerRequest): Promise<Addr
       const { slug, name } = await namedPlace("prompts", request, textIn(params, "name"));
       return { slug, params: { ...params, name }, headers: {} };
     }
-    case "resources/read": {
+    case "resources/read":
+    case "resources/subscribe":
+    case "resources/unsubscribe": {
       const { slug, uri } = placeOfUri(method, textIn(params, "uri"));
       return { slug, params: { ...params, uri }, headers: {} };
     }
