@@ -5,11 +5,14 @@ import type { Connections } from "./connections.ts";
 import type { JsonObject } from "./json.ts";
 import type { ListKind } from "./listed-items.ts";
 import { type Asking, askingMessage, codes, type MessageId, type Outcome } from "./messages.ts";
+import type { WorkspaceLists } from "./workspace-lists.ts";
 
 /** A session of a caller of the legacy protocol. */
 export class CallerSession {
   readonly id = randomBytes(32).toString("base64url");
   readonly connections: Connections;
+  /** The lists that the caller sees. */
+  readonly lists: WorkspaceLists;
   /** The capabilities of the caller that servers may use. */
   readonly capabilities: JsonObject;
   logLevel: string | undefined;
@@ -25,9 +28,10 @@ export class CallerSession {
   #stream: CallerAnswer | undefined;
   #lastQuestion = 0;
 
-  constructor(options: { readonly connections: Connections; readonly capabilities: JsonObject }) {
-    this.connections = options.connections;
-    this.capabilities = options.capabilities;
+  constructor({ connections, capabilities, lists }: Pick<CallerSession, "connections" | "capabilities" | "lists">) {
+    this.connections = connections;
+    this.capabilities = capabilities;
+    this.lists = lists;
   }
 
   /** True while the caller waits for something. */

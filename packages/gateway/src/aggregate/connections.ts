@@ -2,6 +2,7 @@ import type { Relay } from "../relay/index.ts";
 import type { MessageMemory } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
 import type { JsonObject } from "./json.ts";
+import type { Era } from "./messages.ts";
 import { ServerConnection } from "./server-connection.ts";
 import type { ServerEras } from "./server-eras.ts";
 
@@ -15,6 +16,8 @@ export interface ConnectionsOptions {
   readonly workspace: string;
   /** The capabilities of the caller that servers may use. */
   readonly capabilities: JsonObject;
+  /** The protocol of the caller. */
+  readonly prefers: Era;
 }
 
 /** The connections of one caller: one for each server that the caller has called. */

@@ -61,7 +61,9 @@ export async function answerLegacy(given: CallerMessage): Promise<void> {
       ask: (question: Asking) => session.ask(question, answer, signal),
       opened: (connection: ServerConnection, call: ServerCall) => listenTo(connection, call, session, context),
     };
-    return answerRequest(face, { ...asking, context, origin, signal, headers: {}, refresh: given.refresh });
+    const { lists } = session;
+    const refresh = () => given.refresh(lists);
+    return answerRequest(face, { ...asking, lists, origin, signal, headers: {}, refresh });
   });
   answer.respond(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},${end.member}}`);
 }
@@ -103,8 +105,9 @@ function initialize({ context, answer, refresh }: CallerMessage, id: MessageId, 
   const requested = textIn(params, "protocolVersion") ?? "";
   if (context.sessions.size >= maxSessions) endOldest(context);
   const capabilities = usableCapabilities(objectIn(params, "capabilities"));
-  const connections = new Connections(context.connectionOptions(capabilities));
-  const session = new CallerSession({ connections, capabilities });
+  const connections = new Connections(context.connectionOptions("legacy", capabilities));
+  const lists = context.listsFor("legacy", capabilities);
+  const session = new CallerSession({ connections, capabilities, lists });
   context.sessions.set(session.id, session);
   const result = {
     protocolVersion: legacyVersions.includes(requested) ? requested : newestLegacyVersion,
@@ -112,7 +115,7 @@ function initialize({ context, answer, refresh }: CallerMessage, id: MessageId, 
   };
   answer.respond(JSON.stringify(responseMessage(id, { result })), { headers: { "mcp-session-id": session.id } });
   // The first request for a list finds some of the servers read already.
-  void refresh().catch(() => {});
+  void refresh(lists).catch(() => {});
 }
 
 /** Makes room for a session. @throws GatewayProblem `SERVICE_BUSY` if all sessions are in use. */

@@ -1,6 +1,7 @@
 import type { CallerAnswer } from "./caller-answer.ts";
 import { isObject, type JsonObject, objectIn } from "./json.ts";
 import { type MessageId, metaKeys, withMeta } from "./messages.ts";
+import type { WorkspaceLists } from "./workspace-lists.ts";
 
 /** What a caller of the modern protocol can listen to, and the method of each notification. */
 const offered: ReadonlyMap<string, string> = new Map([
@@ -11,11 +12,14 @@ const offered: ReadonlyMap<string, string> = new Map([
 
 /** The stream of a caller of the modern protocol that listens to changes. */
 export class ListenStream {
+  /** The lists to whose changes the caller listens. */
+  readonly lists: WorkspaceLists;
   readonly #id: MessageId;
   readonly #answer: CallerAnswer;
   readonly #methods: ReadonlySet<string>;
 
-  constructor(id: MessageId, params: JsonObject | undefined, answer: CallerAnswer) {
+  constructor(id: MessageId, params: JsonObject | undefined, answer: CallerAnswer, lists: WorkspaceLists) {
+    this.lists = lists;
     this.#id = id;
     this.#answer = answer;
     const asked = objectIn(params, "notifications");

@@ -63,10 +63,13 @@ export const codes = {
 export class RpcFailure extends Error {
   override readonly name = "RpcFailure";
   readonly error: RpcError;
+  /** The status of the answer in the modern protocol; `undefined` for the one that belongs to the code. */
+  readonly status: number | undefined;
 
-  constructor(error: RpcError) {
+  constructor(error: RpcError, status?: number) {
     super(error.message);
     this.error = error;
+    this.status = status;
   }
 }
 

@@ -8,7 +8,8 @@ import { codes, legacyVersions, type Message, metaKeys, modernVersion, type RpcE
 import { serverCapabilities, serverInfo, usableCapabilities } from "./profile.ts";
 import type { CallEnd } from "./server-call.ts";
 import type { TokenContext } from "./token-context.ts";
-import { answerRequest } from "./workspace-requests.ts";
+import type { WorkspaceLists } from "./workspace-lists.ts";
+import { answerRequest, noSuchMethod } from "./workspace-requests.ts";
 
 /** One message of a caller. */
 export interface CallerMessage {
@@ -17,7 +18,8 @@ export interface CallerMessage {
   readonly origin: CallOrigin;
   readonly answer: CallerAnswer;
   readonly message: Message;
-  readonly refresh: () => Promise<void>;
+  /** Reads which servers and tools the token may use, and begins to read their lists. */
+  readonly refresh: (lists: WorkspaceLists) => Promise<void>;
 }
 
 const maxHeldCalls = 100;
@@ -43,7 +45,7 @@ export async function answerModern(given: CallerMessage): Promise<void> {
   }
   const { id, asking } = message;
   const refused = refusalOf(request, asking.method, asking.params);
-  if (refused !== undefined) throw new RpcFailure(refused);
+  if (refused !== undefined) throw new RpcFailure(refused, 400);
   const respond = (end: CallEnd) =>
     answer.respond(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},${end.member}}`, { status: statusOf(end.error) });
   if (asking.method === "server/discover") {
@@ -54,6 +56,8 @@ export async function answerModern(given: CallerMessage): Promise<void> {
     };
     return respond({ member: `"result":${JSON.stringify(result)}`, error: undefined });
   }
+  // The modern protocol has no sessions, and so no subscriptions of a session.
+  if (/^resources\/(?:un)?subscribe$/.test(asking.method)) throw new RpcFailure(noSuchMethod);
   if (asking.method === "subscriptions/listen") return await listen(given, id, asking.params);
   respond(await callOf(given, asking.method, asking.params ?? {}));
 }
@@ -74,6 +78,7 @@ async function callOf(given: CallerMessage, method: string, params: JsonObject):
   const meta = objectIn(params, "_meta");
   const capabilities = usableCapabilities(objectIn(meta, metaKeys.capabilities));
   const held = new HeldCall(name);
+  const lists = context.listsFor("modern", capabilities);
   const run = () =>
     context.withConnections(capabilities, (connections) => {
       const face = {
@@ -88,14 +93,17 @@ async function callOf(given: CallerMessage, method: string, params: JsonObject):
         },
       };
       const headers = argumentHeaders(request);
-      return answerRequest(face, { method, params, context, origin, signal: held.signal, headers, refresh });
+      return answerRequest(face, {
+        ...{ method, params, lists, origin, signal: held.signal, headers },
+        refresh: () => refresh(lists),
+      });
     });
   held.begin(run, () => context.held.delete(held.state));
   return await held.next(answer);
 }
 
 async function listen(
-  { context, answer }: CallerMessage,
+  { context, answer, refresh }: CallerMessage,
   id: string | number,
   params: JsonObject | undefined,
 ): Promise<void> {
@@ -105,7 +113,11 @@ async function listen(
   if (context.listens.size >= maxListens) {
     throw new RpcFailure({ code: codes.server, message: "Too many streams of the token listen to changes" });
   }
-  const stream = new ListenStream(id, params, answer);
+  const capabilities = usableCapabilities(objectIn(objectIn(params, "_meta"), metaKeys.capabilities));
+  const lists = context.listsFor("modern", capabilities);
+  // A caller that only listens is told of what changes from now on.
+  void refresh(lists).catch(() => {});
+  const stream = new ListenStream(id, params, answer, lists);
   context.listens.add(stream);
   await answer.whenClosed();
   context.listens.delete(stream);

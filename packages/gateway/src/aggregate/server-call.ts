@@ -209,7 +209,7 @@ function isWanted({ era, logLevel }: CallerFace, level: string | undefined): boo
 /** Returns a result as the protocol of the caller has it. */
 function ofEra(result: JsonObject, method: string, { from, to }: { readonly from: Era; readonly to: Era }): JsonObject {
   if (to === "legacy") {
-    const { resultType: _, ...others } = result;
+    const { resultType: _, ttlMs: __, cacheScope: ___, ...others } = result;
     return others;
   }
   if (method === "resources/read" && result["resultType"] !== "input_required") {

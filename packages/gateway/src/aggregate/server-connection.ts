@@ -7,6 +7,7 @@ import {
   type Asking,
   askingMessage,
   codes,
+  type Era,
   legacyVersions,
   logLevels,
   type Message,
@@ -41,6 +42,8 @@ export interface ServerConnectionOptions {
   readonly memory: MessageMemory;
   /** The capabilities of the caller that the server may use. */
   readonly capabilities: JsonObject;
+  /** The protocol of the caller, which is asked for first. */
+  readonly prefers: Era;
   /** How long the server may take to answer `server/discover` and `initialize`, in milliseconds. Default: 30,000. */
   readonly openedWithinMs?: number | undefined;
 }
@@ -201,14 +204,29 @@ export class ServerConnection {
   }
 
   async #begin(origin: CallOrigin): Promise<Opened> {
-    const { eras, identity, openedWithinMs = 30_000 } = this.#options;
+    const { eras, identity, prefers, openedWithinMs = 30_000 } = this.#options;
     const signal = AbortSignal.timeout(openedWithinMs);
-    const known = eras.of(identity);
-    const modern = known === undefined ? await this.#discover(origin, signal) : asModern(known);
-    const opened = modern ?? (await this.#initialize(origin, signal));
-    eras.note(identity, opened);
+    const known = eras.of(identity, prefers);
+    const opened =
+      known?.era === "modern"
+        ? asModern(known)
+        : prefers === "modern" && known === undefined
+          ? ((await this.#discover(origin, signal)) ?? (await this.#initialize(origin, signal)))
+          : await this.#initializeOrDiscover(origin, signal);
+    eras.note(identity, prefers, opened);
     this.#opened = opened;
     return opened;
+  }
+
+  async #initializeOrDiscover(origin: CallOrigin, signal: AbortSignal): Promise<Opened> {
+    try {
+      return await this.#initialize(origin, signal);
+    } catch (error) {
+      if (!(error instanceof RpcFailure || error instanceof UnreadableAnswerError)) throw error;
+      const modern = await this.#discover(origin, signal);
+      if (modern === undefined) throw error;
+      return modern;
+    }
   }
 
   /** Returns a server of the modern protocol; `undefined` for another one. */
@@ -410,8 +428,8 @@ function isEventStream(headers: AnswerStart["headers"]): boolean {
   return /^\s*text\/event-stream\s*(?:;|$)/i.test(headers["content-type"] ?? "");
 }
 
-function asModern({ era, capabilities }: ServerProfile): Opened | undefined {
-  return era === "modern" ? { era, capabilities, session: undefined, version: modernVersion } : undefined;
+function asModern({ capabilities }: ServerProfile): Opened {
+  return { era: "modern", capabilities, session: undefined, version: modernVersion };
 }
 
 function headersOf({ era, session, version }: Opened): Record<string, string> {

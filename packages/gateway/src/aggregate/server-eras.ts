@@ -16,21 +16,22 @@ export class ServerEras {
   readonly #known = new Map<string, { readonly profile: ServerProfile; readonly untilMs: number }>();
 
   /** Returns what is known about a server. */
-  of(server: string): ServerProfile | undefined {
-    const known = this.#known.get(server);
+  of(server: string, preferred: Era): ServerProfile | undefined {
+    const known = this.#known.get(`${preferred} ${server}`);
     if (known === undefined || known.untilMs > performance.now()) return known?.profile;
-    this.#known.delete(server);
+    this.#known.delete(`${preferred} ${server}`);
     return undefined;
   }
 
-  note(server: string, profile: ServerProfile): void {
-    this.#known.delete(server);
-    this.#known.set(server, { profile, untilMs: performance.now() + keptMs });
+  /** Notes which protocol a server speaks with a client that prefers one. */
+  note(server: string, preferred: Era, profile: ServerProfile): void {
+    this.#known.delete(`${preferred} ${server}`);
+    this.#known.set(`${preferred} ${server}`, { profile, untilMs: performance.now() + keptMs });
     const [oldest] = this.#known.keys();
     if (this.#known.size > maxServers && oldest !== undefined) this.#known.delete(oldest);
   }
 
   forget(server: string): void {
-    this.#known.delete(server);
+    for (const preferred of ["legacy", "modern"]) this.#known.delete(`${preferred} ${server}`);
   }
 }

@@ -1,3 +1,4 @@
+import { GatewayProblem } from "../problem.ts";
 import type { CallOrigin } from "./call-origin.ts";
 import type { CallerSession } from "./caller-session.ts";
 import { Connections, type ConnectionsOptions } from "./connections.ts";
@@ -5,6 +6,7 @@ import type { HeldCall } from "./held-call.ts";
 import type { JsonObject } from "./json.ts";
 import { type ListKind, listKinds } from "./listed-items.ts";
 import type { ListenStream } from "./listen-stream.ts";
+import type { Era } from "./messages.ts";
 import { WorkspaceLists, type WorkspaceListsOptions } from "./workspace-lists.ts";
 
 /** The options of {@link TokenContext}. */
@@ -17,6 +19,8 @@ export interface TokenContextOptions
   readonly origin: CallOrigin;
 }
 
+/** Most tokens are used by one program. */
+const maxLists = 8;
 const settledMs = 100;
 const idleConnectionsMs = 5 * 60_000;
 /** The method of the notification for each list. */
@@ -31,7 +35,6 @@ const changeMethods: { readonly [Kind in ListKind]: string } = {
 export class TokenContext {
   readonly tokenId: string;
   readonly workspace: string;
-  readonly lists: WorkspaceLists;
   readonly sessions = new Map<string, CallerSession>();
   readonly listens = new Set<ListenStream>();
   readonly held = new Map<string, HeldCall>();
@@ -40,7 +43,9 @@ export class TokenContext {
   usedMs = performance.now();
   readonly #options: TokenContextOptions;
   readonly #modern = new Map<string, { readonly connections: Connections; usedMs: number; uses: number }>();
-  readonly #toldVersions = new Map<ListKind, number>();
+  /** The lists, by the protocol and the capabilities of the callers. */
+  readonly #lists = new Map<string, WorkspaceLists>();
+  readonly #toldVersions = new WeakMap<WorkspaceLists, Map<ListKind, number>>();
   #telling: NodeJS.Timeout | undefined;
 
   constructor(options: TokenContextOptions) {
@@ -48,12 +53,29 @@ export class TokenContext {
     this.tokenId = options.tokenId;
     this.workspace = options.workspace;
     this.origin = options.origin;
-    this.lists = new WorkspaceLists({ ...options, origin: () => this.origin, changed: () => this.#changed() });
   }
 
-  /** True while somebody waits for messages, so that the lists are kept fresh. */
-  get hasListeners(): boolean {
-    return this.listens.size > 0 || [...this.sessions.values()].some(({ isListening }) => isListening);
+  /** The lists to whose changes callers listen, so that they are kept fresh. */
+  get listenedLists(): ReadonlySet<WorkspaceLists> {
+    const sessions = [...this.sessions.values()].filter(({ isListening }) => isListening);
+    return new Set([...sessions, ...this.listens].map(({ lists }) => lists));
+  }
+
+  /** Returns the lists for callers with a protocol and some capabilities. */
+  listsFor(era: Era, capabilities: JsonObject): WorkspaceLists {
+    const key = `${era} ${JSON.stringify(capabilities)}`;
+    const known = this.#lists.get(key);
+    // The order of the map is the order of the last use.
+    this.#lists.delete(key);
+    if (known === undefined && this.#lists.size >= maxLists) this.#forgetLists();
+    const lists =
+      known ??
+      new WorkspaceLists({
+        ...this.#options,
+        ...{ era, capabilities, origin: () => this.origin, changed: () => this.#changed() },
+      });
+    this.#lists.set(key, lists);
+    return lists;
   }
 
   /** The number of open streams of servers, which belong to sessions of callers. */
@@ -67,9 +89,9 @@ export class TokenContext {
   }
 
   /** Returns the options of connections of a caller with some capabilities. */
-  connectionOptions(capabilities: JsonObject): ConnectionsOptions {
+  connectionOptions(prefers: Era, capabilities: JsonObject): ConnectionsOptions {
     const { relay, eras, memory, workspace } = this.#options;
-    return { relay, eras, memory, workspace, capabilities };
+    return { relay, eras, memory, workspace, prefers, capabilities };
   }
 
   /** Runs a call over connections that callers of the modern protocol with the same capabilities share. */
@@ -79,7 +101,7 @@ export class TokenContext {
   ): Promise<Result> {
     const key = JSON.stringify(capabilities);
     const shared = this.#modern.get(key) ?? {
-      connections: new Connections(this.connectionOptions(capabilities)),
+      connections: new Connections(this.connectionOptions("modern", capabilities)),
       usedMs: 0,
       uses: 0,
     };
@@ -122,7 +144,7 @@ export class TokenContext {
   /** Ends everything. */
   async close(): Promise<void> {
     clearTimeout(this.#telling);
-    this.lists.close();
+    for (const lists of this.#lists.values()) lists.close();
     for (const listen of this.listens) listen.end();
     for (const call of this.held.values()) call.leave();
     const modern = [...this.#modern.values()];
@@ -137,15 +159,37 @@ export class TokenContext {
   #changed(): void {
     this.#telling ??= setTimeout(() => {
       this.#telling = undefined;
-      const changed = listKinds.filter((kind) => this.#toldVersions.get(kind) !== this.lists.version(kind));
-      for (const kind of changed) this.#toldVersions.set(kind, this.lists.version(kind));
-      for (const kind of changed) {
-        const version = this.lists.version(kind);
-        for (const session of this.sessions.values()) session.tell(kind, version, changeMethods[kind]);
-      }
-      for (const method of new Set(changed.map((kind) => changeMethods[kind]))) {
-        for (const listen of this.listens) listen.tell(method);
-      }
+      for (const lists of this.#lists.values()) this.#tell(lists);
     }, settledMs).unref();
+  }
+
+  #tell(lists: WorkspaceLists): void {
+    const told = this.#toldVersions.get(lists) ?? new Map<ListKind, number>();
+    this.#toldVersions.set(lists, told);
+    const changed = listKinds.filter((kind) => told.get(kind) !== lists.version(kind));
+    for (const kind of changed) {
+      const version = lists.version(kind);
+      told.set(kind, version);
+      for (const session of this.sessions.values()) {
+        if (session.lists === lists) session.tell(kind, version, changeMethods[kind]);
+      }
+    }
+    for (const method of new Set(changed.map((kind) => changeMethods[kind]))) {
+      for (const listen of this.listens) if (listen.lists === lists) listen.tell(method);
+    }
+  }
+
+  /** Forgets the lists that were used longest ago, among those of no session and no listener. */
+  #forgetLists(): void {
+    const used = new Set([...this.sessions.values(), ...this.listens].map(({ lists }) => lists));
+    for (const [key, lists] of this.#lists) {
+      if (used.has(lists)) continue;
+      this.#lists.delete(key);
+      lists.close();
+      return;
+    }
+    throw new GatewayProblem("SERVICE_BUSY", "Callers with too many different capabilities use this token", {
+      hint: "Use another token for other programs.",
+    });
   }
 }

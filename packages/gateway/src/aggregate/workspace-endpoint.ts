@@ -11,6 +11,7 @@ import { answerModern, isModern, statusOf } from "./modern-caller.ts";
 import { ServerEras } from "./server-eras.ts";
 import { TokenContext } from "./token-context.ts";
 import { Turns } from "./turns.ts";
+import type { WorkspaceLists } from "./workspace-lists.ts";
 
 /** The options of {@link WorkspaceEndpoint}. */
 export interface WorkspaceEndpointOptions {
@@ -91,8 +92,8 @@ export class WorkspaceEndpoint {
     if (method === "GET") return await sessionOf(context, request.headers["mcp-session-id"]).listen(answer);
     const message = body === undefined ? undefined : messageOf(parseJson(body.toString()));
     if (message === undefined) throw malformed();
-    const refresh = async () => {
-      context.lists.update(await this.#options.relay.serversOf(call.grant, maxServers), call.grant.tools);
+    const refresh = async (lists: WorkspaceLists) => {
+      lists.update(await this.#options.relay.serversOf(call.grant, maxServers), call.grant.tools);
     };
     const given = { context, request, answer, message, origin: context.origin, refresh };
     const isOfModern = isModern(request, message);
@@ -100,7 +101,7 @@ export class WorkspaceEndpoint {
       await (isOfModern ? answerModern(given) : answerLegacy(given));
     } catch (error) {
       if (!(error instanceof RpcFailure)) throw error;
-      const status = isOfModern ? statusOf(error.error) : 200;
+      const status = isOfModern ? (error.status ?? statusOf(error.error)) : 200;
       answer.respond(JSON.stringify(errorMessage(message, error)), { status });
     }
   }
@@ -157,8 +158,10 @@ export class WorkspaceEndpoint {
     const { headers, remoteAddress } = context.origin;
     try {
       const grant = await this.#options.relay.grantFor({ headers, socket: { remoteAddress } }, { isUse: false });
-      if (!context.hasListeners || this.#checks % checksBetweenLists !== 0) return;
-      context.lists.update(await this.#options.relay.serversOf(grant, maxServers), grant.tools);
+      const listened = context.listenedLists;
+      if (listened.size === 0 || this.#checks % checksBetweenLists !== 0) return;
+      const servers = await this.#options.relay.serversOf(grant, maxServers);
+      for (const lists of listened) lists.update(servers, grant.tools);
     } catch (error) {
       if (isRefusal(error)) this.#end(context);
       else this.#options.onProblem(error);

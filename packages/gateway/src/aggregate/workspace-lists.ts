@@ -1,7 +1,9 @@
 import type { CallableServer, Relay } from "../relay/index.ts";
 import type { MessageMemory } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
+import type { JsonObject } from "./json.ts";
 import { type ListedItem, type ListKind, listKinds } from "./listed-items.ts";
+import type { Era } from "./messages.ts";
 import { ServerConnection } from "./server-connection.ts";
 import type { ServerEras } from "./server-eras.ts";
 import { type ReadLists, readLists, reasonOf } from "./server-lists.ts";
@@ -31,6 +33,10 @@ export interface WorkspaceListsOptions {
   readonly turns: Turns;
   /** Returns the origin of the latest request of the token. */
   readonly origin: () => CallOrigin;
+  /** The protocol of the callers. A server may list other things in another protocol. */
+  readonly era: Era;
+  /** The capabilities of the callers. A server may list what needs one of them. */
+  readonly capabilities: JsonObject;
   /** How long reading all lists of one server may take, in milliseconds. */
   readonly readWithinMs: number;
   /** Called when lists have changed. */
@@ -174,20 +180,13 @@ export class WorkspaceLists {
   }
 
   async #read(listed: ListedServer): Promise<void> {
-    const { relay, eras, memory, origin, turns, readWithinMs } = this.#options;
+    const { relay, eras, memory, origin, turns, readWithinMs, era, capabilities } = this.#options;
     const { slug } = listed.server;
     await turns.run(async () => {
       if (this.#ended.signal.aborted) return;
       const connection = new ServerConnection({
-        ...{
-          relay,
-          eras,
-          memory,
-          slug,
-          identity: this.#identityOf(slug),
-          capabilities: {},
-          openedWithinMs: readWithinMs,
-        },
+        ...{ relay, eras, memory, slug, capabilities },
+        ...{ identity: this.#identityOf(slug), prefers: era, openedWithinMs: readWithinMs },
       });
       const signal = AbortSignal.any([this.#ended.signal, AbortSignal.timeout(readWithinMs)]);
       try {

@@ -6,11 +6,12 @@ import { type Asking, codes, RpcFailure } from "./messages.ts";
 import { mayBeShortened, placeOf, publicName, resourceOf } from "./names.ts";
 import { type CallEnd, type CallerFace, callServer, unknownName } from "./server-call.ts";
 import { headerText } from "./server-connection.ts";
-import type { TokenContext } from "./token-context.ts";
+import type { WorkspaceLists } from "./workspace-lists.ts";
 
 /** A request of a caller. */
 export interface CallerRequest extends Asking {
-  readonly context: TokenContext;
+  /** The lists that the caller sees. */
+  readonly lists: WorkspaceLists;
   readonly origin: CallOrigin;
   readonly signal: AbortSignal;
   /** Headers of a caller of the modern protocol that repeat arguments. */
@@ -26,21 +27,28 @@ interface Addressed {
   readonly headers: Readonly<Record<string, string>>;
 }
 
+/** The error for a method that the endpoint does not have. */
+export const noSuchMethod = {
+  code: codes.methodNotFound,
+  message: "The endpoint of the workspace does not have this method",
+  data: { hint: "Call the server by its own endpoint, /s/<server>/mcp." },
+} as const;
+
 /** How long the first request for a list waits for servers that were never read. */
 const listWaitMs = 3_000;
 
 /** Answers the requests that both protocols have. @throws RpcFailure, GatewayProblem. */
 export async function answerRequest(face: CallerFace, request: CallerRequest): Promise<CallEnd> {
-  const { context, method, signal, origin } = request;
+  const { lists, method, signal, origin } = request;
   const kind = listKindOf(method);
   if (kind !== undefined) {
     await request.refresh();
-    await context.lists.read(listWaitMs, signal);
-    face.noteRead?.(kind, context.lists.version(kind));
-    return { member: listMember(context.lists, kind, face.era, textIn(request.params, "cursor")), error: undefined };
+    await lists.read(listWaitMs, signal);
+    face.noteRead?.(kind, lists.version(kind));
+    return { member: listMember(lists, kind, face.era, textIn(request.params, "cursor")), error: undefined };
   }
   const addressed = await addressOf(face, request);
-  const listsChanged = () => context.lists.readAgain(addressed.slug);
+  const listsChanged = () => lists.readAgain(addressed.slug);
   return await callServer(face, { ...addressed, method, origin, signal, listsChanged });
 }
 
@@ -72,28 +80,24 @@ async function addressOf(face: CallerFace, request: CallerRequest): Promise<Addr
       return { slug, params: { ...params, ref: { ...ref, uri } }, headers: {} };
     }
     default:
-      throw new RpcFailure({
-        code: codes.methodNotFound,
-        message: "The endpoint of the workspace does not have this method",
-        data: { hint: "Call the server by its own endpoint, /s/<server>/mcp." },
-      });
+      throw new RpcFailure(noSuchMethod);
   }
 }
 
 /** Returns the server and the name behind a public name. A name that was cut is looked up in the list of the server. */
 async function namedPlace(
   kind: Extract<ListKind, "tools" | "prompts">,
-  { context, refresh, signal }: CallerRequest,
+  { lists, refresh, signal }: CallerRequest,
   text: string | undefined,
 ): Promise<{ readonly slug: string; readonly name: string }> {
   const place = placeOf(text ?? "");
   if (text === undefined || place === undefined) throw new RpcFailure(unknownName(`${kind}/call`));
   if (!mayBeShortened(place)) return place;
-  if (context.lists.find(kind, place.slug, text) === undefined) {
+  if (lists.find(kind, place.slug, text) === undefined) {
     await refresh();
-    await context.lists.read(listWaitMs, signal);
+    await lists.read(listWaitMs, signal);
   }
-  return { slug: place.slug, name: context.lists.find(kind, place.slug, text)?.name ?? place.name };
+  return { slug: place.slug, name: lists.find(kind, place.slug, text)?.name ?? place.name };
 }
 
 function placeOfUri(method: string, text: string | undefined): { readonly slug: string; readonly uri: string } {
@@ -103,8 +107,8 @@ function placeOfUri(method: string, text: string | undefined): { readonly slug: 
 }
 
 /** Returns the headers that repeat arguments, as a server of the modern protocol demands for some tools. */
-function argumentHeaders({ context, params }: CallerRequest, slug: string, name: string): Record<string, string> {
-  const item = context.lists.find("tools", slug, publicName({ slug, name }));
+function argumentHeaders({ lists, params }: CallerRequest, slug: string, name: string): Record<string, string> {
+  const item = lists.find("tools", slug, publicName({ slug, name }));
   const headers: Record<string, string> = {};
   for (const [header, path] of item?.headers ?? []) {
     let value = objectIn(params, "arguments")[path[0] ?? ""];
