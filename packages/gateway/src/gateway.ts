@@ -146,9 +146,9 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     endpoint.endStreams();
     await closed;
     await endpoint.close();
-    await relay.close();
     // All callers have left or were answered, so a request that is still open has nobody to answer.
     await dispatchers.destroy(closing());
+    await relay.close();
   };
   let ended: Promise<void> | undefined;
   return {

@@ -144,12 +144,12 @@ export class TokenContext {
   /** Ends everything. */
   async close(): Promise<void> {
     clearTimeout(this.#telling);
-    for (const lists of this.#lists.values()) lists.close();
     for (const listen of this.listens) listen.end();
     for (const call of this.held.values()) call.leave();
     const modern = [...this.#modern.values()];
     this.#modern.clear();
     await Promise.allSettled([
+      ...[...this.#lists.values()].map((lists) => lists.close()),
       ...[...this.sessions.values()].map((session) => this.endSession(session)),
       ...modern.map(({ connections }) => connections.close(this.origin)),
     ]);
@@ -185,7 +185,7 @@ export class TokenContext {
     for (const [key, lists] of this.#lists) {
       if (used.has(lists)) continue;
       this.#lists.delete(key);
-      lists.close();
+      void lists.close();
       return;
     }
     throw new GatewayProblem("SERVICE_BUSY", "Callers with too many different capabilities use this token", {

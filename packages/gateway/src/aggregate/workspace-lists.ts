@@ -72,6 +72,8 @@ export class WorkspaceLists {
   readonly #servers = new Map<string, ListedServer>();
   readonly #versions = new Map<ListKind, number>(listKinds.map((kind) => [kind, 0]));
   readonly #ended = new AbortController();
+  /** The sessions at servers that are being ended. */
+  readonly #closings = new Set<Promise<void>>();
   #tools: readonly string[] | undefined;
 
   constructor(options: WorkspaceListsOptions) {
@@ -172,11 +174,13 @@ export class WorkspaceLists {
     }));
   }
 
-  /** Ends what is in progress. */
-  close(): void {
+  /** Ends what is in progress, and the sessions in which it was. */
+  async close(): Promise<void> {
+    const readings = [...this.#servers.values()].map(({ reading }) => reading);
     this.#ended.abort();
     for (const { bytes } of this.#servers.values()) this.#options.listMemory.release(bytes);
     this.#servers.clear();
+    await Promise.all([...readings, ...this.#closings]);
   }
 
   async #read(listed: ListedServer): Promise<void> {
@@ -195,7 +199,9 @@ export class WorkspaceLists {
       } catch (error) {
         this.#take(listed, allFailed(reasonOf(error)));
       } finally {
-        void connection.close(origin()).catch(() => {});
+        const closed = connection.close(origin()).catch(() => {});
+        this.#closings.add(closed);
+        void closed.then(() => this.#closings.delete(closed));
       }
     });
   }

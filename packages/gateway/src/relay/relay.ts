@@ -95,6 +95,8 @@ export class Relay {
   readonly #placesOfToken: Places;
   readonly #placesOfServer: Places;
   readonly #sweeping: NodeJS.Timeout;
+  /** The calls of this process that are in progress. */
+  readonly #inProcess = new Set<Promise<void>>();
 
   constructor(options: RelayOptions) {
     const { limits, store, keys, replica, onProblem } = options;
@@ -128,7 +130,9 @@ export class Relay {
   call(call: InProcessCall): InProcessAnswer {
     const request = inProcessRequest(call);
     const response = new InProcessAnswer(request);
-    void this.#answer(request, response, (callId) => this.#call(request, response, callId, true));
+    const answered = this.#answer(request, response, (callId) => this.#call(request, response, callId, true));
+    this.#inProcess.add(answered);
+    void answered.finally(() => this.#inProcess.delete(answered));
     return response;
   }
 
@@ -192,8 +196,9 @@ export class Relay {
     this.#open.endStreams();
   }
 
-  /** Closes what the relay has opened, after the last call has ended. */
+  /** Closes what the relay has opened, after the last call has ended. Waits for the calls of this process. */
   async close(): Promise<void> {
+    await Promise.all(this.#inProcess);
     this.#open.close();
     clearInterval(this.#sweeping);
     await this.#reader.close();

@@ -123,3 +123,20 @@ it.each([
   expect(answer.status).toBe(status);
   expect(answer.headers.get("www-authenticate")).toBe('Bearer realm="keyward"');
 });
+
+it("ends the streams of callers when the gateway closes, and leaves no session at a server", async () => {
+  const { send, url, token, gateway, old } = await start();
+  const begun = await send(initialize);
+  await begun.text();
+  const session = begun.headers.get("mcp-session-id") ?? "";
+  await (
+    await send({ id: 2, method: "tools/call", params: { name: "old__echo", arguments: { text: "x" } } }, session)
+  ).text();
+  const stream = await fetch(url, {
+    headers: { authorization: `Bearer ${token}`, accept: "text/event-stream", "mcp-session-id": session },
+  });
+  await expect.poll(() => old.requests.some(({ method }) => method === "GET")).toBe(true);
+  await Promise.all([gateway.close(), stream.text()]);
+  expect(gateway.openCalls).toBe(0);
+  await expect.poll(() => old.sessions).toBe(0);
+});
