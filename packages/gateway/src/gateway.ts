@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { type KeyProvider, type Keyring, type OptionNames, requireOptions, type WrappableStore } from "@keyward/core";
 import { ClientAddresses, OwnNames, Readiness, startHttpListener } from "@keyward/listener";
 import type { AuditLog } from "@keyward/secrets";
+import { WorkspaceEndpoint } from "./aggregate/index.ts";
 import { ServerDispatchers } from "./network/index.ts";
 import { answerProblem, GatewayProblem, problemDetails } from "./problem.ts";
 import type { AddressException } from "./relay/address-exceptions.ts";
@@ -80,7 +81,7 @@ const idleTimeoutMs = 180_000;
 const requestTimeoutMs = 600_000;
 
 /**
- * Starts the gateway on a port: relays `/s/<server>/mcp` and `/s/<server>/<path>`, and answers `/healthz` (the process
+ * Starts the gateway on a port: relays `/s/<server>/mcp` and `/s/<server>/<path>`, answers `/mcp` for all MCP servers, and answers `/healthz` (the process
  * lives) and `/readyz` (the store, the keys and the audit answer).
  *
  * @throws KeywardError `STORE_UNAVAILABLE` if the gateway cannot listen on the port; `VALUE_INVALID` for an unknown or
@@ -97,6 +98,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
   const given = requireOptions("startGateway", options, optionNames);
   const { store, keys, replica = false, audit, ready, onProblem = () => {} } = given;
   const dispatchers = new ServerDispatchers();
+  const limits = checkedCallLimits(given.limits);
   const relay = new Relay({
     store,
     keys,
@@ -106,17 +108,25 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     addressExceptions: given.allowedAddresses ?? [],
     names: new OwnNames(given.publicUrl),
     addresses: new ClientAddresses(given.trustProxies ?? []),
-    limits: checkedCallLimits(given.limits),
+    limits,
     onProblem,
   });
   const readiness = new Readiness({ ready, late: "service", failedParts: () => ["service"] });
+  const endpoint = new WorkspaceEndpoint({
+    relay,
+    concurrentCallsOfToken: limits.concurrentCallsOfToken,
+    maxMessageMemoryBytes: limits.maxBodyMemoryBytes,
+    silenceMs: limits.silenceMs,
+    onProblem,
+  });
   const handle = async (request: IncomingMessage, response: ServerResponse) => {
     const path = request.url ?? "";
     if (path === "/healthz") return answerHealth(response, []);
     if (path === "/readyz")
       return answerHealth(response, listener.isClosing ? ["closing"] : await readiness.notReady());
     if (listener.isClosing) return answerProblem(response, closing(), randomUUID());
-    await relay.handle(request, response);
+    if (path === "/mcp" || path.startsWith("/mcp?")) await endpoint.handle(request, response);
+    else await relay.handle(request, response);
   };
   const listener = await startHttpListener({
     name: "gateway",
@@ -133,10 +143,12 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
   const close = async () => {
     const closed = listener.close();
     relay.endStreams();
+    endpoint.endStreams();
     await closed;
-    await relay.close();
+    await endpoint.close();
     // All callers have left or were answered, so a request that is still open has nobody to answer.
     await dispatchers.destroy(closing());
+    await relay.close();
   };
   let ended: Promise<void> | undefined;
   return {

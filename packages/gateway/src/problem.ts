@@ -1,5 +1,3 @@
-import type { ServerResponse } from "node:http";
-
 /** The status and the title of each code of the gateway. `docs/calls.md` describes each code. */
 export const gatewayProblems = {
   ADDRESS_REFUSED: [502, "The address of the server is refused"],
@@ -111,6 +109,14 @@ export class GatewayProblem extends Error {
   }
 }
 
+/** Where a problem is answered. */
+interface ProblemResponse {
+  readonly req: { readonly method?: string | undefined };
+  writeHead(status: number, headers: Record<string, string>): unknown;
+  end(body?: string): unknown;
+  refuse?(problem: GatewayProblem, callId: string): void;
+}
+
 /** The code that the MCP protocol of 2026-07-28 gives to headers that differ from the body. */
 const headerMismatch = -32_020;
 
@@ -124,7 +130,11 @@ export function problemDetails({ code, message, hint, status }: GatewayProblem, 
  * Answers a request with a problem: problem details with the id of the call. Headers that differ from the body are answered
  * as the MCP protocol demands: with an error of JSON-RPC, which has the problem details as its data.
  */
-export function answerProblem(response: ServerResponse, problem: GatewayProblem, callId: string): void {
+export function answerProblem(response: ProblemResponse, problem: GatewayProblem, callId: string): void {
+  if (response.refuse !== undefined) {
+    response.refuse(problem, callId);
+    return;
+  }
   const { code, message, waitSeconds, status, messageId } = problem;
   const details = problemDetails(problem, callId);
   const isRpcError = code === "HEADER_MISMATCH";

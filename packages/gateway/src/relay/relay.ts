@@ -1,29 +1,34 @@
-import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Readable } from "node:stream";
 import type { KeyProvider, Keyring, WrappableStore } from "@keyward/core";
-import { Budgets, bearerToken, type ClientAddresses, type OwnNames, Places, RefusedTokens } from "@keyward/listener";
+import { Budgets, type ClientAddresses, type OwnNames, Places } from "@keyward/listener";
 import { type AuditLog, SecretsError } from "@keyward/secrets";
 import {
+  type CallableServer,
   type CallGrant,
   type CallSecret,
   newCallId,
   RefusedCall,
   SecretsReader,
   scopesWithout,
+  type WorkspaceGrant,
 } from "@keyward/secrets/reader";
-import { type McpHeaders, openSessionId, readMcpBody, sealSessionId } from "../mcp/index.ts";
+import { type McpHeaders, type McpMessage, openSessionId, readMcpBody, sealSessionId } from "../mcp/index.ts";
 import type { ServerDispatchers } from "../network/index.ts";
 import { answerProblem, GatewayProblem } from "../problem.ts";
 import { type AddressException, exceptionsOf } from "./address-exceptions.ts";
+import { Admission, requirePlainHttp } from "./admission.ts";
+import type { CallRequest, CallResponse } from "./call-exchange.ts";
 import { problemOfDialing } from "./dialing-problem.ts";
+import { InProcessAnswer, type InProcessCall, inProcessRequest } from "./in-process-call.ts";
 import { injectedHeaders } from "./injection.ts";
+import { busy } from "./limit-problems.ts";
 import { NeedleCache } from "./needle-cache.ts";
 import { type OpenCall, OpenCalls } from "./open-calls.ts";
 import type { CheckedCallLimits } from "./relay-limits.ts";
 import { type AnswerEnd, RelayedAnswer } from "./relayed-answer.ts";
 import { BodyMemory, bodyInfo, boundedStream, callerLeft } from "./request-body.ts";
 import { forwardedHeaders, listedHeaders, sessionHeader } from "./request-headers.ts";
-import { auditUnavailable, problemOf, tokenRefused } from "./service-problem.ts";
+import { auditUnavailable, problemOf } from "./service-problem.ts";
 import { type CallTarget, pathAt, readTarget } from "./target.ts";
 
 /** The options of {@link Relay}. */
@@ -51,6 +56,8 @@ interface CallFacts {
   readonly method: RelayedMethod;
   /** The headers of the caller that are forwarded. */
   readonly headers: Readonly<Record<string, string>>;
+  /** True for a call that this process makes for a request that was counted already. */
+  readonly isCounted: boolean;
   mcpMethod: string | undefined;
   tool: string | undefined;
   requestBytes: number;
@@ -61,6 +68,18 @@ type RelayedMethod = "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE";
 /** Who made a call, and to which server; `undefined` if the workspace has no such server. */
 type RecordedParties = Pick<RefusedCall, "caller" | "workspace" | "server">;
 
+/** A request for all servers of a workspace, whose token and body were checked. */
+export interface WorkspaceCall {
+  readonly callId: string;
+  readonly method: "GET" | "POST" | "DELETE";
+  readonly token: string;
+  readonly grant: WorkspaceGrant;
+  /** The body of a request with the method POST. */
+  readonly body: Buffer | undefined;
+  /** What the body says. */
+  readonly message: McpMessage | undefined;
+}
+
 const maxNames = 10_000;
 
 /** Relays calls: checks the token, puts the credentials into the request, sends it, and removes the credentials from the answer. */
@@ -70,13 +89,14 @@ export class Relay {
   readonly #needles = new NeedleCache();
   readonly #memory: BodyMemory;
   readonly #open: OpenCalls;
-  readonly #refused: RefusedTokens;
-  readonly #rates: Budgets;
+  readonly #admission: Admission;
   readonly #redactions: Budgets;
   readonly #places: Places;
   readonly #placesOfToken: Places;
   readonly #placesOfServer: Places;
   readonly #sweeping: NodeJS.Timeout;
+  /** The calls of this process that are in progress. */
+  readonly #inProcess = new Set<Promise<void>>();
 
   constructor(options: RelayOptions) {
     const { limits, store, keys, replica, onProblem } = options;
@@ -84,8 +104,7 @@ export class Relay {
     this.#reader = new SecretsReader({ store, keys, replica, onProblem });
     this.#memory = new BodyMemory(limits.maxBodyMemoryBytes);
     this.#open = new OpenCalls(this.#reader, { silenceMs: limits.silenceMs, onProblem });
-    this.#refused = new RefusedTokens(limits.refusalsPerMinute);
-    this.#rates = new Budgets({ perSecond: limits.callsPerSecond, burst: limits.burstCalls, maxNames });
+    this.#admission = new Admission(options);
     const { redactionsPerHour } = limits;
     this.#redactions = new Budgets({ perSecond: redactionsPerHour / 3_600, burst: redactionsPerHour, maxNames });
     this.#places = new Places(limits.concurrentCalls, () => busy("gateway"));
@@ -100,10 +119,95 @@ export class Relay {
   }
 
   /** Answers a request. Never rejects. */
-  async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  async handle(request: CallRequest, response: CallResponse): Promise<void> {
+    await this.#answer(request, response, (callId) => this.#call(request, response, callId, false));
+  }
+
+  /**
+   * Makes a request of this process for a caller, whose request was counted already: the same checks, limits and records
+   * as for a request that arrives. Returns the answer, which begins later.
+   */
+  call(call: InProcessCall): InProcessAnswer {
+    const request = inProcessRequest(call);
+    const response = new InProcessAnswer(request);
+    const answered = this.#answer(request, response, (callId) => this.#call(request, response, callId, true));
+    this.#inProcess.add(answered);
+    void answered.finally(() => this.#inProcess.delete(answered));
+    return response;
+  }
+
+  /** Answers a request for all servers of a workspace by `run`. Never rejects. */
+  async handleWorkspace(
+    request: CallRequest,
+    response: CallResponse,
+    run: (call: WorkspaceCall) => Promise<void>,
+  ): Promise<void> {
+    await this.#answer(request, response, async (callId) => {
+      this.#admission.requireOwnName(request);
+      const method = relayedMethod(request.method);
+      if (method !== "GET" && method !== "POST" && method !== "DELETE")
+        throw methodRefused("An MCP server has no such method");
+      requirePlainHttp(request);
+      const headers = forwardedHeaders(request);
+      this.#options.audit.requireWritable();
+      const { token } = this.#admission.callerOf(request);
+      const grant = await this.grantFor(request);
+      const call = { callId, method, token, grant };
+      if (method !== "POST") {
+        if (bodyInfo(request).isPresent) throw bodyRefused();
+        this.#admission.takeFromRate(grant.caller.tokenId, undefined);
+        return await run({ ...call, body: undefined, message: undefined });
+      }
+      requireJson(request);
+      await this.#memory.withBody(request, this.#options.limits.maxMcpBodyBytes, async (body) => {
+        const message = readMcpBody(body, namesIn(headers));
+        this.#admission.takeFromRate(grant.caller.tokenId, message.method);
+        await run({ ...call, body, message });
+      });
+    });
+  }
+
+  /**
+   * Reads which servers the token of a request may call.
+   *
+   * @param options.isUse false if the token must not count as used. Default: true.
+   * @throws GatewayProblem, SecretsError, KeywardError.
+   */
+  async grantFor(
+    request: Pick<CallRequest, "headers" | "socket">,
+    { isUse = true }: { readonly isUse?: boolean } = {},
+  ): Promise<WorkspaceGrant> {
+    const presented = this.#admission.callerOf(request);
+    try {
+      return await this.#reader.forWorkspace(presented.token, { address: presented.address, isUse });
+    } catch (error) {
+      this.#admission.noteRefusal(presented, error);
+      throw error;
+    }
+  }
+
+  /** Returns the MCP servers that a grant allows to call, by slug. */
+  async serversOf(grant: WorkspaceGrant, most: number): Promise<readonly CallableServer[]> {
+    return await this.#reader.serversOf(grant, most);
+  }
+
+  /** Ends each stream that was opened with GET, between two of its events. */
+  endStreams(): void {
+    this.#open.endStreams();
+  }
+
+  /** Closes what the relay has opened, after the last call has ended. Waits for the calls of this process. */
+  async close(): Promise<void> {
+    await Promise.all(this.#inProcess);
+    this.#open.close();
+    clearInterval(this.#sweeping);
+    await this.#reader.close();
+  }
+
+  async #answer(request: CallRequest, response: CallResponse, run: (callId: string) => Promise<void>): Promise<void> {
     const callId = newCallId();
     try {
-      await this.#places.hold("", () => this.#call(request, response, callId));
+      await this.#places.hold("", () => run(callId));
     } catch (error) {
       const problem = problemOf(error);
       this.#report(problem, callId);
@@ -114,25 +218,12 @@ export class Relay {
     }
   }
 
-  /** Ends each stream that was opened with GET, between two of its events. */
-  endStreams(): void {
-    this.#open.endStreams();
-  }
-
-  /** Closes what the relay has opened, after the last call has ended. */
-  async close(): Promise<void> {
-    this.#open.close();
-    clearInterval(this.#sweeping);
-    await this.#reader.close();
-  }
-
-  async #call(request: IncomingMessage, response: ServerResponse, callId: string): Promise<void> {
+  async #call(request: CallRequest, response: CallResponse, callId: string, isCounted: boolean): Promise<void> {
     const [atMs, begunMs] = [Date.now(), performance.now()];
-    this.#requireOwnName(request);
+    this.#admission.requireOwnName(request);
     const target = readTarget(request.url ?? "");
     const method = relayedMethod(request.method);
-    if (request.headers.upgrade !== undefined) throw upgradeRefused();
-    if (request.headers.expect !== undefined) throw expectRefused();
+    requirePlainHttp(request);
     const headers = forwardedHeaders(request);
     this.#options.audit.requireWritable();
     const facts: CallFacts = {
@@ -142,6 +233,7 @@ export class Relay {
       target,
       method,
       headers,
+      isCounted,
       mcpMethod: undefined,
       tool: undefined,
       requestBytes: 0,
@@ -174,39 +266,17 @@ export class Relay {
     }
   }
 
-  #requireOwnName({ headers }: IncomingMessage): void {
-    const refused = this.#options.names.refusal(headers.host ?? "", headers.origin);
-    if (refused === "host") {
-      throw new GatewayProblem("HOST_REFUSED", "The host name of the request is not one of the gateway", {
-        hint: "Use localhost, or the public URL of the gateway. An operator sets the public URL when the service starts.",
-      });
-    }
-    if (refused === "origin") {
-      throw new GatewayProblem("ORIGIN_REFUSED", "The request comes from a page of another origin", {
-        hint: "Send the request without a browser.",
-      });
-    }
-  }
-
   /** Reads what the call needs: who calls, where the call goes, and with which values. */
-  async #grant({ headers, socket }: IncomingMessage, facts: CallFacts): Promise<CallGrant> {
-    const token = bearerToken(headers.authorization);
-    if (token === undefined) throw tokenRefused();
-    const waitSeconds = this.#refused.waitSeconds(token);
-    if (waitSeconds !== undefined) throw rateLimited("This token was refused too often", waitSeconds);
-    const forwarded = headers["x-forwarded-for"];
-    const address = this.#options.addresses.of(
-      socket.remoteAddress,
-      typeof forwarded === "string" ? forwarded : forwarded?.join(","),
-    );
+  async #grant(request: CallRequest, facts: CallFacts): Promise<CallGrant> {
+    const presented = this.#admission.callerOf(request);
     try {
-      return await this.#reader.forCall(token, facts.target.slug, { address });
+      return await this.#reader.forCall(presented.token, facts.target.slug, presented);
     } catch (error) {
       if (error instanceof RefusedCall) {
         const problem = problemOf(error);
         await this.#record(facts, error, { status: problem.status, problem, answerBytes: 0, redactions: 0 }, []);
       }
-      if (error instanceof SecretsError && error.code === "TOKEN_REFUSED") this.#refused.refused(token);
+      this.#admission.noteRefusal(presented, error);
       throw error;
     }
   }
@@ -216,8 +286,8 @@ export class Relay {
   }
 
   async #forward(
-    request: IncomingMessage,
-    response: ServerResponse,
+    request: CallRequest,
+    response: CallResponse,
     grant: CallGrant,
     facts: CallFacts,
     call: OpenCall,
@@ -228,7 +298,7 @@ export class Relay {
     const waitSeconds = this.#redactions.waitSeconds(redactionName(grant));
     if (waitSeconds !== undefined) throw guessesRefused(waitSeconds);
     if (grant.server.kind === "http") {
-      this.#takeFromRate(grant, undefined);
+      this.#takeFromRate(grant, facts);
       const onBytes = (count: number) => {
         facts.requestBytes += count;
         call.answer?.progressed();
@@ -239,7 +309,7 @@ export class Relay {
     }
     if (!["GET", "POST", "DELETE"].includes(method)) throw methodRefused("An MCP server has no such method");
     if (method !== "POST") {
-      this.#takeFromRate(grant, undefined);
+      this.#takeFromRate(grant, facts);
       if (bodyInfo(request).isPresent) throw bodyRefused();
       return await this.#send(response, grant, facts, call, undefined, undefined);
     }
@@ -250,7 +320,7 @@ export class Relay {
       facts.mcpMethod = message.method;
       facts.tool = message.tool;
       call.tool = message.tool;
-      this.#takeFromRate(grant, message.method);
+      this.#takeFromRate(grant, facts);
       requireScope(grant, { tool: message.tool });
       await this.#send(response, grant, facts, call, body, body.length);
     });
@@ -258,7 +328,7 @@ export class Relay {
 
   /** Sends the request to the server, and relays the answer. Resolves when the answer has ended and was recorded. */
   async #send(
-    response: ServerResponse,
+    response: CallResponse,
     grant: CallGrant,
     facts: CallFacts,
     call: OpenCall,
@@ -298,6 +368,7 @@ export class Relay {
         },
       });
       call.answer = answer;
+      response.searchFor?.(needles);
       const { dispatchers, addressExceptions } = this.#options;
       const allowed = exceptionsOf(addressExceptions, `${workspace.name}/${server.slug}`);
       const dialled = { key: `${workspace.id}/${server.id}`, origin: url.origin, allowed };
@@ -316,15 +387,8 @@ export class Relay {
     if (problem.status >= 500 && problem.code !== "SERVICE_CLOSING") this.#options.onProblem(problem, { callId });
   }
 
-  #takeFromRate({ caller }: CallGrant, mcpMethod: string | undefined): void {
-    const waitSeconds = this.#rates.waitSeconds(caller.tokenId);
-    if (waitSeconds === undefined) {
-      this.#rates.take(caller.tokenId);
-      return;
-    }
-    // A client of the newer protocol that gets 429 for these falls back to the older protocol.
-    if (mcpMethod === "initialize" || mcpMethod === "server/discover") throw busy("token");
-    throw rateLimited("This token began too many calls", waitSeconds);
+  #takeFromRate({ caller }: CallGrant, { isCounted, mcpMethod }: CallFacts): void {
+    if (!isCounted) this.#admission.takeFromRate(caller.tokenId, mcpMethod);
   }
 
   #countRedactions(grant: CallGrant, redactions: number): void {
@@ -382,7 +446,7 @@ function namesIn(headers: Readonly<Record<string, string>>): McpHeaders {
  *
  * @throws GatewayProblem `BODY_MALFORMED`.
  */
-function requireJson({ headers }: IncomingMessage): void {
+function requireJson({ headers }: CallRequest): void {
   const isPlain = (headers["content-encoding"] ?? "identity").trim().toLowerCase() === "identity";
   const isJson = /^application\/json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?$/i.test(
     headers["content-type"]?.trim() ?? "",
@@ -417,18 +481,6 @@ function methodRefused(detail: string): GatewayProblem {
   });
 }
 
-function upgradeRefused(): GatewayProblem {
-  return new GatewayProblem("UPGRADE_REFUSED", "The gateway does not relay upgrades, such as WebSockets", {
-    hint: "Call the server with a transport over plain HTTP.",
-  });
-}
-
-function expectRefused(): GatewayProblem {
-  return new GatewayProblem("EXPECT_REFUSED", "The gateway does not relay the header Expect", {
-    hint: "Send the request without the header Expect. With curl, pass -H 'Expect:'.",
-  });
-}
-
 function bodyRefused(): GatewayProblem {
   return new GatewayProblem("BODY_MALFORMED", "Only a request with the method POST has a body for an MCP server", {
     hint: "Leave the body out.",
@@ -450,20 +502,6 @@ function requireScope(
 function unknownSession(): GatewayProblem {
   return new GatewayProblem("SESSION_NOT_FOUND", "The session does not belong to the owner of this token", {
     hint: "Begin a new session with the request `initialize`.",
-  });
-}
-
-function busy(what: "gateway" | "token" | "server"): GatewayProblem {
-  const whose = { gateway: "", token: " with this token", server: " to this server" }[what];
-  return new GatewayProblem("SERVICE_BUSY", `Too many calls${whose} are in progress`, {
-    hint: "Repeat the call when others have ended. An open stream counts as a call.",
-  });
-}
-
-function rateLimited(detail: string, waitSeconds: number): GatewayProblem {
-  return new GatewayProblem("RATE_LIMITED", detail, {
-    hint: "Wait as long as the header Retry-After says.",
-    waitSeconds,
   });
 }
 

@@ -1,10 +1,11 @@
-import type { IncomingHttpHeaders, ServerResponse } from "node:http";
+import type { IncomingHttpHeaders } from "node:http";
 import type { Transform } from "node:stream";
 import type { Dispatcher } from "undici";
 import { answerProblem, GatewayProblem } from "../problem.ts";
 import type { Needles } from "../redaction/needles.ts";
 import { Redactor, redactText } from "../redaction/redactor.ts";
 import { type AnswerHead, addedHeaders, answerRefused, readAnswerHead } from "./answer-headers.ts";
+import type { CallResponse } from "./call-exchange.ts";
 import { decoderOf } from "./decoding.ts";
 import { problemOfDialing } from "./dialing-problem.ts";
 import { sessionHeader } from "./request-headers.ts";
@@ -25,7 +26,7 @@ export interface AnswerEnd {
 /** The options of {@link RelayedAnswer}. */
 export interface RelayedAnswerOptions {
   readonly callId: string;
-  readonly response: ServerResponse;
+  readonly response: CallResponse;
   /** Returns the values to search for now. Another object than before if another call has used a new value. */
   readonly needles: () => Needles;
   /** The headers of the answer that are relayed because the settings of the server list them. In lower case. */

@@ -1,6 +1,6 @@
-import type { IncomingMessage } from "node:http";
 import { Readable } from "node:stream";
 import { GatewayProblem } from "../problem.ts";
+import type { CallRequest } from "./call-exchange.ts";
 
 /** The body of a request: how long it says that it is, and whether it has one. */
 export interface BodyInfo {
@@ -10,7 +10,7 @@ export interface BodyInfo {
 }
 
 /** Reads the headers that describe the body of a request. */
-export function bodyInfo({ headers, method }: IncomingMessage): BodyInfo {
+export function bodyInfo({ headers, method }: CallRequest): BodyInfo {
   const coding = headers["transfer-encoding"];
   // Node.js takes the chunks apart, and leaves another coding, such as gzip, in the body.
   if (coding !== undefined && coding.trim().toLowerCase() !== "chunked") {
@@ -44,7 +44,7 @@ export class BodyMemory {
    * @throws GatewayProblem `BODY_TOO_LARGE`, `SERVICE_BUSY`; `REQUEST_MALFORMED` if the caller leaves before the end.
    */
   async withBody<Result>(
-    request: IncomingMessage,
+    request: CallRequest,
     mostBytes: number,
     use: (body: Buffer) => Promise<Result>,
   ): Promise<Result> {
@@ -66,7 +66,7 @@ export class BodyMemory {
 }
 
 /** Returns a body as a stream that fails if it is longer than `mostBytes`, and tells the number of its bytes. */
-export function boundedStream(request: IncomingMessage, mostBytes: number, onBytes: (count: number) => void): Readable {
+export function boundedStream(request: CallRequest, mostBytes: number, onBytes: (count: number) => void): Readable {
   const { length } = bodyInfo(request);
   if (length !== undefined && length > mostBytes) throw bodyTooLarge(mostBytes);
   const counted = async function* (): AsyncGenerator<Buffer> {
@@ -87,7 +87,7 @@ export function boundedStream(request: IncomingMessage, mostBytes: number, onByt
  * @param take called with the number of bytes of each piece. If it throws, the rest is not read, and the connection stays
  * open, so that the caller gets the answer.
  */
-function wholeBody(request: IncomingMessage, take: (bytes: number) => void): Promise<Buffer> {
+function wholeBody(request: CallRequest, take: (bytes: number) => void): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     if (request.destroyed) return reject(callerLeft());
     const pieces: Buffer[] = [];
@@ -119,7 +119,7 @@ function wholeBody(request: IncomingMessage, take: (bytes: number) => void): Pro
 }
 
 /** Reads a body. A reader that stops early leaves the connection open, so that the caller gets the answer. */
-async function* chunksOf(request: IncomingMessage): AsyncGenerator<Buffer> {
+async function* chunksOf(request: CallRequest): AsyncGenerator<Buffer> {
   try {
     yield* request.iterator({ destroyOnReturn: false });
   } catch (error) {

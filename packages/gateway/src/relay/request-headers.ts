@@ -1,5 +1,5 @@
-import type { IncomingMessage } from "node:http";
 import { GatewayProblem } from "../problem.ts";
+import type { CallRequest } from "./call-exchange.ts";
 
 // Everything else stays here: the caller's own credentials, cookies and address, `Host`, the headers of the connection,
 // and `Range`, since three requests for parts of an answer could read a whole value past the redaction.
@@ -34,7 +34,7 @@ const single: ReadonlySet<string> = new Set(
  *
  * @throws GatewayProblem `REQUEST_MALFORMED` for a header that came more than once.
  */
-export function forwardedHeaders(request: Pick<IncomingMessage, "rawHeaders">): Record<string, string> {
+export function forwardedHeaders(request: Pick<CallRequest, "rawHeaders">): Record<string, string> {
   const headers: Record<string, string> = {};
   const seen = new Set<string>();
   for (const [name, value] of namesAndValues(request)) {
@@ -56,7 +56,7 @@ export function forwardedHeaders(request: Pick<IncomingMessage, "rawHeaders">): 
  * @throws GatewayProblem `REQUEST_MALFORMED` for a header that came more than once.
  */
 export function listedHeaders(
-  request: Pick<IncomingMessage, "rawHeaders">,
+  request: Pick<CallRequest, "rawHeaders">,
   names: readonly string[],
 ): Record<string, string> {
   const headers: Record<string, string> = {};
@@ -70,7 +70,7 @@ export function listedHeaders(
 }
 
 /** Yields the name of each header, in lower case, and its value. A header that came twice is yielded twice. */
-function* namesAndValues({ rawHeaders }: Pick<IncomingMessage, "rawHeaders">): Generator<[string, string]> {
+function* namesAndValues({ rawHeaders }: Pick<CallRequest, "rawHeaders">): Generator<[string, string]> {
   for (let at = 0; at + 1 < rawHeaders.length; at += 2) {
     yield [rawHeaders[at]?.toLowerCase() ?? "", rawHeaders[at + 1] ?? ""];
   }

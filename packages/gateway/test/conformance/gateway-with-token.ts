@@ -7,6 +7,7 @@ import { Keyring } from "@keyward/core";
 import { parseAddressException, startGateway } from "@keyward/gateway";
 import { openAuditLog, SecretsAdmin } from "@keyward/secrets";
 import { MemoryStore } from "@keyward/store-memory";
+import { startNameMapping } from "./name-mapping.ts";
 
 /** A gateway in front of one MCP server, and a proxy in front of the gateway that adds the token. */
 export interface GatewayWithToken {
@@ -14,6 +15,8 @@ export interface GatewayWithToken {
   readonly url: string;
   /** The URL of the server at the gateway. */
   readonly gatewayUrl: string;
+  /** The URL of the endpoint of the workspace at another proxy, which uses the names of the server. */
+  readonly workspaceUrl: string;
   readonly token: string;
   /** The problems that the gateway has told. */
   readonly problems: readonly unknown[];
@@ -44,13 +47,16 @@ export async function startGatewayWithToken(serverUrl: string): Promise<GatewayW
   });
   const gatewayUrl = `${gateway.url}/s/peer/mcp`;
   const proxy = await startProxy(gatewayUrl, token);
+  const mapping = await startNameMapping({ target: `${gateway.url}/mcp`, token, slug: "peer" });
   return {
     url: proxy.url,
     gatewayUrl,
+    workspaceUrl: mapping.url,
     token,
     problems,
     close: async () => {
       await proxy.close();
+      await mapping.close();
       await gateway.close();
       await admin.close();
       await audit.close();

@@ -2,8 +2,9 @@
 // @modelcontextprotocol/server-everything and the server of `../peers`. Not part of the test suite: the peers are installed with
 // npm into the user's cache.
 //
-//   node --conditions development packages/gateway/test/conformance/peers.ts
+//   node --conditions development packages/gateway/test/conformance/peers.ts [--workspace]
 //
+// With --workspace, the gateway is called by its endpoint for all servers of a workspace, with mapped names.
 // Ends with the status 1 if a result differs, or if a peer fails directly.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -94,6 +95,17 @@ async function startOwn(): Promise<Peer> {
   };
 }
 
+const isWorkspace = process.argv.includes("--workspace");
+/**
+ * Where a client speaks the modern protocol with the endpoint of a workspace, and the legacy one with the server itself. It
+ * then leaves out other members of the results, and counts the questions of a server as progress.
+ */
+const usesAnotherProtocol: ReadonlySet<string> = new Set([
+  "server-everything, client v2 auto: trigger-sampling-request",
+  "server-everything, Inspector, auto: tools/list",
+  "server-everything, Inspector, auto: resources/read",
+]);
+
 let [compared, failures] = [0, 0];
 
 /** Runs a task at both URLs, and compares the results. */
@@ -101,8 +113,9 @@ async function compare(name: string, run: (isThrough: boolean) => Promise<unknow
   compared++;
   const [direct, through] = [await settled(run(false)), await settled(run(true))];
   const isSame = direct.text === through.text && !direct.isError;
-  if (!isSame) failures++;
-  console.log(`${isSame ? "same   " : "DIFFERS"} ${name}`);
+  const isExplained = isWorkspace && !direct.isError && !through.isError && usesAnotherProtocol.has(name);
+  if (!isSame && !isExplained) failures++;
+  console.log(`${isSame ? "same   " : "DIFFERS"} ${name}${!isSame && isExplained ? ": another protocol" : ""}`);
   if (!isSame) console.log(`  directly: ${direct.text}\n  through the gateway: ${through.text}`);
 }
 
@@ -127,10 +140,11 @@ async function inspect(given: readonly string[]): Promise<unknown> {
 
 for (const peer of [await startEverything(tools), await startOwn()]) {
   const gateway = await startGatewayWithToken(peer.url);
+  const through = isWorkspace ? gateway.workspaceUrl : gateway.gatewayUrl;
   const authorization = `Bearer ${gateway.token}`;
   for (const kind of peer.clients) {
     const connect = (isThrough: boolean) =>
-      isThrough ? connectMcpClient(kind, gateway.gatewayUrl, { authorization }) : connectMcpClient(kind, peer.url);
+      isThrough ? connectMcpClient(kind, through, { authorization }) : connectMcpClient(kind, peer.url);
     await compare(`${peer.name}, client ${kind}: tools/list`, async (isThrough) => {
       const client = await connect(isThrough);
       const names = await client.listTools();
@@ -161,7 +175,7 @@ for (const peer of [await startEverything(tools), await startOwn()]) {
       await compare(`${peer.name}, Inspector, ${era}: ${method}`, (isThrough) =>
         inspect([
           ...(isThrough
-            ? ["--server-url", gateway.gatewayUrl, "--header", `Authorization: ${authorization}`]
+            ? ["--server-url", through, "--header", `Authorization: ${authorization}`]
             : ["--server-url", peer.url]),
           ...["--protocol-era", era, "--method", method, ...flags],
         ]),

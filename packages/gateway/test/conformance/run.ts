@@ -1,8 +1,9 @@
 // Runs the conformance suites of MCP against a server directly and through the gateway, and compares every check of every
 // scenario. Not part of the test suite: the suites are installed with npm into the user's cache.
 //
-//   node --conditions development packages/gateway/test/conformance/run.ts [scenario …]
+//   node --conditions development packages/gateway/test/conformance/run.ts [--workspace] [scenario …]
 //
+// With --workspace, the gateway is called by its endpoint for all servers of a workspace, with mapped names.
 // Ends with the status 1 if a check differs without a reason in `explained`, or if an explained check no longer differs.
 // The exit codes of the suites say less: they pass a gateway that drops `Last-Event-ID`, or refuses GET.
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
@@ -21,9 +22,19 @@ const suites = [
 ] as const;
 
 /** Why a check differs, by scenario, id and name of the check. */
-const explained: Readonly<Record<string, string>> = {
+const explainedAtServer: Readonly<Record<string, string>> = {
   "dns-rebinding-protection localhost-host-rebinding-rejected DNSRebindingRejected":
     "The gateway compares Host and Origin with its own names, and this server does not.",
+};
+
+const isJson = "The endpoint answers with JSON if nothing comes before the response, and the check wants streams.";
+const isNotResumed = "A stream of the endpoint cannot be resumed: its events have no ids.";
+const explainedAtWorkspace: Readonly<Record<string, string>> = {
+  ...explainedAtServer,
+  "server-sse-multiple-streams server-sse-streams-functional ServerSSEStreamsFunctional": isJson,
+  "server-sse-polling server-sse-priming-event ServerSendsPrimingEvent": isNotResumed,
+  "server-sse-polling server-sse-retry-field ServerSendsRetryField": isNotResumed,
+  "server-sse-polling server-sse-disconnect-resume ServerDisconnectResume": isNotResumed,
 };
 
 /** The status of each check of each scenario. A check that was made more than once has one status for each time. */
@@ -53,7 +64,9 @@ function counted(statuses: ReadonlyMap<string, readonly string[]> = new Map()): 
   return `${count("SUCCESS")} passed, ${count("FAILURE")} failed${other === 0 ? "" : `, ${other} others`}`;
 }
 
-const given = process.argv.slice(2);
+const isWorkspace = process.argv.includes("--workspace");
+const explained = isWorkspace ? explainedAtWorkspace : explainedAtServer;
+const given = process.argv.slice(2).filter((argument) => argument !== "--workspace");
 const tools = await installedTools();
 const folder = await mkdtemp(join(tmpdir(), "keyward-conformance-"));
 const server = await startMcpServer({ addToServer: addConformanceTools });
@@ -74,7 +87,7 @@ for (const [index, suite] of suites.entries()) {
     return await resultsOf(output);
   };
   const direct = await run(server.url, "direct");
-  const through = await run(gateway.url, "through");
+  const through = await run(isWorkspace ? gateway.workspaceUrl : gateway.url, "through");
   if (direct.size === 0) throw new Error(`The suite ${suite.name} has run no scenario`);
   console.log(`\n${suite.name}\n${"scenario".padEnd(48)}${"directly".padEnd(32)}through the gateway`);
   for (const scenario of [...new Set([...direct.keys(), ...through.keys()])].sort()) {

@@ -1,7 +1,11 @@
 import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
 import { Client as ClientV1 } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport as TransportV1 } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
-import { CreateMessageRequestSchema, ResourceUpdatedNotificationSchema } from "@modelcontextprotocol/sdk/types.js";
+import {
+  CreateMessageRequestSchema,
+  ResourceUpdatedNotificationSchema,
+  ToolListChangedNotificationSchema,
+} from "@modelcontextprotocol/sdk/types.js";
 import { z } from "zod";
 
 /** The official clients: version 2 with each protocol, or with the one that the server offers, and version 1. */
@@ -19,6 +23,11 @@ export interface McpClientPeer {
   readonly announced: readonly string[];
   /** Listens to notifications about resources. A client of the legacy protocol does so from the beginning. */
   listen(uris: readonly string[]): Promise<void>;
+  /**
+   * Calls a function when the server says that its tools have changed. A client of the legacy protocol listens from the
+   * beginning.
+   */
+  listenToTools(changed: () => void): Promise<void>;
   /** The id of the session; `undefined` in the modern protocol. */
   readonly sessionId: string | undefined;
   /** Ends the session, and every connection. */
@@ -67,6 +76,8 @@ async function connectV2(
   client.setRequestHandler("sampling/createMessage", sampling);
   const announced: string[] = [];
   client.setNotificationHandler("notifications/resources/updated", ({ params }) => void announced.push(params.uri));
+  let toolsChanged = () => {};
+  client.setNotificationHandler("notifications/tools/list_changed", () => toolsChanged());
   const transport = new StreamableHTTPClientTransport(new URL(url), {
     requestInit: { headers: { ...headers } },
     reconnectionOptions,
@@ -76,6 +87,10 @@ async function connectV2(
     announced,
     listen: async (uris) => {
       if (transport.sessionId === undefined) await client.listen({ resourceSubscriptions: [...uris] });
+    },
+    listenToTools: async (changed) => {
+      toolsChanged = changed;
+      if (transport.sessionId === undefined) await client.listen({ toolsListChanged: true });
     },
     get sessionId() {
       return transport.sessionId;
@@ -98,6 +113,8 @@ async function connectV1(url: string, headers: Readonly<Record<string, string>>)
   client.setRequestHandler(CreateMessageRequestSchema, sampling);
   const announced: string[] = [];
   client.setNotificationHandler(ResourceUpdatedNotificationSchema, ({ params }) => void announced.push(params.uri));
+  let toolsChanged = () => {};
+  client.setNotificationHandler(ToolListChangedNotificationSchema, () => toolsChanged());
   const transport = new TransportV1(new URL(url), {
     requestInit: { headers: { ...headers } },
     reconnectionOptions,
@@ -106,6 +123,9 @@ async function connectV1(url: string, headers: Readonly<Record<string, string>>)
   return {
     announced,
     listen: async () => {},
+    listenToTools: async (changed) => {
+      toolsChanged = changed;
+    },
     get sessionId() {
       return transport.sessionId;
     },

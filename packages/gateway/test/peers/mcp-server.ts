@@ -41,6 +41,8 @@ export interface McpPeer {
   announce(uri: string): Promise<void>;
   /** Breaks every connection. The sessions remain. */
   breakConnections(): void;
+  /** Forgets the legacy sessions, as a server does that starts again. */
+  forgetSessions(): Promise<void>;
   /** Ends every connection and session. */
   close(): Promise<void>;
 }
@@ -100,6 +102,7 @@ export async function startMcpServer({
       await legacy.announce(uri);
     },
     breakConnections: () => server.closeAllConnections(),
+    forgetSessions: () => legacy.close(),
     close: async () => {
       slow.release();
       await Promise.all([modern.close(), legacy.close()]);
@@ -158,7 +161,9 @@ class LegacySessions {
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.#transports.values()].map((transport) => transport.close()));
+    const transports = [...this.#transports.values()];
+    this.#transports.clear();
+    await Promise.all(transports.map((transport) => transport.close()));
   }
 
   async #begin(): Promise<WebStandardStreamableHTTPServerTransport> {

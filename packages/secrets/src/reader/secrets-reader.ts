@@ -17,6 +17,7 @@ import { SecretsError, type SecretsErrorCode } from "../secrets-error.ts";
 import { headerOf } from "../servers/injection-rule.ts";
 import { originOf } from "../servers/server-url.ts";
 import { type ReadBatch, ServiceStore } from "../store/service-store.ts";
+import { type CallableServer, callableServers } from "./callable-servers.ts";
 import { RefusedCall } from "./refused-call.ts";
 import { SecretValue } from "./secret-value.ts";
 import { SessionKey } from "./session-key.ts";
@@ -83,6 +84,12 @@ export interface NewSecrets<Call extends SearchedCall> {
   readonly secrets: readonly CallSecret[];
   /** The revision of the server at which they were read; 0 if a value is missing. */
   readonly revision: number;
+}
+
+/** What a call to all servers of a workspace needs: who calls, and what the scopes of the token allow. */
+export interface WorkspaceGrant extends Pick<CallGrant, "caller" | "workspace" | "tools" | "methods"> {
+  /** The slugs of the servers that the caller may call; `undefined` for all. */
+  readonly servers: readonly string[] | undefined;
 }
 
 /** The secrets of a server, and the keys of the values that are missing. */
@@ -186,6 +193,39 @@ export class SecretsReader {
       if (attempt >= maxAttempts || found.missing.some((key) => missing.includes(key))) throw refused(unusable(slug));
       missing = found.missing;
     }
+  }
+
+  /**
+   * Returns what a call to all servers of a workspace needs. Reads no value.
+   *
+   * @param options.address the network address of the caller.
+   * @param options.isUse false if the token must not count as used. Default: true.
+   * @throws SecretsError `TOKEN_REFUSED`; `NOT_ALLOWED` for a role that does not call; `KeywardError` if the store or the keys
+   * fail.
+   */
+  async forWorkspace(
+    token: string,
+    { address, isUse = true }: { readonly address?: string | undefined; readonly isUse?: boolean } = {},
+  ): Promise<WorkspaceGrant> {
+    const presented = presentedToken(token);
+    const batch = await this.#store.readShared(presented.keys);
+    const { caller, token: record } = requireCaller(presented, batch, address);
+    if (!hasRight(caller.role, "servers.call")) throw notAllowed();
+    if (isUse) this.#lastUses.note(presented.workspace, record.id);
+    const { workspace } = installationOf(presented.workspace, batch);
+    const { servers, tools, methods } = record;
+    return { caller, workspace, servers, tools, methods };
+  }
+
+  /**
+   * Returns the MCP servers that a grant allows to call, by slug. A record that cannot be read leaves out its server, and is
+   * reported to `onProblem`.
+   *
+   * @param most the greatest number of servers.
+   * @throws KeywardError if the store or the keys fail.
+   */
+  async serversOf(grant: WorkspaceGrant, most: number): Promise<readonly CallableServer[]> {
+    return await callableServers(this.#store, grant, { most, onProblem: this.#onProblem });
   }
 
   /**

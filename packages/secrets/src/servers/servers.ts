@@ -8,7 +8,7 @@ import { listKey, serverKey, usedKey, valueKey } from "../records/record-keys.ts
 import { type ServerRecord, serverRecord, valueKeysOf } from "../records/server-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
-import type { Decision } from "../store/service-store.ts";
+import type { Decision, ServiceStore } from "../store/service-store.ts";
 import { missingRecord, requireOpenWorkspace } from "../workspaces/open-workspace.ts";
 import { changeServer, requireServer, type ServerAddress } from "./server-changes.ts";
 
@@ -26,6 +26,11 @@ const pageSchema = pageSchemaOf(entrySchema);
 
 /** An entry in the list of a workspace's servers. It names the server with this slug only if the id is the same. */
 export type ServerEntry = z.infer<typeof entrySchema>;
+
+/** Returns the list of the servers of a workspace. */
+export function serverListOf(store: ServiceStore, workspace: string): PagedList<ServerEntry> {
+  return new PagedList(store, listKey({ workspace, of: "servers" }), pageSchema);
+}
 
 const valuesAtOnce = 500;
 
@@ -67,7 +72,7 @@ export class Servers {
 
   /** Returns the list of the servers of a workspace. */
   listOf(workspace: string): PagedList<ServerEntry> {
-    return new PagedList(this.#context.store, listKey({ workspace, of: "servers" }), pageSchema);
+    return serverListOf(this.#context.store, workspace);
   }
 
   /**

@@ -1,0 +1,111 @@
+import type { Readable } from "node:stream";
+import { StringDecoder } from "node:string_decoder";
+import { type Json, parseJson } from "./json.ts";
+
+/** A server's answer that is not what MCP allows. */
+export class UnreadableAnswerError extends Error {
+  override readonly name = "UnreadableAnswerError";
+}
+
+/** The longest message of a server, in bytes. */
+const longestMessage = 16 * 1_048_576;
+
+/** The memory that messages of servers may take together. */
+export class MessageMemory {
+  readonly #maxBytes: number;
+  #takenBytes = 0;
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  hasRoomFor(bytes: number): boolean {
+    return this.#takenBytes + bytes <= this.#maxBytes;
+  }
+
+  /** Counts the bytes of a message that is read. @throws UnreadableAnswerError. */
+  take(bytes: number): void {
+    if (!this.hasRoomFor(bytes)) {
+      throw new UnreadableAnswerError("The gateway reads too many large answers now. Repeat the call in some seconds");
+    }
+    this.#takenBytes += bytes;
+  }
+
+  release(bytes: number): void {
+    this.#takenBytes -= bytes;
+  }
+}
+
+/** Reads the JSON of an answer. @throws UnreadableAnswerError. */
+export async function jsonOf(body: Readable, memory: MessageMemory): Promise<Json> {
+  const pieces: Buffer[] = [];
+  let length = 0;
+  try {
+    for await (const piece of body) {
+      const bytes: Buffer = piece;
+      memory.take(bytes.length);
+      length += bytes.length;
+      if (length > longestMessage) throw new UnreadableAnswerError("The answer of the server is too large");
+      pieces.push(bytes);
+    }
+    return parsed(Buffer.concat(pieces).toString());
+  } finally {
+    memory.release(length);
+  }
+}
+
+/** Yields the JSON of each event of a stream. Comments, and events without data, are left out. @throws UnreadableAnswerError. */
+export async function* eventsOf(body: Readable, memory: MessageMemory): AsyncGenerator<Json> {
+  let taken = 0;
+  try {
+    yield* events(body, (bytes) => {
+      if (bytes > 0) memory.take(bytes);
+      else memory.release(taken);
+      taken = bytes > 0 ? taken + bytes : 0;
+      if (taken > longestMessage) throw new UnreadableAnswerError("An event of the server is too large");
+    });
+  } finally {
+    memory.release(taken);
+  }
+}
+
+/** @param take called with the bytes of each piece, and with 0 at the end of an event. */
+async function* events(body: Readable, take: (bytes: number) => void): AsyncGenerator<Json> {
+  const decoder = new StringDecoder("utf8");
+  // The pieces of a line that has not ended. A long line is not searched again for each piece.
+  let pieces: string[] = [];
+  let data: string[] = [];
+  let isMessage = true;
+  for await (const chunk of body) {
+    const bytes: Buffer = chunk;
+    take(bytes.length);
+    const piece = decoder.write(bytes);
+    pieces.push(piece);
+    if (!/[\r\n]/.test(piece)) continue;
+    // A carriage return at the end may be the first half of a line end.
+    const lines = pieces.join("").split(/\r\n|\n|\r(?!$)/);
+    pieces = [lines.pop() ?? ""];
+    for (const line of lines) {
+      if (line === "") {
+        if (data.length > 0 && isMessage) yield parsed(data.join("\n"));
+        data = [];
+        take(0);
+        isMessage = true;
+      } else if (line.startsWith("data:")) {
+        const text = line.slice(line.startsWith("data: ") ? 6 : 5);
+        // An event that only names its id, so that the client can come back, has empty data.
+        if (text !== "") data.push(text);
+      } else if (line.startsWith("event:")) {
+        isMessage = line.slice(6).trim() === "message";
+      }
+    }
+  }
+}
+
+function parsed(text: string): Json {
+  try {
+    return parseJson(text);
+  } catch (cause) {
+    throw new UnreadableAnswerError("The answer of the server is not JSON", { cause });
+  }
+}

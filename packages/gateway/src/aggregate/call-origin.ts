@@ -1,0 +1,28 @@
+import type { CallRequest } from "../relay/index.ts";
+
+/** What each call to a server repeats of the request of the caller. */
+export interface CallOrigin {
+  /** The headers of the caller, in lower case, without those of the message. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly remoteAddress: string | undefined;
+}
+
+/** Headers that describe the message or the connection of the caller. The calls to servers have their own. */
+const ofMessage =
+  /^(?:accept|content-.*|transfer-encoding|connection|keep-alive|te|trailer|if-.*|last-event-id|mcp-.*|origin|cookie)$/;
+
+/** Returns what the calls for a request repeat of it. The relay forwards few of these headers. */
+export function originOf({ headers, socket }: Pick<CallRequest, "headers" | "socket">): CallOrigin {
+  const repeated = Object.entries(headers).flatMap(([name, value]): [string, string][] =>
+    typeof value === "string" && !ofMessage.test(name) ? [[name, value]] : [],
+  );
+  return { headers: Object.fromEntries(repeated), remoteAddress: socket.remoteAddress };
+}
+
+/** Returns the headers of a caller that repeat arguments of a tool, which servers of the modern protocol may demand. */
+export function argumentHeaders({ headers }: Pick<CallRequest, "headers">): Readonly<Record<string, string>> {
+  const found = Object.entries(headers).flatMap(([name, value]): [string, string][] =>
+    typeof value === "string" && name.startsWith("mcp-param-") ? [[name, value]] : [],
+  );
+  return Object.fromEntries(found);
+}

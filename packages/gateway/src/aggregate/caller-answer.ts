@@ -1,0 +1,110 @@
+import type { CallResponse } from "../relay/index.ts";
+
+const ownHeaders = {
+  "cache-control": "no-store",
+  "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+  "x-content-type-options": "nosniff",
+} as const;
+const keptAliveEveryMs = 15_000;
+const comment = Buffer.from(":\n\n");
+
+/**
+ * The answer to one request of a caller: a response as JSON, or a stream of events from the first event on. Texts are whole
+ * messages as JSON.
+ */
+export class CallerAnswer {
+  /** Fires when the caller has left or the answer has ended. */
+  readonly closed: AbortSignal;
+  readonly #response: CallResponse;
+  readonly #headers: Record<string, string>;
+  #keepingAlive: NodeJS.Timeout | undefined;
+  #waiting: (() => void)[] = [];
+  #isEnded = false;
+
+  constructor(response: CallResponse, callId: string) {
+    this.#response = response;
+    this.#headers = { ...ownHeaders, "x-request-id": callId };
+    const closing = new AbortController();
+    this.closed = closing.signal;
+    const goOn = () => {
+      for (const resolve of this.#waiting.splice(0)) resolve();
+    };
+    response.once("close", () => {
+      clearInterval(this.#keepingAlive);
+      closing.abort(new Error("The caller has left"));
+      goOn();
+    });
+    response.on("drain", goOn);
+    response.on("error", () => {});
+    if (response.destroyed) closing.abort(new Error("The caller has left"));
+  }
+
+  /** True from the first event or the response on. */
+  get hasBegun(): boolean {
+    return this.#response.headersSent;
+  }
+
+  /** Begins a stream of events. */
+  stream(): void {
+    if (this.#response.headersSent || this.closed.aborted) return;
+    this.#response.writeHead(200, {
+      ...this.#headers,
+      "content-type": "text/event-stream",
+      "x-accel-buffering": "no",
+    });
+    this.#response.flushHeaders();
+    this.#keepingAlive = setInterval(() => this.#response.write(comment), keptAliveEveryMs).unref();
+  }
+
+  /** Sends an event. Resolves when the caller can take another one. */
+  async send(text: string): Promise<void> {
+    if (this.#isEnded || this.closed.aborted) return;
+    this.stream();
+    if (this.#response.write(Buffer.from(`event: message\ndata: ${text}\n\n`))) return;
+    await new Promise<void>((resolve) => this.#waiting.push(resolve));
+  }
+
+  /** Sends the response, and ends the answer. */
+  respond(
+    text: string,
+    { status = 200, headers = {} }: { status?: number; headers?: Record<string, string> } = {},
+  ): void {
+    if (this.#isEnded || this.closed.aborted) return;
+    if (this.#response.headersSent) {
+      this.#response.write(Buffer.from(`event: message\ndata: ${text}\n\n`));
+      this.end();
+      return;
+    }
+    this.#isEnded = true;
+    this.#response.writeHead(status, {
+      ...this.#headers,
+      ...headers,
+      "content-type": "application/json",
+      "content-length": String(Buffer.byteLength(text)),
+    });
+    this.#response.end(text);
+  }
+
+  /** Answers without a body. */
+  accept(status: 200 | 202 | 204 = 202): void {
+    this.#isEnded = true;
+    this.#response.writeHead(status, { ...this.#headers, ...(status === 204 ? {} : { "content-length": "0" }) });
+    this.#response.end();
+  }
+
+  /** Ends a stream. */
+  end(): void {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    clearInterval(this.#keepingAlive);
+    this.#response.end();
+  }
+
+  /** Resolves when the caller has left or the answer has ended. */
+  async whenClosed(): Promise<void> {
+    if (this.closed.aborted) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.closed.addEventListener("abort", () => resolve(), { once: true });
+    await promise;
+  }
+}

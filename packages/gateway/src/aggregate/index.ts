@@ -1,0 +1,1 @@
+export { WorkspaceEndpoint, type WorkspaceEndpointOptions } from "./workspace-endpoint.ts";

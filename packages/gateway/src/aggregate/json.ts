@@ -1,0 +1,37 @@
+/** A value of JSON. */
+export type Json = null | boolean | number | string | readonly Json[] | JsonObject;
+
+/** An object of JSON. */
+export type JsonObject = { readonly [name: string]: Json };
+
+/** Returns true for an object, and false for an array. */
+export function isObject(value: Json | undefined): value is JsonObject {
+  return typeof value === "object" && value !== null && !isArray(value);
+}
+
+/** Returns the member of an object that is an object; an empty one for any other value. */
+export function objectIn(value: Json | undefined, name: string): JsonObject {
+  const member = isObject(value) && Object.hasOwn(value, name) ? value[name] : undefined;
+  return isObject(member) ? member : {};
+}
+
+/** Returns the member of an object that is a text. */
+export function textIn(value: Json | undefined, name: string): string | undefined {
+  const member = isObject(value) && Object.hasOwn(value, name) ? value[name] : undefined;
+  return typeof member === "string" ? member : undefined;
+}
+
+/** Returns the elements of the member of an object that is an array; none for any other value. */
+export function arrayIn(value: Json | undefined, name: string): readonly Json[] {
+  const member = isObject(value) && Object.hasOwn(value, name) ? value[name] : undefined;
+  return isArray(member) ? member : [];
+}
+
+/** Parses JSON. @throws SyntaxError. */
+export function parseJson(text: string): Json {
+  return JSON.parse(text);
+}
+
+function isArray(value: Json | undefined): value is readonly Json[] {
+  return Array.isArray(value);
+}

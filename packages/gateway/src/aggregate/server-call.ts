@@ -1,0 +1,226 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { problemDetails } from "../problem.ts";
+import { RefusedByRelay } from "../relay/index.ts";
+import { UnreadableAnswerError } from "./answer-reader.ts";
+import type { CallOrigin } from "./call-origin.ts";
+import type { Connections } from "./connections.ts";
+import { isObject, type Json, type JsonObject, objectIn, parseJson, textIn } from "./json.ts";
+import type { ListKind } from "./listed-items.ts";
+import {
+  type Asking,
+  askingMessage,
+  codes,
+  type Era,
+  logLevels,
+  metaKeys,
+  type Outcome,
+  type RpcError,
+  RpcFailure,
+  withMeta,
+} from "./messages.ts";
+import { publicUri } from "./names.ts";
+import { publicResult } from "./public-results.ts";
+import type { ServerConnection, ServerMessages } from "./server-connection.ts";
+
+/** What a call needs of its caller. */
+export interface CallerFace {
+  readonly era: Era;
+  readonly connections: Connections;
+  /** The capabilities of the caller that servers may use. */
+  readonly capabilities: JsonObject;
+  /** The least level of the log messages that the caller wants; `undefined` if the caller has not said. */
+  readonly logLevel: string | undefined;
+  /** Called with the connection to a server before each call. */
+  opened?(connection: ServerConnection, call: ServerCall): void;
+  /** Notes that the caller gets a version of a list. */
+  noteRead?(kind: ListKind, version: number): void;
+  /** Sends a message, as JSON, before the response. */
+  notify(text: string): Promise<void> | void;
+  /** Sends a request of a server to the caller, and resolves to the answer. */
+  ask(asking: Asking): Promise<Outcome>;
+}
+
+/** A call to one server, with the names that the server knows. */
+export interface ServerCall extends Asking {
+  readonly slug: string;
+  readonly params: JsonObject;
+  readonly origin: CallOrigin;
+  readonly signal: AbortSignal;
+  /** Headers that repeat arguments. */
+  readonly headers: Readonly<Record<string, string>>;
+  /** Called when the server says that its lists have changed. */
+  readonly listsChanged: () => void;
+}
+
+/** The end of a call: the member `result` or `error` of the response, as JSON. */
+export interface CallEnd {
+  readonly member: string;
+  readonly error: RpcError | undefined;
+}
+
+const maxRounds = 10;
+const roundPauseMs = 250;
+/** The capability of the caller that each request of a server needs. */
+const neededFor: ReadonlyMap<string, string> = new Map([
+  ["sampling/createMessage", "sampling"],
+  ["elicitation/create", "elicitation"],
+  ["roots/list", "roots"],
+]);
+
+/** Calls a server for a caller, also between the two protocols. Throws only for a token that is no longer valid. */
+export async function callServer(face: CallerFace, call: ServerCall): Promise<CallEnd> {
+  const connection = face.connections.to(call.slug);
+  try {
+    const { era } = await connection.open(call.origin);
+    if (face.logLevel !== undefined) await connection.wantLogs(face.logLevel, call);
+    face.opened?.(connection, call);
+    if (face.era === "modern" || era === "modern") requireStateless(call.method);
+    const outcome = await untilComplete(connection, era, face, call);
+    if ("error" in outcome) return endOf(connection, outcome);
+    const shown = publicResult(call.method, call.slug, outcome.result);
+    return endOf(connection, { result: ofEra(shown, call.method, { from: era, to: face.era }) });
+  } catch (error) {
+    face.connections.forgetUnopened(call.slug);
+    return endOf(connection, { error: errorOf(error, call.method) });
+  }
+}
+
+/** @throws RpcFailure for subscriptions, which need a caller and a server with sessions. */
+function requireStateless(method: string): void {
+  if (!/^resources\/(?:un)?subscribe$/.test(method)) return;
+  throw new RpcFailure({
+    code: codes.methodNotFound,
+    message: "The server has no sessions, so it cannot tell this caller when a resource changes",
+    data: { hint: "Read the resource again, or listen at the endpoint of the server, /s/<server>/mcp." },
+  });
+}
+
+/** Returns the error for a name, a URI or a server that the token cannot use, whatever the reason is. */
+export function unknownName(method: string): RpcError {
+  const [what] = method.split("/");
+  const thing = what === "tools" ? "tool" : what === "prompts" ? "prompt" : "resource";
+  return {
+    code: codes.invalidParams,
+    message: `The token can use no such ${thing}`,
+    data: { hint: "List again what the token can use. If something is missing, ask an admin of the workspace." },
+  };
+}
+
+/** Returns the error of a call that could not be made, or was not answered. */
+function errorOf(error: unknown, method: string): RpcError {
+  if (error instanceof RefusedByRelay) {
+    const { problem, callId } = error;
+    if (problem.code === "TOKEN_REFUSED") throw problem;
+    if (problem.code === "SERVER_NOT_FOUND" || problem.code === "NOT_ALLOWED") return unknownName(method);
+    const { detail, code, hint, instance } = problemDetails(problem, callId);
+    return { code: codes.server, message: detail, data: { code, hint, call: instance } };
+  }
+  if (error instanceof RpcFailure) return error.error;
+  if (error instanceof UnreadableAnswerError) return { code: codes.server, message: error.message };
+  return { code: codes.server, message: "The server broke off its answer, or the caller has left" };
+}
+
+/** Sends the request again as long as a server of the modern protocol asks a caller of the legacy protocol. */
+async function untilComplete(
+  connection: ServerConnection,
+  era: Era,
+  face: CallerFace,
+  call: ServerCall,
+): Promise<Outcome> {
+  let params = paramsFor(era, face, call.params);
+  for (let round = 0; round < maxRounds; round++) {
+    const outcome = await connection.request(
+      { ...call, params },
+      messagesFor(connection, face, call, objectIn(call.params, "_meta")["progressToken"]),
+    );
+    const isAsking = "result" in outcome && outcome.result["resultType"] === "input_required";
+    if (!isAsking || face.era === "modern") return outcome;
+    const requests = objectIn(outcome.result, "inputRequests");
+    const responses: Record<string, Json> = {};
+    for (const [key, request] of Object.entries(requests)) {
+      const answered = await askCaller(connection, face, {
+        method: textIn(request, "method") ?? "",
+        params: objectIn(request, "params"),
+      });
+      if ("error" in answered) return answered;
+      Object.defineProperty(responses, key, { value: answered.result, enumerable: true });
+    }
+    if (Object.keys(requests).length === 0) await sleep(roundPauseMs, undefined, { signal: call.signal });
+    const state = outcome.result["requestState"];
+    params = { ...params, inputResponses: responses, ...(state === undefined ? {} : { requestState: state }) };
+  }
+  return { error: { code: codes.server, message: `The server asked the caller more than ${maxRounds} times` } };
+}
+
+function paramsFor(era: Era, face: CallerFace, params: JsonObject): JsonObject {
+  if (era === "legacy") {
+    const { inputResponses: _, requestState: __, ...others } = params;
+    return others;
+  }
+  return face.era === "legacy" ? withMeta(params, { [metaKeys.logLevel]: face.logLevel }) : params;
+}
+
+/** Returns what happens to the messages of a server during a call. */
+export function messagesFor(
+  connection: ServerConnection,
+  face: CallerFace,
+  { slug, listsChanged }: Pick<ServerCall, "slug" | "listsChanged">,
+  progressToken?: Json,
+): ServerMessages {
+  const send = (asking: Asking) => face.notify(connection.redacted(JSON.stringify(askingMessage(asking))));
+  return {
+    notified: async ({ method, params }: Asking) => {
+      if (/^notifications\/(?:tools|prompts|resources)\/list_changed$/.test(method)) return listsChanged();
+      // Tokens of progress are small numbers, so a server could report progress of a call to another server.
+      const isOwn = progressToken !== undefined && params?.["progressToken"] === progressToken;
+      if (method === "notifications/progress" ? isOwn : method === "notifications/elicitation/complete") {
+        return await send({ method, params });
+      }
+      if (method === "notifications/message" && isWanted(face, textIn(params, "level"))) {
+        return await send({ method, params: { ...params, logger: `${slug}: ${textIn(params, "logger") ?? "log"}` } });
+      }
+      const uri = textIn(params, "uri");
+      if (method === "notifications/resources/updated" && uri !== undefined) {
+        await send({ method, params: { ...params, uri: publicUri(slug, uri) } });
+      }
+    },
+    asked: (asking: Asking) => askCaller(connection, face, asking),
+  };
+}
+
+/** Asks the caller for a server, if the caller has the capability. The text of the server is searched for values again. */
+async function askCaller(connection: ServerConnection, face: CallerFace, { method, params }: Asking): Promise<Outcome> {
+  const needed = neededFor.get(method);
+  if (needed === undefined) {
+    return { error: { code: codes.methodNotFound, message: "The gateway passes no such request to its callers" } };
+  }
+  if (face.capabilities[needed] === undefined) {
+    return { error: { code: codes.methodNotFound, message: `The caller does not have the capability ${needed}` } };
+  }
+  const searched = parseJson(connection.redacted(JSON.stringify(params ?? {})));
+  return await face.ask({ method, params: isObject(searched) ? searched : {} });
+}
+
+function isWanted({ era, logLevel }: CallerFace, level: string | undefined): boolean {
+  if (logLevel === undefined) return era === "legacy";
+  return logLevels.indexOf(level ?? "") >= logLevels.indexOf(logLevel);
+}
+
+/** Returns a result as the protocol of the caller has it. */
+function ofEra(result: JsonObject, method: string, { from, to }: { readonly from: Era; readonly to: Era }): JsonObject {
+  if (to === "legacy") {
+    const { resultType: _, ttlMs: __, cacheScope: ___, ...others } = result;
+    return others;
+  }
+  if (method === "resources/read" && result["resultType"] !== "input_required") {
+    const ttlMs = from === "modern" ? (result["ttlMs"] ?? 0) : 0;
+    return { resultType: "complete", ...result, ttlMs, cacheScope: "private" };
+  }
+  return from === "modern" ? result : { ...result, resultType: "complete" };
+}
+
+function endOf(connection: ServerConnection, outcome: Outcome): CallEnd {
+  const member =
+    "result" in outcome ? `"result":${JSON.stringify(outcome.result)}` : `"error":${JSON.stringify(outcome.error)}`;
+  return { member: connection.redacted(member), error: "error" in outcome ? outcome.error : undefined };
+}

@@ -1,0 +1,87 @@
+import { RefusedByRelay } from "../relay/index.ts";
+import type { CallOrigin } from "./call-origin.ts";
+import { textIn } from "./json.ts";
+import { itemsIn, type ListedItem, type ListKind, listKinds, listSources } from "./listed-items.ts";
+import { codes } from "./messages.ts";
+import type { ServerConnection } from "./server-connection.ts";
+
+/** What was read of the lists of a server. A list that the server does not have is empty. */
+export interface ReadLists {
+  readonly lists: ReadonlyMap<ListKind, readonly ListedItem[]>;
+  /** Why a list could not be read, by kind. */
+  readonly failed: ReadonlyMap<ListKind, string>;
+}
+
+const maxPages = 50;
+const maxItems = 2_000;
+const maxCharacters = 2 * 1_048_576;
+
+/** Reads the lists of a server. @throws as `ServerConnection.open`. */
+export async function readLists(
+  connection: ServerConnection,
+  slug: string,
+  { origin, signal }: { readonly origin: CallOrigin; readonly signal: AbortSignal },
+): Promise<ReadLists> {
+  const { capabilities } = await connection.open(origin);
+  const lists = new Map<ListKind, readonly ListedItem[]>();
+  const failed = new Map<ListKind, string>();
+  for (const kind of listKinds) {
+    if (capabilities[listSources[kind].capability] === undefined) {
+      lists.set(kind, []);
+      continue;
+    }
+    try {
+      lists.set(kind, await readList(connection, slug, kind, { origin, signal }));
+    } catch (error) {
+      signal.throwIfAborted();
+      failed.set(kind, reasonOf(error));
+    }
+  }
+  return { lists, failed };
+}
+
+/** Returns why a server could not be read, for operators and admins. Never a text of the server. */
+export function reasonOf(error: unknown): string {
+  if (error instanceof RefusedByRelay) return error.message;
+  if (error instanceof DOMException && error.name === "TimeoutError") return "The server did not answer in time";
+  return "The server does not answer as MCP demands";
+}
+
+async function readList(
+  connection: ServerConnection,
+  slug: string,
+  kind: ListKind,
+  { origin, signal }: { readonly origin: CallOrigin; readonly signal: AbortSignal },
+): Promise<readonly ListedItem[]> {
+  const { method } = listSources[kind];
+  const items = new Map<string, ListedItem>();
+  const cursors = new Set<string>();
+  let characters = 0;
+  for (let page = 0, cursor: string | undefined; page < maxPages; page++) {
+    const params = cursor === undefined ? {} : { cursor };
+    const outcome = await connection.request({ method, params, origin, signal });
+    if ("error" in outcome) {
+      if (outcome.error.code === codes.methodNotFound) return [];
+      throw new Error("The server refuses to list");
+    }
+    for (const item of itemsIn(kind, slug, outcome.result)) {
+      characters += item.json.length;
+      if (items.size >= maxItems || characters > maxCharacters) return searched(connection, items);
+      // The first entry with a name counts, as for most clients.
+      if (!items.has(item.publicName)) items.set(item.publicName, item);
+    }
+    cursor = textIn(outcome.result, "nextCursor");
+    if (cursor === undefined || cursors.has(cursor)) break;
+    cursors.add(cursor);
+  }
+  return searched(connection, items);
+}
+
+/** Searches what was composed for values. The answers of the server were searched before. */
+function searched(connection: ServerConnection, items: ReadonlyMap<string, ListedItem>): readonly ListedItem[] {
+  return [...items.values()].map((item) => ({
+    ...item,
+    publicName: connection.redacted(item.publicName),
+    json: connection.redacted(item.json),
+  }));
+}

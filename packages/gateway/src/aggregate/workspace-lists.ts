@@ -1,0 +1,276 @@
+import type { CallableServer, Relay } from "../relay/index.ts";
+import type { MessageMemory } from "./answer-reader.ts";
+import type { CallOrigin } from "./call-origin.ts";
+import type { JsonObject } from "./json.ts";
+import { type ListedItem, type ListKind, listKinds } from "./listed-items.ts";
+import type { Era } from "./messages.ts";
+import { ServerConnection } from "./server-connection.ts";
+import type { ServerEras } from "./server-eras.ts";
+import { type ReadLists, readLists, reasonOf } from "./server-lists.ts";
+import type { Turns } from "./turns.ts";
+
+/** How a server was when its lists were last read. */
+export interface ServerHealth {
+  readonly slug: string;
+  readonly state: "unknown" | "ready" | "failed";
+  /** Why the lists, or one of them, could not be read. */
+  readonly problem: string | undefined;
+  /** Since when the server is in this state, in milliseconds since the epoch. */
+  readonly since: number;
+}
+
+/** The options of {@link WorkspaceLists}. */
+export interface WorkspaceListsOptions {
+  readonly relay: Pick<Relay, "call">;
+  readonly eras: ServerEras;
+  /** The memory of the messages of all servers. */
+  readonly memory: MessageMemory;
+  /** The memory of the lists of all tokens. */
+  readonly listMemory: MessageMemory;
+  /** The id of the workspace. */
+  readonly workspace: string;
+  /** The turns of all callers. */
+  readonly turns: Turns;
+  /** Returns the origin of the latest request of the token. */
+  readonly origin: () => CallOrigin;
+  /** The protocol of the callers. A server may list other things in another protocol. */
+  readonly era: Era;
+  /** The capabilities of the callers. A server may list what needs one of them. */
+  readonly capabilities: JsonObject;
+  /** How long reading all lists of one server may take, in milliseconds. */
+  readonly readWithinMs: number;
+  /** Called when lists have changed. */
+  readonly changed: () => void;
+}
+
+/** One server, and what is known of its lists. */
+interface ListedServer {
+  readonly server: CallableServer;
+  lists: ReadonlyMap<ListKind, readonly ListedItem[]>;
+  /** The memory that the lists take. */
+  bytes: number;
+  /** The entries of each list as JSON, for the tools in scope. */
+  readonly joined: Map<ListKind, string>;
+  isRead: boolean;
+  problem: string | undefined;
+  since: number;
+  failures: number;
+  /** When the lists are read again, by the clock of `performance.now()`. */
+  nextMs: number;
+  reading: Promise<void> | undefined;
+}
+
+const freshMs = 60_000;
+const firstRetryMs = 5_000;
+
+/**
+ * The lists of all servers that one token may call. Each server is read by itself: one that is dead, hangs or answers garbage
+ * lacks its own entries, and is read again after a while. Entries of a server are serialized once.
+ */
+export class WorkspaceLists {
+  readonly #options: WorkspaceListsOptions;
+  readonly #servers = new Map<string, ListedServer>();
+  readonly #versions = new Map<ListKind, number>(listKinds.map((kind) => [kind, 0]));
+  readonly #ended = new AbortController();
+  /** The sessions at servers that are being ended. */
+  readonly #closings = new Set<Promise<void>>();
+  #tools: readonly string[] | undefined;
+
+  constructor(options: WorkspaceListsOptions) {
+    this.#options = options;
+  }
+
+  /** Takes the servers and tools that the token may call now, and begins to read what is new or old. */
+  update(servers: readonly CallableServer[], tools: readonly string[] | undefined): void {
+    const slugs = new Set(servers.map(({ slug }) => slug));
+    for (const { server } of this.#servers.values()) if (!slugs.has(server.slug)) this.#remove(server.slug);
+    if (tools?.join("\n") !== this.#tools?.join("\n")) {
+      this.#tools = tools;
+      for (const { joined } of this.#servers.values()) joined.delete("tools");
+      this.#raise("tools");
+    }
+    for (const server of servers) {
+      const known = this.#servers.get(server.slug);
+      if (known?.server.id === server.id && known.server.revision === server.revision) continue;
+      if (known !== undefined) this.#options.eras.forget(this.#identityOf(server.slug));
+      if (known !== undefined && known.server.id !== server.id) this.#remove(server.slug);
+      this.#servers.set(server.slug, {
+        ...{ lists: new Map(), bytes: 0, joined: new Map(), problem: undefined, since: Date.now() },
+        // The lists of the same server before a change stay until it was read, or until the next failure.
+        ...this.#servers.get(server.slug),
+        ...{ server, isRead: false, failures: 1, nextMs: 0, reading: undefined },
+      });
+    }
+    this.readDue();
+  }
+
+  /** Begins to read the lists of each server that were not read for a while. */
+  readDue(): void {
+    const nowMs = performance.now();
+    for (const listed of this.#servers.values()) {
+      if (listed.reading !== undefined || listed.nextMs > nowMs) continue;
+      listed.reading = this.#read(listed).finally(() => {
+        listed.reading = undefined;
+      });
+    }
+  }
+
+  /** Begins to read the lists of a server again, because the server has said that they changed. */
+  readAgain(slug: string): void {
+    const listed = this.#servers.get(slug);
+    if (listed === undefined) return;
+    listed.nextMs = 0;
+    if (listed.reading === undefined) this.readDue();
+  }
+
+  /** Waits until each server was read once, at most for a time. */
+  async read(waitMs: number, signal: AbortSignal): Promise<void> {
+    const pending = [...this.#servers.values()].flatMap(({ isRead, reading }) =>
+      isRead || reading === undefined ? [] : [reading],
+    );
+    if (pending.length === 0) return;
+    const { promise: late, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, waitMs);
+    signal.addEventListener("abort", () => resolve(), { once: true });
+    await Promise.race([Promise.all(pending), late]);
+    clearTimeout(timer);
+  }
+
+  /** True if each server was read, and all its lists. */
+  get isWhole(): boolean {
+    return [...this.#servers.values()].every(({ isRead, problem }) => isRead && problem === undefined);
+  }
+
+  /** Returns a number that grows with each change of a list. */
+  version(kind: ListKind): number {
+    return this.#versions.get(kind) ?? 0;
+  }
+
+  /** Returns the entries of a list as JSON, of one server after another, from the server with a slug on. */
+  *entries(kind: ListKind, from = ""): Generator<{ readonly slug: string; readonly json: string }> {
+    for (const slug of [...this.#servers.keys()].sort()) {
+      const listed = this.#servers.get(slug);
+      if (slug < from || listed === undefined) continue;
+      const json = this.#joined(listed, kind);
+      if (json !== "") yield { slug, json };
+    }
+  }
+
+  /** Returns the entry of a list by its public name. */
+  find(kind: ListKind, slug: string, shown: string): ListedItem | undefined {
+    return this.#servers
+      .get(slug)
+      ?.lists.get(kind)
+      ?.find(({ publicName }) => publicName === shown);
+  }
+
+  /** Returns how each server was when its lists were last read. */
+  health(): readonly ServerHealth[] {
+    return [...this.#servers.values()].map(({ server, isRead, problem, since }) => ({
+      slug: server.slug,
+      state: problem !== undefined ? "failed" : isRead ? "ready" : "unknown",
+      problem,
+      since,
+    }));
+  }
+
+  /** Ends what is in progress, and the sessions in which it was. */
+  async close(): Promise<void> {
+    const readings = [...this.#servers.values()].map(({ reading }) => reading);
+    this.#ended.abort();
+    for (const { bytes } of this.#servers.values()) this.#options.listMemory.release(bytes);
+    this.#servers.clear();
+    await Promise.all([...readings, ...this.#closings]);
+  }
+
+  async #read(listed: ListedServer): Promise<void> {
+    const { relay, eras, memory, origin, turns, readWithinMs, era, capabilities } = this.#options;
+    const { slug } = listed.server;
+    await turns.run(async () => {
+      if (this.#ended.signal.aborted) return;
+      const connection = new ServerConnection({
+        ...{ relay, eras, memory, slug, capabilities },
+        ...{ identity: this.#identityOf(slug), prefers: era, openedWithinMs: readWithinMs },
+      });
+      const signal = AbortSignal.any([this.#ended.signal, AbortSignal.timeout(readWithinMs)]);
+      try {
+        const read = await readLists(connection, slug, { origin: origin(), signal });
+        this.#take(listed, read);
+      } catch (error) {
+        this.#take(listed, allFailed(reasonOf(error)));
+      } finally {
+        const closed = connection.close(origin()).catch(() => {});
+        this.#closings.add(closed);
+        void closed.then(() => this.#closings.delete(closed));
+      }
+    });
+  }
+
+  #take(listed: ListedServer, read: ReadLists): void {
+    if (this.#ended.signal.aborted || this.#servers.get(listed.server.slug) !== listed) return;
+    const { listMemory } = this.#options;
+    const { lists, failed } = listMemory.hasRoomFor(bytesOf(read.lists) - listed.bytes)
+      ? read
+      : allFailed("The gateway keeps too many lists now");
+    const [problem] = failed.values();
+    if ((problem === undefined) !== (listed.problem === undefined) || !listed.isRead) listed.since = Date.now();
+    listed.failures = problem === undefined ? 0 : listed.failures + 1;
+    const retryMs = Math.min(freshMs, firstRetryMs * 2 ** Math.min(4, listed.failures - 1));
+    listed.nextMs = performance.now() + (problem === undefined ? freshMs : retryMs);
+    listed.problem = problem;
+    const former = listed.lists;
+    const next = new Map(lists);
+    // One failure may pass. The second one takes the entries out of the list.
+    for (const kind of failed.keys()) next.set(kind, listed.failures < 2 ? (former.get(kind) ?? []) : []);
+    listed.lists = next;
+    listMemory.release(listed.bytes);
+    listed.bytes = bytesOf(next);
+    listMemory.take(listed.bytes);
+    listed.isRead = true;
+    for (const kind of listKinds) {
+      const before = textOf(former.get(kind));
+      if (before === textOf(next.get(kind))) continue;
+      listed.joined.delete(kind);
+      this.#raise(kind);
+    }
+  }
+
+  #joined(listed: ListedServer, kind: ListKind): string {
+    const known = listed.joined.get(kind);
+    if (known !== undefined) return known;
+    const items = listed.lists.get(kind) ?? [];
+    const tools = kind === "tools" ? this.#tools : undefined;
+    const text = textOf(tools === undefined ? items : items.filter(({ name }) => tools.includes(name)));
+    listed.joined.set(kind, text);
+    return text;
+  }
+
+  #remove(slug: string): void {
+    const listed = this.#servers.get(slug);
+    this.#servers.delete(slug);
+    this.#options.listMemory.release(listed?.bytes ?? 0);
+    for (const kind of listKinds) if ((listed?.lists.get(kind)?.length ?? 0) > 0) this.#raise(kind);
+  }
+
+  #raise(kind: ListKind): void {
+    this.#versions.set(kind, this.version(kind) + 1);
+    this.#options.changed();
+  }
+
+  #identityOf(slug: string): string {
+    return `${this.#options.workspace}/${slug}`;
+  }
+}
+
+function allFailed(reason: string): ReadLists {
+  return { lists: new Map(), failed: new Map(listKinds.map((kind) => [kind, reason])) };
+}
+
+/** Returns about how many bytes lists take: each entry is kept by itself, and in the text of its list. */
+function bytesOf(lists: ReadonlyMap<ListKind, readonly ListedItem[]>): number {
+  return [...lists.values()].flat().reduce((sum, { json }) => sum + 2 * json.length + 200, 0);
+}
+
+function textOf(items: readonly ListedItem[] = []): string {
+  return items.map(({ json }) => json).join(",");
+}

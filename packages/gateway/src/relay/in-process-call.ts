@@ -1,0 +1,100 @@
+import { PassThrough, Readable } from "node:stream";
+import type { GatewayProblem } from "../problem.ts";
+import type { Needles } from "../redaction/needles.ts";
+import { Redactor } from "../redaction/redactor.ts";
+import type { CallRequest, CallResponse } from "./call-exchange.ts";
+
+/** A request that this process makes to the relay for a caller. */
+export interface InProcessCall {
+  readonly method: "GET" | "POST" | "DELETE";
+  /** The path, such as `/s/github/mcp`. */
+  readonly url: string;
+  /** The headers of the request. The names are in lower case. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: Buffer | undefined;
+  /** The address of the connection of the caller. */
+  readonly remoteAddress: string | undefined;
+}
+
+/** The beginning of an answer of the relay. */
+export interface AnswerStart {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+/** A call of this process that the relay has refused or ended. */
+export class RefusedByRelay extends Error {
+  override readonly name = "RefusedByRelay";
+  readonly problem: GatewayProblem;
+  /** The id of the call in the audit. */
+  readonly callId: string;
+
+  constructor(problem: GatewayProblem, callId: string) {
+    super(problem.message, { cause: problem });
+    this.problem = problem;
+    this.callId = callId;
+  }
+}
+
+/** Makes a request that the relay reads like one of `node:http`. */
+export function inProcessRequest({ method, url, headers, body, remoteAddress }: InProcessCall): CallRequest {
+  const all = body === undefined ? headers : { ...headers, "content-length": String(body.length) };
+  const bytes = Readable.from(body === undefined ? [] : [body], { objectMode: false });
+  // Like a request of `node:http`, which ends without an event if nobody listens.
+  bytes.on("error", () => {});
+  return Object.assign(bytes, {
+    ...{ method, url, headers: all, rawHeaders: Object.entries(all).flat(), socket: { remoteAddress } },
+    complete: true,
+  });
+}
+
+/** The answer of the relay to a request of this process. Reading the stream reads the body. */
+export class InProcessAnswer extends PassThrough implements CallResponse {
+  readonly req: CallResponse["req"];
+  /** Resolves when the answer begins. Rejects with {@link RefusedByRelay} if the call is refused. */
+  readonly started: Promise<AnswerStart>;
+  headersSent = false;
+  shouldKeepAlive = true;
+  readonly #resolve: (start: AnswerStart) => void;
+  readonly #reject: (reason: unknown) => void;
+  #needles: (() => Needles) | undefined;
+
+  constructor(request: CallResponse["req"]) {
+    super({ highWaterMark: 65_536 });
+    this.req = request;
+    const { promise, resolve, reject } = Promise.withResolvers<AnswerStart>();
+    this.started = promise;
+    this.#resolve = resolve;
+    this.#reject = reject;
+    // The reader of an answer that it has left does not wait for the beginning.
+    promise.catch(() => {});
+    this.once("close", () => reject(new Error("The call ended before its answer began")));
+    this.on("error", () => {});
+  }
+
+  writeHead(status: number, headers: Record<string, string>): void {
+    this.headersSent = true;
+    this.#resolve({ status, headers });
+  }
+
+  flushHeaders(): void {}
+
+  refuse(problem: GatewayProblem, callId: string): void {
+    this.headersSent = true;
+    this.#reject(new RefusedByRelay(problem, callId));
+    this.end();
+    this.resume();
+  }
+
+  searchFor(needles: () => Needles): void {
+    this.#needles = needles;
+  }
+
+  /** Replaces the values of the server in a text that was made from the answer. */
+  redacted(text: string): string {
+    const needles = this.#needles?.();
+    if (needles === undefined || needles.isEmpty) return text;
+    const redactor = new Redactor(needles, { framing: "bytes" });
+    return Buffer.concat([...redactor.write(Buffer.from(text)), ...redactor.end()]).toString();
+  }
+}

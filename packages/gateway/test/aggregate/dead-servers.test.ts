@@ -1,0 +1,129 @@
+import { once } from "node:events";
+import { createServer, type Server } from "node:http";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { answerJson, bodyOf, startInstallation, startUpstream } from "../installation.ts";
+import { connectMcpClient, mcpClientKinds } from "../peers/mcp-clients.ts";
+import { startPeer, startWorkspace } from "./workspace.ts";
+
+const tools = ["echo", "slow", "progress", "sampling"];
+
+/** Answers a request of the legacy protocol, or something else. */
+async function startStrange(answer: Parameters<typeof startUpstream>[0]) {
+  const upstream = await startUpstream(answer);
+  return { url: `${upstream.origin}/mcp`, port: upstream.port, requests: upstream.requests };
+}
+
+/** Servers that are of no use, each in its own way. */
+const strange: Readonly<Record<string, Parameters<typeof startUpstream>[0]>> = {
+  "answers nothing": () => {},
+  "breaks the connection": (request) => void request.socket.destroy(),
+  "answers with the status 500": (_, response) => void response.writeHead(500).end("broken"),
+  "answers with the status 401": (_, response) => void response.writeHead(401, { "www-authenticate": "Bearer" }).end(),
+  "answers with a page": (_, response) =>
+    void response.writeHead(200, { "content-type": "text/html" }).end("<p>hello</p>"),
+  "answers with broken JSON": (_, response) =>
+    void response.writeHead(200, { "content-type": "application/json" }).end('{"jsonrpc":'),
+  "answers with JSON that is no message": (_, response) => answerJson(response, [1, null, "x"]),
+  "answers with the response to another request": (_, response) =>
+    answerJson(response, { jsonrpc: "2.0", id: "other", result: {} }),
+  "ends its stream before the response": (_, response) =>
+    void response.writeHead(200, { "content-type": "text/event-stream" }).end(": nothing\n\n"),
+  "never ends its stream": (_, response) => {
+    response.writeHead(200, { "content-type": "text/event-stream" }).write(": nothing\n\n");
+  },
+  "lists garbage": async (request, response) => {
+    const { id, method }: { id?: number; method: string } = JSON.parse((await bodyOf(request)) || "{}");
+    if (method === "initialize") {
+      const result = {
+        protocolVersion: "2025-11-25",
+        capabilities: { tools: {} },
+        serverInfo: { name: "x", version: "1" },
+      };
+      return answerJson(response, { jsonrpc: "2.0", id, result }, { "mcp-session-id": "s" });
+    }
+    if (id === undefined) return void response.writeHead(202).end();
+    answerJson(response, { jsonrpc: "2.0", id, result: { tools: { echo: 1 }, nextCursor: 7 } });
+  },
+};
+
+describe.each(Object.entries(strange))("a server that %s", (_, answer) => {
+  it("costs only its own tools", async () => {
+    const [good, bad] = [await startPeer(["legacy"]), await startStrange(answer)];
+    const { connect } = await startWorkspace({ good, bad });
+    const client = await connect("v1");
+    expect(await client.listTools()).toEqual(tools.map((name) => `good__${name}`));
+    expect(await client.callTool("good__echo", { text: "hello" })).toEqual(["hello"]);
+    expect(bad.requests.length).toBeGreaterThan(0);
+  });
+});
+
+it.each(Object.entries(strange).filter(([name]) => !/nothing|never|garbage/.test(name)))(
+  "says in the error of a call that a server %s",
+  async (_, answer) => {
+    const { connect } = await startWorkspace({ bad: await startStrange(answer) });
+    const client = await connect("v2 modern");
+    await expect(client.callTool("bad__echo", { text: "hello" })).rejects.toThrow(/server|-32/i);
+  },
+);
+
+it("asks a server that hangs only as long as a server may be silent, and says so to the caller", async () => {
+  const bad = await startStrange(() => {});
+  const installation = await startInstallation([bad], { limits: { silenceMs: 300 } });
+  await installation.addServer({ slug: "bad", url: bad.url, kind: "mcp" });
+  const client = await connectMcpClient("v1", `${installation.gateway.url}/mcp`, {
+    authorization: `Bearer ${installation.token}`,
+  });
+  onTestFinished(() => client.close());
+  await expect(client.callTool("bad__echo")).rejects.toThrow(/did not answer in time/);
+  await expect.poll(() => installation.gateway.openCalls).toBe(0);
+});
+
+describe.each(mcpClientKinds)("the client %s", (kind) => {
+  it("is told when a server was lost, and when it came back", async () => {
+    const [good, flapping] = [await startPeer(["legacy"]), await startPeer(["modern"])];
+    // A server in front of the other one, which can end and begin again at the same port.
+    let front: Server | undefined;
+    const begin = async (port: number): Promise<number> => {
+      front = createServer(async (request, response) => {
+        const headers = Object.fromEntries(
+          Object.entries(request.headers).flatMap(([name, value]) =>
+            typeof value === "string" && !/^(?:host|connection|content-length)$/.test(name) ? [[name, value]] : [],
+          ),
+        );
+        const answer = await fetch(flapping.url, { method: "POST", headers, body: await bodyOf(request) });
+        const text = await answer.text();
+        const type = answer.headers.get("content-type") ?? "application/json";
+        response.writeHead(answer.status, { "content-type": type }).end(text);
+      });
+      front.listen(port, "127.0.0.1");
+      await once(front, "listening");
+      const address = front.address();
+      return typeof address === "object" && address !== null ? address.port : 0;
+    };
+    const end = async () => {
+      const ended = front;
+      if (ended?.listening !== true) return;
+      ended.close();
+      ended.closeAllConnections();
+      await once(ended, "close");
+    };
+    const port = await begin(0);
+    onTestFinished(end);
+    const { connect, admin, caller } = await startWorkspace({
+      good,
+      flapping: { url: `http://127.0.0.1:${port}/mcp`, port },
+    });
+    const client = await connect(kind);
+    const seen: number[] = [];
+    await client.listenToTools(() => {
+      void client.listTools().then(({ length }) => seen.push(length));
+    });
+    expect(await client.listTools()).toHaveLength(8);
+    await end();
+    // After a change of the server, the gateway reads its lists again. Otherwise the test would wait for a minute.
+    await admin.updateServer(caller, "flapping", { forwardHeaders: ["x-test"] });
+    await expect.poll(() => seen.at(-1), { timeout: 30_000, interval: 100 }).toBe(4);
+    await begin(port);
+    await expect.poll(() => seen.at(-1), { timeout: 30_000, interval: 100 }).toBe(8);
+  }, 90_000);
+});
