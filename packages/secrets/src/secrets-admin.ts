@@ -25,6 +25,7 @@ import {
   fieldRules,
   idField,
   kindField,
+  methodField,
   ownerField,
   secretNameField,
   slugField,
@@ -686,11 +687,12 @@ export class SecretsAdmin {
    *
    * @throws SecretsError `SERVER_NOT_FOUND`, `TOKEN_NOT_FOUND`.
    */
-  async explainCall(caller: Caller, { server, tokenId, tool }: ExplainedCall): Promise<CallExplanation> {
+  async explainCall(caller: Caller, { server, tokenId, ...call }: ExplainedCall): Promise<CallExplanation> {
     const { workspace, slug } = this.#serverAddress(caller, "calls.explain", server);
     const id = requireField("tokenId", idField, tokenId, fieldRules.id);
-    const checked = tool === undefined ? undefined : requireField("tool", toolField, tool, fieldRules.tool);
-    return await explainCall(this.#context.store, workspace, { server: slug, tokenId: id, tool: checked });
+    const tool = requireField("tool", toolField.optional(), call.tool, fieldRules.tool);
+    const method = requireField("method", methodField.optional(), call.method, fieldRules.method);
+    return await explainCall(this.#context.store, workspace, { server: slug, tokenId: id, tool, method });
   }
 
   /** Finishes what ended processes have begun, and removes what nobody needs any longer. Call it about once an hour. */

@@ -166,6 +166,7 @@ function declareSecrets(secrets: Command, context: OpenContext): void {
     .requiredOption("--server <slug>", "the server that would be called")
     .requiredOption("--token-id <id>", "the id of the token with which the call would be made")
     .option("--tool <name>", "the tool of an MCP server that would be called")
+    .option("--method <method>", "the HTTP method with which another server would be called", readMethod)
     .addHelpText(
       "after",
       "\nThe exit code is 0 also for a call that would be refused. With --json, `refusals` is empty for a call that would be made.",
@@ -307,6 +308,12 @@ function readEvery(text: string): number {
   const everyMs = readDuration(text);
   if (everyMs >= shortestPauseMs) return everyMs;
   throw new InvalidArgumentError("The shortest pause is 100ms.");
+}
+
+function readMethod(text: string): string {
+  const name = text.toUpperCase();
+  if (methods.some((known) => known === name)) return name;
+  throw new InvalidArgumentError(`The methods are ${methods.join(", ")}.`);
 }
 
 function readMethods(text: string): readonly string[] {

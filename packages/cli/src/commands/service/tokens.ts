@@ -9,13 +9,16 @@ import { shownSince } from "../../terminal/durations.ts";
 import { oneLine, table } from "../../terminal/output.ts";
 import { dayOf } from "../../terminal/times.ts";
 
+/** An HTTP method of a call. */
+export type HttpMethod = "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE";
+
 /** The flags of `keyward tokens create`. */
 export interface NewTokenFlags {
   readonly owner: string;
   readonly role: Token["role"];
   readonly servers?: readonly string[];
   readonly tools?: readonly string[];
-  readonly methods?: readonly ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE")[];
+  readonly methods?: readonly HttpMethod[];
   readonly expires?: string;
 }
 
