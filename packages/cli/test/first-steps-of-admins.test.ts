@@ -49,10 +49,49 @@ describe("keyward servers add", () => {
     expect(flagOf(await run("servers", "set", "server-0", "--disable"))).toBeUndefined();
   });
 
+  it("tells that no flag allows the address of a metadata service, and so does servers set", async () => {
+    const { run } = await start();
+    const urls = [
+      "http://169.254.169.254",
+      "https://169.254.1.1:8443",
+      "https://[fd00:ec2::254]",
+      "https://100.100.100.200",
+    ];
+    for (const [index, url] of urls.entries()) {
+      const { stderr, exitCode } = await run("servers", "add", `server-${index}`, url);
+      expect({ url, exitCode, stderr }).toEqual({
+        url,
+        exitCode: 0,
+        stderr: expect.stringContaining("refuses each call"),
+      });
+      expect(stderr).not.toContain("--allow-address");
+    }
+    const { stderr } = await run("servers", "set", "server-0", "--url", "https://[fe80::1]");
+    expect(stderr).toContain("never calls metadata services and link-local addresses");
+  });
+
   it("says for another scheme which schemes a URL may have", async () => {
     const { run } = await start();
     const { stderr } = await run("servers", "add", "files", "ftp://files.example.com");
     expect(stderr).toContain("begins with `https://` or `http://`");
+  });
+});
+
+describe("keyward servers set --url", () => {
+  it("names the values that were set for another origin, and no value that calls can use", async () => {
+    const { run, client } = await start();
+    await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
+    const set = async (name: string) => await client.setSecret("github", { name, value: "a-value-of-a-test" });
+    await set("FIRST");
+    const moved = await run("servers", "set", "github", "--url", "https://other.example.com/mcp");
+    expect(moved.stderr).toContain("Calls cannot use these values");
+    expect(moved.stderr).toContain(": FIRST. Set each");
+    await set("SECOND");
+    const back = await run("servers", "set", "github", "--url", "https://mcp.example.com/mcp");
+    expect(back.stderr).toContain(": SECOND. Set each");
+    await set("SECOND");
+    const same = await run("servers", "set", "github", "--url", "https://mcp.example.com/v2");
+    expect(same).toMatchObject({ exitCode: 0, stderr: expect.not.stringContaining("Calls cannot use") });
   });
 });
 

@@ -107,7 +107,7 @@ function declareServers(servers: Command, context: OpenContext): void {
       .command("set <slug>")
       .description("Change the URL, the kind or the headers of a server, or whether it is enabled."),
   )
-    .option("--url <url>", "the URL. If it has another origin, each value must be set again")
+    .option("--url <url>", "the URL. Calls cannot use values that were set for another origin")
     .addOption(kind("as it is"))
     .addOption(forwardHeader().conflicts("forwardHeaders"))
     .option("--no-forward-headers", "forward no header besides those that are always forwarded")
