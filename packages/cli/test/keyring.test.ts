@@ -229,7 +229,7 @@ describe("keyward keyring disable and remove", () => {
       ["retire", "two", "--remove"],
     ]) {
       const asked = await desk.refused(1, ...command);
-      expect(asked).toContain('Key "two" will be removed, and only a backup of the keyring can bring it back.');
+      expect(asked).toContain('Key "two" would be removed, and only a backup of the keyring could bring it back.');
       expect(asked).toContain("(NOT_CONFIRMED)");
     }
     expect(await desk.do("--yes", "keyring", "remove", "two")).toBe('Key "two" is removed.\n');

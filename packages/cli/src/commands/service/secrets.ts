@@ -94,8 +94,11 @@ export async function deleteSecrets(
   }
   const { client } = await adminAccess(context);
   const what =
-    name === undefined ? `All secrets of the server ${server} are` : `The secret ${name} of the server ${server} is`;
-  await context.operator.confirm(`${what} deleted. A deleted value cannot be read again.`, "nothing was deleted");
+    name === undefined ? `All secrets of the server ${server}` : `The secret ${name} of the server ${server}`;
+  await context.operator.confirm(
+    `${what} would be deleted. A deleted value cannot be read again.`,
+    "nothing was deleted",
+  );
   const names = name === undefined ? (await client.deleteAllSecrets(server, { ifRevision })).names : [name];
   if (name !== undefined) await client.deleteSecret(server, name, { ifRevision });
   const text =

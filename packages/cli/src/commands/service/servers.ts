@@ -78,7 +78,7 @@ export async function removeServer(
 ): Promise<void> {
   const { client } = await adminAccess(context);
   await context.operator.confirm(
-    `The server ${slug} is removed with its secrets. This cannot be undone.`,
+    `The server ${slug} would be removed with its secrets, which cannot be undone.`,
     "nothing was removed",
   );
   await client.deleteServer(slug, { ifRevision });

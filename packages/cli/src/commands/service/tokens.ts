@@ -82,8 +82,8 @@ export async function revokeTokens(
   }
   if (id !== undefined) requireId(id);
   const { client } = await adminAccess(context);
-  const what = owner === undefined ? "The token is" : `All tokens of ${owner} are`;
-  await context.operator.confirm(`${what} revoked. This cannot be undone.`, "nothing was revoked");
+  const what = owner === undefined ? "The token" : `All tokens of ${owner}`;
+  await context.operator.confirm(`${what} would be revoked, which cannot be undone.`, "nothing was revoked");
   const tokenIds = owner === undefined ? [(await client.revokeToken(id ?? "")).id] : await client.revokeTokensOf(owner);
   const text =
     tokenIds.length === 0 ? "The owner has no token that is not revoked." : `Revoked: ${tokenIds.join(", ")}`;
