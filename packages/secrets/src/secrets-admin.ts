@@ -542,7 +542,7 @@ export class SecretsAdmin {
   async createToken(caller: Caller, token: NewToken): Promise<IssuedToken> {
     const workspace = tokenWorkspace(caller, "tokens.change");
     const checked = requireNewToken(caller, token);
-    for (const slug of checked.servers ?? []) await this.#servers.get({ workspace, slug });
+    if (checked.servers !== undefined) await this.#servers.requireAll(workspace, checked.servers);
     const detail = `${checked.role}, ${checked.owner}`;
     return await this.#changes.record(
       { action: "token.create", workspace: caller.workspace, caller, detail },

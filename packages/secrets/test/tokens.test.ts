@@ -82,8 +82,11 @@ describe("a token", () => {
     const hidden = { code: "SERVER_NOT_FOUND" };
     await expect(reader.forCall(token, "jira")).rejects.toMatchObject(hidden);
     await expect(reader.forCall(token, "unknown")).rejects.toMatchObject(hidden);
-    const unknown = { owner: "ci", role: "member", servers: ["unknown"] } as const;
-    await expect(admin.createToken(as.admin, unknown)).rejects.toMatchObject(hidden);
+    const unknown = { owner: "ci", role: "member", servers: ["unknown", "github", "gone"] } as const;
+    await expect(admin.createToken(as.admin, unknown)).rejects.toMatchObject({
+      ...hidden,
+      message: "The workspace has no server unknown, gone",
+    });
   });
 
   it("stops working for calls that begin after its revocation, on every process", async () => {
