@@ -404,7 +404,7 @@ describe("keyward keyring export", () => {
       "exists already, so nothing was written",
     );
     expect(await readFile(desk.path("first.backup"), "utf8")).toBe(backup);
-    expect(await desk.refused(1, "keyring", "export", "missing/first.backup")).toContain("(ENOENT)");
+    expect(await desk.refused(2, "keyring", "export", "missing/first.backup")).toContain("(USAGE)");
     expect((await readdir(desk.folder)).filter((name) => name.endsWith(".unfinished"))).toEqual([]);
   });
 

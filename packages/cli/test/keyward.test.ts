@@ -361,7 +361,7 @@ describe("keyward", () => {
     expect(second.exitCode).toBe(1);
     expect(second.stderr).toContain("exists already, so nothing was written");
     expect(await readFile(join(folder, "key"), "utf8")).toBe(before);
-    expect((await keyward(folder, {}, "keygen", "--out", "missing/key")).stderr).toContain("(ENOENT)");
+    expect((await keyward(folder, {}, "keygen", "--out", "missing/key")).stderr).toContain("its folder does not exist");
   });
 
   it.each([
