@@ -117,6 +117,16 @@ describe("a token", () => {
     });
   });
 
+  it("gives its end to each token that replaces it, also an end from an earlier rotation", async () => {
+    const { admin, as } = await startService();
+    const { info } = await admin.createToken(as.admin, { owner: "ci", role: "member" });
+    const first = await admin.rotateToken(as.admin, info.id, { overlapMs: 3_600_000 });
+    expect(first.info.expires).toBeUndefined();
+    const ends = (await admin.listTokens(as.admin, { owner: "ci" })).items.find(({ id }) => id === info.id)?.expires;
+    const second = await admin.rotateToken(as.admin, info.id, { overlapMs: 86_400_000 });
+    expect(second.info.expires).toBe(ends);
+  });
+
   it("is revoked with all tokens of its owner", async () => {
     const { admin, as } = await startService();
     const own = [];

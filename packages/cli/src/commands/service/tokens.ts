@@ -45,7 +45,22 @@ export async function rotateToken(
 ): Promise<void> {
   requireId(id);
   const { client } = await adminAccess(context);
-  await printIssued(context, client, await client.rotateToken(id, { overlapMs }));
+  const issued = await client.rotateToken(id, { overlapMs });
+  printEnds(context, id, issued, overlapMs);
+  await printIssued(context, client, issued);
+}
+
+/** Tells when the former token ends, and that the new one does not live longer than the former one would have. */
+function printEnds({ output }: Context, id: string, { info }: IssuedToken, overlapMs: number): void {
+  const end = Date.now() + overlapMs;
+  const formerEnd = info.expires === null ? end : Math.min(end, Date.parse(info.expires));
+  const isOver =
+    overlapMs === 0 ? "is refused from now on" : `ends at ${new Date(formerEnd).toISOString()} at the latest`;
+  output.progress(`The former token (id ${id}) ${isOver}.`);
+  if (info.expires === null) return;
+  output.notice(
+    `The new token ends at ${info.expires}, as the former one would have: a rotation does not lengthen the life of a token. A token that is being replaced already has such an end: then use the token that replaced it, and revoke the new one. For a longer life, run \`keyward tokens create\`.`,
+  );
 }
 
 /** Lists the tokens, newest first, without their texts. */
