@@ -587,7 +587,8 @@ export class SecretsAdmin {
   }
 
   /**
-   * Creates a token with the owner, the role and the scopes of another token, which expires after a time.
+   * Creates a token with the owner, the role, the scopes and the end of another token, which expires after a time. The end
+   * may be one of an earlier rotation, so that no rotation lengthens the life of a token.
    *
    * @param options.overlapMs how long both tokens can be used, in milliseconds: at most 30 days.
    * @throws SecretsError `TOKEN_NOT_FOUND`.
@@ -678,7 +679,7 @@ export class SecretsAdmin {
     const call = await this.#context.audit.call(requireRightInWorkspace(caller, "calls.read"), id);
     if (call !== undefined) return call;
     throw new SecretsError("CALL_NOT_FOUND", "The audit of the workspace has no call with this id", {
-      hint: "Check the id. A call is recorded when it has ended, and is removed after the retention of the workspace.",
+      hint: "Check the id. A call is recorded when it has ended, and is removed after the retention of the workspace. A request with a refused token or path has an id, and is not recorded.",
     });
   }
 

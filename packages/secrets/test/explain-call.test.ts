@@ -147,6 +147,9 @@ describe("findCall and listCalls", () => {
       expect((await admin.findCall(caller, "call00000001")).server).toBe("github");
     }
     expect((await admin.listCalls(ana)).items).toEqual([]);
-    await expect(admin.findCall(ana, "call00000001")).rejects.toMatchObject({ code: "CALL_NOT_FOUND" });
+    await expect(admin.findCall(ana, "call00000001")).rejects.toMatchObject({
+      code: "CALL_NOT_FOUND",
+      hint: expect.stringContaining("a refused token"),
+    });
   });
 });
