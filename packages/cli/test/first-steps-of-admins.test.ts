@@ -77,7 +77,14 @@ describe("keyward servers add", () => {
   });
 });
 
-describe("keyward servers set --url", () => {
+describe("keyward servers set", () => {
+  it("refuses a command line that changes nothing", async () => {
+    expect(await keyward(await newFolder(), {}, "servers", "set", "api", "--if-revision", "1")).toMatchObject({
+      exitCode: 2,
+      stderr: expect.stringContaining("has nothing to change"),
+    });
+  });
+
   it("names the values that were set for another origin, and no value that calls can use", async () => {
     const { run, client } = await start();
     await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
@@ -166,6 +173,27 @@ describe("a command of the secrets service", () => {
     }
   });
 
+  it("names the flag of a port that another process has", async () => {
+    const { url, callUrl } = await start().then(({ env, callUrl: calls }) => ({
+      url: env.KEYWARD_URL,
+      callUrl: calls,
+    }));
+    const folder = await newFolder();
+    await copyOfService(folder);
+    const free = ["--port", "0", "--admin-port", "0"];
+    for (const [flag, taken] of [
+      ["--port", callUrl],
+      ["--admin-port", url],
+    ] as const) {
+      const flags = free.map((word, index) => (free[index - 1] === flag ? new URL(taken).port : word));
+      const { exitCode, stderr } = await keyward(folder, {}, "gateway", "start", ...flags);
+      expect({ flag, exitCode, stderr }).toMatchObject({
+        exitCode: 1,
+        stderr: expect.stringContaining(`\`${flag} <number>\``),
+      });
+    }
+  });
+
   it("names the import of a keyring if the keyring is missing", async () => {
     const folder = await newFolder();
     await newService(folder);
@@ -195,6 +223,29 @@ describe("keyward tokens rotate", () => {
     expect(second.stderr).toContain(`former token (id ${info.id}) ends at ${former?.expires} at the latest`);
     expect(second.stderr).toContain(`The new token ends at ${former?.expires}, as the former one would have`);
     expect((await run("tokens", "rotate", info.id, "--overlap", "0s")).stderr).toContain("is refused from now on");
+  });
+});
+
+describe("keyward tokens", () => {
+  it("lists the limits of a token, and gives a token without POST no URL of an MCP server", async () => {
+    const { run, client, callUrl } = await start();
+    await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
+    const created = await run("tokens", "create", "--owner", "ci", "--methods", "get,head", "--json");
+    expect(JSON.parse(created.stdout).urls).toEqual([`${callUrl}/s/<server>/<path>`]);
+    await run("tokens", "create", "--owner", "bot", "--servers", "github", "--tools", "search,list");
+    const { stdout } = await run("tokens", "list");
+    expect(stdout).toContain("all servers; methods GET,HEAD");
+    expect(stdout).toContain("github; tools search,list");
+  });
+
+  it("revoke says that an owner has nothing to revoke, before it asks", async () => {
+    const { run, client } = await start();
+    expect(await run("tokens", "revoke", "--owner", "nobody")).toMatchObject({
+      exitCode: 0,
+      stdout: "The owner has no token that is not revoked.\n",
+    });
+    await client.createToken({ owner: "ci", role: "member" });
+    expect((await run("tokens", "revoke", "--owner", "ci")).stderr).toContain("(NOT_CONFIRMED)");
   });
 });
 
@@ -232,6 +283,9 @@ describe("a hint", () => {
         stderr: expect.stringContaining("a file is expected"),
       });
     }
+    // The service of this test still runs, so its chains are open.
+    expect((await run("audit", "verify")).stdout).not.toMatch(/\b1 (?:entries|chains)\b/);
+    expect((await run("audit", "verify")).stdout).toContain("its process still runs, or was killed");
     expect(await run("audit", "anchor", "--out", "missing/anchors")).toMatchObject({
       exitCode: 2,
       stderr: expect.stringContaining("its folder does not exist"),

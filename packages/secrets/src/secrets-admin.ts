@@ -498,6 +498,11 @@ export class SecretsAdmin {
   ): Promise<{ readonly server: ServerInfo; readonly names: readonly string[] }> {
     const address = this.#serverAddress(caller, "secrets.change", slug);
     const change = await this.#serverChange(caller, address);
+    if (change.server !== unknownName && condition.ifRevision === undefined) {
+      const server = await this.#servers.get(address);
+      // Without a secret nothing changes, so nothing is recorded.
+      if (server.secretCount === 0) return { server, names: [] };
+    }
     return await this.#changes.record({ ...change, action: "secret.delete", detail: "all secrets" }, async () => {
       const result = await this.#secrets.delete(address, undefined, condition);
       return { result, revision: result.server.revision };

@@ -1,5 +1,6 @@
 import type { AdminClient, Server } from "@keyward/admin/client";
 import type { Context } from "../../context.ts";
+import { CommandError } from "../../exit-codes.ts";
 import { serverResult } from "../../results/service-results.ts";
 import { adminAccess } from "../../service/admin-access.ts";
 import { allowanceNote, callPath } from "../../service/call-address.ts";
@@ -57,10 +58,16 @@ export async function showServer(context: Context, slug: string): Promise<void> 
 
 /** Changes the URL, the kind, the headers or the state of a server. */
 export async function setServer(context: Context, slug: string, flags: ServerFlags): Promise<void> {
-  const { client } = await adminAccess(context);
   const { url, kind, enable, disable, ifRevision } = flags;
   const disabled = disable === true ? true : enable === true ? false : undefined;
-  const server = await client.updateServer(slug, { url, kind, ...headersOf(flags), disabled }, { ifRevision });
+  const change = { url, kind, ...headersOf(flags), disabled };
+  if (Object.values(change).every((changed) => changed === undefined)) {
+    throw new CommandError("USAGE", "The command line has nothing to change", {
+      hint: "Pass one of --url, --kind, --enable, --disable and the flags of headers. `keyward servers show` shows the server.",
+    });
+  }
+  const { client } = await adminAccess(context);
+  const server = await client.updateServer(slug, change, { ifRevision });
   if (url !== undefined) {
     if (server.secretCount > 0) await printUnusable(context, client, server);
     await printAllowance(context, server);
