@@ -66,13 +66,12 @@ export async function runGatewayDemo(): Promise<boolean> {
       refused === "refused" && server.received.length === calls,
     );
 
-    stage.begin("Who called what");
+    stage.begin("Who called what: the calls of the tool, and not those with which a client begins and ends");
     const { items } = await secrets.listCalls(admin);
-    for (const call of items.slice(0, 3)) {
+    for (const call of items.filter(({ tool }) => tool !== undefined)) {
       const used = call.secrets.map(({ name, revision }) => `${name} at revision ${revision}`).join(", ");
-      const what = call.tool ?? call.mcpMethod ?? call.method;
       stage.show(
-        `${call.caller.owner} called ${call.server} ${what}: ${call.status}, with ${used}, ${call.redactions} replaced`,
+        `${call.caller.owner} called ${call.server} ${call.tool}: ${call.status}, with ${used}, ${call.redactions} replaced`,
       );
     }
     stage.hold("the audit has both calls of the tool", items.filter(({ tool }) => tool === "whoami").length === 2);
@@ -87,6 +86,7 @@ export async function runGatewayDemo(): Promise<boolean> {
     await store.disconnect();
     await rm(folder, { recursive: true, force: true });
   }
+  stage.end();
   return stage.allHeld;
 }
 

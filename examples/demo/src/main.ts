@@ -237,7 +237,7 @@ async function main(recordsPath: string): Promise<boolean> {
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
-  console.log(stage.allHeld ? "\nEvery check passed." : "\nSome checks failed.");
+  stage.end();
   return stage.allHeld;
 }
 

@@ -22,6 +22,11 @@ export class Stage {
     console.log(`   ${holds ? styleText("green", "✓") : styleText("red", "✗ FAILED:")} ${claim}`);
   }
 
+  /** Prints whether every claim holds. */
+  end(): void {
+    console.log(this.allHeld ? "\nEvery check passed." : "\nSome checks failed.");
+  }
+
   /** True if every claim holds so far. */
   get allHeld(): boolean {
     return this.#failures === 0;

@@ -278,10 +278,20 @@ export class AdminClient {
   /** Returns which secrets a call to a server would use, or why it would be refused. Never a value. */
   explainCall(
     slug: string,
-    { tokenId, tool }: { readonly tokenId: string; readonly tool?: string | undefined },
+    {
+      tokenId,
+      tool,
+      method,
+    }: {
+      readonly tokenId: string;
+      /** For an MCP server. */
+      readonly tool?: string | undefined;
+      /** For a server of the kind `http`. */
+      readonly method?: NonNullable<NewToken["methods"]>[number] | undefined;
+    },
   ): Promise<CallExplanation> {
     const path = ["mcp-servers", slug, "explanation"];
-    return this.#transport.send({ method: "GET", path, query: { token: tokenId, tool } }, explanation);
+    return this.#transport.send({ method: "GET", path, query: { token: tokenId, tool, method } }, explanation);
   }
 
   /** Returns the number of records under each encryption key. */

@@ -180,6 +180,10 @@ it("returns a call by its id, and explains a call", async () => {
     secrets: [{ name: "A", header: "Authorization", injection: { kind: "bearer" }, unusable: null }],
     refusals: ["TOOL_OUT_OF_SCOPE"],
   });
+  await client.createServer({ slug: "api", url: "https://api.example.com", kind: "http" });
+  const reader = await service.createToken(caller, { owner: "ci", role: "member", methods: ["GET"] });
+  const call = { tokenId: reader.info.id, method: "POST" } as const;
+  expect(await client.explainCall("api", call)).toMatchObject({ refusals: ["METHOD_OUT_OF_SCOPE"] });
 });
 
 it("filters the changes by owner, server, action and time, and refuses other filters", async () => {

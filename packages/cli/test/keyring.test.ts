@@ -229,7 +229,7 @@ describe("keyward keyring disable and remove", () => {
       ["retire", "two", "--remove"],
     ]) {
       const asked = await desk.refused(1, ...command);
-      expect(asked).toContain('Key "two" will be removed, and only a backup of the keyring can bring it back.');
+      expect(asked).toContain('Key "two" would be removed, and only a backup of the keyring could bring it back.');
       expect(asked).toContain("(NOT_CONFIRMED)");
     }
     expect(await desk.do("--yes", "keyring", "remove", "two")).toBe('Key "two" is removed.\n');
@@ -404,7 +404,7 @@ describe("keyward keyring export", () => {
       "exists already, so nothing was written",
     );
     expect(await readFile(desk.path("first.backup"), "utf8")).toBe(backup);
-    expect(await desk.refused(1, "keyring", "export", "missing/first.backup")).toContain("(ENOENT)");
+    expect(await desk.refused(2, "keyring", "export", "missing/first.backup")).toContain("(USAGE)");
     expect((await readdir(desk.folder)).filter((name) => name.endsWith(".unfinished"))).toEqual([]);
   });
 

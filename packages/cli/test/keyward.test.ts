@@ -59,6 +59,8 @@ describe("keyward", () => {
   it("rotates a key in five commands, and each of them prints no secret", async () => {
     const { folder, run, expectReadable } = await begun();
     const planned = await run("rotate", "--new-key", "2026-12", "--dry-run");
+    expect(planned.stderr).not.toContain("an example");
+    expect((await run("rotate", "--dry-run")).stderr).toContain("The id of the new key is an example");
     expect(planned.stdout.split("\n").map((line) => line.split(/ {2,}/))).toEqual([
       ["step", "what it would do"],
       ["add", 'add key "2026-12"'],
@@ -361,7 +363,7 @@ describe("keyward", () => {
     expect(second.exitCode).toBe(1);
     expect(second.stderr).toContain("exists already, so nothing was written");
     expect(await readFile(join(folder, "key"), "utf8")).toBe(before);
-    expect((await keyward(folder, {}, "keygen", "--out", "missing/key")).stderr).toContain("(ENOENT)");
+    expect((await keyward(folder, {}, "keygen", "--out", "missing/key")).stderr).toContain("its folder does not exist");
   });
 
   it.each([

@@ -36,6 +36,13 @@ describe("keyward login", () => {
     expect(await keyward(folder, env, "servers", "list")).toMatchObject({ exitCode: 0 });
   });
 
+  it("refuses a URL before the token is asked for", async () => {
+    const terminal = new Terminal(await newFolder(), {}, "login", "--url", "ftp://keyward.example.com");
+    expect(await terminal.end()).toBe(2);
+    expect(terminal.text).toContain("is not a URL that begins with http:// or https://");
+    expect(terminal.text).not.toContain("The token");
+  });
+
   it("is replaced by another login, and removed by logout", async () => {
     const begun = await begin();
     const { folder, env, url, operator, file } = begun;
@@ -163,7 +170,7 @@ describe("the value of a secret", () => {
       });
     }
     const two = await keywardReading(`${value}\n\n`, folder, env, "secrets", "set", "github", "THIRD");
-    expect(two).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("FIELD_INVALID") });
+    expect(two).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("has more than one line") });
     for (const input of ["", "\n"]) {
       const empty = await keywardReading(input, folder, env, "secrets", "set", "github", "THIRD");
       expect(empty).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("The value is empty") });

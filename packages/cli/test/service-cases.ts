@@ -40,6 +40,11 @@ async function withSecret(desk: ServiceDesk): Promise<void> {
   expect(set.exitCode).toBe(0);
 }
 
+/** Returns the id of the token that a result has. */
+function idOf({ info }: Fields): string {
+  return typeof info === "object" && info !== null && "id" in info ? String(info.id) : "";
+}
+
 /** Records calls in the audit of the desk, as the gateway does. Returns their ids. */
 async function recordCalls(desk: ServiceDesk, ...calls: readonly Partial<Call>[]): Promise<string[]> {
   const keys = fileKeys(desk.path(".keyward/keyring.json"));
@@ -263,15 +268,13 @@ export function serviceCases(
     },
     "tokens-rotate": async (desk) => {
       await logIn(desk);
-      const { info } = await desk.do("tokens", "create", "--owner", "ci");
-      const id = typeof info === "object" && info !== null && "id" in info ? String(info.id) : "";
+      const id = idOf(await desk.do("tokens", "create", "--owner", "ci"));
       expect(await desk.result(id, "--overlap", "1h")).toMatchObject({ info: { owner: "ci" } });
       await desk.failure("TOKEN_NOT_FOUND", "aaaaaaaaaaaa");
     },
     "tokens-revoke": async (desk) => {
       await logIn(desk);
-      const { info } = await desk.do("tokens", "create", "--owner", "ci");
-      const id = typeof info === "object" && info !== null && "id" in info ? String(info.id) : "";
+      const id = idOf(await desk.do("tokens", "create", "--owner", "ci"));
       await desk.failure("NOT_CONFIRMED", id);
       expect(await desk.result(id, "--yes")).toEqual({ tokenIds: [id] });
       expect(await desk.result("--owner", "ci", "--yes")).toEqual({ tokenIds: [] });
@@ -296,8 +299,7 @@ export function serviceCases(
     },
     "secrets-explain": async (desk) => {
       await withSecret(desk);
-      const { info } = await desk.do("tokens", "create", "--owner", "ci", "--tools", "search");
-      const id = typeof info === "object" && info !== null && "id" in info ? String(info.id) : "";
+      const id = idOf(await desk.do("tokens", "create", "--owner", "ci", "--tools", "search"));
       const flags = ["--server", "github", "--token-id", id];
       expect(await desk.result(...flags)).toMatchObject({
         refusals: [],
@@ -307,6 +309,13 @@ export function serviceCases(
       });
       expect(await desk.result(...flags, "--tool", "delete")).toMatchObject({ refusals: ["TOOL_OUT_OF_SCOPE"] });
       await desk.failure("TOKEN_NOT_FOUND", "--server", "github", "--token-id", "aaaaaaaaaaaa");
+      await desk.failure("USAGE", ...flags, "--method", "GET");
+      await desk.do("servers", "add", "api", "https://api.example.com", "--kind", "http");
+      const reader = await desk.do("tokens", "create", "--owner", "reader", "--methods", "get");
+      const ofApi = ["--server", "api", "--token-id", idOf(reader)];
+      expect(await desk.result(...ofApi, "--method", "get")).toMatchObject({ refusals: [] });
+      expect(await desk.result(...ofApi, "--method", "POST")).toMatchObject({ refusals: ["METHOD_OUT_OF_SCOPE"] });
+      await desk.failure("USAGE", ...ofApi, "--tool", "delete");
     },
     "calls-list": async (desk) => {
       await logIn(desk);

@@ -31,6 +31,7 @@ export const fieldRules = {
   secretName: "1 to 128 letters, digits, `_`, `-` and `.`, beginning with a letter or `_`",
   header: "the name of an HTTP header, of at most 128 letters, digits and the signs !#$%&'*+.^_`|~-",
   tool: "1 to 128 visible ASCII characters",
+  method: "`GET`, `HEAD`, `POST`, `PUT`, `PATCH` or `DELETE`",
   template: "7 to 256 printable ASCII characters",
   time: "a time in milliseconds since the epoch",
 } as const;

@@ -385,8 +385,10 @@ export interface ExplainedCall {
   readonly server: string;
   /** The id of the token with which the call would be made. */
   readonly tokenId: string;
-  /** The tool that would be called. Default: no tool. */
+  /** The tool of an MCP server that would be called. Default: no tool. */
   readonly tool?: string | undefined;
+  /** The HTTP method of the call to a server of the kind `http`. Default: methods are left out. An MCP server gets `POST`. */
+  readonly method?: string | undefined;
 }
 
 /**
@@ -394,7 +396,8 @@ export interface ExplainedCall {
  *
  * - `TOKEN_REVOKED`, `TOKEN_EXPIRED`: the token is not valid.
  * - `ROLE_NOT_ALLOWED`: the role of the token does not call servers.
- * - `SERVER_OUT_OF_SCOPE`, `TOOL_OUT_OF_SCOPE`: the token is limited to other servers or tools.
+ * - `SERVER_OUT_OF_SCOPE`, `TOOL_OUT_OF_SCOPE`, `METHOD_OUT_OF_SCOPE`: the token is limited to other servers, tools or HTTP
+ *   methods.
  * - `SERVER_DISABLED`: an admin has disabled the server.
  * - `SECRET_EXPIRED`: the value of a secret has expired.
  * - `SECRET_ORIGIN_CHANGED`: a value was set for another origin than the URL of the server has now.
@@ -405,6 +408,7 @@ export type CallRefusal =
   | "ROLE_NOT_ALLOWED"
   | "SERVER_OUT_OF_SCOPE"
   | "TOOL_OUT_OF_SCOPE"
+  | "METHOD_OUT_OF_SCOPE"
   | "SERVER_DISABLED"
   | "SECRET_EXPIRED"
   | "SECRET_ORIGIN_CHANGED";

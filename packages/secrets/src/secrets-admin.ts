@@ -25,6 +25,7 @@ import {
   fieldRules,
   idField,
   kindField,
+  methodField,
   ownerField,
   secretNameField,
   slugField,
@@ -497,6 +498,11 @@ export class SecretsAdmin {
   ): Promise<{ readonly server: ServerInfo; readonly names: readonly string[] }> {
     const address = this.#serverAddress(caller, "secrets.change", slug);
     const change = await this.#serverChange(caller, address);
+    if (change.server !== unknownName && condition.ifRevision === undefined) {
+      const server = await this.#servers.get(address);
+      // Without a secret nothing changes, so nothing is recorded.
+      if (server.secretCount === 0) return { server, names: [] };
+    }
     return await this.#changes.record({ ...change, action: "secret.delete", detail: "all secrets" }, async () => {
       const result = await this.#secrets.delete(address, undefined, condition);
       return { result, revision: result.server.revision };
@@ -541,7 +547,7 @@ export class SecretsAdmin {
   async createToken(caller: Caller, token: NewToken): Promise<IssuedToken> {
     const workspace = tokenWorkspace(caller, "tokens.change");
     const checked = requireNewToken(caller, token);
-    for (const slug of checked.servers ?? []) await this.#servers.get({ workspace, slug });
+    if (checked.servers !== undefined) await this.#servers.requireAll(workspace, checked.servers);
     const detail = `${checked.role}, ${checked.owner}`;
     return await this.#changes.record(
       { action: "token.create", workspace: caller.workspace, caller, detail },
@@ -586,7 +592,8 @@ export class SecretsAdmin {
   }
 
   /**
-   * Creates a token with the owner, the role and the scopes of another token, which expires after a time.
+   * Creates a token with the owner, the role, the scopes and the end of another token, which expires after a time. The end
+   * may be one of an earlier rotation, so that no rotation lengthens the life of a token.
    *
    * @param options.overlapMs how long both tokens can be used, in milliseconds: at most 30 days.
    * @throws SecretsError `TOKEN_NOT_FOUND`.
@@ -677,7 +684,7 @@ export class SecretsAdmin {
     const call = await this.#context.audit.call(requireRightInWorkspace(caller, "calls.read"), id);
     if (call !== undefined) return call;
     throw new SecretsError("CALL_NOT_FOUND", "The audit of the workspace has no call with this id", {
-      hint: "Check the id. A call is recorded when it has ended, and is removed after the retention of the workspace.",
+      hint: "Check the id. A call is recorded when it has ended, and is removed after the retention of the workspace. A request with a refused token or path has an id, and is not recorded.",
     });
   }
 
@@ -686,11 +693,12 @@ export class SecretsAdmin {
    *
    * @throws SecretsError `SERVER_NOT_FOUND`, `TOKEN_NOT_FOUND`.
    */
-  async explainCall(caller: Caller, { server, tokenId, tool }: ExplainedCall): Promise<CallExplanation> {
+  async explainCall(caller: Caller, { server, tokenId, ...call }: ExplainedCall): Promise<CallExplanation> {
     const { workspace, slug } = this.#serverAddress(caller, "calls.explain", server);
     const id = requireField("tokenId", idField, tokenId, fieldRules.id);
-    const checked = tool === undefined ? undefined : requireField("tool", toolField, tool, fieldRules.tool);
-    return await explainCall(this.#context.store, workspace, { server: slug, tokenId: id, tool: checked });
+    const tool = requireField("tool", toolField.optional(), call.tool, fieldRules.tool);
+    const method = requireField("method", methodField.optional(), call.method, fieldRules.method);
+    return await explainCall(this.#context.store, workspace, { server: slug, tokenId: id, tool, method });
   }
 
   /** Finishes what ended processes have begun, and removes what nobody needs any longer. Call it about once an hour. */

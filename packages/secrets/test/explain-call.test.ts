@@ -70,6 +70,28 @@ describe("explainCall", () => {
     await expect.poll(async () => (await explain(ending.info.id)).refusals).toEqual(["TOKEN_EXPIRED"]);
   });
 
+  it("says that a token without POST calls no tool of an MCP server", async () => {
+    const { admin, as, explain } = await startWithServer();
+    const { info } = await admin.createToken(as.admin, { owner: "ci", role: "member", methods: ["GET", "HEAD"] });
+    expect((await explain(info.id, "whoami")).refusals).toEqual(["METHOD_OUT_OF_SCOPE"]);
+    expect((await explain(info.id)).refusals).toEqual(["METHOD_OUT_OF_SCOPE"]);
+    // Every message to an MCP server is a POST.
+    const call = { server: "github", tokenId: info.id, method: "GET" };
+    expect((await admin.explainCall(as.admin, call)).refusals).toEqual(["METHOD_OUT_OF_SCOPE"]);
+  });
+
+  it("says whether the token may use the method at a server that is not an MCP server", async () => {
+    const { admin, as } = await startWithServer();
+    await admin.createServer(as.admin, { slug: "api", url: "https://api.example.com", kind: "http" });
+    const { info } = await admin.createToken(as.admin, { owner: "ci", role: "member", methods: ["GET"] });
+    const refusals = async (method?: string) =>
+      (await admin.explainCall(as.admin, { server: "api", tokenId: info.id, method })).refusals;
+    expect(await refusals("GET")).toEqual([]);
+    expect(await refusals("POST")).toEqual(["METHOD_OUT_OF_SCOPE"]);
+    expect(await refusals()).toEqual([]);
+    await expect(refusals("BREW")).rejects.toMatchObject({ code: "FIELD_INVALID" });
+  });
+
   it("says why the server or a secret would be refused", async () => {
     const { admin, as, explain } = await startWithServer();
     await admin.updateServer(as.admin, "github", { disabled: true });
@@ -125,6 +147,9 @@ describe("findCall and listCalls", () => {
       expect((await admin.findCall(caller, "call00000001")).server).toBe("github");
     }
     expect((await admin.listCalls(ana)).items).toEqual([]);
-    await expect(admin.findCall(ana, "call00000001")).rejects.toMatchObject({ code: "CALL_NOT_FOUND" });
+    await expect(admin.findCall(ana, "call00000001")).rejects.toMatchObject({
+      code: "CALL_NOT_FOUND",
+      hint: expect.stringContaining("a refused token"),
+    });
   });
 });

@@ -64,6 +64,19 @@ describe("the entry of a refused change", () => {
     expect(audit.kept).toEqual([]);
   });
 
+  it("is not made for the deletion of all secrets of a server without secrets, which changes nothing", async () => {
+    const { admin, as, audit } = await start();
+    await admin.createServer(as.admin, { slug: "empty", url });
+    audit.kept.length = 0;
+    expect((await admin.deleteAllSecrets(as.admin, "empty")).names).toEqual([]);
+    expect(audit.kept).toEqual([]);
+    await expect(admin.deleteAllSecrets(as.admin, "empty", { ifRevision: 9 })).rejects.toMatchObject({
+      code: "REVISION_CHANGED",
+    });
+    expect((await admin.deleteAllSecrets(as.admin, "github")).names).toEqual(["TOKEN"]);
+    expect(audit.kept.map(({ outcome }) => outcome)).toEqual(["refused", "done"]);
+  });
+
   it("names what exists, also if its record cannot be read", async () => {
     const service = await start();
     const { admin, as, audit } = service;

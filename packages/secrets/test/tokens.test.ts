@@ -82,8 +82,11 @@ describe("a token", () => {
     const hidden = { code: "SERVER_NOT_FOUND" };
     await expect(reader.forCall(token, "jira")).rejects.toMatchObject(hidden);
     await expect(reader.forCall(token, "unknown")).rejects.toMatchObject(hidden);
-    const unknown = { owner: "ci", role: "member", servers: ["unknown"] } as const;
-    await expect(admin.createToken(as.admin, unknown)).rejects.toMatchObject(hidden);
+    const unknown = { owner: "ci", role: "member", servers: ["unknown", "github", "gone"] } as const;
+    await expect(admin.createToken(as.admin, unknown)).rejects.toMatchObject({
+      ...hidden,
+      message: "The workspace has no server unknown, gone",
+    });
   });
 
   it("stops working for calls that begin after its revocation, on every process", async () => {
@@ -112,6 +115,16 @@ describe("a token", () => {
     await expect(admin.rotateToken(as.admin, next.info.id, { overlapMs: 0 })).rejects.toMatchObject({
       code: "TOKEN_NOT_FOUND",
     });
+  });
+
+  it("gives its end to each token that replaces it, also an end from an earlier rotation", async () => {
+    const { admin, as } = await startService();
+    const { info } = await admin.createToken(as.admin, { owner: "ci", role: "member" });
+    const first = await admin.rotateToken(as.admin, info.id, { overlapMs: 3_600_000 });
+    expect(first.info.expires).toBeUndefined();
+    const ends = (await admin.listTokens(as.admin, { owner: "ci" })).items.find(({ id }) => id === info.id)?.expires;
+    const second = await admin.rotateToken(as.admin, info.id, { overlapMs: 86_400_000 });
+    expect(second.info.expires).toBe(ends);
   });
 
   it("is revoked with all tokens of its owner", async () => {

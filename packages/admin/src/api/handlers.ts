@@ -190,9 +190,10 @@ export function handleCalls(api: Api, admin: SecretsService): void {
     return context.json(toCall(call), 200);
   });
   api.openapi(callRoutes.explainCall, async (context) => {
-    const { token: tokenId, tool } = context.req.valid("query");
+    const { token: tokenId, tool, method } = context.req.valid("query");
     const { slug: server } = context.req.valid("param");
-    return context.json(toExplanation(await admin.explainCall(callerOf(context), { server, tokenId, tool })), 200);
+    const explained = await admin.explainCall(callerOf(context), { server, tokenId, tool, method });
+    return context.json(toExplanation(explained), 200);
   });
 }
 

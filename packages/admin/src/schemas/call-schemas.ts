@@ -107,6 +107,10 @@ export const callPage = pageOf(call, "CallPage");
 export const explanationQuery = z.strictObject({
   token: fields.idField.meta({ description: "The id of the token with which the call would be made." }),
   tool: fields.toolField.optional().meta({ description: "The tool that would be called. Default: no tool." }),
+  method: fields.methodField.optional().meta({
+    description:
+      "The HTTP method of the call to a server of the kind `http`. Default: methods are left out. An MCP server gets `POST`.",
+  }),
 });
 
 const callRefusal = z.enum([
@@ -115,6 +119,7 @@ const callRefusal = z.enum([
   "ROLE_NOT_ALLOWED",
   "SERVER_OUT_OF_SCOPE",
   "TOOL_OUT_OF_SCOPE",
+  "METHOD_OUT_OF_SCOPE",
   "SERVER_DISABLED",
   "SECRET_EXPIRED",
   "SECRET_ORIGIN_CHANGED",

@@ -81,7 +81,7 @@ async function restoreWhole(
   const stores = await askStores(context, backup);
   if (stores.foreign.length > 0) {
     await operator.confirm(
-      `The keys of the backup cannot decrypt the check records of ${stores.foreign.join(", ")}: the backup is from before a rotation, or of another application.`,
+      `The keys of the backup cannot decrypt the check records of ${stores.foreign.join(", ")}: the backup is from before a rotation, or of another application. The keyring would not fit these stores.`,
     );
   }
   reportNotAsked(context, stores);

@@ -83,7 +83,7 @@ export async function listStores(context: Context, names: readonly string[]): Pr
   const removed = keyring.stores.filter((name) => !next.stores.includes(name));
   if (removed.length > 0) {
     await context.operator.confirm(
-      `The keyring will no longer list ${removed.join(", ")}, so a key can be removed although records there need the key.`,
+      `The keyring would no longer list ${removed.join(", ")}, so a key could be removed although records there need the key.`,
     );
   }
   const atSource = `In the keyring document at the source of the keys, set "stores" to ${JSON.stringify(next.stores)}.`;

@@ -199,9 +199,9 @@ async function encryptRecords(
   const encryptable = sumOf(all, encryptableIn);
   const expired = settings.removeExpired === true ? sumOf(all, expiredIn) : 0;
   if (encryptable + expired > 0) {
-    const removed = expired > 0 ? `, and removes ${recordsOf(expired)} that count as expired` : "";
+    const removed = expired > 0 ? `, and ${recordsOf(expired)} that count as expired would be removed` : "";
     await operator.confirm(
-      `This encrypts ${recordsOf(encryptable)} in place${removed}. This cannot be undone, and an application without Keyward cannot read the records afterwards.`,
+      `${recordsOf(encryptable)} would be encrypted in place${removed}. This cannot be undone, and an application without Keyward could not read the records afterwards.`,
     );
   }
   const reports: Record<string, ReencryptionResult> = Object.create(null);

@@ -12,7 +12,7 @@ export async function getRecord(context: Context, key: string, options: AddressO
   const address = openAddressOf(key, options);
   const { output, operator } = context;
   if (output.isShown) {
-    await operator.confirm("The value is plaintext, and is shown on this terminal.", "nothing was decrypted");
+    await operator.confirm("The value is plaintext, and would be shown on this terminal.", "nothing was decrypted");
   }
   await withKeyv(context, address, async (keyv) => {
     const value: unknown = await keyv.get(address.key);
@@ -47,7 +47,7 @@ export async function putRecord(context: Context, key: string, options: PutOptio
     const isNew = isAbsent && (await refusingDepth(() => writeNew(keyv, address.key, value, ttl)));
     if (!isNew) {
       // The value is on stdin, so no answer can be. An operator who means to overwrite a record passes --yes.
-      await context.operator.confirm("This overwrites the record that exists at this address.");
+      await context.operator.confirm("The record that exists at this address would be overwritten.");
       context.signal.throwIfAborted();
       requireWritten(await refusingDepth(() => keyv.set(address.key, value, ttl)));
     }
@@ -58,7 +58,7 @@ export async function putRecord(context: Context, key: string, options: PutOptio
 /** Deletes a record. */
 export async function deleteRecord(context: Context, key: string, options: AddressOptions): Promise<void> {
   const address = openAddressOf(key, options);
-  await context.operator.confirm("This deletes the record, which cannot be undone.");
+  await context.operator.confirm("The record would be deleted, which cannot be undone.");
   await withKeyv(context, address, async (keyv) => {
     // The operator may have stopped the command after the confirmation, while the store was opened.
     context.signal.throwIfAborted();

@@ -219,7 +219,7 @@ async function confirmRemoval({ operator, signal }: Context, keys: KeyProvider, 
   const keyring = await keys.load({ signal });
   // Any other key is refused.
   if (!keyring.keys.some((key) => key.id === id && key.status === "disabled")) return;
-  await operator.confirm(`Key "${id}" will be removed, and only a backup of the keyring can bring it back.`);
+  await operator.confirm(`Key "${id}" would be removed, and only a backup of the keyring could bring it back.`);
 }
 
 /** Lists the processes that are registered in the stores. */

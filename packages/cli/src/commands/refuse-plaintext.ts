@@ -38,7 +38,7 @@ export async function refusePlaintext(context: Context, namespace: string): Prom
       });
     }
     if (unsealed === 0) {
-      await operator.confirm(`From now on, the stores refuse plaintext ${shown}. This cannot be undone.`);
+      await operator.confirm(`The stores would refuse plaintext ${shown}, which cannot be undone.`);
     }
     const keyring = await forbidPlaintext(keys, stores, namespace, { signal, onProgress });
     output.result(

@@ -74,6 +74,9 @@ export async function rotate(context: Context, options: RotateCommandOptions): P
       const plan = await planRotation(keys, settings);
       const rows = plan.steps.map((planned) => [planned.step, descriptionOf(planned)]);
       context.output.result(table([["step", "what it would do"], ...rows]), { dryRun: true, ...planResult(plan) });
+      if (newKey === undefined && plan.steps.some((planned) => planned.step === "add" && !planned.done)) {
+        context.output.progress("The id of the new key is an example. To choose the id, pass `--new-key <id>`.");
+      }
       return;
     }
     await requireReady(stores);

@@ -107,7 +107,7 @@ function declareServers(servers: Command, context: OpenContext): void {
       .command("set <slug>")
       .description("Change the URL, the kind or the headers of a server, or whether it is enabled."),
   )
-    .option("--url <url>", "the URL. If it has another origin, each value must be set again")
+    .option("--url <url>", "the URL. Calls cannot use values that were set for another origin")
     .addOption(kind("as it is"))
     .addOption(forwardHeader().conflicts("forwardHeaders"))
     .option("--no-forward-headers", "forward no header besides those that are always forwarded")
@@ -166,6 +166,7 @@ function declareSecrets(secrets: Command, context: OpenContext): void {
     .requiredOption("--server <slug>", "the server that would be called")
     .requiredOption("--token-id <id>", "the id of the token with which the call would be made")
     .option("--tool <name>", "the tool of an MCP server that would be called")
+    .option("--method <method>", "the HTTP method with which another server would be called", readMethod)
     .addHelpText(
       "after",
       "\nThe exit code is 0 also for a call that would be refused. With --json, `refusals` is empty for a call that would be made.",
@@ -307,6 +308,12 @@ function readEvery(text: string): number {
   const everyMs = readDuration(text);
   if (everyMs >= shortestPauseMs) return everyMs;
   throw new InvalidArgumentError("The shortest pause is 100ms.");
+}
+
+function readMethod(text: string): string {
+  const name = text.toUpperCase();
+  if (methods.some((known) => known === name)) return name;
+  throw new InvalidArgumentError(`The methods are ${methods.join(", ")}.`);
 }
 
 function readMethods(text: string): readonly string[] {

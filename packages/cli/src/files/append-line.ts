@@ -6,7 +6,8 @@ import { cannotWrite } from "./new-file.ts";
  * cannot be written, as on a full disk, no part of it stays in the file.
  *
  * @param options.mode the mode of a new file. Default: 0600, so that only its owner can read it.
- * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file cannot be written.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file cannot be written; CommandError `USAGE` if its folder does not exist,
+ * or if the path is that of a folder.
  */
 export async function appendLine(path: string, line: string, { mode = 0o600 } = {}): Promise<void> {
   try {

@@ -2,6 +2,7 @@ import { randomBytes } from "node:crypto";
 import { link, open, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { KeywardError, systemCode } from "@keyward/core";
+import { CommandError } from "../exit-codes.ts";
 import { pathExists } from "./path-exists.ts";
 
 /** The system's error codes for a file system without hard links, such as exFAT. */
@@ -12,7 +13,8 @@ const withoutLinks: ReadonlySet<string> = new Set(["EPERM", "ENOTSUP", "EOPNOTSU
  * a stopped process leaves no part of the text at the path. It may leave a file `<path>.<random>.unfinished`.
  *
  * @param options.mode the mode of the file. Default: 0600, so that only its owner can read it.
- * @throws KeywardError `KEYRING_CONFLICT` if the path exists; `PROVIDER_UNAVAILABLE` if the file cannot be written.
+ * @throws KeywardError `KEYRING_CONFLICT` if the path exists; `PROVIDER_UNAVAILABLE` if the file cannot be written;
+ * CommandError `USAGE` if its folder does not exist.
  */
 export async function writeNewFile(path: string, text: string, { mode = 0o600 } = {}): Promise<void> {
   await writeWhole(path, text, mode, moveToNew);
@@ -21,7 +23,8 @@ export async function writeNewFile(path: string, text: string, { mode = 0o600 } 
 /**
  * Writes a file that only its owner can read, in place of an existing one. A reader sees the former text or the new one.
  *
- * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file cannot be written. The former file stays.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file cannot be written;
+ * CommandError `USAGE` if its folder does not exist. The former file stays in both cases.
  */
 export async function overwriteFile(path: string, text: string): Promise<void> {
   await writeWhole(path, text, 0o600, rename);
@@ -56,8 +59,19 @@ async function writeWhole(
 }
 
 /** Returns the error for a file that cannot be written. */
-export function cannotWrite(path: string, error: unknown): KeywardError {
-  return new KeywardError("PROVIDER_UNAVAILABLE", `The file ${path} cannot be written (${systemCode(error)})`, {
+export function cannotWrite(path: string, error: unknown): KeywardError | CommandError {
+  const code = systemCode(error);
+  if (code === "ENOENT" || code === "ENOTDIR") {
+    return new CommandError("USAGE", `The file ${path} cannot be written, because its folder does not exist`, {
+      hint: "Make the folder, or correct the path.",
+    });
+  }
+  if (code === "EISDIR") {
+    return new CommandError("USAGE", `The file ${path} cannot be written, because it is a folder`, {
+      hint: "Pass the path of a file.",
+    });
+  }
+  return new KeywardError("PROVIDER_UNAVAILABLE", `The file ${path} cannot be written (${code})`, {
     hint: "Check that the folder exists, that you may write to it, and that its disk is not full.",
   });
 }

@@ -42,6 +42,15 @@ export function clientOf({ url, token }: Login): AdminClient {
   }
 }
 
+/**
+ * Checks the URL of a service.
+ *
+ * @throws CommandError `USAGE` if the URL is invalid.
+ */
+export function requireUrl(url: string): void {
+  clientOf({ url, token: "kwt_none" });
+}
+
 /** A proxy of the environment (`NODE_USE_ENV_PROXY`) would read the token in plain HTTP to this machine. */
 function sendNoLoopbackToProxy(url: string): void {
   if (!URL.canParse(url) || new URL(url).protocol !== "http:") return;

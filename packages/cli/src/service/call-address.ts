@@ -11,7 +11,7 @@ export function callPathsOf(slug: string): readonly string[] {
   return [`/s/${slug}/mcp`, `/s/${slug}/<path>`];
 }
 
-// Link-local addresses are not here, because the gateway never allows those of metadata services.
+// Link-local addresses are not here, because the gateway allows none.
 const ownNetworks = new BlockList();
 for (const [network, prefix] of [
   ["0.0.0.0", 8],
@@ -27,19 +27,32 @@ ownNetworks.addAddress("::1", "ipv6");
 ownNetworks.addSubnet("fc00::", 7, "ipv6");
 
 /**
- * Returns the note that calls to a URL need `--allow-address`; `undefined` if they need nothing. The gateway itself resolves
- * a name only at a call, so that this function knows the names of this machine only.
+ * Returns the note that calls to a URL need `--allow-address`, or that they are always refused; `undefined` if they need
+ * nothing. The gateway itself resolves a name only at a call, so that this function knows the names of this machine only.
  */
-export function allowanceNote(url: string): string | undefined {
+export async function allowanceNote(url: string): Promise<string | undefined> {
   if (!URL.canParse(url)) return undefined;
   const { protocol, hostname, port } = new URL(url);
   const host = hostname.replace(/^\[|\]$/g, "");
   const family = isIP(host);
+  const shownPort = port === "" ? (protocol === "https:" ? "443" : "80") : port;
+  const refusal = family === 0 ? undefined : await refusalOf(`${hostname}:${shownPort}`);
+  if (refusal !== undefined) return `The gateway refuses each call to this server. The address ${refusal}`;
   const isLocalName = /(?:^|\.)localhost\.?$/.test(host);
   const isOwn = isLocalName || (family !== 0 && ownNetworks.check(host, family === 6 ? "ipv6" : "ipv4"));
   if (!isOwn && protocol === "https:") return undefined;
   const address = isLocalName ? "127.0.0.1" : family === 0 ? "<address>" : hostname;
-  const shownPort = port === "" ? (protocol === "https:" ? "443" : "80") : port;
   const reason = isOwn ? "is not public" : "has plain HTTP";
   return `Calls to this server need \`keyward gateway start --allow-address ${address}:${shownPort}\`, because the URL ${reason}.`;
+}
+
+/** Returns why the gateway can never call an address; `undefined` if it can, or if an operator can allow the address. */
+async function refusalOf(address: string): Promise<string | undefined> {
+  const { parseAddressException } = await import("@keyward/gateway");
+  try {
+    parseAddressException(address);
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? error.message : "cannot be allowed";
+  }
 }

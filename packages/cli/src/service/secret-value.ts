@@ -2,6 +2,7 @@ import { constants, createReadStream, fstatSync, openSync } from "node:fs";
 import { Socket } from "node:net";
 import { addAbortSignal } from "node:stream";
 import { systemCode } from "@keyward/core";
+import { brokenValueRule, valueBytes } from "@keyward/secrets/fields";
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
 
@@ -11,22 +12,32 @@ export interface ValueSource {
   readonly fromFile?: string | undefined;
 }
 
-const maxValueBytes = 8_192;
 const maxInputBytes = 1_048_576;
 
 /**
  * Reads the value of a secret: from the command line, from a file, from stdin, or from a question that does not show the
  * answer. One newline at the end of a file or of stdin is cut, and reported. No message contains the value.
  *
- * @throws CommandError `USAGE` if there is no value, or more than one, or if the value is too long.
+ * @throws CommandError `USAGE` if there is no value, or more than one, or if the service would refuse the value.
  */
 export async function readValue(context: Context, name: string, source: ValueSource): Promise<string> {
   const value = await given(context, name, source);
   if (value === "") throw new CommandError("USAGE", "The value is empty, so nothing was set", { hint: ways });
-  if (Buffer.byteLength(value) <= maxValueBytes) return value;
-  throw new CommandError("USAGE", "The value is longer than 8,192 bytes, so nothing was set", {
-    hint: "Check that the file or the pipe has only the value.",
+  const problem = problemWith(value);
+  if (problem === undefined) return value;
+  throw new CommandError("USAGE", `The value ${problem}, so nothing was set`, {
+    hint: "Check that the input has the whole value and nothing else. A value has one line of 8 to 8,192 bytes: encode another one, such as with base64.",
   });
+}
+
+/** Returns why the service would refuse a value; `undefined` if it would not. The service describes a field of a request. */
+function problemWith(value: string): string | undefined {
+  if (/[\r\n]/.test(value)) return "has more than one line";
+  const bytes = Buffer.byteLength(value);
+  if (bytes < valueBytes.least) return `has fewer than ${valueBytes.least} bytes`;
+  if (bytes > valueBytes.most) return `is longer than ${valueBytes.most.toLocaleString("en")} bytes`;
+  const rule = brokenValueRule(value);
+  return rule === undefined ? undefined : `must be ${rule}`;
 }
 
 const ways =
@@ -86,6 +97,11 @@ export async function textOfFile(
     }
   } catch (error) {
     // The path is not repeated: a value that is given as a path would be.
+    if (systemCode(error) === "EISDIR") {
+      throw new CommandError("USAGE", "The path is that of a folder, and a file is expected", {
+        hint: "Pass the path of a file.",
+      });
+    }
     throw new CommandError("USAGE", `The file cannot be read (${systemCode(error)})`, {
       hint: "Check the path, and that you may read the file.",
     });

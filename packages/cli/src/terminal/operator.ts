@@ -33,7 +33,7 @@ export class Operator {
    * Asks the operator to confirm a change that cannot be undone. Returns when the change is confirmed, on the terminal or
    * with `--yes`.
    *
-   * @param consequence what the command does after the confirmation, as a whole sentence.
+   * @param consequence what the command would do, as a sentence with "would". The error without a confirmation has it too.
    * @param otherwise the end of the error without a confirmation: what the command did not do.
    * @throws CommandError `NOT_CONFIRMED` if the operator answers no, or if there is no terminal.
    */

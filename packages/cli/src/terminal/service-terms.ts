@@ -1,5 +1,8 @@
 // Messages and hints of the admin API and of `@keyward/secrets` name fields, headers and routes. A person who runs a
 // command has flags.
+const variableFirst =
+  "If the environment variable KEYWARD_TOKEN is set, change or unset the variable, which is used instead of the login.";
+
 const terms: readonly (readonly [term: RegExp, inCommands: string])[] = [
   [/^The request is not valid: the (?:body|query|path|header) field (\S+) /, 'The field "$1" '],
   [/; the (?:body|query|path|header) field (\S+) (?=must |is )/g, '; the field "$1" '],
@@ -11,11 +14,11 @@ const terms: readonly (readonly [term: RegExp, inCommands: string])[] = [
   ],
   [
     /^Send a valid token in the header Authorization: Bearer kwt_…\. An admin can issue a new token\.$/,
-    "Run `keyward login` with a valid token. An admin can make a new one: `keyward tokens create`.",
+    `Run \`keyward login\` with a valid token. ${variableFirst} An admin can make a new one: \`keyward tokens create\`.`,
   ],
   [
     /^Use a token whose role has the right of the route\. GET \/api\/v1\/admin\/whoami shows the role of a token\.$/,
-    "Log in with a token whose role may do this: `keyward login`, which also prints the role of the token. Operators manage workspaces, and admins manage servers, secrets and tokens.",
+    `Log in with a token whose role may do this: \`keyward login\`, which also prints the role of the token. ${variableFirst} Operators manage workspaces, and admins manage servers, secrets and tokens.`,
   ],
   [
     /^Read the current state, decide whether the change is still right, and repeat the change with the current revision\.$/,

@@ -7,7 +7,7 @@ export function problemOfDialing(error: unknown): GatewayProblem {
   switch (codeOf(error)) {
     case "ADDRESS_REFUSED":
       return new GatewayProblem("ADDRESS_REFUSED", "The address of the server is not one that the gateway may call", {
-        hint: "An operator allows a private address with `keyward gateway start --allow-address`. An admin of the workspace checks the URL of the server.",
+        hint: "An operator allows a private address with `keyward gateway start --allow-address`, but never one of a metadata service or a link-local one. An admin of the workspace checks the URL of the server.",
         operatorDetail: detailOf(error),
         cause: error,
       });

@@ -48,7 +48,9 @@ it.each([
   "[fe80::1%eth0]:80",
   "http://127.0.0.1:80",
 ])("says how an exception is written when it cannot read %j", (text) => {
-  expect(() => parseAllowedAddress(text)).toThrow(/is not an address and a port\. Write `127\.0\.0\.1:3000`/);
+  expect(() => parseAllowedAddress(text)).toThrow(
+    /is not an address and a port\. Write `127\.0\.0\.1:3000` .*`main\/github=10\.0\.0\.7:443` .* from 1 to 65535/,
+  );
 });
 
 it.each(["10.1.2.3/8:443", "127.0.0.1/31:80", "[fd00::1/8]:443"])(

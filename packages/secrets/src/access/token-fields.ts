@@ -2,8 +2,8 @@ import { z } from "zod";
 import { invalidField, requireField } from "../field-checks.ts";
 import { fieldRules, methodField, ownerField, roleField, slugField, timeField, toolField } from "../fields.ts";
 import type { NewToken } from "../model.ts";
+import { SecretsError } from "../secrets-error.ts";
 import type { Caller } from "./caller.ts";
-import { notAllowed } from "./require-right.ts";
 import type { CheckedToken } from "./tokens.ts";
 
 /**
@@ -14,7 +14,7 @@ import type { CheckedToken } from "./tokens.ts";
 export function requireNewToken(caller: Caller, given: NewToken): CheckedToken {
   const owner = requireField("owner", ownerField, given.owner, fieldRules.owner);
   const role = requireField("role", roleField, given.role, "`member`, `auditor`, `admin` or `operator`");
-  if ((role === "operator") !== (caller.role === "operator")) throw notAllowed();
+  if ((role === "operator") !== (caller.role === "operator")) throw otherRoles(caller);
   const servers = list("servers", slugField, given.servers, `at most 100 slugs: ${fieldRules.slug}`);
   const tools = list("tools", toolField, given.tools, "at most 100 names of 1 to 128 visible ASCII characters");
   const methods = list("methods", methodField, given.methods, "some of GET, HEAD, POST, PUT, PATCH and DELETE");
@@ -22,6 +22,18 @@ export function requireNewToken(caller: Caller, given: NewToken): CheckedToken {
     throw invalidField("servers", "absent, and also `tools` and `methods`, because only a member calls servers");
   }
   return { owner, role, servers, tools, methods, expires: requireExpires(given.expires) };
+}
+
+/** Returns the error for a role that the caller may not give. */
+function otherRoles(caller: Caller): SecretsError {
+  if (caller.role === "operator") {
+    return new SecretsError("NOT_ALLOWED", "An operator creates only tokens with the role operator", {
+      hint: "Ask an admin of the workspace. An operator who creates a workspace gets the token of its first admin.",
+    });
+  }
+  return new SecretsError("NOT_ALLOWED", "Only an operator creates a token with the role operator", {
+    hint: "Ask an operator. Without one, `keyward tokens recover` creates such a token on the machine of the service.",
+  });
 }
 
 /**

@@ -32,7 +32,7 @@ export interface OpenChain {
   /** The sequence number of its last entry. */
   readonly last: number;
   /** What this means. */
-  readonly note: "ended without closing; up to one batch may be missing";
+  readonly note: "has no closing entry: its process still runs, or was killed, and then up to one batch may be missing";
 }
 
 /** The result of {@link verifyAudit}. */
@@ -63,7 +63,7 @@ const mostListed = 1_000;
 const pageSize = 500;
 /** How often the walk along a chain begins again because retention removed entries meanwhile. */
 const mostAttempts = 5;
-const unclosed = "ended without closing; up to one batch may be missing";
+const unclosed = "has no closing entry: its process still runs, or was killed, and then up to one batch may be missing";
 
 /**
  * Verifies an audit file: the chains have no gap and their hashes are right, the columns equal the encrypted entries, and

@@ -21,7 +21,7 @@ import { scopesWithout } from "./token-scope.ts";
 export async function explainCall(
   store: ServiceStore,
   workspace: string,
-  { server: slug, tokenId, tool }: ExplainedCall,
+  { server: slug, tokenId, tool, method }: ExplainedCall,
 ): Promise<CallExplanation> {
   const keys = keysOfToken({ workspace, id: tokenId });
   const batch = await store.readBatch([...keys, serverKey(workspace, slug)]);
@@ -32,14 +32,16 @@ export async function explainCall(
     .map((secret) => secretInfo(server, secret, undefined))
     .sort((one, other) => (one.name < other.name ? -1 : 1));
   const end = endOfToken(token, workspace, batch);
-  const outside = scopesWithout(token, { server: slug, tool });
+  // The gateway knows the tools of MCP servers only. Each message to an MCP server is a POST.
+  const asked = server.kind === "mcp" ? { tool, method: "POST" } : { method };
+  const outside = scopesWithout(token, { server: slug, ...asked });
   const isUnusable = (why: SecretInfo["unusable"]) => secrets.some(({ unusable }) => unusable === why);
   const refusals: readonly (CallRefusal | false | undefined)[] = [
     end,
     !hasRight(token.role, "servers.call") && "ROLE_NOT_ALLOWED",
     outside.includes("server") && "SERVER_OUT_OF_SCOPE",
-    // The gateway knows the tools of MCP servers only.
-    server.kind === "mcp" && outside.includes("tool") && "TOOL_OUT_OF_SCOPE",
+    outside.includes("tool") && "TOOL_OUT_OF_SCOPE",
+    outside.includes("method") && "METHOD_OUT_OF_SCOPE",
     server.disabled && "SERVER_DISABLED",
     isUnusable("expired") && "SECRET_EXPIRED",
     isUnusable("origin-changed") && "SECRET_ORIGIN_CHANGED",

@@ -46,9 +46,14 @@ export function requireServer(found: ServerRecord | undefined): ServerRecord {
   throw serverNotFound();
 }
 
-/** Returns the error for a server that does not exist or is being deleted. */
-export function serverNotFound(): SecretsError {
-  return new SecretsError("SERVER_NOT_FOUND", "The workspace has no such server", {
+/**
+ * Returns the error for a server that does not exist or is being deleted.
+ *
+ * @param slugs which of several servers. Default: the one that the call names.
+ */
+export function serverNotFound(slugs: readonly string[] = []): SecretsError {
+  const which = slugs.length === 0 ? "such server" : `server ${slugs.join(", ")}`;
+  return new SecretsError("SERVER_NOT_FOUND", `The workspace has no ${which}`, {
     hint: "List the servers with `keyward servers list`, and correct the slug.",
   });
 }

@@ -10,7 +10,7 @@ import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision, ServiceStore } from "../store/service-store.ts";
 import { missingRecord, requireOpenWorkspace } from "../workspaces/open-workspace.ts";
-import { changeServer, requireServer, type ServerAddress } from "./server-changes.ts";
+import { changeServer, requireServer, type ServerAddress, serverNotFound } from "./server-changes.ts";
 
 const entrySchema = z.strictObject({
   slug: slugField,
@@ -139,6 +139,20 @@ export class Servers {
   async get({ workspace, slug }: ServerAddress): Promise<ServerInfo> {
     const record = await this.#context.store.read(serverRecord, serverKey(workspace, slug));
     return serverInfo(requireServer(record?.value));
+  }
+
+  /**
+   * Checks that a workspace has each of several servers.
+   *
+   * @throws SecretsError `SERVER_NOT_FOUND`, whose message names those that the workspace does not have.
+   */
+  async requireAll(workspace: string, slugs: readonly string[]): Promise<void> {
+    const batch = await this.#context.store.readBatch(slugs.map((slug) => serverKey(workspace, slug)));
+    const missing = slugs.filter((slug) => {
+      const found = batch.record(serverRecord, serverKey(workspace, slug))?.value;
+      return found === undefined || found.deleting;
+    });
+    if (missing.length > 0) throw serverNotFound(missing);
   }
 
   /** Returns a page of the servers of a workspace. */

@@ -53,7 +53,9 @@ describe("several processes on one audit file", () => {
     const verification = await verifyAudit({ path, keys });
     expect(verification).toMatchObject({ ok: true, problems: [], chains: kills });
     expect(verification.openChains).toHaveLength(kills);
-    expect(verification.openChains[0]?.note).toBe("ended without closing; up to one batch may be missing");
+    expect(verification.openChains[0]?.note).toBe(
+      "has no closing entry: its process still runs, or was killed, and then up to one batch may be missing",
+    );
   });
 
   it("write at the same time without losing an entry, and list the entries of each other", async () => {

@@ -1,7 +1,7 @@
 import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { RunningAdminServer } from "@keyward/admin";
-import { KeywardError, packageNotLoaded } from "@keyward/core";
+import { KeywardError, packageNotLoaded, systemCode } from "@keyward/core";
 import type { GatewayProblem } from "@keyward/gateway";
 import { type ExpiringSecret, type SecretsAdmin, SecretsError, type ServiceState } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
@@ -84,7 +84,7 @@ export async function startGateway(context: Context, options: GatewayStartOption
     if (options.revokeTokensBefore !== undefined) await revokeTokens(context, admin, options);
     await admin.ready();
     context.allowStop(stopWithinMs);
-    const gateway = await startGateway({
+    const starting = startGateway({
       store,
       keys,
       audit,
@@ -101,10 +101,13 @@ export async function startGateway(context: Context, options: GatewayStartOption
         else log.problem(problem);
       },
     });
-    const server = await listen(admin, publicUrl ?? gateway.url).catch(async (error: unknown) => {
-      await gateway.close();
-      throw error;
-    });
+    const gateway = await starting.catch(portTaken("--port"));
+    const server = await listen(admin, publicUrl ?? gateway.url)
+      .catch(portTaken("--admin-port"))
+      .catch(async (error: unknown) => {
+        await gateway.close();
+        throw error;
+      });
     log.event("start", { url: gateway.url, adminUrl: server.url });
     warnOfNames(context, options);
     output.result(`The gateway listens on ${gateway.url}, and the admin API on ${server.url}`, {
@@ -120,6 +123,17 @@ export async function startGateway(context: Context, options: GatewayStartOption
     await sweeping;
     log.event("stop", {});
   });
+}
+
+/** Returns a function that names the flag in the error of a listener whose port another process has. */
+function portTaken(flag: string): (error: unknown) => never {
+  return (error) => {
+    if (!(error instanceof KeywardError) || systemCode(error.cause) !== "EADDRINUSE") throw error;
+    throw new KeywardError(error.code, `${error.message}, because another process has this port`, {
+      hint: `Stop the other process, which may be this service, or choose another port: \`${flag} <number>\`.`,
+      cause: error.cause,
+    });
+  };
 }
 
 /** @throws CommandError `USAGE` for a text that is no address with a port. */

@@ -25,7 +25,7 @@ export async function verify(context: Context, { anchor }: { readonly anchor?: s
     signal: context.signal,
   });
   const lines = [
-    `${entries} entries in ${chains} chains. ${ok ? "No problem was found." : `${problemCount} problems were found:`}`,
+    `${countOf(entries, "entry", "entries")} in ${countOf(chains, "chain")}. ${found(problemCount)}`,
     ...problems.map(({ workspace, chain, sequence, problem }) => {
       const place = [workspace, chain, sequence].filter((part) => part !== undefined).join("/");
       return `PROBLEM  ${place}: ${problem}`;
@@ -64,7 +64,7 @@ export async function anchor(context: Context, { out }: { readonly out?: string 
     const anchors = parsed(await textOfFile(out, { maxBytes: maxAnchorBytes, signal: context.signal }));
     const { ok, problemCount } = await verifyAudit({ ...file, anchors, signal: context.signal });
     if (!ok) {
-      throw new SecretsError("AUDIT_INVALID", `No anchor was made: the audit has ${problemCount} problems`, {
+      throw new SecretsError("AUDIT_INVALID", `No anchor was made: the audit has ${countOf(problemCount, "problem")}`, {
         hint: `Run \`keyward audit verify --anchor ${out}\`, which lists the problems. Keep ${out} as it is. If the audit was restored from a backup that is older than the last anchor, begin another file of anchors.`,
       });
     }
@@ -83,6 +83,15 @@ export async function exportEntries(context: Context, { workspace }: { readonly 
     const printed = auditEntryResult(entry);
     output.result(jsonOf(printed), printed);
   }
+}
+
+function found(problemCount: number): string {
+  if (problemCount === 0) return "No problem was found.";
+  return `${countOf(problemCount, "problem")} ${problemCount === 1 ? "was" : "were"} found:`;
+}
+
+function countOf(count: number, one: string, many = `${one}s`): string {
+  return `${count} ${count === 1 ? one : many}`;
 }
 
 async function auditFile(context: Context) {

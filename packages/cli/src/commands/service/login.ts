@@ -1,6 +1,6 @@
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
-import { clientOf } from "../../service/admin-access.ts";
+import { clientOf, requireUrl } from "../../service/admin-access.ts";
 import { loginPath, removeLogin, writeLogin } from "../../service/login-file.ts";
 import { oneLine } from "../../terminal/output.ts";
 
@@ -26,6 +26,8 @@ export async function login(context: Context, given: readonly string[], options:
       hint: "Pass `--url`, and the token on stdin: `keyward login --url https://keyward.example.com < token.txt`.",
     });
   }
+  // Before the token is asked for.
+  requireUrl(url);
   const token = (
     operator.isPresent ? await operator.askSecret("The token:") : await context.input(maxTokenBytes)
   ).trim();

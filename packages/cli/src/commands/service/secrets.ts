@@ -11,6 +11,7 @@ import { unfitVariables } from "../../service/unfit-variables.ts";
 import { shownSince } from "../../terminal/durations.ts";
 import { type ErrorResult, errorResult, oneLine, table } from "../../terminal/output.ts";
 import { dayOf } from "../../terminal/times.ts";
+import type { HttpMethod } from "./tokens.ts";
 
 /** The options of commands that set values. */
 export interface ValueOptions {
@@ -93,8 +94,11 @@ export async function deleteSecrets(
   }
   const { client } = await adminAccess(context);
   const what =
-    name === undefined ? `All secrets of the server ${server} are` : `The secret ${name} of the server ${server} is`;
-  await context.operator.confirm(`${what} deleted. A deleted value cannot be read again.`, "nothing was deleted");
+    name === undefined ? `All secrets of the server ${server}` : `The secret ${name} of the server ${server}`;
+  await context.operator.confirm(
+    `${what} would be deleted. A deleted value cannot be read again.`,
+    "nothing was deleted",
+  );
   const names = name === undefined ? (await client.deleteAllSecrets(server, { ifRevision })).names : [name];
   if (name !== undefined) await client.deleteSecret(server, name, { ifRevision });
   const text =
@@ -185,16 +189,25 @@ export interface ExplainOptions {
   readonly server: string;
   readonly tokenId: string;
   readonly tool?: string;
+  readonly method?: HttpMethod;
 }
 
 /** Prints which secrets a call would use and where it would go, or why it would be refused. Never a value. */
-export async function explainSecrets(context: Context, { server, tokenId, tool }: ExplainOptions): Promise<void> {
+export async function explainSecrets(
+  context: Context,
+  { server, tokenId, tool, method }: ExplainOptions,
+): Promise<void> {
   const { client } = await adminAccess(context);
-  const explanation = await client.explainCall(server, { tokenId, tool });
+  const explanation = await client.explainCall(server, { tokenId, tool, method });
   const { token, server: to, secrets, refusals } = explanation;
   if (tool !== undefined && to.kind === "http") {
     throw new CommandError("USAGE", `The server ${to.slug} is of the kind http, which has no tools`, {
       hint: "Run the command again without `--tool`.",
+    });
+  }
+  if (method !== undefined && to.kind === "mcp") {
+    throw new CommandError("USAGE", `The server ${to.slug} is of the kind mcp, and each call of it is a POST`, {
+      hint: "Run the command again without `--method`.",
     });
   }
   const rows = [
@@ -205,9 +218,10 @@ export async function explainSecrets(context: Context, { server, tokenId, tool }
     ...secrets.map((secret) => ["secret", explainedSecret(secret)]),
     ...refusals.map((refusal) => ["REFUSED", refusalTexts[refusal]]),
   ];
+  const methodNote = to.kind === "http" && method === undefined ? " Pass `--method` to check the HTTP method too." : "";
   const end =
     refusals.length === 0
-      ? "The gateway would make this call, if it may connect to the address of the host. It looks the address up only when a call is made."
+      ? `The gateway would make this call, if it may connect to the address of the host. It looks the address up only when a call is made.${methodNote}`
       : "The gateway would refuse this call.";
   context.output.result(`${table(rows)}\n${end}`, explanationResult(explanation));
 }
@@ -232,6 +246,7 @@ const refusalTexts: Readonly<Record<CallExplanation["refusals"][number], string>
   ROLE_NOT_ALLOWED: "Only a token with the role member calls servers.",
   SERVER_OUT_OF_SCOPE: "The token is limited to other servers.",
   TOOL_OUT_OF_SCOPE: "The token is limited to other tools.",
+  METHOD_OUT_OF_SCOPE: "The token is limited to other HTTP methods. A call of an MCP server is a POST.",
   SERVER_DISABLED: "The server is disabled. `keyward servers set <slug> --enable` allows calls again.",
   SECRET_EXPIRED: "The value of a secret has expired. Set a new one: `keyward secrets set <server> <name>`.",
   SECRET_ORIGIN_CHANGED:

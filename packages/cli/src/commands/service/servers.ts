@@ -1,5 +1,6 @@
-import type { Server } from "@keyward/admin/client";
+import type { AdminClient, Server } from "@keyward/admin/client";
 import type { Context } from "../../context.ts";
+import { CommandError } from "../../exit-codes.ts";
 import { serverResult } from "../../results/service-results.ts";
 import { adminAccess } from "../../service/admin-access.ts";
 import { allowanceNote, callPath } from "../../service/call-address.ts";
@@ -31,7 +32,7 @@ export async function addServer(
   const other = kind === undefined ? ` For another HTTP API: \`keyward servers set ${server.slug} --kind http\`.` : "";
   context.output.progress(`Callers reach the server at ${shownTarget(server)} of the gateway.${other}`);
   context.output.progress(`Set its secrets: \`keyward secrets set ${server.slug} <NAME>\`.`);
-  printAllowance(context, server);
+  await printAllowance(context, server);
   context.output.result(`The server ${server.slug} (${server.kind}) is added: ${server.url}`, {
     server: serverResult(server),
   });
@@ -57,17 +58,20 @@ export async function showServer(context: Context, slug: string): Promise<void> 
 
 /** Changes the URL, the kind, the headers or the state of a server. */
 export async function setServer(context: Context, slug: string, flags: ServerFlags): Promise<void> {
-  const { client } = await adminAccess(context);
   const { url, kind, enable, disable, ifRevision } = flags;
   const disabled = disable === true ? true : enable === true ? false : undefined;
-  const former = url === undefined ? undefined : await client.getServer(slug);
-  const server = await client.updateServer(slug, { url, kind, ...headersOf(flags), disabled }, { ifRevision });
-  if (former !== undefined && server.secretCount > 0 && originOf(former.url) !== originOf(server.url)) {
-    context.output.notice(
-      "The URL has another origin, so calls cannot use the values until each of them is set again: `keyward secrets set`.",
-    );
+  const change = { url, kind, ...headersOf(flags), disabled };
+  if (Object.values(change).every((changed) => changed === undefined)) {
+    throw new CommandError("USAGE", "The command line has nothing to change", {
+      hint: "Pass one of --url, --kind, --enable, --disable and the flags of headers. `keyward servers show` shows the server.",
+    });
   }
-  if (url !== undefined) printAllowance(context, server);
+  const { client } = await adminAccess(context);
+  const server = await client.updateServer(slug, change, { ifRevision });
+  if (url !== undefined) {
+    if (server.secretCount > 0) await printUnusable(context, client, server);
+    await printAllowance(context, server);
+  }
   context.output.result(`${shown(server)}\nThe change takes effect on the next call.`, {
     server: serverResult(server),
   });
@@ -81,7 +85,7 @@ export async function removeServer(
 ): Promise<void> {
   const { client } = await adminAccess(context);
   await context.operator.confirm(
-    `The server ${slug} is removed with its secrets. This cannot be undone.`,
+    `The server ${slug} would be removed with its secrets, which cannot be undone.`,
     "nothing was removed",
   );
   await client.deleteServer(slug, { ifRevision });
@@ -108,9 +112,19 @@ function shownTarget({ slug, kind }: Server): string {
   return kind === "mcp" ? callPath(slug, kind) : `${callPath(slug, kind)}<path>`;
 }
 
+/** Tells which values were set for another origin than the URL of the server has now. */
+async function printUnusable({ output }: Context, client: AdminClient, { slug }: Server): Promise<void> {
+  const { secrets } = await client.listSecrets(slug);
+  const names = secrets.filter(({ unusable }) => unusable === "origin-changed").map(({ name }) => name);
+  if (names.length === 0) return;
+  output.notice(
+    `Calls cannot use these values, because each was set for another origin than the URL has now: ${names.join(", ")}. Set each of them again with \`keyward secrets set\`, or set the former URL again.`,
+  );
+}
+
 /** Tells that calls to a server need a flag of the service, for a server that is not on the internet. */
-function printAllowance({ output }: Context, { url }: Server): void {
-  const note = allowanceNote(url);
+async function printAllowance({ output }: Context, { url }: Server): Promise<void> {
+  const note = await allowanceNote(url);
   if (note !== undefined) output.notice(oneLine(note));
 }
 
@@ -121,8 +135,4 @@ function shownSecrets({ secretCount }: Server): string {
 function shownState({ disabled, deleting }: Server): string {
   if (deleting) return "being deleted";
   return disabled ? "disabled" : "";
-}
-
-function originOf(url: string): string {
-  return URL.canParse(url) ? new URL(url).origin : "";
 }

@@ -9,13 +9,16 @@ import { shownSince } from "../../terminal/durations.ts";
 import { oneLine, table } from "../../terminal/output.ts";
 import { dayOf } from "../../terminal/times.ts";
 
+/** An HTTP method of a call. */
+export type HttpMethod = "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE";
+
 /** The flags of `keyward tokens create`. */
 export interface NewTokenFlags {
   readonly owner: string;
   readonly role: Token["role"];
   readonly servers?: readonly string[];
   readonly tools?: readonly string[];
-  readonly methods?: readonly ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE")[];
+  readonly methods?: readonly HttpMethod[];
   readonly expires?: string;
 }
 
@@ -42,7 +45,22 @@ export async function rotateToken(
 ): Promise<void> {
   requireId(id);
   const { client } = await adminAccess(context);
-  await printIssued(context, client, await client.rotateToken(id, { overlapMs }));
+  const issued = await client.rotateToken(id, { overlapMs });
+  printEnds(context, id, issued, overlapMs);
+  await printIssued(context, client, issued);
+}
+
+/** Tells when the former token ends, and that the new one does not live longer than the former one would have. */
+function printEnds({ output }: Context, id: string, { info }: IssuedToken, overlapMs: number): void {
+  const end = Date.now() + overlapMs;
+  const formerEnd = info.expires === null ? end : Math.min(end, Date.parse(info.expires));
+  const isOver =
+    overlapMs === 0 ? "is refused from now on" : `ends at ${new Date(formerEnd).toISOString()} at the latest`;
+  output.progress(`The former token (id ${id}) ${isOver}.`);
+  if (info.expires === null) return;
+  output.notice(
+    `The new token ends at ${info.expires}, as the former one would have: a rotation does not lengthen the life of a token. A token that is being replaced already has such an end: then use the token that replaced it, and revoke the new one. For a longer life, run \`keyward tokens create\`.`,
+  );
 }
 
 /** Lists the tokens, newest first, without their texts. */
@@ -56,7 +74,7 @@ export async function listTokens(
     token.id,
     token.owner,
     token.role,
-    token.servers === null ? (token.role === "member" ? "all servers" : "") : token.servers.join(","),
+    scopesOf(token),
     stateOf(token),
     token.lastUsed === null ? "never used" : `used ${shownSince(Date.parse(token.lastUsed))} ago`,
   ]);
@@ -79,12 +97,23 @@ export async function revokeTokens(
   }
   if (id !== undefined) requireId(id);
   const { client } = await adminAccess(context);
-  const what = owner === undefined ? "The token is" : `All tokens of ${owner} are`;
-  await context.operator.confirm(`${what} revoked. This cannot be undone.`, "nothing was revoked");
+  if (owner !== undefined && (await isWithoutTokens(context, client, owner))) {
+    context.output.result(noTokens, { tokenIds: [] });
+    return;
+  }
+  const what = owner === undefined ? "The token" : `All tokens of ${owner}`;
+  await context.operator.confirm(`${what} would be revoked, which cannot be undone.`, "nothing was revoked");
   const tokenIds = owner === undefined ? [(await client.revokeToken(id ?? "")).id] : await client.revokeTokensOf(owner);
-  const text =
-    tokenIds.length === 0 ? "The owner has no token that is not revoked." : `Revoked: ${tokenIds.join(", ")}`;
+  const text = tokenIds.length === 0 ? noTokens : `Revoked: ${tokenIds.join(", ")}`;
   context.output.result(text, { tokenIds });
+}
+
+const noTokens = "The owner has no token that is not revoked.";
+
+/** Returns whether an owner has no token to revoke, so that nothing has to be confirmed. */
+async function isWithoutTokens(context: Context, client: AdminClient, owner: string): Promise<boolean> {
+  const { items, complete } = await listAll(context, (page) => client.listTokens({ ...page, owner }), {});
+  return complete && items.every(({ revoked }) => revoked !== null);
 }
 
 /** Creates a token for whoever holds the keyring on this machine, without the admin API, and prints it once. */
@@ -116,12 +145,11 @@ async function printIssued({ output }: Context, client: AdminClient, issued: Iss
 /** Returns the URLs at which a client calls the servers of a member's token. */
 async function urlsFor(client: AdminClient, { info, callUrl }: IssuedToken): Promise<readonly string[]> {
   if (info.role !== "member" || callUrl === null) return [];
-  if (info.servers === null) return callPathsOf("<server>").map((path) => `${callUrl}${path}`);
-  const urls: string[] = [];
-  for (const slug of info.servers) {
-    urls.push(...(await pathsTo(client, slug)).map((path) => `${callUrl}${path}`));
-  }
-  return urls;
+  const paths: string[] = info.servers === null ? [...callPathsOf("<server>")] : [];
+  for (const slug of info.servers ?? []) paths.push(...(await pathsTo(client, slug)));
+  // Each call of an MCP server is a POST.
+  const hasPost = info.methods?.includes("POST") ?? true;
+  return paths.filter((path) => hasPost || !path.endsWith("/mcp")).map((path) => `${callUrl}${path}`);
 }
 
 /** Returns the path to a server; for a server that cannot be read, the path for each kind. */
@@ -145,6 +173,15 @@ function requireId(id: string): void {
 /** Commander has no list for a flag that is missing, and the service refuses an empty one. */
 function listOf<Item>(items: readonly Item[] | undefined): Item[] | undefined {
   return items === undefined ? undefined : [...items];
+}
+
+function scopesOf({ role, servers, tools, methods }: Token): string {
+  if (role !== "member") return "";
+  return [
+    servers === null ? "all servers" : servers.join(","),
+    ...(tools === null ? [] : [`tools ${tools.join(",")}`]),
+    ...(methods === null ? [] : [`methods ${methods.join(",")}`]),
+  ].join("; ");
 }
 
 function stateOf({ revoked, expires }: Token): string {

@@ -48,7 +48,7 @@ export async function deleteWorkspace(
 ): Promise<void> {
   const { client } = await adminAccess(context);
   await context.operator.confirm(
-    `The workspace ${name} is deleted with its servers, secrets and tokens. This cannot be undone.`,
+    `The workspace ${name} would be deleted with its servers, secrets and tokens, which cannot be undone.`,
     "nothing was deleted",
   );
   await client.deleteWorkspace(name, { ifRevision });
