@@ -75,7 +75,9 @@ describe("keyward gateway doctor", () => {
       expect(stdout).toContain(`PROBLEM  store: ${record} is stored, and no list and no other record names it\n`);
     }
     expect(stdout.match(/the token \w+ of the (workspace main|operators) is stored/g)).toHaveLength(3);
-    expect(stdout.match(/^ +Delete nothing/gm)).toHaveLength(5);
+    expect(stdout.match(/^ +Delete nothing.* and the time of the restore, and keep the flag for later/gm)).toHaveLength(
+      5,
+    );
     expect(stdout).not.toContain("a-value-that-nobody-prints");
   });
 
