@@ -33,6 +33,7 @@ import {
 } from "./fields.ts";
 import { type Initialization, Initializations } from "./initializations.ts";
 import { requireTokensAccepted, type ServiceState, serviceState } from "./installation.ts";
+import { requireNotLost } from "./lost-installation.ts";
 import type {
   CallExplanation,
   CallerInfo,
@@ -164,7 +165,8 @@ export class SecretsAdmin {
    * @param options.workspace the name of the first workspace. Default: "main".
    * @param options.deliver called with the first tokens before the service counts as initialized. If `deliver` throws, the
    * tokens stay refused, and the next call of `initialize` makes other ones. Default: nothing.
-   * @throws SecretsError `ALREADY_INITIALIZED`; `RECORD_MISSING` if the store has workspaces that were used; what `deliver`
+   * @throws SecretsError `ALREADY_INITIALIZED`; `RECORD_MISSING` if the service was used before, so that its record was removed or
+   * replaced; KeywardError `STORE_NOT_SCANNABLE`, because the records of a former service could not be found; what `deliver`
    * throws.
    */
   async initialize({
@@ -194,9 +196,15 @@ export class SecretsAdmin {
     await requireTokensAccepted(store, Date.now());
   }
 
-  /** Returns whether the store has a service, or one whose initialization was not finished. */
+  /**
+   * Returns whether the store has a service, or one whose initialization was not finished. Scans the keys of the store unless
+   * the service is initialized.
+   *
+   * @throws SecretsError `RECORD_MISSING` if the service was used before, so that its record was removed or replaced; KeywardError
+   * `STORE_NOT_SCANNABLE`.
+   */
   async state(): Promise<ServiceState> {
-    return await serviceState(this.#context.store);
+    return await requireNotLost(this.#context.store, this.#workspaces);
   }
 
   /**

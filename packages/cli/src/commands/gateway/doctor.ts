@@ -85,6 +85,8 @@ async function checkKeys(keys: KeyProvider, signal: AbortSignal): Promise<readon
 }
 
 async function checkService(admin: SecretsAdmin): Promise<readonly Finding[]> {
+  // First, because a service that has lost its record must be restored, and not be initialized again.
+  await admin.state();
   await admin.ready();
   return [good("store", "answers, the keys belong to it, and the service is set up"), good("audit", "can be written")];
 }
