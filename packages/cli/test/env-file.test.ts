@@ -8,14 +8,14 @@ import { expect, it, onTestFinished } from "vitest";
 import { envVariables } from "../src/service/env-file.ts";
 
 it.each([
-  ["A=b", "b"],
-  ["\n# remark\n  export A=b", "b"],
-  ["A='b # c\\n$d'", "b # c\\n$d"],
-  ['A="b # c"', "b # c"],
-  ["A=b  # remark", "b"],
-  ["A=b==\r\n", "b=="],
-])("reads %j as Node.js does", (text, value) => {
-  expect(envVariables(text)).toEqual([{ name: "A", value }]);
+  ["A=b", "b", 1],
+  ["\n# remark\n  export A=b", "b", 3],
+  ["A='b # c\\n$d'", "b # c\\n$d", 1],
+  ['A="b # c"', "b # c", 1],
+  ["A=b  # remark", "b", 1],
+  ["A=b==\r\n", "b==", 1],
+])("reads %j as Node.js does", (text, value, line) => {
+  expect(envVariables(text)).toEqual([{ name: "A", value, line }]);
   expect(parseEnv(text)).toEqual({ A: value });
 });
 
@@ -37,6 +37,9 @@ it.each([
   ["#x\rA=secret", /Line 1 .*carriage return/],
   ["A=`secret`", /Line 1/],
   ["A=", /Line 1 .*empty/],
+  ["KEY='begin'\nsecret==", /Line 2 .*= only/],
+  ["secret===", /Line 1 .*= only/],
+  ["secret='='", /Line 1 .*= only/],
   ...Array.from(";&|<>(){}~", (sign): [string, RegExp] => [`A=secret${sign}tail`, /Line 1 .*without quotes/]),
   ["A=~/secret", /Line 1 .*without quotes/],
 ])("refuses %j with an error that has the number of the line and not the value", (text, message) => {

@@ -75,8 +75,28 @@ describe("keyward gateway doctor", () => {
       expect(stdout).toContain(`PROBLEM  store: ${record} is stored, and no list and no other record names it\n`);
     }
     expect(stdout.match(/the token \w+ of the (workspace main|operators) is stored/g)).toHaveLength(3);
-    expect(stdout.match(/^ +Delete nothing/gm)).toHaveLength(5);
+    expect(stdout.match(/^ +Delete nothing.* and the time of the restore, and keep the flag for later/gm)).toHaveLength(
+      5,
+    );
     expect(stdout).not.toContain("a-value-that-nobody-prints");
+  });
+
+  it("says that a backup must be restored if the record of the installation was removed, and no command replaces it", async () => {
+    const folder = await serviceWithSecret();
+    changeRecords(folder, remove, "service");
+    changeRecords(folder, remove, "list/workspaces/");
+    const { stdout, exitCode } = await keyward(folder, {}, "gateway", "doctor");
+    expect(exitCode).toBe(1);
+    const lost = "The record of the installation is missing, although it was not deleted. Nothing was changed.";
+    expect(stdout).toContain(`PROBLEM  store: ${lost} (RECORD_MISSING)\n`);
+    expect(stdout).toContain("restore the store from a backup");
+    expect(stdout).not.toContain("gateway init");
+    const start = ["gateway", "start", "--port", "0", "--admin-port", "0"];
+    for (const words of [["gateway", "init"], start, ["tokens", "recover"]]) {
+      const refused = await keyward(folder, {}, ...words);
+      expect(refused).toMatchObject({ exitCode: 1, stdout: "", stderr: expect.stringContaining(lost) });
+      expect(refused.stderr).not.toContain("gateway init");
+    }
   });
 
   it("does not say that no secret expires if the record of a server cannot be read", async () => {

@@ -2,6 +2,7 @@ import { execFileSync } from "node:child_process";
 import { createServer } from "node:http";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { hasToken as hasTokenOfService } from "@keyward/secrets/fields";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { readTime } from "../src/declarations/arguments.ts";
 import { CommandError } from "../src/exit-codes.ts";
@@ -9,6 +10,7 @@ import { listAll } from "../src/service/listed.ts";
 import { loginPath } from "../src/service/login-file.ts";
 import { textOfFile } from "../src/service/secret-value.ts";
 import { errorResult } from "../src/terminal/output.ts";
+import { hasToken } from "../src/terminal/without-tokens.ts";
 import { newFolder } from "./gateway-process.ts";
 import { keyward, keywardReading } from "./keyward-process.ts";
 
@@ -69,6 +71,16 @@ describe("a token at a wrong place of the command line", () => {
       expect(ended.exitCode).not.toBe(0);
       expect(ended.stdout + ended.stderr).not.toContain("K2OPoY6");
     }
+  });
+
+  it("is found by the command and by the service alike, also if its end is missing", () => {
+    const found = Array.from(token, (_, index) => {
+      const part = token.slice(0, index + 1);
+      return [hasToken(part), hasTokenOfService(part)];
+    });
+    const known = token.length - 33;
+    expect(found.slice(0, known - 1)).toEqual(Array(known - 1).fill([false, false]));
+    expect(found.slice(known - 1)).toEqual(Array(34).fill([true, true]));
   });
 
   it("is not repeated by any error", () => {

@@ -225,7 +225,7 @@ describe("the value of a secret", () => {
     ];
     await writeFile(join(folder, "values.env"), [...lines, "SHORT=x"].join("\n"));
     const unfit = await keyward(folder, env, "secrets", "import", "github", "values.env");
-    expect(unfit).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("nothing was set. SHORT: the value") });
+    expect(unfit).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("nothing was set. Line 6: the value") });
     expect((await keyward(folder, env, "secrets", "list", "github")).stdout).not.toContain("FIRST_KEY");
     await writeFile(join(folder, "values.env"), lines.join("\n"));
     const ended = await keyward(folder, env, "secrets", "import", "github", "values.env");
@@ -249,12 +249,12 @@ describe("the value of a secret", () => {
     const { exitCode, stdout, stderr } = await keyward(folder, env, "secrets", "import", "github", "unfit.env");
     expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
     expect(stderr.split("\n")[0]?.split("nothing was set. ")[1]?.split("; ")).toEqual([
-      "CONTROL: the value must be a text without control characters, such as the end of a line",
-      "SPACED: the value must be a text without white space at either end",
-      "Host: no value can be sent in the header with this name",
-      "first_key: the secret FIRST_KEY sets the same header",
-      "mcp-session-id: no value can be sent in the header with this name",
-      "a variable whose name and value seem to be swapped (USAGE)",
+      "Line 2: the value must be a text without control characters, such as the end of a line",
+      "Line 3: the value must be a text without white space at either end",
+      "Line 4: no value can be sent in the header with this name",
+      "Line 5: the secret FIRST_KEY sets the same header",
+      "Line 6: no value can be sent in the header with this name",
+      "Line 7: the name and the value seem to be swapped (USAGE)",
     ]);
     expect(stderr).not.toMatch(/hidden.text|aVerySecret/i);
     expect((await keyward(folder, env, "secrets", "list", "github")).stdout).not.toContain("GOOD");

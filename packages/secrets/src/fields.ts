@@ -49,9 +49,12 @@ export function brokenValueRule(given: unknown): string | undefined {
 /** The rule of every text that is listed or recorded. {@link hasToken} tells whether a text breaks the rule. */
 export const withoutToken = "a text without a token of this service";
 
-/** Returns whether a text has a whole token of the service. The name of a host has it in lower case. */
+/**
+ * Returns whether a text has a token of the service, or so much of the beginning of one that the rest could be guessed: whoever
+ * has all but the checksum can compute the checksum. The name of a host has a token in lower case.
+ */
 export function hasToken(text: string): boolean {
-  return /kwt_[a-z0-9]{7,12}_[a-z0-9]{12}_[a-z0-9]{49}/i.test(text);
+  return /kwt_[a-z0-9]{7,12}_[a-z0-9]{12}_[a-z0-9]{16}/i.test(text);
 }
 
 /** Returns whether the name of a secret and its value seem to be swapped. The name is shown and recorded. */

@@ -3,13 +3,14 @@ import { keeperOf } from "./access/keepers.ts";
 import type { Tokens } from "./access/tokens.ts";
 import type { Changes } from "./audit/changes.ts";
 import {
+  alreadyInitialized,
   claimInitialization,
   finishInitialization,
   giveUpInitialization,
   type InitializationClaim,
   requireClaim,
-  requireUninitialized,
 } from "./installation.ts";
+import { requireNotLost } from "./lost-installation.ts";
 import type { IssuedToken, WorkspaceInfo } from "./model.ts";
 import { installation } from "./records/record-keys.ts";
 import type { ChangeParts } from "./revocations.ts";
@@ -47,7 +48,7 @@ export class Initializations {
    * Makes the first tokens, and passes them to `deliver` before the service counts as initialized.
    *
    * @param name the name of the first workspace.
-   * @throws SecretsError `ALREADY_INITIALIZED`, `RECORD_MISSING`; what `deliver` throws.
+   * @throws SecretsError `ALREADY_INITIALIZED`, `RECORD_MISSING`; KeywardError `STORE_NOT_SCANNABLE`; what `deliver` throws.
    */
   async run(
     caller: Caller,
@@ -55,7 +56,7 @@ export class Initializations {
     deliver: (initialization: Initialization) => Promise<void>,
   ): Promise<Initialization> {
     const { store } = this.#context;
-    await requireUninitialized(store);
+    if ((await requireNotLost(store, this.#workspaces)) === "initialized") throw alreadyInitialized();
     return await this.#changes.record(
       { action: "service.initialize", workspace: undefined, caller, subject: name },
       async () => {

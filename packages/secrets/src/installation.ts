@@ -23,15 +23,6 @@ export async function serviceState(store: ServiceStore): Promise<ServiceState> {
   return record.value.initializing === undefined ? "initialized" : "initializing";
 }
 
-/**
- * Checks that the service was not initialized yet.
- *
- * @throws SecretsError `ALREADY_INITIALIZED`.
- */
-export async function requireUninitialized(store: ServiceStore): Promise<void> {
-  if ((await serviceState(store)) === "initialized") throw alreadyInitialized();
-}
-
 /** The right of one process to initialize the service, until another process takes over. */
 export interface InitializationClaim {
   readonly id: string;
@@ -179,7 +170,8 @@ function notYet(time: number): SecretsError {
   );
 }
 
-function alreadyInitialized(): SecretsError {
+/** Returns the error for a store whose service can be used already. */
+export function alreadyInitialized(): SecretsError {
   return new SecretsError("ALREADY_INITIALIZED", "The store has a secrets service already", {
     hint: "Start it with `keyward gateway start`. If no operator has a token, run `keyward tokens recover` on the machine that has the keyring.",
   });

@@ -17,7 +17,7 @@ import { requireExpires, requireNewToken } from "./access/token-fields.ts";
 import { Tokens } from "./access/tokens.ts";
 import type { AuditLog } from "./audit/audit-log.ts";
 import { Changes } from "./audit/changes.ts";
-import { recordedSecret, recordedServer, recordedToken, unknownName } from "./audit/recorded-names.ts";
+import { hasServer, recordedSecret, recordedServer, recordedToken, unknownName } from "./audit/recorded-names.ts";
 import { explainCall } from "./calls/explain-call.ts";
 import { findExpiringSecrets } from "./expiring-secrets.ts";
 import { invalidField, requireField } from "./field-checks.ts";
@@ -34,6 +34,7 @@ import {
 } from "./fields.ts";
 import { type Initialization, Initializations } from "./initializations.ts";
 import { requireTokensAccepted, type ServiceState, serviceState } from "./installation.ts";
+import { requireNotLost } from "./lost-installation.ts";
 import type {
   CallExplanation,
   CallerInfo,
@@ -64,11 +65,11 @@ import { Revocations } from "./revocations.ts";
 import { SecretsError } from "./secrets-error.ts";
 import { requireRule } from "./servers/injection-rule.ts";
 import { requireSecretValue, requireUnswapped } from "./servers/secret-value.ts";
-import type { ServerAddress } from "./servers/server-changes.ts";
+import { type ServerAddress, serverNotFound } from "./servers/server-changes.ts";
 import { requireHeaders } from "./servers/server-headers.ts";
 import { ServerSecrets } from "./servers/server-secrets.ts";
 import { requireOrigin, requireServerUrl } from "./servers/server-url.ts";
-import { type NewServer, type ServerChange, Servers } from "./servers/servers.ts";
+import { type NewServer, type ServerChange, Servers, serverExists } from "./servers/servers.ts";
 import type { ServiceContext } from "./store/service-context.ts";
 import { ServiceStore } from "./store/service-store.ts";
 import { type ExpiringSecret, Sweep, type SweepOptions, type SweepReport } from "./sweep.ts";
@@ -165,7 +166,8 @@ export class SecretsAdmin {
    * @param options.workspace the name of the first workspace. Default: "main".
    * @param options.deliver called with the first tokens before the service counts as initialized. If `deliver` throws, the
    * tokens stay refused, and the next call of `initialize` makes other ones. Default: nothing.
-   * @throws SecretsError `ALREADY_INITIALIZED`; `RECORD_MISSING` if the store has workspaces that were used; what `deliver`
+   * @throws SecretsError `ALREADY_INITIALIZED`; `RECORD_MISSING` if the service was used before, so that its record was removed or
+   * replaced; KeywardError `STORE_NOT_SCANNABLE`, because the records of a former service could not be found; what `deliver`
    * throws.
    */
   async initialize({
@@ -195,9 +197,15 @@ export class SecretsAdmin {
     await requireTokensAccepted(store, Date.now());
   }
 
-  /** Returns whether the store has a service, or one whose initialization was not finished. */
+  /**
+   * Returns whether the store has a service, or one whose initialization was not finished. Scans the keys of the store unless
+   * the service is initialized.
+   *
+   * @throws SecretsError `RECORD_MISSING` if the service was used before, so that its record was removed or replaced; KeywardError
+   * `STORE_NOT_SCANNABLE`.
+   */
   async state(): Promise<ServiceState> {
-    return await serviceState(this.#context.store);
+    return await requireNotLost(this.#context.store, this.#workspaces);
   }
 
   /**
@@ -350,7 +358,9 @@ export class SecretsAdmin {
       kind: requireField("kind", kindField, kind, "`mcp` or `http`"),
       ...headers,
     };
-    const detail = [`${checked.kind} ${checked.url}`, ...detailsOf(headers)].join(", ");
+    // A refused change records no URL and no headers: a person may have pasted a value there.
+    const isTaken = await hasServer(this.#context.store, address);
+    const detail = isTaken ? undefined : [`${checked.kind} ${checked.url}`, ...detailsOf(headers)].join(", ");
     const change = {
       workspace: address.workspace,
       caller,
@@ -359,6 +369,7 @@ export class SecretsAdmin {
       detail,
     } as const;
     return await this.#changes.record(change, async () => {
+      if (isTaken) throw serverExists(address.slug);
       const result = await this.#servers.create(address.workspace, checked, caller.owner);
       return { result, revision: result.revision };
     });
@@ -398,9 +409,11 @@ export class SecretsAdmin {
       relayHeaders: requireHeaders("relayHeaders", relayHeaders),
       disabled,
     };
-    const detail = detailsOf(checked).join(", ");
     const change = await this.#serverChange(caller, address);
+    const isUnknown = change.server === unknownName;
+    const detail = isUnknown ? undefined : detailsOf(checked).join(", ");
     return await this.#changes.record({ ...change, action: "server.update", detail }, async () => {
+      if (isUnknown) throw serverNotFound();
       const result = await this.#servers.update(address, checked, condition);
       return { result, revision: result.revision };
     });

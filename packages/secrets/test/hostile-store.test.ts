@@ -167,7 +167,10 @@ describe("someone who writes to the store and has no key", () => {
     await admin.updateServer(as.admin, "github", { disabled: true });
     await hostile.putBack(key, old);
     const change = admin.updateServer(as.admin, "github", { disabled: true });
-    await expect(change).rejects.toMatchObject({ code: "RECORD_ROLLED_BACK" });
+    await expect(change).rejects.toMatchObject({
+      code: "RECORD_ROLLED_BACK",
+      hint: expect.stringContaining("and the time of the restore, and keep the flag for later starts"),
+    });
     expect(audit.kept.at(-1)).toMatchObject({ action: "server.update", outcome: "failed" });
   });
 

@@ -2,8 +2,8 @@ import { Keyring } from "@keyward/core";
 import { type Initialization, SecretsAdmin } from "@keyward/secrets";
 import { MemoryStore } from "@keyward/store-memory";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import { haltedRead, slowStore } from "./hostile-store.ts";
-import { AuditInMemory } from "./service.ts";
+import { HostileStore, haltedRead, slowStore } from "./hostile-store.ts";
+import { AuditInMemory, keysIn } from "./service.ts";
 
 const refused = { code: "TOKEN_REFUSED" };
 
@@ -28,6 +28,91 @@ async function expectUsable(admin: SecretsAdmin, { operator, admin: first }: Ini
   expect((await admin.listWorkspaces(admin.localOperator())).items).toMatchObject([{ name: "main" }]);
   await expect(admin.initialize()).rejects.toMatchObject({ code: "ALREADY_INITIALIZED" });
 }
+
+/** Starts a service, and returns the record of the installation from the time of its initialization. */
+async function startUsed(use: (admin: SecretsAdmin, first: Initialization) => Promise<unknown>) {
+  const { store, open } = start();
+  const admin = open();
+  const hostile = new HostileStore({ store });
+  let early: unknown;
+  const first = await admin.initialize({
+    deliver: async () => {
+      early = await hostile.read("service");
+    },
+  });
+  await use(admin, first);
+  const remove = async (prefix: string) => {
+    for (const key of await keysIn({ store }, prefix)) await hostile.remove(key);
+  };
+  return { store, open, early, remove, hostile };
+}
+
+describe("a service that was used", () => {
+  const uses: Record<string, Parameters<typeof startUsed>[0]> = {
+    "a server with a secret": async (admin, first) => {
+      const caller = await admin.authenticate(first.admin.token);
+      await admin.createServer(caller, { slug: "github", url: "https://example.com" });
+      await admin.setSecret(caller, "github", { name: "ONE", value: "a-value-of-ONE" });
+    },
+    "a further token": async (admin, first) =>
+      await admin.createToken(await admin.authenticate(first.admin.token), { owner: "ci", role: "member" }),
+    "a further workspace": async (admin) =>
+      await admin.createWorkspace(admin.localOperator(), { name: "pay", adminOwner: "ana" }),
+    "nothing further": async () => {},
+  };
+  const attacks: Record<string, (service: Awaited<ReturnType<typeof startUsed>>) => Promise<void>> = {
+    "its record was removed": ({ remove }) => remove("service"),
+    "its record and the list of workspaces were removed": async ({ remove }) => {
+      await remove("service");
+      await remove("list/workspaces/");
+    },
+    "its first record was put back, and the list of workspaces was removed": async ({ remove, hostile, early }) => {
+      await hostile.putBack("service", early);
+      await remove("list/workspaces/");
+    },
+    "its first record was put back, and the lists of the workspaces were removed": async ({ store, ...service }) => {
+      await service.hostile.putBack("service", service.early);
+      for (const key of await keysIn({ store }, "list/")) {
+        if (!key.startsWith("list/workspaces/")) await service.hostile.remove(key);
+      }
+    },
+  };
+  const all = Object.keys(attacks).flatMap((attack) => Object.keys(uses).map((use) => [attack, use] as const));
+  // Such a service cannot be told from one whose initialization was not finished, and has nothing that could be lost.
+  const told = all.filter(
+    ([attack, use]) => use !== "nothing further" || !attack.endsWith("of the workspaces were removed"),
+  );
+
+  it.each(told)("is not initialized again if %s, and there is %s", async (attack, use) => {
+    const service = await startUsed(uses[use] ?? (async () => {}));
+    await attacks[attack]?.(service);
+    const before = await keysIn(service, "");
+    const admin = service.open();
+    // The second call finds what the first one has left.
+    for (const call of [() => admin.initialize(), () => admin.state(), () => admin.initialize()]) {
+      await expect(call()).rejects.toMatchObject({
+        code: "RECORD_MISSING",
+        hint: expect.stringContaining("restore the store from a backup"),
+      });
+    }
+    expect(await keysIn(service, "")).toEqual(before);
+  });
+
+  it("is not initialized in a store that cannot be searched for its records", async () => {
+    const { store, open } = start();
+    const blind = open(
+      new Proxy(store, {
+        get: (target, property) => {
+          const member: unknown = Reflect.get(target, property, target);
+          if (property === "scan") return undefined;
+          return typeof member === "function" ? member.bind(target) : member;
+        },
+      }),
+    );
+    await expect(blind.initialize()).rejects.toMatchObject({ code: "STORE_NOT_SCANNABLE" });
+    expect(await keysIn({ store }, "")).toEqual([]);
+  });
+});
 
 describe("an initialization", () => {
   it("that could not deliver the first tokens is begun again, and the lost tokens are refused", async () => {

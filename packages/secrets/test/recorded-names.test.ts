@@ -51,6 +51,27 @@ describe("the entry of a refused change", () => {
     expect(JSON.stringify(audit.kept)).not.toContain(pasted);
   });
 
+  it("has no URL and no header of a server that is not added or changed, which may be a value", async () => {
+    const { admin, as, audit } = await start();
+    const change = { url: `${url}/${pasted}`, forwardHeaders: [pasted] };
+    await expect(admin.updateServer(as.admin, "unknown", change)).rejects.toMatchObject({ code: "SERVER_NOT_FOUND" });
+    await expect(admin.createServer(as.admin, { slug: "github", ...change })).rejects.toMatchObject({
+      code: "SERVER_EXISTS",
+    });
+    expect(audit.kept.map(({ server, detail, outcome }) => [server, detail, outcome])).toEqual([
+      ["*", undefined, "refused"],
+      ["github", undefined, "refused"],
+    ]);
+    await admin.updateServer(as.admin, "github", change);
+    await admin.deleteServer(as.admin, "github");
+    await admin.createServer(as.admin, { slug: "github", ...change });
+    expect(audit.kept.slice(2).map(({ detail, outcome }) => [detail, outcome])).toEqual([
+      [`url ${change.url}, forwardHeaders ${pasted}`, "done"],
+      [undefined, "done"],
+      [`mcp ${change.url}, forwardHeaders ${pasted}`, "done"],
+    ]);
+  });
+
   it("is not made for a name in other fields, which are looked up or checked before", async () => {
     const { admin, as, audit } = await start();
     const local = admin.localOperator();

@@ -61,6 +61,7 @@ describe("a token that is revoked while one of its calls waits", () => {
         });
         const { items } = await admin.listTokens(as.admin, { owner: "eve" });
         expect(items.filter(({ revoked }) => revoked === undefined)).toEqual([]);
+        expect(await admin.checkRecords(admin.localOperator())).toMatchObject({ problems: [], unlisted: [] });
       }
     }
   });

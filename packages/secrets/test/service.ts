@@ -115,7 +115,7 @@ export async function startService(): Promise<Service> {
 }
 
 /** Returns the keys of the records in the namespace of the service that begin with a prefix. */
-export async function keysIn({ store }: Service, prefix: string): Promise<readonly string[]> {
+export async function keysIn({ store }: Pick<Service, "store">, prefix: string): Promise<readonly string[]> {
   const keys: string[] = [];
   let cursor: string | undefined;
   do {

@@ -4,6 +4,8 @@ import { CommandError } from "../exit-codes.ts";
 export interface EnvVariable {
   readonly name: string;
   readonly value: string;
+  /** The number of the line, for errors: the name may be a part of a value that has several lines. */
+  readonly line: number;
 }
 
 const assignment = /^ *(?:export +)?([A-Za-z_][A-Za-z0-9_.-]*)=(.*)$/;
@@ -19,7 +21,7 @@ const restOfLine = /^(?: +(?:#.*)?)?$/;
  * @throws CommandError `USAGE` with the number of the line and the reason, and never with a text of the file.
  */
 export function envVariables(text: string): readonly EnvVariable[] {
-  const variables = new Map<string, string>();
+  const variables = new Map<string, EnvVariable>();
   for (const [index, line] of text.split(/\r?\n/).entries()) {
     if (withoutValue.test(line) && !line.includes("\r")) continue;
     const variable = variableOf(line);
@@ -30,13 +32,13 @@ export function envVariables(text: string): readonly EnvVariable[] {
           ? "sets a variable a second time"
           : undefined;
     if (typeof variable === "string" || reason !== undefined) throw refused(index + 1, reason ?? "");
-    variables.set(variable.name, variable.value);
+    variables.set(variable.name, { ...variable, line: index + 1 });
   }
-  return Array.from(variables, ([name, value]) => ({ name, value }));
+  return [...variables.values()];
 }
 
 /** Returns the variable of a line, or why the line is refused. */
-function variableOf(line: string): EnvVariable | string {
+function variableOf(line: string): Omit<EnvVariable, "line"> | string {
   if (line.includes("\r")) return "has a carriage return inside";
   const [, name, given] = assignment.exec(line) ?? [];
   if (name === undefined || given === undefined)
@@ -52,6 +54,7 @@ function variableOf(line: string): EnvVariable | string {
   if (!isQuoted && /["'#\t;&|<>(){}~]/.test(value))
     return "has a quote, a tab or one of #;&|<>(){}~ in a value without quotes";
   if (!restOfLine.test(given.slice(isQuoted ? end + 1 : end))) return "has more text after the value";
+  if (/^=+$/.test(value)) return "has a value of = only, as the last line of a base64 text has";
   return value === "" ? "has an empty value" : { name, value };
 }
 

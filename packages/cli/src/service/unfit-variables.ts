@@ -12,7 +12,7 @@ import type { EnvVariable } from "./env-file.ts";
 
 /**
  * Returns why variables cannot be secrets of a server, by the rules of the service: none if the service would set all of
- * them. No reason has a value.
+ * them. A reason has the number of the line, and never the name or the value: the name may be a part of a value.
  *
  * @param existing the secrets of the server.
  */
@@ -21,24 +21,24 @@ export function unfitVariables(
   existing: readonly Pick<Secret, "name" | "injection">[],
 ): readonly string[] {
   const rules = new Map(existing.map(({ name, injection }) => [name, injection]));
-  const byHeader = new Map(existing.map(({ name, injection }) => [headerOf(injection), name]));
-  const reasons = variables.flatMap(({ name, value }) => {
-    // The name is not shown, because it may be the value.
-    if (isSwapped(name, value)) return ["a variable whose name and value seem to be swapped"];
-    if (hasToken(name)) return ["a variable whose name has a token"];
+  const byHeader = new Map(existing.map(({ name, injection }) => [headerOf(injection), { name, line: 0 }]));
+  const reasons = variables.flatMap((variable) => {
+    const { name, value, line } = variable;
     const rule = rules.get(name) ?? { kind: "header", header: name };
     const header = headerOf(rule);
-    const other = byHeader.get(header) ?? name;
+    const other = byHeader.get(header) ?? variable;
     byHeader.set(header, other);
-    const reason = nameReason(name) ?? valueReason(value, rule) ?? headerReason(name, header, other);
-    return reason === undefined ? [] : [`${name}: ${reason}`];
+    const reason = nameReason(name, value) ?? valueReason(value, rule) ?? headerReason(name, header, other);
+    return reason === undefined ? [] : [`Line ${line}: ${reason}`];
   });
   const count = new Set([...rules.keys(), ...variables.map(({ name }) => name)]).size;
   if (count > maxSecretsOfServer) reasons.push(`the server would have more than ${maxSecretsOfServer} secrets`);
   return reasons;
 }
 
-function nameReason(name: string): string | undefined {
+function nameReason(name: string, value: string): string | undefined {
+  if (isSwapped(name, value)) return "the name and the value seem to be swapped";
+  if (hasToken(name)) return "the name has a token";
   return secretNameField.safeParse(name).success ? undefined : `the name must be ${fieldRules.secretName}`;
 }
 
@@ -49,9 +49,11 @@ function valueReason(value: string, rule: Injection): string | undefined {
   return isPair ? undefined : "the value must be of the form `user:password`, because the rule is `basic`";
 }
 
-function headerReason(name: string, header: string, other: string): string | undefined {
+/** @param other what sets the header already: a secret of the server, with the line 0, or a variable of the file. */
+function headerReason(name: string, header: string, other: Pick<EnvVariable, "name" | "line">): string | undefined {
   if (isRefusedHeader(header)) return "no value can be sent in the header with this name";
-  return other === name ? undefined : `the secret ${other} sets the same header`;
+  if (other.name === name) return undefined;
+  return `${other.line === 0 ? `the secret ${other.name}` : `line ${other.line}`} sets the same header`;
 }
 
 function headerOf(rule: Injection): string {

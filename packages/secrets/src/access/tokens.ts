@@ -28,6 +28,12 @@ export type TokenEntry = z.infer<typeof entrySchema>;
 /** A token whose fields were checked. */
 export type CheckedToken = Pick<TokenRecord, "owner" | "role" | "servers" | "tools" | "methods" | "expires">;
 
+/** A token that was made, and its record. */
+interface MadeToken {
+  readonly token: string;
+  readonly record: TokenRecord;
+}
+
 /** How a token of an admin or operator is counted, and how that is undone if its creation fails. */
 interface Counting {
   readonly count: (record: TokenRecord) => Promise<void>;
@@ -72,7 +78,7 @@ export class Tokens {
       changeKeepers(store, workspace, (keepers) => withKeeper(keepers, keeperOf(record), { limit, now: Date.now() }));
     const undo = ({ id }: TokenRecord) =>
       changeKeepers(store, workspace, (keepers) => keepers.filter((keeper) => keeper.id !== id));
-    return await this.#issue(workspace, given, creator, { count, undo });
+    return issuedToken(await this.#issue(workspace, given, creator, { count, undo }));
   }
 
   /**
@@ -80,9 +86,9 @@ export class Tokens {
    * valid when the record that lists it is written.
    */
   async createFirst(workspace: string, given: CheckedToken, createdBy: string): Promise<IssuedToken> {
-    const { token, record } = await this.#listed(workspace, given, createdBy);
-    await this.#context.store.create(tokenRecord, tokenKey(workspace, record.id), record);
-    return { token, info: tokenInfo(record, undefined) };
+    const made = await this.#listed(workspace, given, createdBy);
+    await this.#context.store.create(tokenRecord, tokenKey(workspace, made.record.id), made.record);
+    return issuedToken(made);
   }
 
   /** Returns a page of the tokens of a workspace, or of one owner in it. */
@@ -137,7 +143,7 @@ export class Tokens {
     const until = Date.now() + overlapMs;
     const end = expires === undefined || expires > until ? until : expires;
     let replaced = keeperOf(former);
-    const issued = await this.#issue(workspace, { owner, role, servers, tools, methods, expires }, creator, {
+    const made = await this.#issue(workspace, { owner, role, servers, tools, methods, expires }, creator, {
       // One change, so that at each moment one of both tokens counts as an admin.
       count: (record) =>
         changeKeepers(store, workspace, (keepers) => {
@@ -161,8 +167,8 @@ export class Tokens {
             : keepers,
         ),
     });
-    await this.#endFormer(workspace, former, end, issued);
-    return issued;
+    await this.#endFormer(workspace, former, end, made.record);
+    return issuedToken(made);
   }
 
   /** Yields the ids of the tokens of an owner, or of all tokens of a workspace, newest first. */
@@ -231,12 +237,7 @@ export class Tokens {
     if (failures.length > 0) throw failures[0];
   }
 
-  async #issue(
-    workspace: string,
-    given: CheckedToken,
-    creator: Caller,
-    { count, undo }: Counting,
-  ): Promise<IssuedToken> {
+  async #issue(workspace: string, given: CheckedToken, creator: Caller, { count, undo }: Counting): Promise<MadeToken> {
     const { store } = this.#context;
     await requireOpenWorkspace(store, workspace);
     const { token, record } = await this.#listed(workspace, given, creator.owner);
@@ -261,12 +262,12 @@ export class Tokens {
       );
       throw error;
     }
-    return { token, info: tokenInfo(record, undefined) };
+    return { token, record };
   }
 
   /** Lets the former token of a rotation expire. */
-  async #endFormer(workspace: string, former: TokenRecord, end: number, issued: IssuedToken): Promise<void> {
-    const { store, onProblem } = this.#context;
+  async #endFormer(workspace: string, former: TokenRecord, end: number, next: TokenRecord): Promise<void> {
+    const { onProblem } = this.#context;
     try {
       await this.#change(workspace, former.id, (current) => {
         if (current.revoked !== undefined) throw endedToken();
@@ -275,7 +276,7 @@ export class Tokens {
     } catch (error) {
       // The list of admins or operators already says when the former token ends.
       if (isKeeper(former)) return onProblem(error);
-      if (error instanceof SecretsError) await store.remove([tokenKey(workspace, issued.info.id)]).catch(onProblem);
+      if (error instanceof SecretsError) await this.#remove(workspace, next).catch(onProblem);
       throw error;
     }
   }
@@ -306,11 +307,7 @@ export class Tokens {
    *
    * @throws SecretsError `CLOCK_JUMPED` if the service would refuse the token.
    */
-  async #listed(
-    workspace: string,
-    given: CheckedToken,
-    createdBy: string,
-  ): Promise<{ readonly token: string; readonly record: TokenRecord }> {
+  async #listed(workspace: string, given: CheckedToken, createdBy: string): Promise<MadeToken> {
     const id = newId();
     const token = newTokenText({ workspace, id });
     // The time is first, so that it is before a revocation that the record of the installation does not name yet.
@@ -334,11 +331,19 @@ export class Tokens {
     isStored: boolean,
   ): Promise<void> {
     if (isKeeper(token)) await undo(token);
-    await this.#context.store.remove([tokenKey(workspace, token.id)]);
-    if (isStored) {
-      await this.listOf(workspace).changePage(token.page, (entry) => (entry.id === token.id ? undefined : entry));
-    }
+    if (isStored) await this.#remove(workspace, token);
+    else await this.#context.store.remove([tokenKey(workspace, token.id)]);
   }
+
+  /** Removes the record of a token, and then its entry in the list. */
+  async #remove(workspace: string, { id, page }: TokenRecord): Promise<void> {
+    await this.#context.store.remove([tokenKey(workspace, id)]);
+    await this.listOf(workspace).changePage(page, (entry) => (entry.id === id ? undefined : entry));
+  }
+}
+
+function issuedToken({ token, record }: MadeToken): IssuedToken {
+  return { token, info: tokenInfo(record, undefined) };
 }
 
 /** Returns what callers see of a token. */

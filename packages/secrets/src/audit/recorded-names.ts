@@ -13,6 +13,15 @@ export async function recordedServer(store: ServiceStore, { workspace, slug }: S
   return (await store.stored([key])).has(key) ? slug : unknownName;
 }
 
+/** Returns whether a workspace has a server that can be read, and whose deletion was not begun. */
+export async function hasServer(store: ServiceStore, { workspace, slug }: ServerAddress): Promise<boolean> {
+  const server = await orReport(
+    () => store.read(serverRecord, serverKey(workspace, slug)),
+    () => {},
+  );
+  return server?.value.deleting === false;
+}
+
 /** Returns how the audit names a secret of a server. */
 export async function recordedSecret(store: ServiceStore, address: ServerAddress, name: string): Promise<string> {
   const read = () => store.read(serverRecord, serverKey(address.workspace, address.slug));

@@ -311,7 +311,8 @@ export function serverInfo(server: ServerRecord): ServerInfo {
   return { ...settings, revision, created, secretCount: secrets.length, deleting };
 }
 
-function serverExists(slug: string): SecretsError {
+/** Returns the error for the slug of a new server that another server has. */
+export function serverExists(slug: string): SecretsError {
   return new SecretsError("SERVER_EXISTS", `The workspace already has a server ${slug}`, {
     hint: `To change it, run \`keyward servers set ${slug}\`. For another server, choose another slug.`,
   });

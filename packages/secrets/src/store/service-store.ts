@@ -252,7 +252,7 @@ function rolledBack(name: string, revision: number): SecretsError {
     "RECORD_ROLLED_BACK",
     `A ${name} has revision ${revision}, which is lower than a revision that this process has read before`,
     {
-      hint: "If the store was restored from a backup, restart every process with `--revoke-tokens-before` and the time of the backup. Otherwise someone who can write to the store has put back an old record: find out who, and set the secrets again.",
+      hint: "If the store was restored from a backup, restart every process with `--revoke-tokens-before` and the time of the restore, and keep the flag for later starts. Otherwise someone who can write to the store has put back an old record: find out who, and set the secrets again.",
     },
   );
 }

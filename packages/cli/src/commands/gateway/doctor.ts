@@ -20,7 +20,7 @@ const missingHint =
   "Find out which program writes to the store. Restore a backup, or set the secret or make the token again. If a process was killed while it made a server or a token, do nothing: the service forgets the rest after a day.";
 
 const unlistedHint =
-  "Delete nothing: calls may still use the record. Find out which program writes to the store. Restore a backup of the store, and start once with `keyward gateway start --revoke-tokens-before` and the time of the backup. Until then, an admin revokes such a token by its id: `keyward tokens revoke <id>`.";
+  "Delete nothing: calls may still use the record. Find out which program writes to the store. Restore a backup of the store, start with `keyward gateway start --revoke-tokens-before` and the time of the restore, and keep the flag for later starts. Until then, an admin revokes such a token by its id: `keyward tokens revoke <id>`.";
 
 /**
  * Checks a secrets service and prints a line for each check. Changes nothing.
@@ -85,6 +85,8 @@ async function checkKeys(keys: KeyProvider, signal: AbortSignal): Promise<readon
 }
 
 async function checkService(admin: SecretsAdmin): Promise<readonly Finding[]> {
+  // First, because a service that has lost its record must be restored, and not be initialized again.
+  await admin.state();
   await admin.ready();
   return [good("store", "answers, the keys belong to it, and the service is set up"), good("audit", "can be written")];
 }

@@ -138,7 +138,7 @@ export async function importSecrets(
   const unfit = unfitVariables(variables, (await client.listSecrets(server)).secrets);
   if (unfit.length > 0) {
     throw new CommandError("USAGE", `The file was refused, so nothing was set. ${unfit.join("; ")}`, {
-      hint: "Remove the lines of these variables from the file. Set such a secret with `keyward secrets set`, and with `--header <name>` if it needs another header.",
+      hint: "Remove these lines from the file. Set such a secret with `keyward secrets set`, and with `--header <name>` if it needs another header.",
     });
   }
   const redacted = redact ? undefined : false;
