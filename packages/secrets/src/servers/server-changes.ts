@@ -49,10 +49,12 @@ export function requireServer(found: ServerRecord | undefined): ServerRecord {
 /**
  * Returns the error for a server that does not exist or is being deleted.
  *
- * @param slugs which of several servers. Default: the one that the call names.
+ * @param numbers the numbers of the missing ones in a list of servers, from 1. Their slugs are not repeated, because one may be a
+ * pasted value. Default: the server is the one that the call names.
  */
-export function serverNotFound(slugs: readonly string[] = []): SecretsError {
-  const which = slugs.length === 0 ? "such server" : `server ${slugs.join(", ")}`;
+export function serverNotFound(numbers: readonly number[] = []): SecretsError {
+  const which =
+    numbers.length === 0 ? "such server" : `server with the slug at number ${numbers.join(", ")} of the list`;
   return new SecretsError("SERVER_NOT_FOUND", `The workspace has no ${which}`, {
     hint: "List the servers with `keyward servers list`, and correct the slug.",
   });

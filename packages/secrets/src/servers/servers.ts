@@ -144,13 +144,13 @@ export class Servers {
   /**
    * Checks that a workspace has each of several servers.
    *
-   * @throws SecretsError `SERVER_NOT_FOUND`, whose message names those that the workspace does not have.
+   * @throws SecretsError `SERVER_NOT_FOUND`, whose message has the numbers of those that the workspace does not have.
    */
   async requireAll(workspace: string, slugs: readonly string[]): Promise<void> {
     const batch = await this.#context.store.readBatch(slugs.map((slug) => serverKey(workspace, slug)));
-    const missing = slugs.filter((slug) => {
+    const missing = slugs.flatMap((slug, index) => {
       const found = batch.record(serverRecord, serverKey(workspace, slug))?.value;
-      return found === undefined || found.deleting;
+      return found === undefined || found.deleting ? [index + 1] : [];
     });
     if (missing.length > 0) throw serverNotFound(missing);
   }
