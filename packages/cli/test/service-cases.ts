@@ -253,9 +253,9 @@ export function serviceCases(
       await logIn(desk);
       await desk.failure("SERVER_NOT_FOUND", "--owner", "ci", "--servers", "github");
       await desk.do("servers", "add", ...server);
-      const flags = ["--servers", "github", "--tools", "a,b", "--methods", "get", "--expires", "2100-01-31"];
+      const flags = ["--servers", "github", "--tools", "a,b", "--methods", "get,post", "--expires", "2100-01-31"];
       expect(await desk.result("--owner", "ci", ...flags)).toMatchObject({
-        info: { owner: "ci", role: "member", servers: ["github"], tools: ["a", "b"], methods: ["GET"] },
+        info: { owner: "ci", role: "member", servers: ["github"], tools: ["a", "b"], methods: ["GET", "POST"] },
         urls: [expect.stringMatching(/\/s\/github\/mcp$/)],
       });
     },

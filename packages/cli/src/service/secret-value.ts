@@ -26,7 +26,7 @@ export async function readValue(context: Context, name: string, source: ValueSou
   const problem = problemWith(value);
   if (problem === undefined) return value;
   throw new CommandError("USAGE", `The value ${problem}, so nothing was set`, {
-    hint: "Check that the input has the whole value and nothing else. A value has one line of 8 to 8,192 bytes: encode another one, such as with base64.",
+    hint: "Check that the input has the whole value and nothing else. A value has one line of 8 to 8,192 bytes. Encode a value of several lines, such as with base64.",
   });
 }
 
