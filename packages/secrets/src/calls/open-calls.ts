@@ -56,7 +56,7 @@ export async function endedCalls<Call extends OpenCall>(
     for (const key of keysOfToken(tokenOf(call))) keys.add(key);
     keys.add(serverKey(tokenOf(call).workspace, call.server.slug));
   }
-  const batch = await store.readShared([...keys]);
+  const batch = await store.readJointly([...keys]);
   const records = new Records(batch);
   return calls.flatMap((call): EndedCall<Call>[] => {
     try {

@@ -28,7 +28,7 @@ export async function callableServers(
     }
   }
   const wanted = [...slugs].sort();
-  const batch = await store.readShared(wanted.map((slug) => serverKey(workspace.id, slug)));
+  const batch = await store.readJointly(wanted.map((slug) => serverKey(workspace.id, slug)));
   const found: CallableServer[] = [];
   for (const slug of wanted) {
     const read = () => batch.record(serverRecord, serverKey(workspace.id, slug))?.value;

@@ -208,7 +208,7 @@ export class SecretsReader {
     { address, isUse = true }: { readonly address?: string | undefined; readonly isUse?: boolean } = {},
   ): Promise<WorkspaceGrant> {
     const presented = presentedToken(token);
-    const batch = await this.#store.readShared(presented.keys);
+    const batch = await this.#store.readJointly(presented.keys);
     const { caller, token: record } = requireCaller(presented, batch, address);
     if (!hasRight(caller.role, "servers.call")) throw notAllowed();
     if (isUse) this.#lastUses.note(presented.workspace, record.id);
@@ -255,7 +255,7 @@ export class SecretsReader {
     const byServer = Map.groupBy(calls, ({ caller, server }) =>
       serverKey(caller.workspace ?? installation, server.slug),
     );
-    const batch = await this.#store.readShared([...byServer.keys()]);
+    const batch = await this.#store.readJointly([...byServer.keys()]);
     const found: NewSecrets<Call>[] = [];
     for (const [key, ofServer] of byServer) {
       try {
@@ -285,7 +285,7 @@ export class SecretsReader {
   async #read(presented: PresentedToken, slug: string, known: KnownValues | undefined): Promise<ReadBatch> {
     const { workspace, keys } = presented;
     const values = (known?.values ?? []).map((value) => valueKey(workspace, known?.server ?? "", value));
-    return await this.#store.readShared([...keys, serverKey(workspace, slug), ...values]);
+    return await this.#store.readJointly([...keys, serverKey(workspace, slug), ...values]);
   }
 
   /** Returns the server that a token may call, with its secrets. */
@@ -317,7 +317,7 @@ export class SecretsReader {
     }
     const isRead = (value: number) => known?.server === id && known.values.includes(value);
     const unread = secrets.filter(({ value }) => !isRead(value)).map(({ value }) => valueKey(workspace, id, value));
-    const further = unread.length === 0 ? batch : await this.#store.readShared(unread);
+    const further = unread.length === 0 ? batch : await this.#store.readJointly(unread);
     const missing: string[] = [];
     const found = secrets.flatMap(({ name, revision, rule, redacted, value }): CallSecret[] => {
       const key = valueKey(workspace, id, value);

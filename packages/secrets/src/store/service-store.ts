@@ -13,8 +13,8 @@ import {
 import { scopeOfServiceRecord, serviceNamespace } from "../records/record-keys.ts";
 import type { RecordKind, StoredRecord } from "../records/record-kind.ts";
 import { SecretsError } from "../secrets-error.ts";
+import { JointReads } from "./joint-reads.ts";
 import { SeenRevisions } from "./seen-revisions.ts";
-import { SharedReads } from "./shared-reads.ts";
 
 /** What becomes of a record: `next` replaces the record. Without `next`, the record stays as it is. */
 export interface Decision<Value, Result> {
@@ -56,7 +56,7 @@ export class ServiceStore {
   readonly #store: WrappableStore;
   readonly #replace: NonNullable<EncryptedStore["replace"]>;
   readonly #seen = new SeenRevisions();
-  readonly #shared: SharedReads<number>;
+  readonly #shared: JointReads<number>;
 
   /**
    * Opens the records in a store, which the caller closes after {@link ServiceStore.disconnect}.
@@ -74,7 +74,7 @@ export class ServiceStore {
     if (!isAtomic(store) || replace === undefined) throw notAtomic();
     this.encrypted.namespace = serviceNamespace;
     this.#replace = replace;
-    this.#shared = new SharedReads(this.encrypted, () => this.#seen.readBegins());
+    this.#shared = new JointReads(this.encrypted, () => this.#seen.readBegins());
   }
 
   /** Reads a record. Returns `undefined` if there is none. Throws like {@link ReadBatch.record}. */
@@ -91,7 +91,7 @@ export class ServiceStore {
   }
 
   /** Like {@link ServiceStore.readBatch}, but shares one call to the store with others that ask in the same turn of the event loop. */
-  async readShared(keys: readonly string[]): Promise<ReadBatch> {
+  async readJointly(keys: readonly string[]): Promise<ReadBatch> {
     const { records, begun } = await this.#shared.read(keys);
     return { record: (kind, key) => this.#recordOf(kind, key, records.get(key), begun) };
   }

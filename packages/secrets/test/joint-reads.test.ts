@@ -1,7 +1,7 @@
 import { EncryptedStore, Keyring, type StoredValue } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import { SharedReads } from "../src/store/shared-reads.ts";
+import { JointReads } from "../src/store/joint-reads.ts";
 
 /** A store that notes the keys of each read, and can keep a read from returning. */
 class WatchedStore extends MemoryStore {
@@ -24,19 +24,19 @@ class WatchedStore extends MemoryStore {
   }
 }
 
-async function sharedReads() {
+async function jointReads() {
   const inner = new WatchedStore();
   const store = new EncryptedStore(inner, { keys: Keyring.generate() });
   await store.set("a", "first");
   await store.set("b", "other");
   let clock = 0;
-  return { inner, store, shared: new SharedReads(store, () => clock++) };
+  return { inner, store, joint: new JointReads(store, () => clock++) };
 }
 
-describe("SharedReads", () => {
+describe("JointReads", () => {
   it("reads for all callers of one turn of the event loop at once, and each key once", async () => {
-    const { inner, shared } = await sharedReads();
-    const reads = await Promise.all([shared.read(["a", "b"]), shared.read(["b", "none"]), shared.read(["a"])]);
+    const { inner, joint } = await jointReads();
+    const reads = await Promise.all([joint.read(["a", "b"]), joint.read(["b", "none"]), joint.read(["a"])]);
     expect(inner.reads).toEqual([["a", "b", "none"]]);
     for (const { records } of reads) {
       expect([...records]).toEqual([
@@ -48,30 +48,30 @@ describe("SharedReads", () => {
   });
 
   it("begins another read for a caller that asks while a read is in progress", async () => {
-    const { inner, store, shared } = await sharedReads();
+    const { inner, store, joint } = await jointReads();
     const release = inner.hold();
-    const before = shared.read(["a"]);
+    const before = joint.read(["a"]);
     await expect.poll(() => inner.reads.length).toBe(1);
     await store.set("a", "second");
-    const after = await shared.read(["a"]);
+    const after = await joint.read(["a"]);
     expect([after.records.get("a"), after.begun]).toEqual(["second", 1]);
     release();
     expect([(await before).records.get("a"), (await before).begun]).toEqual(["first", 0]);
   });
 
   it("returns the error of a record in its place, so that the other callers have their records", async () => {
-    const { inner, shared } = await sharedReads();
+    const { inner, joint } = await jointReads();
     const b = await inner.get("b");
     if (b !== undefined) await inner.set("a", b);
-    const { records } = await shared.read(["a", "b"]);
+    const { records } = await joint.read(["a", "b"]);
     expect(records.get("a")).toMatchObject({ code: "RECORD_TAMPERED" });
     expect(records.get("b")).toBe("other");
   });
 
   it("rejects for each caller if the store fails, and reads again for the next caller", async () => {
-    const { store } = await sharedReads();
+    const { store } = await jointReads();
     let isAway = true;
-    const shared = new SharedReads(
+    const joint = new JointReads(
       {
         getManyOrErrors: async (keys) => {
           if (isAway) throw new Error("the store is away");
@@ -80,31 +80,31 @@ describe("SharedReads", () => {
       },
       () => 0,
     );
-    const settled = await Promise.allSettled([shared.read(["a"]), shared.read(["b"])]);
+    const settled = await Promise.allSettled([joint.read(["a"]), joint.read(["b"])]);
     expect(settled.map(({ status }) => status)).toEqual(["rejected", "rejected"]);
     isAway = false;
-    expect((await shared.read(["a"])).records.get("a")).toBe("first");
+    expect((await joint.read(["a"])).records.get("a")).toBe("first");
   });
 
   it("rejects if the store never answers, and reads again for the next caller", async () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
     onTestFinished(() => void vi.useRealTimers());
-    const { inner, shared } = await sharedReads();
+    const { inner, joint } = await jointReads();
     const release = inner.hold();
-    const lost = expect(shared.read(["a"])).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    const lost = expect(joint.read(["a"])).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
     await new Promise((resolve) => setImmediate(resolve));
     expect(inner.reads.length).toBe(1);
     await vi.advanceTimersByTimeAsync(60_000);
     await lost;
-    expect((await shared.read(["a"])).records.get("a")).toBe("first");
+    expect((await joint.read(["a"])).records.get("a")).toBe("first");
     expect(vi.getTimerCount()).toBe(0);
     release();
   });
 
   it("divides a read of many keys", async () => {
-    const { inner, shared } = await sharedReads();
+    const { inner, joint } = await jointReads();
     const keys = Array.from({ length: 1_500 }, (_, index) => `key ${index}`);
-    await Promise.all(keys.map((key) => shared.read([key])));
+    await Promise.all(keys.map((key) => joint.read([key])));
     expect(inner.reads.map((read) => read.length)).toEqual([500, 500, 500]);
     expect(inner.reads.flat()).toEqual(keys);
   });

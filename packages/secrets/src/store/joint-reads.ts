@@ -18,7 +18,7 @@ const longestReadMs = 60_000;
  * Reads the records of many callers in one call to the store. Callers that ask in the same turn of the event loop share the
  * next read. No caller joins a read that has begun, so each caller sees every write that ended before the caller asked.
  */
-export class SharedReads<Begun> {
+export class JointReads<Begun> {
   readonly #store: Pick<EncryptedStore, "getManyOrErrors">;
   readonly #begins: () => Begun;
   #next: NextRead<Begun> | undefined;
