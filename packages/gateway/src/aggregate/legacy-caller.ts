@@ -15,7 +15,7 @@ import {
 } from "./messages.ts";
 import type { CallerMessage } from "./modern-caller.ts";
 import { instructions, legacyCapabilities, serverInfo, usableCapabilities } from "./profile.ts";
-import { messagesFor, type ServerCall } from "./server-call.ts";
+import { messagesFor, responseText, type ServerCall } from "./server-call.ts";
 import type { ServerConnection } from "./server-connection.ts";
 import type { TokenContext } from "./token-context.ts";
 import { answerRequest } from "./workspace-requests.ts";
@@ -65,7 +65,7 @@ export async function answerLegacy(given: CallerMessage): Promise<void> {
     const refresh = () => given.refresh(lists);
     return answerRequest(face, { ...asking, lists, origin, signal, headers: {}, refresh });
   });
-  answer.respond(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},${end.member}}`);
+  answer.respond(responseText(id, end));
 }
 
 /** Passes on what a server says outside of calls, as long as the session lasts and the token has few such streams. */

@@ -2,7 +2,6 @@ import { type ListKind, listKinds, listSources } from "./listed-items.ts";
 import { codes, type Era, RpcFailure } from "./messages.ts";
 import type { WorkspaceLists } from "./workspace-lists.ts";
 
-const longestPage = 4 * 1_048_576;
 /** How long a caller of the modern protocol may use a whole list again. */
 const ttlMs = 5_000;
 
@@ -12,28 +11,24 @@ export function listKindOf(method: string): ListKind | undefined {
 }
 
 /**
- * Returns the member `result` of the answer to a request for a list, as JSON: the entries of one server after another, from
+ * Returns the pieces of the member `result` of the answer to a request for a list, as JSON: the entries of one server after another, from
  * the server on that the cursor names.
  *
  * @throws RpcFailure for an invalid cursor.
  */
-export function listMember(lists: WorkspaceLists, kind: ListKind, era: Era, cursor: string | undefined): string {
+export function listMember(
+  lists: WorkspaceLists,
+  kind: ListKind,
+  era: Era,
+  cursor: string | undefined,
+): readonly Buffer[] {
   const from = cursor === undefined ? "" : Buffer.from(cursor, "base64url").toString("latin1");
   if (!/^[a-z0-9-]{0,32}$/.test(from)) {
     throw new RpcFailure({ code: codes.invalidParams, message: "The cursor is not one of this list" });
   }
-  const parts: string[] = [];
-  let length = 0;
-  let next: string | undefined;
-  for (const { slug, json } of lists.entries(kind, from)) {
-    if (length > 0 && length + json.length > longestPage) {
-      next = Buffer.from(slug, "latin1").toString("base64url");
-      break;
-    }
-    parts.push(json);
-    length += json.length;
-  }
-  const more = next === undefined ? "" : `,"nextCursor":"${next}"`;
+  const { entries, next } = lists.page(kind, from);
+  const more = next === undefined ? "" : `,"nextCursor":"${Buffer.from(next, "latin1").toString("base64url")}"`;
   const cached = `"resultType":"complete","ttlMs":${lists.isWhole ? ttlMs : 0},"cacheScope":"private",`;
-  return `"result":{${era === "modern" ? cached : ""}"${kind}":[${parts.join(",")}]${more}}`;
+  const head = `"result":{${era === "modern" ? cached : ""}"${kind}":[`;
+  return [Buffer.from(head), entries, Buffer.from(`]${more}}`)];
 }

@@ -6,7 +6,7 @@ import { isObject, type JsonObject, objectIn, textIn } from "./json.ts";
 import { ListenStream } from "./listen-stream.ts";
 import { codes, legacyVersions, type Message, metaKeys, modernVersion, type RpcError, RpcFailure } from "./messages.ts";
 import { serverCapabilities, serverInfo, usableCapabilities } from "./profile.ts";
-import type { CallEnd } from "./server-call.ts";
+import { type CallEnd, responseText } from "./server-call.ts";
 import type { TokenContext } from "./token-context.ts";
 import type { WorkspaceLists } from "./workspace-lists.ts";
 import { answerRequest, noSuchMethod } from "./workspace-requests.ts";
@@ -46,8 +46,7 @@ export async function answerModern(given: CallerMessage): Promise<void> {
   const { id, asking } = message;
   const refused = refusalOf(request, asking.method, asking.params);
   if (refused !== undefined) throw new RpcFailure(refused, 400);
-  const respond = (end: CallEnd) =>
-    answer.respond(`{"jsonrpc":"2.0","id":${JSON.stringify(id)},${end.member}}`, { status: statusOf(end.error) });
+  const respond = (end: CallEnd) => answer.respond(responseText(id, end), { status: statusOf(end.error) });
   if (asking.method === "server/discover") {
     const result = {
       ...{ resultType: "complete", supportedVersions: [modernVersion, ...legacyVersions] },

@@ -12,6 +12,7 @@ import {
   codes,
   type Era,
   logLevels,
+  type MessageId,
   metaKeys,
   type Outcome,
   type RpcError,
@@ -52,9 +53,9 @@ export interface ServerCall extends Asking {
   readonly listsChanged: () => void;
 }
 
-/** The end of a call: the member `result` or `error` of the response, as JSON. */
+/** The end of a call: the member `result` or `error` of the response, as JSON in one text or in pieces. */
 export interface CallEnd {
-  readonly member: string;
+  readonly member: string | readonly Buffer[];
   readonly error: RpcError | undefined;
 }
 
@@ -66,6 +67,12 @@ const neededFor: ReadonlyMap<string, string> = new Map([
   ["elicitation/create", "elicitation"],
   ["roots/list", "roots"],
 ]);
+
+/** Returns the response to a request, as JSON in one text or in pieces. */
+export function responseText(id: MessageId, { member }: CallEnd): string | readonly Buffer[] {
+  const head = `{"jsonrpc":"2.0","id":${JSON.stringify(id)},`;
+  return typeof member === "string" ? `${head}${member}}` : [Buffer.from(head), ...member, Buffer.from("}")];
+}
 
 /** Calls a server for a caller, also between the two protocols. Throws only for a token that is no longer valid. */
 export async function callServer(face: CallerFace, call: ServerCall): Promise<CallEnd> {

@@ -46,6 +46,8 @@ export interface ServerConnectionOptions {
   readonly prefers: Era;
   /** How long the server may take to answer `server/discover` and `initialize`, in milliseconds. Default: 30,000. */
   readonly openedWithinMs?: number | undefined;
+  /** Ends the opening of the connection. Default: `close` does. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** A request to a server. */
@@ -85,7 +87,7 @@ export class ServerConnection {
   #lastId = 0;
   #logLevel: { readonly of: Opened; readonly level: string } | undefined;
   #lastAnswer: InProcessAnswer | undefined;
-  #isClosed = false;
+  readonly #ended = new AbortController();
 
   constructor(options: ServerConnectionOptions) {
     this.#options = options;
@@ -178,7 +180,7 @@ export class ServerConnection {
 
   /** Ends the session at the server. */
   async close(origin: CallOrigin): Promise<void> {
-    this.#isClosed = true;
+    this.#ended.abort(new Error("The session of the caller has ended"));
     await this.#opening?.catch(() => {});
     const opened = this.#opened;
     this.#opened = undefined;
@@ -195,7 +197,8 @@ export class ServerConnection {
   }
 
   async #open(origin: CallOrigin): Promise<Opened> {
-    if (this.#isClosed) throw new RpcFailure({ code: codes.server, message: "The session of the caller has ended" });
+    if (this.#ended.signal.aborted)
+      throw new RpcFailure({ code: codes.server, message: "The session of the caller has ended" });
     if (this.#opened !== undefined) return this.#opened;
     this.#opening ??= this.#begin(origin).finally(() => {
       this.#opening = undefined;
@@ -204,8 +207,9 @@ export class ServerConnection {
   }
 
   async #begin(origin: CallOrigin): Promise<Opened> {
-    const { eras, identity, prefers, openedWithinMs = 30_000 } = this.#options;
-    const signal = AbortSignal.timeout(openedWithinMs);
+    const { eras, identity, prefers, openedWithinMs = 30_000, signal: ended } = this.#options;
+    const signals = [this.#ended.signal, AbortSignal.timeout(openedWithinMs)];
+    const signal = AbortSignal.any(ended === undefined ? signals : [...signals, ended]);
     const known = eras.of(identity, prefers);
     const opened =
       known?.era === "modern"
@@ -249,8 +253,10 @@ export class ServerConnection {
     const params = { protocolVersion: newestLegacyVersion, capabilities, clientInfo };
     const id = ++this.#lastId;
     const answer = this.#post(undefined, askingMessage({ method: "initialize", params }, id), origin, {});
-    const start = await begun(answer, signal);
-    const outcome = await this.#outcome(answer, start, id, nothingAsked, undefined, origin);
+    const [start, outcome] = await endingWith(signal, answer, async () => {
+      const begins = await answer.started;
+      return [begins, await this.#outcome(answer, begins, id, nothingAsked, undefined, origin)] as const;
+    });
     if ("error" in outcome) throw new RpcFailure(outcome.error);
     const { result } = outcome;
     const version = textIn(result, "protocolVersion");
@@ -404,11 +410,20 @@ export class ServerConnection {
 
 /** Waits for the beginning of an answer. Leaves the answer if the signal fires before. */
 async function begun(answer: InProcessAnswer, signal: AbortSignal): Promise<AnswerStart> {
+  return await endingWith(signal, answer, () => answer.started);
+}
+
+/** Leaves an answer, and throws the reason of a signal, if the signal fires while a function runs. */
+async function endingWith<Result>(
+  signal: AbortSignal,
+  answer: InProcessAnswer,
+  run: () => Promise<Result>,
+): Promise<Result> {
   if (signal.aborted) answer.destroy();
   const stop = () => answer.destroy();
   signal.addEventListener("abort", stop, { once: true });
   try {
-    return await answer.started;
+    return await run();
   } catch (error) {
     signal.throwIfAborted();
     throw error;

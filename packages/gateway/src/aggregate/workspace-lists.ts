@@ -60,6 +60,17 @@ interface ListedServer {
   reading: Promise<void> | undefined;
 }
 
+/** A page of a list. */
+export interface ListPage {
+  /** The entries as JSON, with commas between them. */
+  readonly entries: Buffer;
+  /** The slug of the server with which the next page begins. */
+  readonly next: string | undefined;
+}
+
+const longestPage = 4 * 1_048_576;
+/** The first pages of all lists. More are made again for each request. */
+const maxPages = 4;
 const freshMs = 60_000;
 const firstRetryMs = 5_000;
 
@@ -71,6 +82,7 @@ export class WorkspaceLists {
   readonly #options: WorkspaceListsOptions;
   readonly #servers = new Map<string, ListedServer>();
   readonly #versions = new Map<ListKind, number>(listKinds.map((kind) => [kind, 0]));
+  readonly #pages = new Map<string, ListPage & { readonly version: number }>();
   readonly #ended = new AbortController();
   /** The sessions at servers that are being ended. */
   readonly #closings = new Set<Promise<void>>();
@@ -146,8 +158,33 @@ export class WorkspaceLists {
     return this.#versions.get(kind) ?? 0;
   }
 
-  /** Returns the entries of a list as JSON, of one server after another, from the server with a slug on. */
-  *entries(kind: ListKind, from = ""): Generator<{ readonly slug: string; readonly json: string }> {
+  /**
+   * Returns a page of a list: the entries as JSON, of one server after another, from the server with a slug on, and the server
+   * with which the next page begins. The page is made once for each version of the list.
+   */
+  page(kind: ListKind, from: string): ListPage {
+    const version = this.version(kind);
+    const known = this.#pages.get(`${kind} ${from}`);
+    if (known?.version === version) return known;
+    const parts: string[] = [];
+    let length = 0;
+    let next: string | undefined;
+    for (const { slug, json } of this.#entries(kind, from)) {
+      if (length > 0 && length + json.length > longestPage) {
+        next = slug;
+        break;
+      }
+      parts.push(json);
+      length += json.length;
+    }
+    const page = { version, next, entries: Buffer.from(parts.join(",")) };
+    if (this.#pages.size >= maxPages) this.#pages.clear();
+    this.#pages.set(`${kind} ${from}`, page);
+    return page;
+  }
+
+  /** Yields the entries of a list as JSON, of one server after another, from the server with a slug on. */
+  *#entries(kind: ListKind, from: string): Generator<{ readonly slug: string; readonly json: string }> {
     for (const slug of [...this.#servers.keys()].sort()) {
       const listed = this.#servers.get(slug);
       if (slug < from || listed === undefined) continue;
@@ -190,7 +227,7 @@ export class WorkspaceLists {
       if (this.#ended.signal.aborted) return;
       const connection = new ServerConnection({
         ...{ relay, eras, memory, slug, capabilities },
-        ...{ identity: this.#identityOf(slug), prefers: era, openedWithinMs: readWithinMs },
+        ...{ identity: this.#identityOf(slug), prefers: era, openedWithinMs: readWithinMs, signal: this.#ended.signal },
       });
       const signal = AbortSignal.any([this.#ended.signal, AbortSignal.timeout(readWithinMs)]);
       try {
@@ -266,9 +303,9 @@ function allFailed(reason: string): ReadLists {
   return { lists: new Map(), failed: new Map(listKinds.map((kind) => [kind, reason])) };
 }
 
-/** Returns about how many bytes lists take: each entry is kept by itself, and in the text of its list. */
+/** Returns about how many bytes lists take: each entry is kept by itself, in the text of its server, and in a page. */
 function bytesOf(lists: ReadonlyMap<ListKind, readonly ListedItem[]>): number {
-  return [...lists.values()].flat().reduce((sum, { json }) => sum + 2 * json.length + 200, 0);
+  return [...lists.values()].flat().reduce((sum, { json }) => sum + 3 * json.length + 200, 0);
 }
 
 function textOf(items: readonly ListedItem[] = []): string {
