@@ -94,6 +94,24 @@ describe("someone who writes to the store and has no key", () => {
     expect(await valuesOf(service, "github")).toEqual({ TOKEN: value });
   });
 
+  it.each(["sweeps", "a deletion of the workspace"])(
+    "leaves no values of a server behind by removing its record, after the server was created again and %s",
+    async (end) => {
+      const { hostile, ...service } = await startWithSecret();
+      const { admin, as } = service;
+      await hostile.remove(`server/${as.admin.workspace}/github`);
+      await admin.createServer(as.admin, { slug: "github", url });
+      await admin.setSecret(as.admin, "github", { name: "TOKEN", value });
+      expect(await keysIn(service, "value/")).toHaveLength(2);
+      if (end === "sweeps") await admin.sweep({ now: Date.now() + 2 * dayMs });
+      else await admin.deleteWorkspace(as.operator, "main");
+      expect(await keysIn(service, "value/")).toHaveLength(end === "sweeps" ? 1 : 0);
+      if (end === "sweeps") await expectSecret(service);
+      const fresh = freshProcess(service);
+      expect(await fresh.checkRecords(fresh.localOperator())).toMatchObject({ problems: [], unlisted: [] });
+    },
+  );
+
   it("cannot bring a deleted server or workspace back for longer than until the next sweep", async () => {
     const { hostile, ...service } = await startWithSecret();
     const { admin, as } = service;
