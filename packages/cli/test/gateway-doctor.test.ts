@@ -1,7 +1,7 @@
 import { execFile } from "node:child_process";
 import { chmod, link, mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { DatabaseSync } from "node:sqlite";
+import { backup, DatabaseSync } from "node:sqlite";
 import { promisify } from "node:util";
 import { AdminClient } from "@keyward/admin/client";
 import { describe, expect, it } from "vitest";
@@ -12,13 +12,19 @@ import { keyward } from "./keyward-process.ts";
 async function serviceWithSecret(): Promise<string> {
   const folder = await newFolder();
   const { admin } = await newService(folder);
-  const gateway = await startGateway(folder);
-  const client = new AdminClient({ url: gateway.url, token: admin });
-  await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
-  await client.setSecret("github", { name: "TOKEN", value: "a-value-that-nobody-prints" });
-  await client.createToken({ owner: "ci", role: "member" });
-  expect(await gateway.stop()).toBe(0);
+  await running(folder, admin, async (client) => {
+    await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
+    await client.setSecret("github", { name: "TOKEN", value: "a-value-that-nobody-prints" });
+    await client.createToken({ owner: "ci", role: "member" });
+  });
   return folder;
+}
+
+/** Does something with a service that runs in the meantime. */
+async function running(folder: string, token: string, work: (client: AdminClient) => Promise<void>): Promise<void> {
+  const gateway = await startGateway(folder);
+  await work(new AdminClient({ url: gateway.url, token }));
+  expect(await gateway.stop()).toBe(0);
 }
 
 /** Runs SQL on the rows of the service's store whose keys begin with a prefix. Returns the number of rows. */
@@ -54,6 +60,9 @@ describe("keyward gateway doctor", () => {
     expect(missing.exitCode).toBe(1);
     expect(missing.stdout).toContain(`PROBLEM  store: ${value} is missing, although it was not deleted`);
     expect(missing.stdout.match(/the token \w+ of the (workspace main|operators) is missing/g)).toHaveLength(3);
+    expect(missing.stdout).toContain(
+      "If a process was killed while it made a workspace, a server or a token, do nothing",
+    );
     changeRecords(folder, remove, "server/");
     changeRecords(folder, remove, "list/workspaces/0");
     const { stdout } = await keyward(folder, {}, "gateway", "doctor", "--json");
@@ -97,6 +106,36 @@ describe("keyward gateway doctor", () => {
       expect(refused).toMatchObject({ exitCode: 1, stdout: "", stderr: expect.stringContaining(lost) });
       expect(refused.stderr).not.toContain("gateway init");
     }
+  });
+
+  it("names a server that was put back after its deletion, and is right that the next start deletes the server again", async () => {
+    const folder = await newFolder();
+    const { admin } = await newService(folder);
+    await running(
+      folder,
+      admin,
+      async (client) => void (await client.createServer({ slug: "old", url: "https://old.example.com" })),
+    );
+    const path = join(folder, ".keyward", "service.db");
+    const copy = join(folder, "copy.db");
+    const database = new DatabaseSync(path);
+    await backup(database, copy);
+    database.close();
+    await running(folder, admin, (client) => client.deleteServer("old"));
+    const attacked = new DatabaseSync(path);
+    attacked.exec(`ATTACH '${copy}' AS copy`);
+    const sql =
+      "INSERT OR REPLACE INTO entries (space, namespace, key, value, expires) SELECT space, namespace, key, value, expires FROM copy.entries WHERE CAST(key AS TEXT) LIKE 'server/%'";
+    expect(attacked.prepare(sql).run().changes).toBe(1);
+    attacked.close();
+    const { stdout } = await keyward(folder, {}, "gateway", "doctor");
+    expect(stdout).toMatch(
+      /PROBLEM {2}store: the server old of the workspace main was put back after .* \(RECORD_ROLLED_BACK\)\n.*restart every process/,
+    );
+    await running(folder, admin, async (client) => {
+      await expect.poll(async () => (await client.listServers()).items, { timeout: 10_000 }).toEqual([]);
+    });
+    expect(await keyward(folder, {}, "gateway", "doctor")).toMatchObject({ exitCode: 0 });
   });
 
   it("does not say that no secret expires if the record of a server cannot be read", async () => {

@@ -61,6 +61,7 @@ export class RecordsCheck {
     await this.#checkTokens(installation, "the operators");
     await this.#checkList(workspaces.list(), "the list of workspaces", { isNeverNew: true }, async (page) => {
       for (const listed of page) if (listed.entry.deleted === undefined) await this.#checkWorkspace(listed);
+      await this.#checkDeletedWorkspaces(page.flatMap(({ entry }) => (entry.deleted === undefined ? [] : [entry])));
     });
     const unlisted = new UnlistedRecords(this.#parts, {
       named: this.#named,
@@ -91,6 +92,17 @@ export class RecordsCheck {
     if (isOpen !== false) await this.#checkContents(entry.id, what);
   }
 
+  /** Checks that no record of a deleted workspace was put back. The search for records without a list checks what else it has. */
+  async #checkDeletedWorkspaces(entries: readonly WorkspaceEntry[]): Promise<void> {
+    const batch = await this.#parts.store.readBatch(entries.map(({ id }) => workspaceKey(id)));
+    for (const { id, name } of entries) {
+      const what = `the workspace ${name}`;
+      await this.#found.guarded(what, async () => {
+        if (batch.record(workspaceRecord, workspaceKey(id))?.value.deleting === false) this.#found.putBack(what);
+      });
+    }
+  }
+
   async #checkContents(workspace: string, where: string): Promise<void> {
     await this.#checkServers(workspace, where);
     await this.#checkTokens(workspace, where);
@@ -109,6 +121,8 @@ export class RecordsCheck {
         await this.#found.guarded(what, async () => {
           const server = this.#ofEntry(entry, batch, workspace);
           if (server !== undefined) found.push(server);
+          // A server is marked as being deleted before its entry.
+          if (server?.deleting === false && entry.deleted !== undefined) this.#found.putBack(what);
           if (server !== undefined || entry.deleted !== undefined) return;
           const isStored = async () => (await store.read(serverRecord, key))?.value.id === entry.id;
           if (await this.#isLost(workspace, list, listed, isStored)) this.#found.missing(what);

@@ -9,7 +9,10 @@ const maxProblems = 100;
 export interface RecordProblem {
   /** The record, for people, such as "the server github of the workspace main". Never has a value. */
   readonly record: string;
-  /** `RECORD_MISSING` for a record that should be stored; otherwise the code of the error. */
+  /**
+   * `RECORD_MISSING` for a record that should be stored; `RECORD_ROLLED_BACK` for one that was deleted, and that someone has put
+   * back; otherwise the code of the error.
+   */
   readonly code: KeywardErrorCode | SecretsErrorCode;
 }
 
@@ -71,6 +74,11 @@ export class CheckedRecords {
   /** Reports a record that should be stored. */
   missing(record: string): void {
     this.#report({ record, code: "RECORD_MISSING" });
+  }
+
+  /** Reports a record that is stored although it was deleted. */
+  putBack(record: string): void {
+    this.#report({ record, code: "RECORD_ROLLED_BACK" });
   }
 
   /** Reports a record that no list and no other record names. */

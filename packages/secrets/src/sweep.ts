@@ -109,6 +109,8 @@ export class Sweep {
         : await this.#sweepDeleted(listed.page, id, deleted);
     }
     if (record.value.deleting) return await workspaces.finishIfDeleting(id);
+    // Someone has put the record back after the deletion.
+    if (deleted !== undefined) return await workspaces.discard(id);
     await this.#whole(() => this.#sweepServers(id));
     await this.#whole(() => this.#sweepTokens(id));
     await this.#removeAudit(id, record.value.retentionDays);
@@ -179,16 +181,22 @@ export class Sweep {
         page.map(({ entry }) => entry),
       );
       const gone: ListedEntry<ServerEntry>[] = [];
+      const lost: string[] = [];
       for (const [index, listed] of page.entries()) {
         const { entry } = listed;
         await this.#whole(async () => {
           const server = read[index]?.server();
+          // Someone has put the record back after the deletion.
+          const isPutBack = server?.deleting === false && entry.deleted !== undefined;
+          if (isPutBack) return void (await servers.removeForGood({ workspace, slug: entry.slug }, entry));
           if (server !== undefined) return await this.#sweepServer(workspace, server);
           if (!this.#isPast(entry.deleted?.at ?? entry.at, dayMs)) return;
-          await servers.removeForGood({ workspace, slug: entry.slug }, entry);
+          if (!(await servers.removeForGood({ workspace, slug: entry.slug }, entry))) lost.push(entry.id);
           gone.push(listed);
         });
       }
+      // Before their entries: another server has the slug of such a server now, or its creation was not finished.
+      await servers.removeValues(workspace, lost);
       await this.#removeEntries(list, gone, keyOf, isOf);
     }
   }

@@ -94,6 +94,51 @@ describe("someone who writes to the store and has no key", () => {
     expect(await valuesOf(service, "github")).toEqual({ TOKEN: value });
   });
 
+  it.each(["sweeps", "a deletion of the workspace"])(
+    "leaves no values of a server behind by removing its record, after the server was created again and %s",
+    async (end) => {
+      const { hostile, ...service } = await startWithSecret();
+      const { admin, as } = service;
+      await hostile.remove(`server/${as.admin.workspace}/github`);
+      await admin.createServer(as.admin, { slug: "github", url });
+      await admin.setSecret(as.admin, "github", { name: "TOKEN", value });
+      expect(await keysIn(service, "value/")).toHaveLength(2);
+      if (end === "sweeps") await admin.sweep({ now: Date.now() + 2 * dayMs });
+      else await admin.deleteWorkspace(as.operator, "main");
+      expect(await keysIn(service, "value/")).toHaveLength(end === "sweeps" ? 1 : 0);
+      if (end === "sweeps") await expectSecret(service);
+      const fresh = freshProcess(service);
+      expect(await fresh.checkRecords(fresh.localOperator())).toMatchObject({ problems: [], unlisted: [] });
+    },
+  );
+
+  it("cannot bring a deleted server or workspace back for longer than until the next sweep", async () => {
+    const { hostile, ...service } = await startWithSecret();
+    const { admin, as } = service;
+    const pay = await admin.createWorkspace(as.operator, { name: "pay", adminOwner: "ana" });
+    const deleted = new Map<string, unknown>();
+    for (const key of await keysIn(service, "")) deleted.set(key, await hostile.read(key));
+    await admin.deleteServer(as.admin, "github");
+    await admin.deleteWorkspace(as.operator, "pay");
+    const kept = await keysIn(service, "");
+    const putBack = [...deleted.keys()].filter((key) => !kept.includes(key) && !key.startsWith("used/"));
+    expect(putBack.map((key) => key.split("/")[0]).toSorted()).toEqual(["server", "token", "value", "workspace"]);
+    for (const key of putBack) await hostile.putBack(key, deleted.get(key));
+    const fresh = freshProcess(service);
+    const { problems } = await fresh.checkRecords(fresh.localOperator());
+    expect(problems).toEqual([
+      { record: "the server github of the workspace main", code: "RECORD_ROLLED_BACK" },
+      { record: "the workspace pay", code: "RECORD_ROLLED_BACK" },
+    ]);
+    await fresh.sweep();
+    await expect(fresh.authenticate(pay.admin.token)).rejects.toMatchObject(refused);
+    expect((await fresh.listServers(as.admin)).items).toEqual([]);
+    expect((await fresh.listWorkspaces(as.operator)).items).toMatchObject([{ name: "main" }]);
+    const left = await keysIn(service, "");
+    expect(putBack.filter((key) => left.includes(key))).toEqual([]);
+    expect(await fresh.checkRecords(fresh.localOperator())).toMatchObject({ problemCount: 0, unlistedCount: 0 });
+  });
+
   it("is not blamed for a server that another process deletes while the servers are read", async () => {
     const { hostile: _, ...service } = await startWithSecret();
     const { admin, as, keys, audit, problems } = service;

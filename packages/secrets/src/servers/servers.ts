@@ -4,7 +4,7 @@ import { PagedList, pageSchemaOf } from "../lists/paged-list.ts";
 import type { ChangeCondition, Page, PageRequest, ServerInfo, ServerKind } from "../model.ts";
 import { newId } from "../records/ids.ts";
 import { isOfRecord } from "../records/record-errors.ts";
-import { listKey, serverKey, usedKey, valueKey } from "../records/record-keys.ts";
+import { addressedRecord, listKey, serverKey, usedKey, valueKey } from "../records/record-keys.ts";
 import { type ServerRecord, serverRecord, valueKeysOf } from "../records/server-record.ts";
 import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
@@ -272,9 +272,10 @@ export class Servers {
 
   /**
    * Deletes a server whatever its state is, and every value that it may have. For the deletion of a workspace, and for the
-   * sweep a day after a deletion.
+   * sweep a day after a deletion. Returns false if someone has removed the record of the server, so that nothing says which values
+   * the server has: {@link Servers.removeValues} finds them.
    */
-  async removeForGood({ workspace, slug }: ServerAddress, { id, deleted }: ServerEntry): Promise<void> {
+  async removeForGood({ workspace, slug }: ServerAddress, { id, deleted }: ServerEntry): Promise<boolean> {
     const { store } = this.#context;
     // No change can hand out the number of a further value from here on.
     const own = await store.change(
@@ -295,6 +296,23 @@ export class Servers {
       await store.remove(Array.from({ length: count }, (_, index) => valueKey(workspace, id, first + index)));
     }
     await store.remove([usedKey(workspace, id)]);
+    return own !== undefined || deleted !== undefined;
+  }
+
+  /**
+   * Deletes all values of servers, by their ids, in one scan of the store. A store that cannot be scanned keeps the values, which
+   * nothing can use.
+   */
+  async removeValues(workspace: string, ids: readonly string[]): Promise<void> {
+    const { store } = this.#context;
+    if (ids.length === 0 || !store.isScannable) return;
+    for await (const keys of store.keys()) {
+      const ofServers = keys.filter((key) => {
+        const record = addressedRecord(key);
+        return record?.kind === "value" && record.workspace === workspace && ids.includes(record.name);
+      });
+      await store.remove(ofServers);
+    }
   }
 
   /** Finishes the deletion of a server if it was begun. For the sweep. */

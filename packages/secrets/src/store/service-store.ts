@@ -102,6 +102,11 @@ export class ServiceStore {
     return new Set(keys.filter((_, index) => found[index] !== undefined));
   }
 
+  /** Whether {@link ServiceStore.keys} can be called. */
+  get isScannable(): boolean {
+    return isScannable(this.#store);
+  }
+
   /**
    * Yields the keys of all records of the service, page by page. A key may come twice.
    *

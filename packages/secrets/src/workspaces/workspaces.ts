@@ -197,9 +197,13 @@ export class Workspaces {
     const report = (problem: unknown) => failures.push(problem);
     await orReport(() => this.#tokens.removeAll(id), report);
     for await (const page of this.#servers.listOf(id).pages({ onUnreadable: report })) {
+      const lost: string[] = [];
       for (const { entry } of page) {
-        await orReport(() => this.#servers.removeForGood({ workspace: id, slug: entry.slug }, entry), report);
+        const address = { workspace: id, slug: entry.slug };
+        const isWhole = await orReport(() => this.#servers.removeForGood(address, entry), report);
+        if (isWhole === false) lost.push(entry.id);
       }
+      await this.#servers.removeValues(id, lost);
     }
     if (failures.length > 0) throw failures[0];
   }

@@ -17,10 +17,18 @@ const maxShownRecords = 20;
 const damagedHint =
   "Find out which program writes to the store. Restore a backup, or set the secret or make the token again.";
 const missingHint =
-  "Find out which program writes to the store. Restore a backup, or set the secret or make the token again. If a process was killed while it made a server or a token, do nothing: the service forgets the rest after a day.";
+  "Find out which program writes to the store. Restore a backup, or set the secret or make the token again. If a process was killed while it made a workspace, a server or a token, do nothing: the service forgets the rest after a day.";
+const putBackHint =
+  "Find out which program writes to the store. Then restart every process of the service, which deletes the record again.";
 
 const unlistedHint =
   "Delete nothing: calls may still use the record. Find out which program writes to the store. Restore a backup of the store, start with `keyward gateway start --revoke-tokens-before` and the time of the restore, and keep the flag for later starts. Until then, an admin revokes such a token by its id: `keyward tokens revoke <id>`.";
+
+/** How a record is shown whose problem is more than that it cannot be read, by the code of the problem. */
+const recordStates: ReadonlyMap<string, { readonly state: string; readonly hint: string }> = new Map([
+  ["RECORD_MISSING", { state: "is missing, although it was not deleted", hint: missingHint }],
+  ["RECORD_ROLLED_BACK", { state: "was put back after it was deleted or changed", hint: putBackHint }],
+]);
 
 /**
  * Checks a secrets service and prints a line for each check. Changes nothing.
@@ -100,9 +108,8 @@ async function checkRecords(admin: SecretsAdmin, signal: AbortSignal): Promise<r
   const { unreadable } = await admin.census(caller);
   const { readable, problems, problemCount, unlisted, unlistedCount } = await admin.checkRecords(caller, { signal });
   const findings = problems.slice(0, maxShownRecords).map(({ record, code }): Finding => {
-    const isMissing = code === "RECORD_MISSING";
-    const message = `${record} ${isMissing ? "is missing, although it was not deleted" : "cannot be read"}`;
-    return { ...problem("store", message, isMissing ? missingHint : damagedHint), code };
+    const { state, hint } = recordStates.get(code) ?? { state: "cannot be read", hint: damagedHint };
+    return { ...problem("store", `${record} ${state}`, hint), code };
   });
   const more = problemCount - findings.length;
   if (more > 0) findings.push(problem("store", `${more} further records cannot be read or are missing`, damagedHint));
