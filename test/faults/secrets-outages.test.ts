@@ -72,7 +72,7 @@ describeWithRedis(servers, "Redis behind a proxy", () => {
   });
 
   it(
-    `loses, revives and leaves over nothing when connections are cut ${cuts} times (seed ${seed})`,
+    `loses no change, brings back nothing deleted and leaves no stray records when connections are cut ${cuts} times (seed ${seed})`,
     options,
     async () => {
       const random = randomFrom(seed + 50);

@@ -123,27 +123,30 @@ it("sets no secret on a server that was created in the place of the one for whic
 });
 
 describe.each(operations)("$name", (operation) => {
-  it.each(faultKinds)("loses, revives and leaves over nothing when one call to the store is: %s", async (kind) => {
-    onTestFinished(() => void vi.useRealTimers());
-    const allowed = await service.allowedFor(operation);
-    const failures: string[] = [];
-    for (let at = 1; ; at++) {
-      vi.useRealTimers();
-      const struck = await strike(operation, kind, at);
-      if (!struck.fault.hasStruck) {
-        expect(await struck.outcome).toBe("done");
-        expect(await service.viewOf(struck.store)).toBe(allowed.done);
-        struckCalls += at - 1;
-        break;
+  it.each(faultKinds)(
+    "loses no change, brings back nothing deleted and leaves no stray records when one call to the store is: %s",
+    async (kind) => {
+      onTestFinished(() => void vi.useRealTimers());
+      const allowed = await service.allowedFor(operation);
+      const failures: string[] = [];
+      for (let at = 1; ; at++) {
+        vi.useRealTimers();
+        const struck = await strike(operation, kind, at);
+        if (!struck.fault.hasStruck) {
+          expect(await struck.outcome).toBe("done");
+          expect(await service.viewOf(struck.store)).toBe(allowed.done);
+          struckCalls += at - 1;
+          break;
+        }
+        if (struck.fault.isHarmless) continue;
+        faults++;
+        try {
+          await (struck.fault.waits ? checkLate : checkEnded)(operation, struck, allowed);
+        } catch (error) {
+          failures.push(`call ${at}: ${String(error instanceof Error ? error.message : error)}`);
+        }
       }
-      if (struck.fault.isHarmless) continue;
-      faults++;
-      try {
-        await (struck.fault.waits ? checkLate : checkEnded)(operation, struck, allowed);
-      } catch (error) {
-        failures.push(`call ${at}: ${String(error instanceof Error ? error.message : error)}`);
-      }
-    }
-    expect(failures).toEqual([]);
-  });
+      expect(failures).toEqual([]);
+    },
+  );
 });

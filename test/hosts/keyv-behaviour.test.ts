@@ -463,7 +463,7 @@ describe("createKeyv over a store that fails", () => {
     },
   );
 
-  it("counts as many errors as Keyv if the keys are sanitized", async () => {
+  it("counts errors in its statistics as a plain Keyv does, also if keys are sanitized", async () => {
     const behaviour: Behaviour = async ({ keyv, adapter }) => {
       adapter.failure = new Error("down");
       await Promise.allSettled([keyv.get("a;b"), keyv.getMany(["c--d", "e"])]);

@@ -72,7 +72,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     await asked;
   });
 
-  it("the Redis server ends and removes its data when it is stopped, even if it was paused or killed before", async () => {
+  it("stop() of the Redis server ends the process and removes its data, even if the process was paused or already killed", async () => {
     for (const end of ["running", "paused", "killed"]) {
       const node = await startRedis(servers);
       const [, directory = ""] = [await node.command("CONFIG", "GET", "dir")].flat().map(String);
@@ -85,7 +85,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     }
   });
 
-  it("the Redis server ends and removes its data when the process that started it is killed", async () => {
+  it("the Redis server exits and its data is removed when the process that started the server is killed", async () => {
     const { child, said } = await startElsewhere<Started>("redis-starter.ts");
     const { port, directory } = said;
     expect((await listens(port)) && existsSync(directory)).toBe(true);
@@ -202,13 +202,16 @@ describeWithRedis(servers, "a server in a container of a fake Docker", () => {
     ]);
   });
 
-  unlessDocker("the server ends and removes its data when the process that started it is killed", async () => {
-    const { environment, containers } = await withDocker();
-    const { child, said } = await startElsewhere<Started>("redis-starter.ts", environment);
-    const { port, directory } = said;
-    expect([await containers(), await listens(port)]).toMatchObject([{ length: 1 }, true]);
-    child.kill("SIGKILL");
-    await expect.poll(async () => (await listens(port)) || existsSync(directory), { timeout: 10_000 }).toBe(false);
-    expect(await containers()).toEqual([]);
-  });
+  unlessDocker(
+    "the server exits and its data is removed when the process that started the server is killed",
+    async () => {
+      const { environment, containers } = await withDocker();
+      const { child, said } = await startElsewhere<Started>("redis-starter.ts", environment);
+      const { port, directory } = said;
+      expect([await containers(), await listens(port)]).toMatchObject([{ length: 1 }, true]);
+      child.kill("SIGKILL");
+      await expect.poll(async () => (await listens(port)) || existsSync(directory), { timeout: 10_000 }).toBe(false);
+      expect(await containers()).toEqual([]);
+    },
+  );
 });

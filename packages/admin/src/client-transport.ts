@@ -21,7 +21,7 @@ export interface AdminClientOptions {
   readonly allowPlainHttp?: boolean | undefined;
 }
 
-/** A request of the client. */
+/** A request that {@link AdminClient} sends to the service. */
 export interface ClientRequest {
   readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
   /** The parts of the path below `/api/v1/admin`, without percent-encoding. */

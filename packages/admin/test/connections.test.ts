@@ -33,7 +33,7 @@ async function isServed(url: string): Promise<boolean> {
 }
 
 it.each(["", "GET / HTTP/1.1\r\n"])(
-  "closes a connection that sends %j and no more, although its client leaves its side open",
+  "closes a connection that sends %j and no more, although its client does not close its side",
   async (text) => {
     const { server } = await start({ ...unlimited, headersTimeoutMs: 100 });
     const socket = await open(server.url, text);

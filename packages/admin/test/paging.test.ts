@@ -3,7 +3,7 @@ import { install } from "./installation.ts";
 
 const slugs = Array.from({ length: 23 }, (_, index) => `server-${index}`);
 
-it("lists everything once, also while servers are added", async () => {
+it("lists each server once, also while servers are added", async () => {
   const { clientOf, admin } = await install();
   const client = clientOf(admin.token);
   for (const slug of slugs) await client.createServer({ slug, url: "https://mcp.example.com" });
@@ -20,7 +20,7 @@ it("lists everything once, also while servers are added", async () => {
   expect(seen).toEqual(slugs.toReversed());
 });
 
-it("links to the next page, and not on the last page", async () => {
+it("links each page to the next page, except the last page", async () => {
   const { send, clientOf, admin } = await install();
   for (const slug of slugs) await clientOf(admin.token).createServer({ slug, url: "https://mcp.example.com" });
   const seen: string[] = [];

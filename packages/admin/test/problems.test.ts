@@ -97,7 +97,7 @@ it("answers a body over the limit with 413, with and without a Content-Length", 
   expect(chunked.status).toBe(413);
 });
 
-it("answers what the domain refuses with the code of the domain", async () => {
+it("answers a request that the domain refuses with the error code of the domain", async () => {
   const { send, admin } = await install();
   const server = { slug: "github", url: "https://mcp.example.com" };
   await send(admin.token, "POST", "/mcp-servers", { body: server });
@@ -112,7 +112,7 @@ it("answers what the domain refuses with the code of the domain", async () => {
   expect([refused.status, requireProblem(refused).code]).toEqual([422, "FIELD_INVALID"]);
 });
 
-it("repeats nothing in an error that was sent, although its form is right", async () => {
+it("repeats no text of a request in an error, even if the text has the right form", async () => {
   const { send, admin, operator } = await install({ limits: "lifted" });
   const pasted = "pasted5f2as3cr3t";
   const secrets = "/mcp-servers/github/secrets";
@@ -151,7 +151,7 @@ it("repeats nothing in an error that was sent, although its form is right", asyn
   expect(wholeText(await send(operator.token, "GET", `/workspaces/${pasted}`))).not.toContain(pasted);
 });
 
-it("answers 503 while the audit log is away, and makes no change", async () => {
+it("answers 503 while the audit log is unavailable, and makes no change", async () => {
   const errors: unknown[] = [];
   const { send, admin, audit } = await install({ onError: (error) => errors.push(error) });
   audit.away = true;
@@ -164,7 +164,7 @@ it("answers 503 while the audit log is away, and makes no change", async () => {
   expect((await send(admin.token, "GET", "/mcp-servers/github")).status).toBe(404);
 });
 
-it("answers 503 on every route while the store is away, and does not name the store", async () => {
+it("answers 503 on every route while the store is unavailable, and does not name the store", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "service" });
   const kv = await startKvServer({ store: new MemoryStore(), tenants: [entry], port: 0 });
   onTestFinished(() => kv.close());
@@ -188,7 +188,7 @@ it("answers 503 on every route while the store is away, and does not name the st
   expect(errors).toHaveLength(4);
 });
 
-it("answers what nobody expects with 500 without details, and reports the error with the id of the request", async () => {
+it("answers an unexpected error with 500 without details, and reports the error with the id of the request", async () => {
   const errors: { error: unknown; requestId: string }[] = [];
   const { service, admin } = await install();
   const broken = serviceWith(service, "listServers", () => Promise.reject(new Error("a detail of the inside")));

@@ -154,7 +154,7 @@ describe.each(callers)("the caller %s", (caller) => {
 });
 
 it.each(["none", "revoked", "expired", "member", "foreign admin"] as const)(
-  "tells the caller %s no name, owner, slug and URL of the workspace",
+  "shows the caller %s no name, owner, slug or URL of the workspace",
   async (caller) => {
     const current = await scene(caller);
     for (const operation of await operationsOf(current)) {

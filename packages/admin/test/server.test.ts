@@ -219,7 +219,7 @@ it("answers 503 on /readyz and on the API while it closes", async () => {
   await closed;
 });
 
-it("says on /readyz what does not answer, and on /healthz that the process lives", async () => {
+it("reports on /readyz which part does not answer, and on /healthz that the process is live", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "service" });
   const kv = await startKvServer({ store: new MemoryStore(), tenants: [entry], port: 0 });
   onTestFinished(() => kv.close());
@@ -268,7 +268,7 @@ it.each([
   expect(installation.audit.entries[0]?.caller.address).toBe(address);
 });
 
-it("reports a port that another server has", async () => {
+it("reports a port that another server uses", async () => {
   const installation = await install();
   const { url } = await start(installation);
   const port = Number(new URL(url).port);

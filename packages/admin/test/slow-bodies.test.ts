@@ -63,7 +63,7 @@ it("makes no change with a token that was revoked while the body was held back",
   expect(audit.entries).toHaveLength(before);
 });
 
-it("answers others while a token holds back more bodies than the service has places", async () => {
+it("answers other requests while one token holds back more bodies than concurrentRequests", async () => {
   const { url, admin, operator, accepted } = await start({ limits: { concurrentRequests: 3 } });
   const sockets: Socket[] = [];
   for (let count = 1; count <= 6; count++) {

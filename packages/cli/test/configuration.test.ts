@@ -503,7 +503,7 @@ describe("keyward init", () => {
     expect(stdout.split("\n").toSorted()).toEqual(["", "?? .gitignore", "?? keyward.config.json"]);
   });
 
-  it("prints which store is not ready, and ends with exit code 1", async () => {
+  it("prints which store is not ready, and exits with code 1", async () => {
     const folder = await newFolder();
     const begun = await keyward(folder, {}, "init", "--store", "sessions=redis://127.0.0.1:1?timeoutMs=200");
     expect(begun).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("The store sessions is not ready") });

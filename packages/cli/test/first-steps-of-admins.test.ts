@@ -17,7 +17,7 @@ async function start() {
 }
 
 describe("keyward servers add", () => {
-  it("tells the kind and the path of the calls, and how to make the server another kind", async () => {
+  it("prints the kind and the path of the calls, and how to change the kind of the server", async () => {
     const { run } = await start();
     const mcp = await run("servers", "add", "github", "https://mcp.example.com/mcp");
     expect(mcp.stdout).toContain("The server github (mcp) is added");
@@ -30,7 +30,7 @@ describe("keyward servers add", () => {
     expect((await run("servers", "show", "billing")).stdout).toContain("/s/billing/<path>");
   });
 
-  it("tells which server needs an allowed address, and so does servers set", async () => {
+  it("prints which server needs an allowed address, and so does servers set", async () => {
     const { run } = await start();
     const flagOf = ({ stderr }: { readonly stderr: string }) => /--allow-address (\S+)`/.exec(stderr)?.[1];
     const cases = [
@@ -70,7 +70,7 @@ describe("keyward servers add", () => {
     expect(stderr).toContain("never calls metadata services and link-local addresses");
   });
 
-  it("says for another scheme which schemes a URL may have", async () => {
+  it("refuses another scheme, and prints which schemes a URL may have", async () => {
     const { run } = await start();
     const { stderr } = await run("servers", "add", "files", "ftp://files.example.com");
     expect(stderr).toContain("begins with `https://` or `http://`");
@@ -137,13 +137,13 @@ describe("a command of the secrets service", () => {
     expect(exitCode).toBe(2);
   });
 
-  it("takes a flag again that collects its values", async () => {
+  it("accepts a flag several times if the flag collects its values", async () => {
     const flags = ["--allow-address", "127.0.0.1:1", "--allow-address", "127.0.0.1:2"];
     const { stderr } = await keyward(await newFolder(), {}, "gateway", "start", ...flags);
     expect(stderr).toContain("This folder has no configuration");
   });
 
-  it("says that a URL is the one of the gateway for calls", async () => {
+  it("reports that a URL is the one of the gateway for calls", async () => {
     const { folder, env, admin, callUrl } = await start();
     const login = await keywardReading(admin, folder, { XDG_CONFIG_HOME: folder }, "login", "--url", callUrl);
     expect(login).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("is the gateway for calls") });

@@ -58,7 +58,7 @@ describe("the file of the first tokens", () => {
     expect(others).toEqual([]);
   });
 
-  it("leaves the files of other services and of other programs", async () => {
+  it("does not replace or delete the files of other services and programs", async () => {
     const { folder, setUp, tokenFiles } = await start();
     const others = [
       "first-tokens-other.db-000000.txt",

@@ -29,7 +29,7 @@ async function appendOnFullDisk(folder: string, path: string): Promise<Ended> {
 }
 
 describe.skipIf(process.platform === "win32")("on a full disk", () => {
-  it("keyward gateway init leaves no empty .gitignore, and says what is wrong", async () => {
+  it("keyward gateway init names the file that it cannot write, and leaves no empty .gitignore", async () => {
     const other = await newFolder();
     await newService(other);
     const folder = await newFolder();
@@ -41,7 +41,7 @@ describe.skipIf(process.platform === "win32")("on a full disk", () => {
     expect(await readdir(join(folder, ".keyward"))).toEqual([]);
   });
 
-  it("keyward init says what is wrong, and leaves no part of a line in .gitignore", async () => {
+  it("keyward init names the file that it cannot write, and leaves no part of a line in .gitignore", async () => {
     const folder = await newFolder();
     const former = `${"a-line-of-another-program\n".repeat(19)}`;
     await writeFile(join(folder, ".gitignore"), former);
@@ -52,7 +52,7 @@ describe.skipIf(process.platform === "win32")("on a full disk", () => {
   });
 
   it.each(["", "a line that was there before\n"])(
-    "a line that is appended to %j leaves no part of it",
+    "a line that cannot be appended to %j whole is not appended at all",
     async (former) => {
       const folder = await newFolder();
       const path = join(folder, "anchors");
@@ -79,7 +79,7 @@ describe("after a full disk", () => {
     expect(await readFile(path, "utf8")).toBe(completed);
   });
 
-  it("keyward audit anchor takes an empty file for a new one", async () => {
+  it("keyward audit anchor treats an empty file as a new one", async () => {
     const folder = await newFolder();
     await newService(folder);
     await writeFile(join(folder, "anchors"), "");

@@ -142,7 +142,7 @@ describe("keyward gateway init", () => {
 });
 
 describe("keyward gateway start", () => {
-  it("logs the start and the stop, says what the folder is, and ends with 0", async () => {
+  it("logs the start and the stop, explains the folder of the service, and exits with code 0", async () => {
     const folder = await newFolder();
     await copyOfService(folder);
     const gateway = await startGateway(folder);
@@ -155,7 +155,7 @@ describe("keyward gateway start", () => {
     expect(JSON.parse(stdout)).toMatchObject({ ok: true, openChains: [] });
   });
 
-  it("ends gracefully although its parent passes on the signal that it has received too", async () => {
+  it("closes gracefully even if it gets the same signal a second time from its parent", async () => {
     const folder = await newFolder();
     await copyOfService(folder);
     const gateway = await startGateway(folder);

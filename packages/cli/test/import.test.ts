@@ -54,7 +54,7 @@ async function start(end: (request: IncomingMessage) => Promise<void>) {
   return { begin };
 }
 
-it("keyward secrets import says what was set when the service does not answer any more", async () => {
+it("keyward secrets import prints which secrets were set when the service stops answering", async () => {
   const { begin } = await start(async (request) => {
     request.socket.destroy();
     await new Promise(() => {});
@@ -73,7 +73,7 @@ it("keyward secrets import says what was set when the service does not answer an
   ]);
 });
 
-it("keyward secrets import says what was set when the operator stops the command", async () => {
+it("keyward secrets import prints which secrets were set when the operator stops the command", async () => {
   let stop = async () => {};
   const { begin } = await start(() => stop());
   const stopped = async (...flags: readonly string[]) => {

@@ -760,34 +760,37 @@ describe("a command with --json", () => {
   });
 
   // The examples need jq, which is not a part of this workspace.
-  it.skipIf(spawnSync("jq", ["--version"]).status !== 0)("is read by each example of the page", async () => {
-    const desk = await Desk.of("census");
-    await desk.begin();
-    await writeFile(
-      desk.path("keyward"),
-      `#!/bin/sh\nexec "${process.execPath}" --conditions development "${executable}" "$@"\n`,
-      { mode: 0o700 },
-    );
-    const env = { ...desk.env, PATH: `${desk.folder}:${process.env["PATH"]}`, HOME: desk.folder };
-    const blocks = readPage("docs/command-json.md", readFileSync(page, "utf8")).blocks.map(({ code }) =>
-      code.replaceAll("2026-11", "one"),
-    );
-    const run = (code: string) => spawnSync("sh", ["-c", code], { cwd: desk.folder, env, encoding: "utf8" });
-    const [first = "", rotation = "", problems = ""] = blocks;
-    expect(run(first)).toMatchObject({ stdout: "one\n3\n", stderr: "" });
-    expect(run(rotation)).toMatchObject({ stdout: expect.stringMatching(/^later: If the processes/), stderr: "" });
-    expect(run(problems)).toMatchObject({ stdout: "", stderr: "" });
-    expect(run(rotation.replace("rotate", "rotate --new-key one"))).toMatchObject({ status: 1, stdout: "" });
-    await desk.do("rotate", "--new-key", "two", ...alone);
-    expect(run(rotation.replace("rotate", "rotate --unregistered 0s"))).toMatchObject({
-      stdout: "the rotation is at step grace\n",
-    });
-    await writeFile(desk.path("production.keyring"), exportKeyring(Keyring.generate("other")), { mode: 0o600 });
-    expect(run(problems).stdout).toContain("sessions: ");
-    expect(blocks).toHaveLength(3);
-  });
+  it.skipIf(spawnSync("jq", ["--version"]).status !== 0)(
+    "prints output that each example of docs/command-json.md can parse",
+    async () => {
+      const desk = await Desk.of("census");
+      await desk.begin();
+      await writeFile(
+        desk.path("keyward"),
+        `#!/bin/sh\nexec "${process.execPath}" --conditions development "${executable}" "$@"\n`,
+        { mode: 0o700 },
+      );
+      const env = { ...desk.env, PATH: `${desk.folder}:${process.env["PATH"]}`, HOME: desk.folder };
+      const blocks = readPage("docs/command-json.md", readFileSync(page, "utf8")).blocks.map(({ code }) =>
+        code.replaceAll("2026-11", "one"),
+      );
+      const run = (code: string) => spawnSync("sh", ["-c", code], { cwd: desk.folder, env, encoding: "utf8" });
+      const [first = "", rotation = "", problems = ""] = blocks;
+      expect(run(first)).toMatchObject({ stdout: "one\n3\n", stderr: "" });
+      expect(run(rotation)).toMatchObject({ stdout: expect.stringMatching(/^later: If the processes/), stderr: "" });
+      expect(run(problems)).toMatchObject({ stdout: "", stderr: "" });
+      expect(run(rotation.replace("rotate", "rotate --new-key one"))).toMatchObject({ status: 1, stdout: "" });
+      await desk.do("rotate", "--new-key", "two", ...alone);
+      expect(run(rotation.replace("rotate", "rotate --unregistered 0s"))).toMatchObject({
+        stdout: "the rotation is at step grace\n",
+      });
+      await writeFile(desk.path("production.keyring"), exportKeyring(Keyring.generate("other")), { mode: 0o600 });
+      expect(run(problems).stdout).toContain("sessions: ");
+      expect(blocks).toHaveLength(3);
+    },
+  );
 
-  it("takes --json after -- as an argument", async () => {
+  it("treats --json after -- as an argument", async () => {
     const ended = await keywardReading("", tmpdir(), {}, "retire", "one", "--", "--json");
     expect(ended).toMatchObject({ exitCode: 2, stdout: "" });
   });

@@ -166,7 +166,7 @@ describe("keyward keyring add", () => {
     expect(await desk.refused(1, "keyring", "add", "--id", "a key")).toContain("(KEY_INVALID)");
   });
 
-  it("prints what to change if the source cannot be saved, and ends with exit code 3", async () => {
+  it("prints what to change if the source cannot be saved, and exits with code 3", async () => {
     const folder = await newFolder();
     await mkdir(join(folder, "keys"));
     await writeFile(join(folder, "keys", "one"), randomBytes(32).toString("base64"));

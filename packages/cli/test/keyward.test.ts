@@ -142,7 +142,7 @@ describe("keyward", () => {
     });
   });
 
-  it("ends with exit code 3 and a hint in the terms of the command if no process is registered", async () => {
+  it("exits with code 3 and prints a hint in the terms of the command if no process is registered", async () => {
     const { run } = await begun();
     const { exitCode, stdout, stderr } = await run("rotate");
     expect({ exitCode, stdout }).toEqual({ exitCode: 3, stdout: "" });
@@ -169,7 +169,7 @@ describe("keyward", () => {
     expect((await run("reencrypt")).stdout).toBe("sessions: 0 of 10 records re-encrypted, 0 unreadable\n");
   });
 
-  it("checks keys and stores with doctor, and ends with exit code 1 if the keys do not belong to a store", async () => {
+  it("checks keys and stores with doctor, and exits with code 1 if the keys do not belong to a store", async () => {
     const { folder, run } = await begun();
     const good = await run("doctor");
     expect(good.exitCode).toBe(0);
@@ -207,7 +207,7 @@ describe("keyward", () => {
     await expectReadable();
   });
 
-  it("ends with exit code 1 if its output cannot be written", async () => {
+  it("exits with code 1 if its output cannot be written", async () => {
     const child = spawn("sh", [
       "-c",
       '"$0" --conditions development "$1" keygen > /dev/full',
@@ -275,7 +275,7 @@ describe("keyward", () => {
     expect((await readdir(directory)).toSorted()).toEqual(["2026-12", "primary"]);
   });
 
-  it("prints which change of an environment variable is needed, and ends with exit code 3", async () => {
+  it("prints which change of an environment variable is needed, and exits with code 3", async () => {
     const folder = await newFolder();
     const env = {
       KEYWARD_KEYS: "env:APP_KEY",
@@ -316,7 +316,7 @@ describe("keyward", () => {
     expect(await readFile(join(folder, "key.unfinished"), "utf8")).toBe("precious");
   });
 
-  it("ends `census --watch` when the reader of its output ends", async () => {
+  it("stops `census --watch` when the reader of its output has exited", async () => {
     const { folder } = await begun();
     const command = `"$0" --conditions development "$1" census --watch --every 100ms | head -n 1`;
     const { PATH = "", HOME = "" } = process.env;
@@ -385,7 +385,7 @@ describe("keyward", () => {
     [["keyring", "enable"], 2, /missing required argument 'id'/],
     [["--help"], 0, /^$/],
     [["--version"], 0, /^$/],
-  ])("ends %j with exit code %d", async (commandLine, exitCode, stderr) => {
+  ])("makes %j exit with code %d", async (commandLine, exitCode, stderr) => {
     const ended = await keyward(await newFolder(), {}, ...commandLine);
     expect(ended.exitCode).toBe(exitCode);
     expect(ended.stderr).toMatch(stderr);
@@ -403,7 +403,7 @@ describe("keyward", () => {
     expect(printed).toBe("keyward: this is Node.js 20.19.0, and keyward needs Node.js 22.19 or newer.\n");
   });
 
-  it("ends with exit code 130 at SIGINT, and the same command continues", async () => {
+  it("exits with code 130 at SIGINT, and the same command continues the rotation", async () => {
     const { folder, run, expectReadable } = await begun();
     const flags = ["rotate", "--new-key", "2026-12", "--unregistered", "10m", "--grace", "0s"];
     const child = startKeyward(folder, sources, ...flags);
@@ -426,7 +426,7 @@ describe("keyward", () => {
     await expectReadable();
   });
 
-  it("ends at the second SIGINT, although a backend does not answer", async () => {
+  it("exits at the second SIGINT, even if a backend does not answer", async () => {
     const connected = Promise.withResolvers<void>();
     const silent = createServer(() => connected.resolve()).listen(0, "127.0.0.1");
     onTestFinished(() => void silent.close());

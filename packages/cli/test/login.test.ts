@@ -158,7 +158,7 @@ describe("the value of a secret", () => {
     });
   });
 
-  it("loses one newline of stdin or of a file, and says so", async () => {
+  it("is set without the last newline of stdin or of a file, and the command reports this", async () => {
     const { folder, env } = await withServer();
     await writeFile(join(folder, "token.txt"), `${value}\r\n`);
     const ofStdin = await keywardReading(`${value}\n`, folder, env, "secrets", "set", "github", "FIRST");
@@ -177,7 +177,7 @@ describe("the value of a secret", () => {
     }
   });
 
-  it("works as an argument, with a warning about who can see it", async () => {
+  it("is accepted as an argument, with a warning about who can see the argument", async () => {
     const { folder, env } = await withServer();
     const ended = await keyward(folder, env, "secrets", "set", "github", "TOKEN", value, "--bearer");
     expect(ended).toMatchObject({

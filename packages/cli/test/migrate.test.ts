@@ -280,7 +280,7 @@ describe("keyward migrate", () => {
     expect(Buffer.from((await readStored("secret-id:a")) ?? "").toString("latin1")).toMatch(/^kw/);
   });
 
-  it("ends with exit code 1 if a record that Keyward encrypted earlier cannot be decrypted", async () => {
+  it("exits with code 1 if a record that Keyward encrypted earlier cannot be decrypted", async () => {
     const { folder, run } = await existing({ "secret-id:a": keyvJson, "secret-id:b": keyvJson });
     const command = ["migrate", "--from", "plaintext", "--encrypt", "--yes"];
     expect((await run(...command)).exitCode).toBe(0);
@@ -593,7 +593,7 @@ describe("keyward refuse-plaintext", () => {
 });
 
 describe("keyward census --watch", () => {
-  it("prints a new count again and again, and ends with exit code 130", async () => {
+  it("prints a new count again and again, and exits with code 130 when it is stopped", async () => {
     const { folder } = await existing({ "secret-id:a": keyvJson });
     await keyward(folder, sources, "migrate", "--from", "plaintext", "--encrypt", "--yes");
     const child = startKeyward(folder, sources, "census", "--watch", "--every", "100ms", "--json");
@@ -656,7 +656,7 @@ describe("keyward reencrypt", () => {
     for (const ended of [failed, json]) expectNoSecrets(ended, []);
   });
 
-  it("ends with exit code 1 after it resumed from a checkpoint, if an earlier run counted unreadable records", async () => {
+  it("exits with code 1 after it resumed from a checkpoint, if an earlier run counted unreadable records", async () => {
     const names = Array.from({ length: 1_000 }, (_, index) => [`secret-id:${index}`, keyvJson]);
     const { folder, run } = await existing(Object.fromEntries(names));
     await run("migrate", "--from", "plaintext", "--encrypt", "--yes");

@@ -56,7 +56,7 @@ describe("the progress of a rotation", () => {
     expect(terminal.text.trim()).toBe('rotation from key "first" to "second": done');
   });
 
-  it("ends at Ctrl-C, and the same command continues the rotation", async () => {
+  it("stops at Ctrl-C, and the same command continues the rotation", async () => {
     const folder = await withRecords(3_000);
     const terminal = new Terminal(folder, {}, ...rotation, "--max-per-second", "300");
     await terminal.waitFor(/of 3000 records/);
@@ -69,7 +69,7 @@ describe("the progress of a rotation", () => {
     });
   });
 
-  it("ends if the terminal closes, and the same command continues the rotation", async () => {
+  it("stops if the terminal closes, and the same command continues the rotation", async () => {
     const folder = await withRecords(3_000);
     const terminal = new Terminal(folder, {}, ...rotation, "--max-per-second", "300");
     await terminal.waitFor(/of 3000 records/);

@@ -159,7 +159,7 @@ describe("keyward record over SQLite", () => {
     expect(await inApplication((sessions) => sessions.get(key), { namespace: "unscoped" })).toBe(9);
   });
 
-  it("ends with exit code 1 and NO_RECORD if there is no record, also with --json", async () => {
+  it("exits with code 1 and NO_RECORD if there is no record, also with --json", async () => {
     const { inApplication, run } = await overSqlite();
     await inApplication((sessions) => sessions.set("other", "value"));
     for (const command of [["record", "get"], ["inspect"]]) {
@@ -356,19 +356,24 @@ describe("keyward record over SQLite", () => {
     ["Ctrl-D", (terminal: Terminal) => terminal.press("\x04")],
     ["Ctrl-C", (terminal: Terminal) => terminal.press("\x03")],
     ["SIGTERM", (terminal: Terminal) => terminal.signal("SIGTERM")],
-  ])("ends at a question with exit code 130 after %s, and repeats no key of a record", async (_, stop) => {
-    const { folder, inApplication, sources } = await overSqlite();
-    await inApplication((sessions) => sessions.set(key, "a value"));
-    const terminal = new Terminal(folder, sources, "record", "delete", key, ...namespaced);
-    await terminal.waitFor("Go on?");
-    stop(terminal);
-    expect(await terminal.end()).toBe(130);
-    expect(terminal.text).not.toContain(key);
-    expect(terminal.text).not.toContain("top-level await");
-    // The cursor is shown again.
-    expect(terminal.printed.lastIndexOf("\x1b[?25h")).toBeGreaterThanOrEqual(terminal.printed.lastIndexOf("\x1b[?25l"));
-    expect(await inApplication((sessions) => sessions.get(key))).toBe("a value");
-  });
+  ])(
+    "exits with code 130 on %s while it asks a question, and does not print the key of the record",
+    async (_, stop) => {
+      const { folder, inApplication, sources } = await overSqlite();
+      await inApplication((sessions) => sessions.set(key, "a value"));
+      const terminal = new Terminal(folder, sources, "record", "delete", key, ...namespaced);
+      await terminal.waitFor("Go on?");
+      stop(terminal);
+      expect(await terminal.end()).toBe(130);
+      expect(terminal.text).not.toContain(key);
+      expect(terminal.text).not.toContain("top-level await");
+      // The cursor is shown again.
+      expect(terminal.printed.lastIndexOf("\x1b[?25h")).toBeGreaterThanOrEqual(
+        terminal.printed.lastIndexOf("\x1b[?25l"),
+      );
+      expect(await inApplication((sessions) => sessions.get(key))).toBe("a value");
+    },
+  );
 
   it("refuses the records of the secrets service and of Keyward itself, also in stores that join namespace and key", () => {
     const refused = [
@@ -424,7 +429,7 @@ describe("keyward record over SQLite", () => {
       ["inspect", "one", "--store", "a=sqlite:a", "--store", "b=sqlite:b"],
       /2 are named \(USAGE\)\nPass the flag --store once/,
     ],
-  ])("ends %j with exit code 2, and repeats no key", async (commandLine, stderr) => {
+  ])("makes %j exit with code 2, and repeats no key", async (commandLine, stderr) => {
     for (const flags of [[], ["--json"]]) {
       const ended = await keyward(tmpdir(), {}, ...commandLine, ...flags);
       expect(ended.exitCode).toBe(2);
@@ -447,7 +452,7 @@ describe("keyward record over SQLite", () => {
     expect((await keyward(folder, env, "inspect", key, ...namespaced, "--store", "sessions")).exitCode).toBe(0);
   });
 
-  it("ends with an error message if the store is a text file, a directory, or was never used", async () => {
+  it("exits with an error message if the store is a text file, a directory, or was never used", async () => {
     const { folder, run, pipe } = await overSqlite();
     await writeFile(join(folder, "text"), "This is no database, but a text of some length. ".repeat(99));
     await mkdir(join(folder, "directory"));
@@ -557,7 +562,7 @@ describeWithRedis(servers, "keyward record over Redis", () => {
     expect(await tools.inApplication((sessions) => sessions.get(key))).toBeUndefined();
   });
 
-  it("ends with an error message if no server answers, or if the store was never used", async () => {
+  it("exits with an error message if no server answers, or if the store was never used", async () => {
     const { run, pipe } = await overRedis();
     const closed = createServer().listen(0, "127.0.0.1");
     await once(closed, "listening");

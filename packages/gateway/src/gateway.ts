@@ -17,7 +17,7 @@ export interface GatewayOptions {
   readonly store: WrappableStore;
   /** The encryption keys: a keyring, or a key provider that loads a keyring. */
   readonly keys: Keyring | KeyProvider;
-  /** Registers this process as a replica of the store, as the option of `EncryptedStore`. Default: `false`. */
+  /** Registers this process in the store as a replica, as the option of `EncryptedStore` does. Default: `false`. */
   readonly replica?: boolean | undefined;
   /** Where calls are recorded. The code that opened the audit closes it. */
   readonly audit: AuditLog;

@@ -60,8 +60,8 @@ async function codeOf(calling: Promise<Response>): Promise<unknown> {
   return [answer.status, code];
 }
 
-describe("while the store is away", () => {
-  it("a call is refused and does not reach the server, and calls work when the store is back", async () => {
+describe("while the store is unavailable", () => {
+  it("a call is refused and does not reach the server, and calls work again when the store has recovered", async () => {
     const faulty = new FaultyStore();
     const { call, gateway, upstream } = await startCounted(faulty.store);
     expect((await call("/s/api/")).status).toBe(200);
@@ -78,7 +78,7 @@ describe("while the store is away", () => {
     for (const { headers } of upstream.requests) expect(headers.authorization).toBe(`Bearer ${testValue}`);
   });
 
-  it("an open stream goes on, and still ends after a revocation when the store is back", async () => {
+  it("an open stream continues, and ends when its token is revoked after the store has recovered", async () => {
     const faulty = new FaultyStore();
     const upstream = await startUpstream((_, response) => {
       response.writeHead(200, { "content-type": "text/event-stream" });
@@ -105,7 +105,7 @@ describe("while the store is away", () => {
     expect((await call("/s/api/")).status).toBe(401);
   });
 
-  it("and slow, a call waits, and is forwarded once", async () => {
+  it("a call waits until the store answers, and is forwarded once", async () => {
     const faulty = new FaultyStore();
     const { call, upstream } = await startCounted(faulty.store);
     const { waiting, release } = faulty.hold();
@@ -117,7 +117,7 @@ describe("while the store is away", () => {
     expect(upstream.requests).toHaveLength(1);
   });
 
-  it("and slow, a caller who leaves is recorded, reaches no server, and keeps nothing open", async () => {
+  it("the call of a caller who disconnects is recorded, reaches no server, and does not stay open", async () => {
     const faulty = new FaultyStore();
     const { call, upstream, gateway, admin, caller } = await startCounted(faulty.store);
     const { waiting, release } = faulty.hold();
@@ -140,24 +140,27 @@ describe("while the store is away", () => {
 });
 
 describe("a record that cannot be read", () => {
-  it.each(["value/", "server/", "token/", "service"])("under %s refuses the call before the server", async (prefix) => {
-    const store = new MemoryStore();
-    const { call, upstream } = await startCounted(store);
-    const view = store.namespaced(serviceNamespace);
-    for (const { key } of await recordsUnder(store, prefix)) {
-      const stored = await view.get(key);
-      if (!(stored instanceof Uint8Array)) throw new TypeError(`${key} has no record`);
-      const bytes = Buffer.from(stored);
-      bytes[bytes.length - 1] = (bytes.at(-1) ?? 0) ^ 1;
-      await view.set(key, bytes);
-    }
-    const answer = await call("/s/api/");
-    expect(answer.status).toBe(503);
-    expect(await answer.text()).not.toContain(testValue);
-    expect(upstream.requests).toEqual([]);
-  });
+  it.each(["value/", "server/", "token/", "service"])(
+    "makes the gateway refuse the call before it calls the server: %s",
+    async (prefix) => {
+      const store = new MemoryStore();
+      const { call, upstream } = await startCounted(store);
+      const view = store.namespaced(serviceNamespace);
+      for (const { key } of await recordsUnder(store, prefix)) {
+        const stored = await view.get(key);
+        if (!(stored instanceof Uint8Array)) throw new TypeError(`${key} has no record`);
+        const bytes = Buffer.from(stored);
+        bytes[bytes.length - 1] = (bytes.at(-1) ?? 0) ^ 1;
+        await view.set(key, bytes);
+      }
+      const answer = await call("/s/api/");
+      expect(answer.status).toBe(503);
+      expect(await answer.text()).not.toContain(testValue);
+      expect(upstream.requests).toEqual([]);
+    },
+  );
 
-  it("because the value was deleted refuses the call before the server", async () => {
+  it("makes the gateway refuse the call before it calls the server, also if the value was deleted", async () => {
     const store = new MemoryStore();
     const { call, upstream } = await startCounted(store);
     const view = store.namespaced(serviceNamespace);
@@ -168,7 +171,9 @@ describe("a record that cannot be read", () => {
 });
 
 describe("while the audit cannot be written", () => {
-  it("calls are refused before the server is called, and work again afterwards", { timeout: 60_000 }, async () => {
+  it("calls are refused before the server is called, and work again when the audit can be written", {
+    timeout: 60_000,
+  }, async () => {
     const { call, gateway, upstream, auditPath } = await startCounted();
     expect((await call("/s/api/")).status).toBe(200);
     const database = new DatabaseSync(auditPath);
@@ -192,7 +197,7 @@ describe("while the audit cannot be written", () => {
   });
 });
 
-describe("a gateway that ends", () => {
+describe("a gateway that is closing", () => {
   /** Starts a server whose answers end when `finish` is called. */
   async function startHeld() {
     const held: ServerResponse[] = [];
@@ -212,7 +217,7 @@ describe("a gateway that ends", () => {
     return { held, ...installation };
   }
 
-  it("answers the calls in progress, refuses new ones, and says that it is not ready", async () => {
+  it("answers the calls in progress, and refuses new ones", async () => {
     const { held, call, gateway } = await startHeld();
     const kept = [call("/s/api/json", { method: "POST", body: "a" }), call("/s/api/json")];
     await expect.poll(() => held.length).toBe(2);
@@ -238,7 +243,7 @@ describe("a gateway that ends", () => {
     await closing;
   });
 
-  it("ends a stream of events that nobody waits for, between two events", async () => {
+  it("ends a stream of events that answers no call, between two events", async () => {
     const { held, call, gateway } = await startHeld();
     const [idle, within] = await Promise.all([call("/s/api/idle"), call("/s/api/within")]);
     await expect.poll(() => held.length).toBe(2);

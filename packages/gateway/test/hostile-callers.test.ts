@@ -61,7 +61,7 @@ describe("a stolen token of a member", () => {
     expect(await call("/s/tools/mcp", tool("echo"))).toEqual([200, undefined]);
   });
 
-  it("is nothing in another workspace, and neither is a token of its admin", async () => {
+  it("gives no access to the servers of another workspace, and neither does a token of an admin", async () => {
     const { gateway, admin, upstream, problems } = await startMcp();
     const operator = admin.localOperator();
     const { admin: other } = await admin.createWorkspace(operator, { name: "other", adminOwner: "eve" });
@@ -75,7 +75,7 @@ describe("a stolen token of a member", () => {
     expect(problems).toEqual([]);
   });
 
-  it("ends within two seconds, also with a stream open and with a body that has not ended", async () => {
+  it("is refused after its revocation, and streams and requests in progress end within two seconds", async () => {
     const { gateway, token, admin, caller, call } = await startMcp();
     const answer = await call("/s/tools/mcp", { headers: { accept: "text/event-stream" } });
     const reader = answer.body?.getReader();
@@ -117,7 +117,7 @@ describe("the header Authorization", () => {
     expect(upstream.requests).toEqual([]);
   });
 
-  it("is not looked for in the query, in a cookie or in another header", async () => {
+  it("is not replaced by a token in the query, in a cookie or in another header", async () => {
     const { gateway, token, upstream } = await startMcp();
     const headers = { cookie: `token=${token}`, "x-api-key": token, "proxy-authorization": `Bearer ${token}` };
     const answer = await fetch(`${gateway.url}/s/tools/mcp?access_token=${token}`, post(message("a"), headers));
@@ -127,7 +127,7 @@ describe("the header Authorization", () => {
 });
 
 describe("headers of a caller", () => {
-  it("cannot replace what the gateway injects, or come twice", async () => {
+  it("cannot replace what the gateway injects, and are refused if one of them is sent twice", async () => {
     const upstream = await startUpstream((_, response) => answerJson(response, {}));
     const { gateway, token, addServer } = await startInstallation([upstream]);
     await addServer({ slug: "api", url: upstream.origin, rule: { kind: "header", header: "X-Api-Key" } });
@@ -156,7 +156,7 @@ describe("headers of a caller", () => {
     expect(upstream.requests).toHaveLength(1);
   });
 
-  it("cannot ask for a part, for a compressed answer, or for an effect at a proxy", async () => {
+  it("cannot ask for a part of an answer or for a compressed answer, and cannot control a proxy", async () => {
     const upstream = await startUpstream((_, response) => answerJson(response, {}));
     const { gateway, token, addServer } = await startInstallation([upstream]);
     await addServer({ slug: "api", url: upstream.origin });
@@ -317,7 +317,7 @@ describe("many calls", () => {
     expect((await fetch(`${gateway.url}/s/tools/mcp`, post(message("tools/list"), headers))).status).toBe(200);
   });
 
-  it("are refused when too many are in progress, and another token goes on", async () => {
+  it("are refused when too many of one token are in progress, and a call with another token is answered", async () => {
     const { call, admin, caller, gateway } = await startMcp({ limits: { concurrentCallsOfToken: 2 } });
     const leaving = new AbortController();
     const open = () => call("/s/tools/mcp", { signal: leaving.signal });
@@ -330,7 +330,7 @@ describe("many calls", () => {
     await expect.poll(async () => (await call("/s/tools/mcp", post(message("tools/list")))).status).toBe(200);
   });
 
-  it("cost the store nothing soon if their token is refused", async () => {
+  it("are refused with 429 after their token was refused too often", async () => {
     const { call, admin, caller } = await startMcp({ limits: { refusalsPerMinute: 3 } });
     await revoke({ admin, caller }, "ci");
     const statuses: number[] = [];
@@ -338,7 +338,7 @@ describe("many calls", () => {
     expect(statuses).toEqual([401, 401, 401, 429, 429]);
   });
 
-  it("that provoke answers with values are refused, so that nobody guesses a value", async () => {
+  it("that provoke answers with values are refused, so that a caller cannot guess a value", async () => {
     const upstream = await startUpstream((_, response) => answerJson(response, { value: testValue }));
     const { addServer, call } = await startInstallation([upstream], { limits: { redactionsPerHour: 3 } });
     await addServer({ slug: "api", url: upstream.origin });
@@ -349,7 +349,7 @@ describe("many calls", () => {
 });
 
 describe("a body for a server of another kind", () => {
-  it("that is too large breaks off, with and without a length", async () => {
+  it("is refused if it is too large, with and without a length, and the server gets no complete request", async () => {
     const upstream = await startUpstream((request, response) => {
       bodyOf(request).then(
         () => answerJson(response, {}),

@@ -74,14 +74,14 @@ describe("an answer that breaks off", () => {
     ["a chunk", "Transfer-Encoding: chunked\r\n\r\n50\r\nhello"],
     ["a stream of events", "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n7\r\ndata: a\r\n"],
     ["a compressed body", `Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n\x1f\x8b\x08\x00\x00\r\n`],
-  ])("arrives at the caller as cut off if it breaks off within %s", async (_, rest) => {
+  ])("is visibly incomplete for the caller if it breaks off within %s", async (_, rest) => {
     const running = await startRaw(`HTTP/1.1 200 OK\r\n${rest}`);
     const seen = await seenBy(running.call("/s/api/"));
     expect(seen.isWhole && seen.status === 200).toBe(false);
     expect(await lastCall(running)).toMatchObject({ reason: "SERVER_UNAVAILABLE" });
   });
 
-  it("because the server was killed within a stream ends at the caller too, and the next call works", async () => {
+  it("ends at the caller too if the server was killed within a stream, and the next call works", async () => {
     let open: Socket | undefined;
     const running = await startServer((request, response) => {
       if (request.url !== "/events") return void response.end("ok");
@@ -128,7 +128,7 @@ describe("an answer that is not valid HTTP", () => {
 });
 
 describe("an answer with an odd shape", () => {
-  it("has no 1xx, no reason and no trailers of the server", async () => {
+  it("is relayed without the server's 1xx responses, reason phrase and trailers", async () => {
     const { gateway, token } = await startRaw(
       `HTTP/1.1 103 Early Hints\r\nLink: <${testValue}>\r\n\r\nHTTP/1.1 200 ${testValue}\r\nTrailer: X-End\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-End: ${testValue}\r\n\r\n`,
     );
@@ -175,7 +175,7 @@ describe("an answer with an odd shape", () => {
     expect(JSON.stringify([...seen.headers])).not.toContain("evil");
   });
 
-  it("and a redirect is not followed, and shows no value", async () => {
+  it("is not followed if it is a redirect, and shows no value", async () => {
     const { call, upstream } = await startRaw(
       `HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/?token=${testValue}\r\nContent-Length: 0\r\n\r\n`,
     );
@@ -310,7 +310,7 @@ describe("a server that does not stop", () => {
   it.each([
     ["plain", undefined],
     ["compressed", "gzip"],
-  ])("gets no further than a caller who does not read: %s", async (_, encoding) => {
+  ])("cannot send on while its caller does not read: %s", async (_, encoding) => {
     // Bytes that cannot be compressed.
     const block = Buffer.from(Array.from({ length: 65_536 }, (_item, index) => (index * 7_919) % 251));
     const compressed = gzipSync(Buffer.concat(Array.from({ length: 400 }, () => block)), { level: 0 });
@@ -383,8 +383,8 @@ describe("an admin who changes the URL of a server", () => {
   });
 });
 
-describe("a caller who leaves", () => {
-  it("ends the request at the server, also before the server has answered", async () => {
+describe("a caller who disconnects", () => {
+  it("cancels the request at the server, also before the server has answered", async () => {
     const running = await startServer(() => {});
     const leaving = new AbortController();
     const calling = seenBy(running.call("/s/api/", { signal: leaving.signal }));

@@ -29,7 +29,7 @@ describe("the headers of callers that a server's settings list", () => {
     expect(request?.headers.cookie).toBeUndefined();
   });
 
-  it("are forwarded from the next call on, and no longer from the call after the list was emptied", async () => {
+  it("are forwarded from the first call after they are listed, until the list is emptied", async () => {
     const upstream = await startUpstream((_, response) => answerJson(response, {}));
     const { addServer, call, admin, caller } = await startInstallation([upstream]);
     await addServer({ slug: "api", url: upstream.origin });
@@ -53,7 +53,7 @@ describe("the headers of callers that a server's settings list", () => {
     expect(upstream.requests[0]?.rawHeaders.join()).not.toContain("key-of-the-caller");
   });
 
-  it("are refused if they come twice, with an entry in the audit", async () => {
+  it("are refused if one of them is sent twice, and the audit has the refusal", async () => {
     const upstream = await startUpstream((_, response) => answerJson(response, {}));
     const installation = await startInstallation([upstream]);
     const { addServer, admin, caller } = installation;
@@ -66,7 +66,7 @@ describe("the headers of callers that a server's settings list", () => {
     expect((await admin.listCalls(caller)).items.at(-1)).toMatchObject({ status: 400, reason: "REQUEST_MALFORMED" });
   });
 
-  it("may name what the gateway forwards anyway", async () => {
+  it("may include a header that the gateway forwards in any case", async () => {
     const upstream = await startUpstream((_, response) => answerJson(response, {}));
     const installation = await startInstallation([upstream]);
     await installation.addServer({ slug: "api", url: upstream.origin, forwardHeaders: ["accept", "constructor"] });
@@ -97,7 +97,7 @@ describe("the headers of answers that a server's settings list", () => {
     expect([headers.get("x-other"), headers.get("set-cookie"), headers.get("constructor")]).toEqual([null, null, null]);
   });
 
-  it("come without a value, with all their lines, and with letters outside ASCII as the server sent them", async () => {
+  it("are relayed with all their lines and letters outside ASCII, and without the value of a secret", async () => {
     const upstream = await startUpstream((_, response) => {
       const encoded = Buffer.from(testValue).toString("base64");
       const name = Buffer.from("Zoë 😀").toString("latin1");

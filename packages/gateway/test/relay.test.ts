@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { answerJson, bodyOf, startInstallation, startUpstream, testValue } from "./installation.ts";
 
 describe("a call", () => {
-  it("arrives at the server with the credential, and without what belongs to the caller", async () => {
+  it("reaches the server with the server's credential, and without the token and the cookies of the caller", async () => {
     const upstream = await startUpstream((_, response) => answerJson(response, { ok: true }));
     const { addServer, call } = await startInstallation([upstream]);
     await addServer({ slug: "api", url: `${upstream.origin}/base` });
@@ -31,7 +31,7 @@ describe("a call", () => {
     [{ kind: "header", header: "X-Api-Key" }, "x-api-key", testValue],
     [{ kind: "bearer" }, "authorization", `Bearer ${testValue}`],
     [{ kind: "template", header: "Authorization", template: "token {value}" }, "authorization", `token ${testValue}`],
-  ] as const)("has the value where the rule %j puts it", async (rule, header, expected) => {
+  ] as const)("contains the value where the rule %j puts it", async (rule, header, expected) => {
     const upstream = await startUpstream((_, response) => answerJson(response, {}));
     const { addServer, call } = await startInstallation([upstream]);
     await addServer({ slug: "api", url: upstream.origin, rule });
@@ -57,7 +57,7 @@ describe("a call", () => {
     ]);
   });
 
-  it("passes the body on as it came, in both directions", async () => {
+  it("relays the body unchanged, in both directions", async () => {
     const upstream = await startUpstream((request, response) => {
       void bodyOf(request).then((body) => answerJson(response, { method: request.method, body }));
     });
@@ -70,7 +70,7 @@ describe("a call", () => {
     }
   });
 
-  it("says to the server how its body is compressed, which the gateway does not read", async () => {
+  it("relays a compressed body with the header that names its compression", async () => {
     const upstream = await startUpstream((request, response) => {
       const { "content-encoding": encoding } = request.headers;
       const body = request.pipe(createGunzip());
@@ -83,7 +83,7 @@ describe("a call", () => {
     expect(await answer.json()).toEqual({ encoding: "gzip", text: "text" });
   });
 
-  it("gets an answer without a body where the server sends none, and the next answer on the same connection", async () => {
+  it("gets an answer without a body if the server sends none, and the next answer on the same connection", async () => {
     const upstream = await startUpstream((request, response) => {
       if (request.method === "DELETE") response.writeHead(204).end();
       else answerJson(response, { method: request.method });
@@ -156,7 +156,7 @@ describe("a call that the gateway refuses", () => {
     ]);
   });
 
-  it("leaves a new value unused, and a call shows the value as used at once", async () => {
+  it("leaves the new value of a secret marked as unused, until a call uses the value", async () => {
     const upstream = await startUpstream((_, response) => answerJson(response, {}));
     const { addServer, call, admin, caller } = await startInstallation([upstream]);
     await addServer({ slug: "api", url: upstream.origin });
@@ -171,7 +171,7 @@ describe("a call that the gateway refuses", () => {
 });
 
 describe("a stream of events", () => {
-  it("comes without a value that was set after the stream began, once a call uses the value", async () => {
+  it("is relayed without a value that was set after the stream began, once a call uses the value", async () => {
     let report = (_: string) => {};
     const upstream = await startUpstream((request, response) => {
       if (request.url !== "/events") return answerJson(response, {});
@@ -192,7 +192,7 @@ describe("a stream of events", () => {
     await reader?.cancel();
   });
 
-  it("comes without a value that was set after the stream began, also if no call of this process uses the value", async () => {
+  it("is relayed without a value that was set after the stream began, also if no call of this process uses the value", async () => {
     let report = (_: string) => {};
     const upstream = await startUpstream((_, response) => {
       response.writeHead(200, { "content-type": "text/event-stream" });
@@ -217,7 +217,7 @@ describe("a stream of events", () => {
 });
 
 describe("an answer", () => {
-  it("comes without the value, wherever the server repeats the value", async () => {
+  it("is relayed without the value, wherever the server repeats the value", async () => {
     const bodies: Record<
       string,
       (url: string) => { readonly headers?: Record<string, string>; readonly body: Buffer }
@@ -249,7 +249,7 @@ describe("an answer", () => {
     }
   });
 
-  it("has no cookie, no challenge, and no page that can act in the gateway's origin", async () => {
+  it("is relayed without cookies and challenges, and cannot act as a page in the gateway's origin", async () => {
     const upstream = await startUpstream((_, response) => {
       response.writeHead(403, {
         "content-type": "text/html",
@@ -309,7 +309,7 @@ describe("an answer", () => {
       expect([answer.status, JSON.parse(answer.text)]).toMatchObject([502, { code: "ANSWER_REFUSED" }]);
   });
 
-  it("arrives in pieces while the server sends them", async () => {
+  it("reaches the caller in pieces, while the server sends them", async () => {
     let next = () => {};
     const upstream = await startUpstream((_, response) => {
       response.writeHead(200, { "content-type": "text/event-stream" });
@@ -326,7 +326,7 @@ describe("an answer", () => {
     expect((await reader?.read())?.done).toBe(true);
   });
 
-  it("ends at the server when the caller leaves", async () => {
+  it("is cancelled at the server when the caller disconnects", async () => {
     let left: Promise<unknown> | undefined;
     const upstream = await startUpstream((_, response) => {
       left = once(response, "close");

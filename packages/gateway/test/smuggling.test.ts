@@ -78,7 +78,7 @@ describe("a request that two readers could divide in different ways", () => {
     expect(upstream.requests).toEqual([]);
   });
 
-  it("may have chunk extensions and trailers, which stay at the gateway", async () => {
+  it("may have chunk extensions and trailers, which the gateway does not forward", async () => {
     const { gateway, token, upstream } = await startEcho();
     const body = "5;name=value\r\nhello\r\n0;last\r\nX-Trailer: a\r\nAuthorization: Bearer stolen\r\n\r\n";
     const request = requestOf(
@@ -137,7 +137,7 @@ describe("a server", () => {
     expect(heads).not.toContain(token);
   });
 
-  it("that sends two answers to one request has no say in the next call", async () => {
+  it("that sends two answers to one request cannot answer the next call", async () => {
     const answers =
       "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirstHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged";
     const upstream = await startRawUpstream((socket) => socket.write(answers));
@@ -203,7 +203,7 @@ describe("a request line", () => {
     expect(upstream.requests).toEqual([]);
   });
 
-  it("keeps its own method if a header has another one", async () => {
+  it("keeps its method if a header names another method", async () => {
     const { gateway, token, upstream } = await startEcho();
     const lines = ["X-HTTP-Method-Override: DELETE", "X-HTTP-Method: DELETE", "X-Original-URL: /admin"];
     await exchange(gateway.url, requestOf("GET /s/api/items HTTP/1.1", token, lines));
@@ -212,7 +212,7 @@ describe("a request line", () => {
     expect(Object.keys(request?.headers ?? {}).filter((name) => name.startsWith("x-"))).toEqual([]);
   });
 
-  it("is refused if the request has no host, or two", async () => {
+  it("is refused if the request has no header Host, or two of them", async () => {
     const { gateway, token, upstream } = await startEcho();
     const without = `GET /s/api/items HTTP/1.1\r\nAuthorization: Bearer ${token}\r\nConnection: close\r\n\r\n`;
     expect(statusesIn(await exchange(gateway.url, without))).toEqual([421]);
@@ -221,7 +221,7 @@ describe("a request line", () => {
     expect(upstream.requests).toEqual([]);
   });
 
-  it("and headers that are too large are refused", async () => {
+  it("is refused if it is too large, and so are headers that are too large", async () => {
     const { gateway, token, upstream } = await startEcho();
     const large = requestOf("GET /s/api/items HTTP/1.1", token, [`X-Large: ${"a".repeat(70_000)}`]);
     expect(statusesIn(await exchange(gateway.url, large))).toEqual([431]);

@@ -69,7 +69,10 @@ export type Space = (typeof spaces)[number];
 /** Maximum nesting depth of the JSON in requests and answers: an object with a list of objects. */
 export const maxDepth = 3;
 
-/** Returns the maximum number of brackets, commas and colons in a JSON document that contains `records` records. */
+/**
+ * Returns how many brackets, commas and colons the JSON body of an operation or of its answer may have, if the body has at
+ * most `records` records. A body with more is refused.
+ */
 export function partsOf(records: number): number {
   return 16 + 9 * records;
 }

@@ -15,8 +15,8 @@ export class ReadSize {
   #records: number;
 
   /**
-   * @param memory the memory of the request. A read that has more records than the first read reserves bytes in
-   * `memory`.
+   * @param memory the memory of the request. If a later read has more records than the first one, the read reserves bytes
+   * in `memory`.
    */
   constructor(limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number }, memory: RequestMemory) {
     this.#limits = limits;

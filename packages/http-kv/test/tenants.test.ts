@@ -453,7 +453,7 @@ describe("a file of API keys", () => {
   const empty = JSON.stringify({ "keyward-kv": 1, keys: [] });
   const add = (path: string, entry: ApiKeyEntry) => changeTenants(path, (entries) => [...entries, entry]);
 
-  it("makes revoke() reject without repeating the passed id, because this text may be a whole API key", async () => {
+  it("makes revoke() reject an unknown id with an error that does not contain the id, which may be a whole API key", async () => {
     const tenants = fileTenants(file());
     const { apiKey } = await tenants.add({ tenant: "a" });
     for (const text of [apiKey, apiKey.slice(3), ` ${apiKey}`]) {

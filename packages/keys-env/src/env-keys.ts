@@ -169,9 +169,9 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     if (trim(env[name] ?? "").includes(",") && !isDocument(trim(env[name] ?? ""))) {
       throw new KeywardError(
         "KEY_INVALID",
-        `${name} holds a passphrase with a comma, which ${othersVariable} cannot hold`,
+        `The passphrase in ${name} contains a comma, so it cannot be moved to ${othersVariable}, where commas separate the keys`,
         {
-          hint: `A rotation needs both keys for a while. First move the keys to a directory of keys, or to a keyring document, and set ${fileVariable} to its path. A file in the directory may hold the passphrase.`,
+          hint: `During a rotation, the old key moves to ${othersVariable}. So first move all keys to a directory of keys, where a file may hold the passphrase, or to a keyring document. Set ${fileVariable} to the path of the directory or the document.`,
         },
       );
     }

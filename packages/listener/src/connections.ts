@@ -31,9 +31,9 @@ export class Connections {
   }
 
   /**
-   * Notes that a request has begun, and that it has ended when its response is closed. Returns false if the client has not
-   * waited for the answer to its former request. Then the connection is closed: one packet with many requests would
-   * otherwise keep the process from the requests of other clients.
+   * Counts a request as in progress until its response is closed. Closes the connection and returns false if the client
+   * sent the request before the answer to its previous request was complete. Otherwise one packet with many
+   * requests would keep the process from the requests of other clients.
    */
   begin(response: ServerResponse): boolean {
     const { socket } = response.req;

@@ -13,7 +13,7 @@ export interface BrokenAnswer {
 
 /** The options of {@link startHttpListener}. */
 export interface HttpListenerOptions {
-  /** What the server is, for the error of a port that cannot be used, such as "admin server". */
+  /** A description of the server, such as "admin server". The error for a port that cannot be used contains the description. */
   readonly name: string;
   /** The address to listen on, with plain HTTP. */
   readonly host: string;

@@ -2,7 +2,7 @@ import { connect } from "node:net";
 import { expect, it, onTestFinished } from "vitest";
 import { startHttpListener } from "../src/index.ts";
 
-it("a listener goes on after a handler that leaves the body of a request unread", async () => {
+it("a listener still answers requests after a handler has left the body of a request unread", async () => {
   const failures: unknown[] = [];
   const note = (error: unknown) => failures.push(error);
   process.on("uncaughtExceptionMonitor", note);

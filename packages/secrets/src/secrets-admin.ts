@@ -83,7 +83,7 @@ export interface SecretsAdminOptions {
   readonly keys: Keyring | KeyProvider;
   /** Where changes are recorded. The code that opened the audit closes it. */
   readonly audit: AuditLog;
-  /** Registers this process as a replica of the store, as the option of `EncryptedStore`. Default: `false`. */
+  /** Registers this process in the store as a replica, as the option of `EncryptedStore` does. Default: `false`. */
   readonly replica?: boolean | undefined;
   /**
    * Called with a problem that does not fail a call, such as a former value that could not be deleted yet. Default:
@@ -570,7 +570,7 @@ export class SecretsAdmin {
     );
   }
 
-  /** Returns a page of the tokens of the caller's workspace, or of operators for an operator. */
+  /** Returns a page of tokens: for an operator, the tokens of operators; for any other caller, those of its workspace. */
   async listTokens(
     caller: Caller,
     page: PageRequest & { readonly owner?: string | undefined } = {},
@@ -677,7 +677,7 @@ export class SecretsAdmin {
 
   // The audit
 
-  /** Returns a page of the changes of the caller's workspace, or of the installation for an operator. */
+  /** Returns a page of changes: for an operator, those of the installation; for any other caller, those of its workspace. */
   async listChanges(caller: Caller, filter: ChangeFilter = {}, page: PageRequest = {}): Promise<Page<RecordedChange>> {
     requireRight(caller, "changes.read");
     return await this.#context.audit.changes(caller.workspace, filter, page);
@@ -777,7 +777,7 @@ function detailsOf(change: ServerChange): readonly string[] {
   });
 }
 
-/** Returns the workspace whose tokens a caller manages: that of an admin, or `service` for an operator. */
+/** Returns the workspace whose tokens a caller manages: for an operator, `service`; for an admin, its own workspace. */
 function tokenWorkspace(caller: Caller, right: Right): string {
   requireRight(caller, right);
   if (caller.workspace !== undefined) return caller.workspace;

@@ -304,7 +304,7 @@ describe("a record that cannot be read", () => {
     }
   });
 
-  it("does not keep the sweep from the other tokens", async () => {
+  it("does not prevent the sweep from removing the other tokens", async () => {
     const { hostile, ...service } = await start();
     const { admin, as, problems } = service;
     const own = [];
@@ -320,7 +320,7 @@ describe("a record that cannot be read", () => {
     expect(problems).not.toEqual([]);
   });
 
-  it("does not keep the holder of the keyring from recovering a token", async () => {
+  it("does not prevent the holder of the keyring from recovering a token", async () => {
     const { hostile, ...service } = await start();
     const { admin, as, problems } = service;
     const local = admin.localOperator();
@@ -361,7 +361,7 @@ describe("a record that cannot be read", () => {
     }
   });
 
-  it("does not keep the deletion of a workspace from the other servers and the tokens", async () => {
+  it("does not prevent the deletion of the other servers and the tokens of a workspace", async () => {
     const { hostile, ...service } = await start();
     const { admin, as, problems } = service;
     const { workspace } = as.admin;
@@ -384,7 +384,7 @@ describe("a record that cannot be read", () => {
     expect(await keysIn(service, `value/${workspace}/`)).toEqual([]);
   });
 
-  it("does not keep the audit of a deleted workspace", async () => {
+  it("does not prevent the removal of the audit of a deleted workspace", async () => {
     const { hostile, ...service } = await start();
     const { admin, as, audit, problems } = service;
     const key = `server/${as.admin.workspace}/github`;
@@ -401,7 +401,7 @@ describe("a record that cannot be read", () => {
   });
 });
 
-it("a provider of keys that is unavailable is not taken for a record that cannot be read", async () => {
+it("an unavailable key provider is not reported as a record that cannot be read", async () => {
   const { hostile: _, ...service } = await startWithSecret();
   let loads = 0;
   const load = async () => {

@@ -40,7 +40,7 @@ async function changeToken({ store, keys, as }: Service, id: string, change: (re
 }
 
 describe("calls in progress", () => {
-  it("go on while nothing has changed", async () => {
+  it("continue while nothing has changed", async () => {
     const { ended, service } = await startWithCalls();
     expect(await ended()).toEqual([]);
     expect(await service.reader.stillAllowed([])).toEqual([]);
@@ -96,7 +96,7 @@ describe("calls in progress", () => {
     expect(await ended()).toEqual(removed);
   });
 
-  it("end alone when one of their records cannot be read, and the problem is reported once", async () => {
+  it("end without the other calls when one of their records cannot be read, and the problem is reported once", async () => {
     const { service, calls, ids, ended } = await startWithCalls();
     const hostile = new HostileStore(service);
     const key = `token/${service.as.admin.workspace}/${ids["mia"]}`;
@@ -112,7 +112,7 @@ describe("calls in progress", () => {
     expect(await ended()).toEqual(["mia linear RECORD_UNREADABLE", "noa linear RECORD_UNREADABLE"]);
   });
 
-  it("are read in one call to the store, each record once", async () => {
+  it("are checked with one call to the store, which reads each record once", async () => {
     const { service, calls } = await startWithCalls();
     const reads: string[] = [];
     const store = haltedRead(service.store, async (keys) => {

@@ -18,7 +18,7 @@ async function start() {
 }
 
 describe("the entry of a refused change", () => {
-  it("has * in the place of a name that nothing has, which may be a value", async () => {
+  it("contains * instead of an unknown name, which may be a value", async () => {
     const { admin, as, audit } = await start();
     const value = "a-value-of-the-secret";
     const changes: readonly (readonly [code: string, change: () => Promise<unknown>])[] = [

@@ -72,7 +72,7 @@ describe("a check of all records", () => {
     expect(warnings).toEqual([]);
   });
 
-  it("names the token of a member and the last use that are damaged, and goes on", async () => {
+  it("names the token of a member and the last use that are damaged, and continues", async () => {
     const service = await start();
     const { workspace = "", tokenId } = service.as.member;
     const used = `used/${workspace}/${tokenId}`;
@@ -101,7 +101,7 @@ describe("a check of all records", () => {
     expect(unlisted).toHaveLength(2);
   });
 
-  it("refuses the value of another secret in the place of a value", async () => {
+  it("reports the value of another secret in the record of a value", async () => {
     const service = await start();
     const [one = "", two = ""] = await keysIn(service, "value/");
     await service.hostile.putBack(two, await service.hostile.read(one));

@@ -181,7 +181,7 @@ describe("a workspace with 100 admins", () => {
 });
 
 describe("a server that another admin deletes before its creator has an answer", () => {
-  it("was created", async () => {
+  it("is reported to its creator as created", async () => {
     const { admin, as, store, keys, audit } = await startService();
     let isDeleted = false;
     // The creator reads the list again after it has stored the record.
@@ -200,7 +200,7 @@ describe("a server that another admin deletes before its creator has an answer",
 });
 
 describe("a creation that is halted for longer than a day", () => {
-  it("fails, or is in the list", async () => {
+  it("fails with SERVICE_BUSY, and creates nothing", async () => {
     const dayLater = () => ({ now: Date.now() + 25 * 3_600_000 });
     const service = await startService();
     const { admin, as } = service;

@@ -25,7 +25,7 @@ describe("a secret", () => {
     expect(secrets.map(({ rule, value: sent }) => [rule, sent.reveal()])).toEqual([[{ kind: "bearer" }, value]]);
   });
 
-  it("keeps its rule, and loses its former value from the store, when it is set again", async () => {
+  it("keeps its rule when it is set again, and its former value is removed from the store", async () => {
     const service = await startWithServer();
     await service.set("GITHUB_TOKEN", newValue(), { rule: { kind: "bearer" } });
     const before = await keysIn(service, "value/");
@@ -102,7 +102,7 @@ describe("a secret", () => {
     }
   });
 
-  it("can be used until it expires, and its value then leaves the store", async () => {
+  it("can be used until it expires, and its value is then removed from the store", async () => {
     const service = await startWithServer();
     const { admin, as, reader, tokens, set } = service;
     await set("TOKEN", newValue(), { expires: Date.now() + 300 });

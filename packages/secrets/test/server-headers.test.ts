@@ -31,7 +31,7 @@ describe("the headers of a server's settings", () => {
     expect((await reader.forCall(tokens.member, "api")).server).toMatchObject(stored);
   });
 
-  it("stay as they are unless a change has a list, which replaces the whole list", async () => {
+  it("do not change unless a change has a list, which replaces the whole list", async () => {
     const { admin, as } = await startService();
     const none = { forwardHeaders: [], relayHeaders: [] };
     expect(await admin.createServer(as.admin, { slug: "api", url })).toMatchObject(none);
@@ -88,7 +88,7 @@ describe("the headers of a server's settings", () => {
     expect((await admin.listServers(as.admin)).items).toEqual([]);
   });
 
-  it("may have an id of the caller for the server, and no id of the server for the caller", async () => {
+  it("may include x-request-id for the server, but not for the caller", async () => {
     const { admin, as } = await startService();
     await admin.createServer(as.admin, { slug: "api", url, forwardHeaders: ["x-request-id"] });
     const refused = admin.updateServer(as.admin, "api", { relayHeaders: ["x-request-id"] });

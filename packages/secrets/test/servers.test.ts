@@ -32,7 +32,7 @@ describe("a server", () => {
     await expect(admin.deleteServer(as.admin, "github")).rejects.toMatchObject({ code: "SERVER_NOT_FOUND" });
   });
 
-  it("takes its values with it when it is deleted, and one with the same slug begins without them", async () => {
+  it("is deleted with its values, and a new server with the same slug has no values", async () => {
     const service = await startService();
     const { admin, as } = service;
     await admin.createServer(as.admin, { slug: "github", url });
@@ -134,7 +134,7 @@ describe("a server", () => {
 });
 
 describe("a long list", () => {
-  it("has every entry once, in pages of at most 500 entries, if several processes append at once", async () => {
+  it("contains each entry once, in pages of at most 500 entries, if several processes append at once", async () => {
     const service = await startService();
     const { admin, as } = service;
     const admins = Array.from({ length: 4 }, () => service.open());

@@ -163,7 +163,7 @@ describe("the last admin of a workspace", () => {
     await admin.authenticate(next.token);
   });
 
-  it("cannot be left by two admins who revoke each other at once", async () => {
+  it("remains if two admins revoke each other at once", async () => {
     for (let round = 0; round < 20; round++) {
       const service = await startService();
       const { admin, as } = service;
@@ -207,7 +207,7 @@ describe("an operator", () => {
     expect(owners.sort()).toEqual(["first operator", "ops"]);
   });
 
-  it("gives and takes tokens of operators only, and an admin gives and takes those of one workspace only", async () => {
+  it("creates and revokes only tokens of operators, and an admin only tokens of one workspace", async () => {
     const { admin, as } = await startService();
     const notAllowed = { code: "NOT_ALLOWED" };
     await expect(admin.createToken(as.operator, { owner: "x", role: "admin" })).rejects.toMatchObject(notAllowed);
@@ -286,7 +286,7 @@ describe("an operator", () => {
     }
   });
 
-  it("cannot bring tokens back with an earlier time", async () => {
+  it("cannot make revoked tokens valid again with an earlier time", async () => {
     const { admin, tokens } = await startService();
     vi.useFakeTimers({ toFake: ["Date"] });
     onTestFinished(() => void vi.useRealTimers());

@@ -34,7 +34,7 @@ describe("a workspace", () => {
     expect(names.sort()).toEqual(["main", "two"]);
   });
 
-  it("takes everything with it when it is deleted, and its tokens are refused", async () => {
+  it("is deleted with all its records, and its tokens are refused", async () => {
     const service = await startService();
     const { admin, as, tokens, reader } = service;
     const { id } = await admin.getWorkspace(as.operator, "main");

@@ -25,7 +25,7 @@ interface ClusterClient {
   sendCommand(firstKey: string | Buffer, readOnly: boolean, words: Words, options: SendOptions): Promise<unknown>;
 }
 
-/** The members of an adapter of `@keyv/redis` with which a store reaches the server. */
+/** The members of an adapter of `@keyv/redis` through which a store reaches the server. */
 export interface NodeRedisAdapter {
   /** Returns the adapter's client, which is connected or still connecting. */
   getClient(): Promise<unknown>;

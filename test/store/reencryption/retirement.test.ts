@@ -233,7 +233,7 @@ describe("retireKey", () => {
     });
   });
 
-  describe("a write of this process under the key to retire", () => {
+  describe("called during a write of this process under the key to retire", () => {
     /** Runs until a promise settles, or for 200 turns of the event loop: enough for all work that waits for nothing else. */
     async function settledOrIdle(promise: Promise<unknown>): Promise<void> {
       let settled = false;
@@ -251,7 +251,7 @@ describe("retireKey", () => {
       // createKeyv makes such a store for each namespace.
       ["set", "another store over its backend"],
     ] as const)(
-      "is awaited and counted by retireKey, and its record stays readable, if the write is a %s of %s",
+      "waits for the write, counts its record, and keeps the record readable: %s of %s",
       async (method, which) => {
         const earlier = guardMaterial(Keyring.generate("earlier"));
         const before = earlier.add({ id: "old" }).promote("old");

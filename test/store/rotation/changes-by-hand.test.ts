@@ -117,7 +117,7 @@ describe("a rotation whose new key was removed or disabled by hand", () => {
     }
   });
 
-  it("does not begin with a key that is disabled, or whose material has another id", async () => {
+  it("is refused at its start if the new key is disabled, or if the keyring has its material under another id", async () => {
     const { keys, options } = await rotationFrom("first");
     const material = new Uint8Array(32).map((_, index) => index);
     const keyring = (await keys.load()).add({ id: "second", material }).disable("second");

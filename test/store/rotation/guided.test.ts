@@ -511,7 +511,7 @@ describe("a guided rotation", () => {
     expect(new Set(reserved.entries.map(({ value: stored }) => keyIdIn(stored)))).toEqual(new Set(["new"]));
   });
 
-  it("revokes a key with the order disable-first, even if a process starts with the former keys just before the change", async () => {
+  it("revokes the old key with the order disable-first, even if a process with the old keys starts just before the keys are changed", async () => {
     const { source, inner, app, operator } = await begun();
     const { provider, options } = operator();
     const instruct = async ({ change }: Instruction) => {
@@ -538,7 +538,7 @@ describe("a guided rotation", () => {
     const { provider, options } = operator();
     const error = await expectRefusal(rotateKey(provider, { ...options, replicasWithinMs: 300 }), "REPLICA_BEHIND");
     expect(error.message).toMatch(/At step "distribute".*wrong/);
-    expect(error.hint).toContain("different keys with one id");
+    expect(error.hint).toContain("after the same id, they have different keys");
   });
 
   it("refuses to begin or continue with keys from before a rotation that is done", async () => {

@@ -9,8 +9,9 @@ import { notAllowed, serviceBusy, tooManyAtOnce } from "./error-problems.ts";
 import type { SecretsService } from "./secrets-service.ts";
 
 /**
- * Decides which requests are handled, and when. A request waits for its client without one of the service's places, and
- * its token is checked again once its body is here: a token that was revoked meanwhile changes nothing.
+ * Decides which requests are handled, and when. While the body of a request arrives, the request does not count towards
+ * `concurrentRequests`. When the body has arrived, the token is checked again: if the token was revoked in the meantime, the
+ * request is refused.
  */
 export class Admission {
   readonly #authorization: Authorization;

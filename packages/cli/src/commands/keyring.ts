@@ -48,7 +48,7 @@ export async function createKeyring(context: Context, { id, stores }: CreateOpti
   const used = exists ? [] : await context.usedStores();
   if (used.length > 0) {
     throw new KeywardError("KEYRING_CONFLICT", `Another keyring was used with the stores ${used.join(", ")} before`, {
-      hint: "A new keyring cannot decrypt their records. Restore the keyring: `keyward keyring import <backup>`. Or correct the sources of the keys and of the stores.",
+      hint: "A new keyring cannot decrypt their records. If the keyring was lost, restore it: `keyward keyring import <backup>`. If the configuration has the wrong source of keys or the wrong stores, correct the configuration.",
     });
   }
   const first = Keyring.generate(id ?? new Date().toISOString().slice(0, 10));

@@ -14,7 +14,10 @@ const pageSize = 100;
 const maxEnvelopes = 100;
 const maxPages = 10;
 
-/** Returns the key of a check record in the reserved space: of the check record of a scope, or of that without a scope. */
+/**
+ * Returns the key under which the check record of `scope` is stored in the reserved space. If `scope` is `undefined`, returns
+ * the key of the check record for records without a scope.
+ */
 export function checkRecordKey(scope: string | undefined): string {
   return scope === undefined ? checkKey : `${checkKey}/${scope}`;
 }

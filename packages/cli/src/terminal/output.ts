@@ -37,7 +37,7 @@ export class Output {
     this.#options = options;
   }
 
-  /** Adds the flag `--env` of this command to each command in a hint, so that it concerns the same environment. */
+  /** Adds the flag `--env` of this command to each command in a hint, so that those commands use the same environment. */
   hint(text: string): string {
     const { env } = this.#options;
     if (env === undefined) return text;

@@ -13,7 +13,7 @@ export type RecordInspection = InspectedEnvelope | BrokenEnvelope | ForeignRecor
 
 /** An envelope of this release's format. Only a key can show whether the envelope was altered. */
 export interface InspectedEnvelope {
-  /** The kind of the record: an envelope, a broken envelope or a foreign record. */
+  /** Marks the record as an envelope. The other kinds are "broken" and "foreign". */
   readonly kind: "envelope";
   /** The version of the envelope format. */
   readonly version: number;
@@ -27,7 +27,7 @@ export interface InspectedEnvelope {
 
 /** A record that begins like an envelope, but is damaged, or was written by a later release. So no key decrypts it. */
 export interface BrokenEnvelope {
-  /** The kind of the record: an envelope, a broken envelope or a foreign record. */
+  /** Marks the record as a broken envelope. The other kinds are "envelope" and "foreign". */
   readonly kind: "broken";
   /** The code of the error with which a read of the record fails. */
   readonly code: KeywardErrorCode;
@@ -43,7 +43,7 @@ export interface BrokenEnvelope {
 
 /** A record that Keyward did not encrypt: plaintext, or a record in a foreign format. */
 export interface ForeignRecord {
-  /** The kind of the record: an envelope, a broken envelope or a foreign record. */
+  /** Marks the record as one that Keyward did not encrypt. The other kinds are "envelope" and "broken". */
   readonly kind: "foreign";
   /** The form of the stored value, such as `JSON object { data, iv, tag }`. Contains nothing of the value itself. */
   readonly shape: string;

@@ -72,7 +72,7 @@ export function toRingKey(key: NewKey & { readonly material: Uint8Array }): Ring
   if (material.every((byte) => byte === material[0])) {
     throw new KeywardError(
       "KEY_INVALID",
-      `${name} has material of one byte repeated ${rootBytes} times, which is a placeholder and not a key`,
+      `${name} consists of the same byte ${rootBytes} times, so it is a placeholder and not a key`,
       {
         keyId: key.id,
         hint: makeAKey,
@@ -164,6 +164,6 @@ export function shownId(id: unknown): string {
 /** Throws the error for a value that is not a Keyring: JavaScript code, which has no type check, may pass any value. */
 export function refuseKeyring(given: unknown): never {
   throw new KeywardError("VALUE_INVALID", `A Keyring was expected, but a value of type ${typeof given} was passed`, {
-    hint: "Pass a Keyring that was made by the copy of @keyward/core that throws this error. If you called `save`, pass the changed keyring and then the keyring before the change.",
+    hint: "Pass a Keyring. If the value is a Keyring, two copies of @keyward/core are installed: `npm ls @keyward/core` lists them. Make the keyring with the copy that throws this error. If you called `save`, pass the changed keyring and then the keyring before the change.",
   });
 }

@@ -109,7 +109,7 @@ export class KeyringSource {
     if (keys instanceof Keyring) return new KeyringSource(keys);
     if (typeof keys?.load !== "function") {
       throw new KeywardError("KEYRING_INVALID", `The keys are not a Keyring or a key provider, but ${kindOf(keys)}`, {
-        hint: "Pass a key provider such as envKeys(…), or a Keyring that was made by the copy of @keyward/core that throws this error.",
+        hint: "Pass a key provider such as envKeys(…), or a Keyring. If the value is a Keyring, two copies of @keyward/core are installed: `npm ls @keyward/core` lists them. Make the keyring and the store with the same copy.",
       });
     }
     let source = sourceOfProvider.get(keys);
@@ -398,7 +398,7 @@ async function loadInTime(provider: KeyProvider, timeoutMs: number, inUse: Keyri
   });
   if (ring instanceof Keyring) return ring;
   throw new KeywardError("KEYRING_INVALID", "The key provider returned something other than a Keyring", {
-    hint: "Let `load()` of the key provider resolve to a Keyring that was made by the copy of @keyward/core that throws this error.",
+    hint: "Let `load()` of the key provider resolve to a Keyring. If the value is a Keyring, two copies of @keyward/core are installed: `npm ls @keyward/core` lists them. Make the provider and the store use the same copy.",
   });
 }
 

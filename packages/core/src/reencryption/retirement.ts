@@ -137,11 +137,11 @@ async function requireUnused(search: Search, stores: NamedStores): Promise<void>
       keyId: id,
       counts,
       hint:
-        "Re-encrypt these records: run `reencrypt` over the stores in this message. Then repeat the call. If the report of " +
-        "`reencrypt` lists `unreadableRecords`, first correct the cause. For the code `KEY_MISMATCH`, the cause may be that " +
-        "the option `scope` of a store is missing or wrong. If a record in a reserved space still needs the key, it may be " +
-        "the check record of a scope, so pass a store of that scope too. Only if the records are lost for good, pass " +
-        "`abandonUnreadable: true`, which retires the key without them.",
+        "Run `reencrypt` over the stores in this message, and repeat the call. If the report of `reencrypt` lists " +
+        "`unreadableRecords`, first correct the cause: for the code `KEY_MISMATCH`, the option `scope` of a store may be " +
+        "missing or wrong. If a record in a reserved space still needs the key after that, it may be the check record of a " +
+        "scope: pass a store with that scope too. Only if the unreadable records are lost for good, pass `abandonUnreadable: true`, which " +
+        "retires the key without them.",
     },
   );
 }

@@ -253,16 +253,16 @@ function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readon
       hint:
         "Check that the key provider of each replica in this message can load this keyring. If its keys are in " +
         "environment variables, restart the replica with the changed variables. A provider that reports no changes needs " +
-        "`refreshMs`, or a restart of its process. If two replicas show other digits after the same key id, they have " +
-        "different keys with one id: give all of them the same key. " +
+        "`refreshMs`, or a restart of its process. The digits after a key id identify the key. If two replicas show " +
+        "different digits after the same id, they have different keys: give all replicas the same key. " +
         (step === "drain"
           ? "Check too that the writes of these replicas finish, because until then a replica may write records under the " +
             "old key. "
           : "") +
-        "Then run the rotation again, which resumes at this step. If a replica has ended, you need not wait for the end " +
-        "of its lease: pass the id of the replica in `ignoreReplicas`. The ids are in brackets in this message. Never pass " +
-        "the id of a process that still runs. Such a process may write records under the old key, and no process can " +
-        "decrypt these records once the old key is disabled or removed.",
+        "Then run the rotation again, which resumes at this step. If a replica has ended, pass its id in `ignoreReplicas`, " +
+        "so that the rotation does not wait for its lease. The ids are in brackets in this message. Never pass the id of a " +
+        "process that still runs. Such a process may write records under the old key, and no process can decrypt these " +
+        "records once the old key is disabled or removed.",
     },
   );
 }

@@ -13,9 +13,9 @@ export interface EncryptedStoreOptions {
   /** The encryption keys: a keyring, or a key provider that loads a keyring. */
   readonly keys: Keyring | KeyProvider;
   /**
-   * The scope of the records: the name of one scope for all records, or a function that returns the name for the address
-   * of a record. A record is encrypted under keys that are derived for its scope, and cannot be decrypted in another
-   * scope or without one. Default: no record has a scope.
+   * The scope of the records: the name of one scope for all records, or a function that gets the address of a record and
+   * returns the name of its scope. A record is encrypted under keys that are derived for its scope, and cannot be
+   * decrypted in another scope or without one. Default: no record has a scope.
    *
    * With a function, one store reads and writes all scopes, and each tool processes them in one pass. The function
    * returns `undefined` for a record without a scope. It must return the same name for an address in every process and
@@ -62,7 +62,7 @@ export interface EncryptedStoreOptions {
    */
   readonly keepDecrypted?: number;
   /**
-   * Registers this process as a replica of the store: the process writes heartbeats to the reserved space, and a
+   * Registers this process in the store as a replica: the process writes heartbeats to the reserved space, and a
    * rotation waits until the process uses the new keyring. If the heartbeat lapses, all stores of the process with the
    * same keys and backend object stop writing until the process has renewed the heartbeat and reloaded the keyring.
    * `true` uses the defaults of {@link ReplicaOptions}. Default: `false`.

@@ -171,8 +171,9 @@ export function retiredPrimary(keyId: string): KeywardError {
       keyId,
       hint:
         "The keys of this process are from before the rotation, for example because an earlier deployment was restored. " +
-        "Give this process the keys of the other processes. Only if all processes have these keys, and this key is to " +
-        "encrypt records again, call `overwriteCheckRecord()` of the EncryptedStore (`keyv.encryptedStore`).",
+        "Give this process the keys of the other processes. Only if all processes were set back to the old keys on purpose, " +
+        `and key "${keyId}" is to encrypt records again, call \`overwriteCheckRecord()\` of the EncryptedStore ` +
+        "(`keyv.encryptedStore`).",
     },
   );
 }

@@ -25,7 +25,9 @@ export class RecordScopes {
       throw new KeywardError(
         "VALUE_INVALID",
         `The option "scope" is neither a string nor a function, but of type ${typeof scope}`,
-        { hint: "Pass the name of a scope, or a function that returns the name for the address of a record." },
+        {
+          hint: "Pass the name of a scope, or a function that gets the address of a record and returns the name of its scope.",
+        },
       );
     }
     this.#scope = scope;

@@ -288,7 +288,7 @@ describe("a keyring document", () => {
         "material that is one byte 32 times",
         changeKey(1, { material: Buffer.alloc(32, 7).toString("base64url") }),
         "KEY_INVALID",
-        /Key "2026-05" has material of one byte repeated 32 times/,
+        /Key "2026-05" consists of the same byte 32 times/,
       ],
       ...(
         [

@@ -12,7 +12,7 @@ export interface OpenCall extends CheckedCall, SearchedCall {
   /** `undefined` until the server is called. */
   answer: RelayedAnswer | undefined;
   searchedRevision: number;
-  /** Searches the rest of the answer for further values. Nothing until the server is called. */
+  /** Also searches the rest of the answer for the values of `secrets`. Does nothing until the server is called. */
   searchFor: (secrets: readonly CallSecret[]) => void;
 }
 

@@ -124,7 +124,7 @@ it.each([
   expect(refusal(body)).toBe("KEY_AMBIGUOUS");
 });
 
-it("leaves keys in the arguments of a tool alone", () => {
+it("accepts repeated keys in the arguments of a tool", () => {
   const body = '{"id":1,"method":"tools/call","params":{"name":"a","arguments":{"x":1,"X":2,"x":3,"method":"m"}}}';
   expect(read(body).tool).toBe("a");
 });

@@ -74,7 +74,7 @@ it("reads the bytes of every notation of IPv6 as ipaddr.js does", () => {
 });
 
 it.each(["8.8.8.8", "1.1.1.1", "172.32.0.1", "2606:4700:4700::1111", "2a00:1450:4001::200e"])(
-  "takes %s for public",
+  "treats %s as public",
   (text) => {
     expect(isPublicAddress(text)).toBe(true);
   },
@@ -114,7 +114,7 @@ it.each([
   "fd00::1",
   "fec0::1",
   "ff02::1",
-])("does not take %j for public", (text) => {
+])("does not treat %j as public", (text) => {
   expect(isPublicAddress(text)).toBe(false);
 });
 

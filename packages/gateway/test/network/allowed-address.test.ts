@@ -73,7 +73,7 @@ it.each([
   expect(() => parseAllowedAddress(text)).toThrow(/never calls metadata services/);
 });
 
-it.each(["[::ffff:127.0.0.1]:80", "[::ffff:0:0/96]:80"])("asks for IPv4 in place of %s", (text) => {
+it.each(["[::ffff:127.0.0.1]:80", "[::ffff:0:0/96]:80"])("asks for the IPv4 notation instead of %s", (text) => {
   expect(() => parseAllowedAddress(text)).toThrow(/Write it as IPv4/);
 });
 

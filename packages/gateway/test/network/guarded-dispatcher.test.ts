@@ -100,7 +100,7 @@ it("opens no connection to a loopback server that a URL names localhost.", async
   expect(upstream.connections).toBe(0);
 });
 
-it.each(["[fe80::1%25lo]", "[::1%lo]", "127.0.0.1.5", "256.256.256.256"])("does not take %s for a host", (host) => {
+it.each(["[fe80::1%25lo]", "[::1%lo]", "127.0.0.1.5", "256.256.256.256"])("refuses %s as a host", (host) => {
   expect(() => guardedDispatcher({ origin: `http://${host}`, allowed: [] })).toThrow(/Invalid URL/);
 });
 
@@ -187,7 +187,7 @@ it("tells apart why a server cannot be reached", async () => {
   expect((await errorOf(get(dispatcherFor("https://empty.test", [], { resolve })))).code).toBe("NAME_UNRESOLVED");
 });
 
-it("ends a try to connect after its time, and leaves no connection open", async () => {
+it("gives up an attempt to connect after connectTimeoutMs, and leaves no connection open", async () => {
   // This server never answers the handshake of TLS.
   const silent = createServer().listen(0, "127.0.0.1");
   await once(silent, "listening");
@@ -205,7 +205,7 @@ it("ends a try to connect after its time, and leaves no connection open", async 
   await closed;
 });
 
-it("counts the time of the resolver", async () => {
+it("includes the time of the resolver in connectTimeoutMs", async () => {
   const resolve = () => new Promise<readonly string[]>(() => {});
   const error = await errorOf(get(dispatcherFor("https://slow.test", [], { resolve, connectTimeoutMs: 50 })));
   expect(error.code).toBe("CONNECT_TIMEOUT");

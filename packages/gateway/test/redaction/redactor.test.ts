@@ -258,7 +258,7 @@ describe("what is held back", () => {
 });
 
 describe("a value", () => {
-  it("becomes as many zeros if it has digits only, but not where it is escaped", () => {
+  it("is replaced by as many zeros if it has only digits, but not where it is escaped", () => {
     const needles = new Needles([secret("4929123412341234")]);
     expect(redactText(needles, "card 4929123412341234.").text).toBe("card 0000000000000000.");
     expect(redactText(needles, "card %34929123412341234.").text).toBe("card REDACTED.");

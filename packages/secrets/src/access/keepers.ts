@@ -8,12 +8,12 @@ import type { ServiceStore } from "../store/service-store.ts";
 import { workspaceNotFound } from "../workspaces/open-workspace.ts";
 import { notInitialized } from "./not-initialized.ts";
 
-/** Returns whether a token can manage a workspace or the installation, so that the workspace or the installation lists it. */
+/** Returns whether a token can manage a workspace or the installation, and so must be in its list of valid tokens. */
 export function isKeeper({ role }: Pick<TokenRecord, "role">): boolean {
   return role === "admin" || role === "operator";
 }
 
-/** Returns the entry of a token in the list of admins or operators. */
+/** Returns the entry for a token in the list of the tokens of admins or operators. */
 export function keeperOf({ id, expires }: Pick<TokenRecord, "id" | "expires">): Keeper {
   return expires === undefined ? { id } : { id, expires };
 }

@@ -36,9 +36,9 @@ export function tooManyWait(path: string, maxWaiting: number): SecretsError {
   });
 }
 
-/** Returns the error for a file whose record of the number of chains contains something else. */
+/** Returns the error for a file in which the record that counts its chains contains something else. */
 export function invalidRegistry(): SecretsError {
-  return new SecretsError("AUDIT_INVALID", "The audit file has no readable record of the number of its chains", {
+  return new SecretsError("AUDIT_INVALID", "In the audit file, the record that counts the chains cannot be read", {
     hint: "Find out which program writes to the audit file, and stop that program. Run `keyward audit verify`.",
   });
 }

@@ -43,7 +43,7 @@ export interface AppendBatch {
     readonly number: number;
     readonly head: Uint8Array;
   }[];
-  /** The new record of the number of chains, if the batch begins chains. */
+  /** The new record that counts the chains, if the batch begins chains. */
   readonly registry: Uint8Array | undefined;
 }
 

@@ -282,9 +282,9 @@ function requireBytes(value: unknown): Uint8Array {
 function onlyFromTheLog(): KeywardError {
   return new KeywardError(
     "STORE_INVALID",
-    "Only the audit log may write to an audit file, and no call may change or delete an entry",
+    "Only the audit log can write to an audit file, and no operation of the store can change or delete an entry",
     {
-      hint: "Record changes and calls through the audit log. To remove old entries, call `removeBefore` of the audit log.",
+      hint: "To add an entry, record the change or the call with the audit log. To remove old entries, call `removeBefore` of the audit log.",
     },
   );
 }

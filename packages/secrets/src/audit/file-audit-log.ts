@@ -28,7 +28,7 @@ import { Retention } from "./retention.ts";
 
 /** The options of {@link openAuditLog}. */
 export interface AuditLogOptions extends AuditFile {
-  /** Registers this process as a replica of the audit file, as the option of `EncryptedStore`. Default: false. */
+  /** Registers this process in the audit file as a replica, as the option of `EncryptedStore` does. Default: false. */
   readonly replica?: EncryptedStoreOptions["replica"] | undefined;
   /** How long an entry waits to be written before changes and calls are refused, in milliseconds. Default: 10,000. */
   readonly longestWaitMs?: number | undefined;

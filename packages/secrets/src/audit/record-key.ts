@@ -4,9 +4,9 @@ export const auditNamespace = "keyward-audit";
 /** The workspace of the changes of the installation. No workspace has this id, because ids have 12 characters. */
 export const serviceWorkspace = "service";
 
-/** The key of the record of the number of chains. */
+/** The key of the record that counts the chains of the audit file. */
 export const registryKey = "service/registry";
-/** The key of the record of the clock of retention. */
+/** The key of the record that holds the clock of retention. */
 export const clockKey = "service/clock";
 
 const workspacePattern = /^[a-z0-9]{1,32}$/;

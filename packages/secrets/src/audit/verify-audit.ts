@@ -161,8 +161,7 @@ class Verification {
     }
     const after = await this.#registered();
     // Processes may have begun chains in the meantime.
-    if (before === undefined || after === undefined)
-      this.#note({}, "the record of the number of chains cannot be read");
+    if (before === undefined || after === undefined) this.#note({}, "the record that counts the chains cannot be read");
     else if (last < before) this.#note({}, `the chains ${last + 1} to ${before} were removed from the file`);
     else if (last > after) this.#note({}, "the file has more chains than its record of their number");
   }

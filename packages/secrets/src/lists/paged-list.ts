@@ -94,7 +94,7 @@ export class PagedList<Entry extends { readonly id: string }> {
     return page;
   }
 
-  /** Appends an entry to a page. Returns false if the page is full, or cannot be read. */
+  /** Appends an entry to a page. Returns false, without a change, if the page is full or cannot be read. */
   async #appendTo(page: number, entry: Entry, require: (entries: readonly Entry[]) => void): Promise<boolean> {
     try {
       return await this.#store.change(

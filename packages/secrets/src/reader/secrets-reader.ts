@@ -29,7 +29,7 @@ export interface SecretsReaderOptions {
   readonly store: WrappableStore;
   /** The encryption keys: a keyring, or a key provider that loads a keyring. */
   readonly keys: Keyring | KeyProvider;
-  /** Registers this process as a replica of the store, as the option of `EncryptedStore`. Default: `false`. */
+  /** Registers this process in the store as a replica, as the option of `EncryptedStore` does. Default: `false`. */
   readonly replica?: boolean | undefined;
   /** Called with a problem that does not fail a call. Default: nothing. */
   readonly onProblem?: ((problem: unknown) => void) | undefined;

@@ -22,7 +22,7 @@ import {
 import { originOf } from "./server-url.ts";
 import { serverInfo } from "./servers.ts";
 
-/** A new value of a secret whose fields were checked. */
+/** A new value for a secret, after its fields were checked. */
 export interface CheckedSecret {
   readonly name: string;
   /** A value that `requireSecretValue` returned. */

@@ -1,8 +1,8 @@
 const maxRemembered = 100_000;
 
 /**
- * Remembers the highest revision of the records that this process has read, the last 100,000 of them. A record with a
- * lower revision was put back by someone who can write to the store.
+ * Remembers the highest revision that was seen of each of the last 100,000 records that this process read. If a record has a
+ * lower revision than the one remembered, someone who can write to the store has put back an older version of the record.
  */
 export class SeenRevisions {
   readonly #seen = new Map<string, { readonly revision: number; readonly at: number }>();

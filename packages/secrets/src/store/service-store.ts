@@ -36,7 +36,7 @@ export interface ReadBatch {
 export interface ServiceStoreOptions {
   readonly store: WrappableStore;
   readonly keys: Keyring | KeyProvider;
-  /** Registers this process as a replica of the store. Default: false. */
+  /** Registers this process in the store as a replica. Default: false. */
   readonly replica?: boolean | undefined;
   /** How many decrypted records are kept for further reads, as the option of `EncryptedStore`. Default: none. */
   readonly keepDecrypted?: number | undefined;

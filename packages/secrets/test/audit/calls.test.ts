@@ -187,7 +187,7 @@ describe("the audit of calls", () => {
     await expect(audit.recordCall(toolCall({ callId: "x" }))).rejects.toMatchObject({ code: "FIELD_INVALID" });
   });
 
-  it("records * in the place of a tool or a method of MCP with a token", async () => {
+  it("records * instead of the name of an MCP tool or method that contains a token", async () => {
     const path = temporaryAudit();
     const audit = openedAudit({ path, keys: Keyring.generate("k1") });
     const token = `kwt_${"w".repeat(12)}_${"i".repeat(12)}_${"S".repeat(49)}`;

@@ -143,7 +143,7 @@ describe("retention", () => {
     expect((await verifyAudit({ path, keys })).ok).toBe(false);
   });
 
-  it("keeps new entries whose clock is ahead at a start, again and again, and says so", async () => {
+  it("keeps new entries at each of several starts with a clock that is ahead, and reports the clock", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const first = openAuditLog({ path, keys });
@@ -165,7 +165,7 @@ describe("retention", () => {
     expect(new Set(items.map(({ id }) => id))).toEqual(new Set(ids));
   });
 
-  it("has a clock that ten processes advance no faster than one", async () => {
+  it("advances its clock no faster with ten processes than with one process", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const began = performance.now();
@@ -179,7 +179,7 @@ describe("retention", () => {
     expect(advanced).toBeLessThanOrEqual(24 * (performance.now() - began));
   });
 
-  it("begins a clock that was deleted at the time of the last removal, and says so", async () => {
+  it("restarts a deleted clock at the time of the last removal, and reports the deletion", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });
@@ -265,7 +265,7 @@ describe("an anchor", () => {
     expect(found.problems).toMatchObject([{ workspace, sequence: 5, problem: expect.stringContaining("older state") }]);
   });
 
-  it("still fits after the entries that it names were removed", async () => {
+  it("still matches the file after the entries that it names were removed", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });

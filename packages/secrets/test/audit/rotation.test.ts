@@ -106,7 +106,7 @@ describe("auditStore", () => {
     expect(auditScope({ key: "check" })).toBeUndefined();
   });
 
-  it("takes entries from the audit log only, and keeps them", async () => {
+  it("refuses every write and deletion that does not come from the audit log", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });

@@ -272,7 +272,7 @@ describe("the audit log", () => {
     expect(await verifyAudit({ path, keys })).toMatchObject({ ok: true, openChains: [] });
   });
 
-  it("refuses another keyring at once, and leaves the file as it is", async () => {
+  it("refuses another keyring at once, and does not change the file", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const first = openAuditLog({ path, keys });

@@ -137,7 +137,7 @@ function requireParts(given: readonly string[], optional: readonly PartName[], l
   if (sound && needed.every((name) => ordered.includes(name))) return ordered;
   throw invalidLayout(
     `does not consist of the parts ${names.join(", ")}`,
-    `Name each part once, with "-" between the parts: ${names.join("-")} in any order. As fields of a JSON object: { ${names.map((name) => `${name}: "…"`).join(", ")} }.`,
+    `Write each part once, joined by "-", in any order, such as ${names.join("-")}. Or, if the parts are fields of a JSON object, pass { ${names.map((name) => `${name}: "…"`).join(", ")} } with the name of each field.`,
   );
 }
 
