@@ -214,9 +214,8 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
   #take(chunk: Uint8Array): void {
     this.#decodedBytes += chunk.length;
     if (this.#decodedBytes > this.#options.maxAnswerBytes) throw tooLarge();
-    this.#renewRedactor();
+    const pieces = this.#redacted(chunk);
     this.#lastByte = chunk.at(-1) ?? this.#lastByte;
-    const pieces = this.#redactor?.write(chunk) ?? [];
     if (pieces.length === 0) return;
     if (this.#held === undefined) {
       this.#send(pieces);
@@ -232,14 +231,24 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
     this.#send(held);
   }
 
-  /** Searches a stream of events for values, too, that were set after it began. After a whole line, nothing is held back. */
-  #renewRedactor(): void {
-    if (!this.isEventStream || this.#lastByte !== lineFeed) return;
-    const needles = this.#options.needles();
-    if (needles === this.#needles) return;
+  /** Redacts a chunk. Searches a stream of events, from its next line on, for values, too, that were set after the stream began. */
+  #redacted(chunk: Uint8Array): Uint8Array[] {
+    const needles = this.isEventStream ? this.#options.needles() : this.#needles;
+    const from = needles === this.#needles ? undefined : this.#lineStart(chunk);
+    if (needles === undefined || from === undefined) return this.#redactor?.write(chunk) ?? [];
+    // After a whole line, nothing is held back.
+    const pieces = [...(this.#redactor?.write(chunk.subarray(0, from)) ?? []), ...(this.#redactor?.end() ?? [])];
     this.#needles = needles;
     this.#formerHits += this.#redactor?.hits ?? 0;
     this.#redactor = new Redactor(needles, { framing: "lines" });
+    return [...pieces, ...this.#redactor.write(chunk.subarray(from))];
+  }
+
+  /** The index of the first byte of a chunk that begins a line; `undefined` if the chunk has no line end, and none is before it. */
+  #lineStart(chunk: Uint8Array): number | undefined {
+    if (isLineEnd(this.#lastByte)) return 0;
+    const index = chunk.findIndex(isLineEnd);
+    return index === -1 ? undefined : index + 1;
   }
 
   #writeHead(): void {
@@ -354,6 +363,10 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
       this.fail(problemOf(error));
     }
   }
+}
+
+function isLineEnd(byte: number | undefined): boolean {
+  return byte === lineFeed || byte === carriageReturn;
 }
 
 function lengthOf(pieces: readonly Uint8Array[]): number {
