@@ -125,7 +125,7 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
     this.#progressAtMs = performance.now();
     if (this.#isEnding) return;
-    const decoder = this.#decoder;
+    const decoder = this.#decoderOfBody();
     if (decoder === undefined) {
       this.#attempt(() => this.#take(chunk));
     } else if (!decoder.write(chunk)) {
@@ -193,14 +193,17 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
     }
     Object.assign(this.#headers, addedHeaders, { "x-request-id": this.#options.callId });
     if (head.isEventStream) this.#headers["x-accel-buffering"] = "no";
-    if (head.encoding !== undefined) this.#decode(decoderOf(head.encoding));
     const isHeld = head.length !== undefined && head.length <= heldBytes && !head.isEventStream;
     const hasNoBody = response.req.method === "HEAD" || status === 204 || status === 304;
     if (isHeld || hasNoBody) this.#held = [];
     else this.#writeHead();
   }
 
-  #decode(decoder: Transform): void {
+  /** Returns what decodes the body. An answer without a body needs no decoder, which would fail without a first byte. */
+  #decoderOfBody(): Transform | undefined {
+    const encoding = this.#head?.encoding;
+    if (encoding === undefined || this.#decoder !== undefined) return this.#decoder;
+    const decoder = decoderOf(encoding);
     this.#decoder = decoder;
     decoder.on("data", (chunk: Buffer) => {
       if (!this.#isEnding) this.#attempt(() => this.#take(chunk));
@@ -209,6 +212,7 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
       if (!this.#isEnding) void this.#complete();
     });
     decoder.once("error", (cause) => this.fail(undecodable(cause)));
+    return decoder;
   }
 
   #take(chunk: Uint8Array): void {
