@@ -169,6 +169,15 @@ describe("an answer with an odd shape", () => {
     }
   });
 
+  it("is refused and recorded with the refusal if the status is above 599", async () => {
+    for (const status of [600, 999]) {
+      const { call, admin, caller } = await startRaw(`HTTP/1.1 ${status} OK\r\nContent-Length: 2\r\n\r\nok`);
+      const seen = await seenBy(call("/s/api/"));
+      expect([seen.status, codeIn(seen)]).toEqual([502, "ANSWER_REFUSED"]);
+      expect(await lastCall({ admin, caller })).toMatchObject({ status: 502, reason: "ANSWER_REFUSED" });
+    }
+  });
+
   it("may have bytes above 127 in a header, and keeps them", async () => {
     const { gateway, token } = await startRaw('HTTP/1.1 200 OK\r\nETag: "\xe4\xff"\r\nContent-Length: 2\r\n\r\nok');
     const answer = await exchange(gateway.url, requestOf("GET /s/api/ HTTP/1.1", token));
