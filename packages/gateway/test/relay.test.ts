@@ -192,6 +192,40 @@ describe("a stream of events", () => {
     await reader?.cancel();
   });
 
+  it.each([
+    ["end with carriage returns", "data: begun\r\r", (text: string) => `data: ${text}\r\r`],
+    ["end within its chunks", "data: begun\n\ndata: ", (text: string) => `${text}\n\ndata: `],
+  ])(
+    "is relayed without a value that was set after the stream began, also if its lines %s",
+    async (_, begin, write) => {
+      let report = (_text: string) => {};
+      const upstream = await startUpstream((request, response) => {
+        if (request.url !== "/events") return answerJson(response, {});
+        response.writeHead(200, { "content-type": "text/event-stream" });
+        response.write(begin);
+        report = (text) => void response.write(write(text));
+      });
+      const { addServer, call, admin, caller } = await startInstallation([upstream]);
+      await addServer({ slug: "api", url: upstream.origin });
+      const stream = await call("/s/api/events");
+      const reader = stream.body?.pipeThrough(new TextDecoderStream()).getReader();
+      let seen = "";
+      const until = async (text: string) => {
+        while (!seen.includes(text)) seen += (await reader?.read())?.value ?? text;
+      };
+      await until("begun");
+      const newValue = "a-new-test-value-0123456789";
+      await admin.setSecret(caller, "api", { name: "API_TOKEN", value: newValue });
+      await call("/s/api/other");
+      report("first");
+      await until("first");
+      report(`second ${newValue}`);
+      await until("second");
+      expect(seen).toMatch(/second REDACTED[\r\n]/);
+      await reader?.cancel();
+    },
+  );
+
   it("is relayed without a value that was set after the stream began, also if no call of this process uses the value", async () => {
     let report = (_: string) => {};
     const upstream = await startUpstream((_, response) => {

@@ -22,6 +22,11 @@ const entryWord = 5;
 /** How often a table of one size is tried with other factors before a larger one is tried. */
 const triesOfSize = 8;
 
+/** A try fails less often than not, whatever the blocks are. So nobody meets this end, but there is one. */
+const mostTries = 5 * triesOfSize;
+
+type Factors = readonly [number, number, number];
+
 /**
  * A set of blocks of 8 or 16 bytes, made to be looked up at each `stride` bytes of a long text.
  *
@@ -39,9 +44,13 @@ export class BlockTable {
   /** The first bits of a hash are the bucket, and the bits after them the slot. */
   #bits = 0;
   /** Random for each table, so that nobody outside knows which texts share a slot. */
-  #factors: readonly [number, number] = [1, 1];
+  #factors: Factors = [1, 1, 1];
 
-  constructor(blocks: readonly Block[], stride: number) {
+  /**
+   * @param drawFactors returns three odd numbers. Called for each try to find a table. Default: random numbers.
+   * @throws Error if no table is found, which needs factors that are not random.
+   */
+  constructor(blocks: readonly Block[], stride: number, drawFactors = randomFactors) {
     this.#stride = stride;
     const entries = new Map<string, Block[]>();
     for (const block of blocks) {
@@ -53,7 +62,11 @@ export class BlockTable {
     this.#entries = [...entries.values()];
     if (this.#entries.length === 0) return;
     const bits = Math.ceil(Math.log2(2 * this.#entries.length));
-    for (let tries = 0; !this.#place(bits + Math.floor(tries / triesOfSize)); tries++);
+    for (let tries = 0; tries < mostTries; tries++) {
+      this.#factors = drawFactors();
+      if (this.#place(bits + Math.floor(tries / triesOfSize))) return;
+    }
+    throw new Error(`No table for ${this.#entries.length} blocks was found in ${mostTries} tries`);
   }
 
   /**
@@ -93,7 +106,7 @@ export class BlockTable {
   /** The first position with a block, or a position behind `last`. The loop calls nothing, so that it stays as fast as it is. */
   #next(view: DataView, from: number, last: number): number {
     const [slots, shifts, stride] = [this.#slots, this.#shifts, this.#stride];
-    const [factor0, factor1] = this.#factors;
+    const [factor0, factor1, factor2] = this.#factors;
     const mask = shifts.length - 1;
     const bucketShift = 32 - this.#bits;
     const slotShift = Math.max(0, bucketShift - this.#bits);
@@ -101,7 +114,8 @@ export class BlockTable {
     for (; position <= last; position += stride) {
       const word0 = view.getInt32(position, true);
       const word1 = view.getInt32(position + 4, true);
-      const hash = (Math.imul(word0, factor0) + Math.imul(word1, factor1)) | 0;
+      const product = Math.imul(word1, factor1);
+      const hash = Math.imul(Math.imul(word0, factor0) ^ ((product << 13) | (product >>> 19)), factor2);
       const slot = (((hash >>> slotShift) ^ (shifts[hash >>> bucketShift] ?? 0)) & mask) * slotWords;
       const narrow = (word0 ^ (slots[slot] ?? 0)) | (word1 ^ (slots[slot + 1] ?? 0));
       const rest =
@@ -118,8 +132,15 @@ export class BlockTable {
     return this.#slots[this.#slotOf(hash, this.#shifts[this.#bucketOf(hash)] ?? 0) * slotWords + entryWord] ?? 0;
   }
 
+  /**
+   * No two blocks have the same hash under all factors. The top bit of a product is that of its word, and the product of `-word`
+   * is the complement. So without the rotation, such differences of both words would cancel out under all factors. The last
+   * factor lets the first bits, which choose a bucket and a slot, depend on all bits.
+   */
   #hash(word0: number, word1: number): number {
-    return (Math.imul(word0, this.#factors[0]) + Math.imul(word1, this.#factors[1])) | 0;
+    const product = Math.imul(word1, this.#factors[1]);
+    const both = Math.imul(word0, this.#factors[0]) ^ ((product << 13) | (product >>> 19));
+    return Math.imul(both, this.#factors[2]);
   }
 
   #bucketOf(hash: number): number {
@@ -130,10 +151,8 @@ export class BlockTable {
     return ((hash >>> Math.max(0, 32 - 2 * this.#bits)) ^ shift) & (this.#shifts.length - 1);
   }
 
-  /** Gives each entry one of 2^`bits` slots. Returns false if no slots were found under the factors that were drawn. */
+  /** Gives each entry one of 2^`bits` slots. Returns false if no slots were found under the factors of now. */
   #place(bits: number): boolean {
-    const [factor0 = 0, factor1 = 0] = randomFillSync(new Int32Array(2));
-    this.#factors = [factor0 | 1, factor1 | 1];
     this.#bits = bits;
     const size = 1 << bits;
     this.#shifts = new Int32Array(size);
@@ -175,6 +194,11 @@ export class BlockTable {
     }
     return undefined;
   }
+}
+
+function randomFactors(): Factors {
+  const [factor0 = 0, factor1 = 0, factor2 = 0] = randomFillSync(new Int32Array(3));
+  return [factor0 | 1, factor1 | 1, factor2 | 1];
 }
 
 type Words = readonly [number, number, number, number];

@@ -46,6 +46,8 @@ export function readAnswerHead(
       hint: "An admin of the workspace finds the secret with `keyward calls explain` and the id of this call, and sets a new value.",
     });
   }
+  // The audit records no such status, so the call would look as if the caller had left.
+  if (status > 599) throw answerRefused("The server sent a status that is none of HTTP");
   if (status === 206) throw answerRefused("The server sent a part of an answer, which cannot be searched for values");
   const contentType = one(headers["content-type"]);
   // A second charset counts as well, because clients differ in which one they use.

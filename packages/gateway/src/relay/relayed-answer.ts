@@ -125,7 +125,7 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
     this.#progressAtMs = performance.now();
     if (this.#isEnding) return;
-    const decoder = this.#decoder;
+    const decoder = this.#decoderOfBody();
     if (decoder === undefined) {
       this.#attempt(() => this.#take(chunk));
     } else if (!decoder.write(chunk)) {
@@ -193,14 +193,17 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
     }
     Object.assign(this.#headers, addedHeaders, { "x-request-id": this.#options.callId });
     if (head.isEventStream) this.#headers["x-accel-buffering"] = "no";
-    if (head.encoding !== undefined) this.#decode(decoderOf(head.encoding));
     const isHeld = head.length !== undefined && head.length <= heldBytes && !head.isEventStream;
     const hasNoBody = response.req.method === "HEAD" || status === 204 || status === 304;
     if (isHeld || hasNoBody) this.#held = [];
     else this.#writeHead();
   }
 
-  #decode(decoder: Transform): void {
+  /** Returns what decodes the body. An answer without a body needs no decoder, which would fail without a first byte. */
+  #decoderOfBody(): Transform | undefined {
+    const encoding = this.#head?.encoding;
+    if (encoding === undefined || this.#decoder !== undefined) return this.#decoder;
+    const decoder = decoderOf(encoding);
     this.#decoder = decoder;
     decoder.on("data", (chunk: Buffer) => {
       if (!this.#isEnding) this.#attempt(() => this.#take(chunk));
@@ -209,14 +212,14 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
       if (!this.#isEnding) void this.#complete();
     });
     decoder.once("error", (cause) => this.fail(undecodable(cause)));
+    return decoder;
   }
 
   #take(chunk: Uint8Array): void {
     this.#decodedBytes += chunk.length;
     if (this.#decodedBytes > this.#options.maxAnswerBytes) throw tooLarge();
-    this.#renewRedactor();
+    const pieces = this.#redacted(chunk);
     this.#lastByte = chunk.at(-1) ?? this.#lastByte;
-    const pieces = this.#redactor?.write(chunk) ?? [];
     if (pieces.length === 0) return;
     if (this.#held === undefined) {
       this.#send(pieces);
@@ -232,14 +235,24 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
     this.#send(held);
   }
 
-  /** Searches a stream of events for values, too, that were set after it began. After a whole line, nothing is held back. */
-  #renewRedactor(): void {
-    if (!this.isEventStream || this.#lastByte !== lineFeed) return;
-    const needles = this.#options.needles();
-    if (needles === this.#needles) return;
+  /** Redacts a chunk. Searches a stream of events, from its next line on, for values, too, that were set after the stream began. */
+  #redacted(chunk: Uint8Array): Uint8Array[] {
+    const needles = this.isEventStream ? this.#options.needles() : this.#needles;
+    const from = needles === this.#needles ? undefined : this.#lineStart(chunk);
+    if (needles === undefined || from === undefined) return this.#redactor?.write(chunk) ?? [];
+    // After a whole line, nothing is held back.
+    const pieces = [...(this.#redactor?.write(chunk.subarray(0, from)) ?? []), ...(this.#redactor?.end() ?? [])];
     this.#needles = needles;
     this.#formerHits += this.#redactor?.hits ?? 0;
     this.#redactor = new Redactor(needles, { framing: "lines" });
+    return [...pieces, ...this.#redactor.write(chunk.subarray(from))];
+  }
+
+  /** The index of the first byte of a chunk that begins a line; `undefined` if the chunk has no line end, and none is before it. */
+  #lineStart(chunk: Uint8Array): number | undefined {
+    if (isLineEnd(this.#lastByte)) return 0;
+    const index = chunk.findIndex(isLineEnd);
+    return index === -1 ? undefined : index + 1;
   }
 
   #writeHead(): void {
@@ -354,6 +367,10 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
       this.fail(problemOf(error));
     }
   }
+}
+
+function isLineEnd(byte: number | undefined): boolean {
+  return byte === lineFeed || byte === carriageReturn;
 }
 
 function lengthOf(pieces: readonly Uint8Array[]): number {
