@@ -1,7 +1,9 @@
-import { randomInt } from "node:crypto";
+import crypto, { randomInt } from "node:crypto";
+import { syncBuiltinESMExports } from "node:module";
 import { inspect } from "node:util";
 import fc from "fast-check";
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it, onTestFinished, vi } from "vitest";
+import { DecodedText } from "../../src/redaction/decoded-text.ts";
 import { Needles } from "../../src/redaction/needles.ts";
 import { Redactor, redactText } from "../../src/redaction/redactor.ts";
 import { chunksOf, credential, inLayers, layers, wholes } from "./encoders.ts";
@@ -196,6 +198,66 @@ describe("the redactor", () => {
           const result = redact(new Needles([secret(text)]), [Buffer.from(start + characters.join("") + end)]).text;
           const quarter = text.length >> 2;
           expect(result).not.toContain(characters.slice(quarter, 3 * quarter).join(""));
+        },
+      ),
+    );
+  });
+});
+
+describe("the work of a search", () => {
+  it("reads what is uncertain once, also for a value that is made of beginnings of escapes", () => {
+    for (const opener of ["%", "&"]) {
+      const settledLength = vi.spyOn(DecodedText.prototype, "settledLength", "get");
+      onTestFinished(() => settledLength.mockRestore());
+      const needles = new Needles([secret(opener.repeat(16))]);
+      settledLength.mockClear();
+      expect(redact(needles, [Buffer.from(opener.repeat(4_096))])).toMatchObject({ text: "REDACTED", hits: 1 });
+      // The bytes are decoded 4 KiB at a time.
+      expect(settledLength.mock.calls.length).toBeLessThanOrEqual(2);
+      settledLength.mockRestore();
+    }
+  });
+
+  it.each([
+    ["", "REDACTED"],
+    ["%61", "REDACTED"],
+    ["%2d\n", "%2d\nREDACTED"],
+  ])("compares few bytes if a value can begin at each byte of an answer, behind %j", (start, expected) => {
+    const needles = new Needles([secret("a".repeat(1_000))]);
+    let compared = 0;
+    const original = crypto.timingSafeEqual;
+    const counting = vi.spyOn(crypto, "timingSafeEqual").mockImplementation((one, other) => {
+      compared += one.byteLength;
+      return original(one, other);
+    });
+    syncBuiltinESMExports();
+    onTestFinished(() => {
+      counting.mockRestore();
+      syncBuiltinESMExports();
+    });
+    const { text, hits } = redact(needles, [Buffer.from(start + "a".repeat(50_000))]);
+    expect(compared).toBeGreaterThan(1_000);
+    expect(compared).toBeLessThan(100 * 50_000);
+    expect([text, hits]).toEqual([expected, 1]);
+  });
+
+  it("finds each occurrence of a value that overlaps with itself, with escapes and in any chunks", () => {
+    const unit = fc.string({ unit: fc.constantFrom("a", "b"), minLength: 1, maxLength: 6 });
+    assertProperty(
+      fc.property(
+        unit,
+        fc.integer({ min: 40, max: 90 }),
+        fc.array(fc.tuple(fc.nat(150), fc.constantFrom("", "a", "b", "-")), { minLength: 1, maxLength: 6 }),
+        cuts,
+        framing,
+        (part, length, runsOfUnit, places, frame) => {
+          const value = part.repeat(length).slice(0, length);
+          const text = runsOfUnit.map(([count, end]) => part.repeat(150).slice(0, count) + end).join("");
+          const needles = new Needles([secret(value)]);
+          const plain = redactedByBruteForce(text, [value]);
+          expect(redact(needles, chunksOf(Buffer.from(text), places), frame)).toMatchObject(plain);
+          const behindEscape = redact(needles, chunksOf(Buffer.from(`%2d\n${text}`), places), frame);
+          expect(behindEscape).toMatchObject({ text: `%2d\n${plain.text}`, hits: plain.hits });
         },
       ),
     );
