@@ -43,9 +43,10 @@ export function formsOf(source: NeedleSource): Form[] {
         add(Buffer.from(encoded), isStrong, false);
       }
     }
-    // Little is left of a short text that looks like escapes itself. So its usual escaped forms are searched for as they are.
-    if (decode(Buffer.from(text)).length < shortestForm) {
-      for (const escaped of [JSON.stringify(text).slice(1, -1), encodeURIComponent(text)]) add(Buffer.from(escaped));
+    // Little is left of a short text that looks like escapes itself, or ends with the beginning of one. So its usual escaped forms
+    // are searched for as they are.
+    if (closed(Buffer.from(text)).length < shortestForm) {
+      for (const escaped of escapedTexts(text)) add(Buffer.from(escaped));
     }
     // Forms of web pages write a space as "+".
     for (const bytes of bytesOf(text.replaceAll(" ", "+"))) {
@@ -89,6 +90,11 @@ function base64Forms(bytes: Buffer): string[] {
     const own = text.slice(Math.ceil((8 * before) / 6), Math.floor((8 * (before + bytes.length)) / 6));
     return [own, own.replaceAll("+", "-").replaceAll("/", "_")];
   });
+}
+
+/** A text as most programs escape it. */
+function escapedTexts(text: string): string[] {
+  return [JSON.stringify(text).slice(1, -1), encodeURIComponent(text.toWellFormed())];
 }
 
 /** What all escaped forms of a text decode to. */

@@ -363,6 +363,15 @@ describe("a value", () => {
     expect(redactText(needles, '"\\\\domain\\\\user:pass\\\\"').text).toMatch(/^"\\*REDACTED\\*"$/);
   });
 
+  it("of 8 bytes that ends with the beginning of an escape is found as it is and in its usual escaped forms", () => {
+    for (const value of ["abcdefg\\", "abcdefg%", "abcdefg&", "abcdef&#"]) {
+      const needles = new Needles([secret(value)]);
+      for (const text of [value, JSON.stringify(value).slice(1, -1), encodeURIComponent(value)]) {
+        expect(redactText(needles, `{"a":"${text}"}`)).toEqual({ text: '{"a":"REDACTED"}', hits: 1 });
+      }
+    }
+  });
+
   it("does not show when the needles are inspected", () => {
     const needles = new Needles([secret("a value of 20 bytes!")]);
     const redactor = new Redactor(needles, { framing: "bytes" });
