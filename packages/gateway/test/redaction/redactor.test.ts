@@ -104,6 +104,8 @@ describe("the redactor", () => {
         fc.constantFrom("base64" as const, "base64url" as const),
         fc.constantFrom("", "\\/", "\\u002f"),
         (value, start, end, alphabet, slash) => {
+          // The text around such a value may be a part of its escaped form, which is then replaced as a whole.
+          fc.pre(!/^["\\]|[\\%]$/.test(value));
           const [head, own] = [start, start + value].map((text) => Buffer.byteLength(text));
           const whole = Buffer.from(start + value + end).toString(alphabet);
           const from = Math.ceil(((head ?? 0) * 8) / 6);
@@ -331,6 +333,27 @@ describe("a value", () => {
     const pair = Buffer.from("user:long password").toString("base64");
     expect(redactText(needles, `Basic ${pair}`).text).toMatch(/^Basic REDACTED.?=*$/);
     expect(redactText(needles, "the password is long+password")).toEqual({ text: "the password is REDACTED", hits: 1 });
+  });
+
+  it("is found in base64 of JSON, of a URL and of a header of Basic authentication, whatever stands around", () => {
+    const value = 'user:long/+pass"word\\é';
+    const inner = [
+      JSON.stringify({ a: value }),
+      `https://host/?a=${encodeURIComponent(value)}`,
+      JSON.stringify({ authorization: `Basic ${Buffer.from(value).toString("base64")}` }),
+    ];
+    const needles = new Needles([secret(value, true)]);
+    for (const text of inner) {
+      for (const alphabet of ["base64", "base64url"] as const) {
+        for (let shift = 0; shift < 3; shift++) {
+          const redacted = redactText(needles, Buffer.from(" ".repeat(shift) + text).toString(alphabet));
+          expect(redacted.hits).toBe(1);
+          const [head = "", tail = ""] = redacted.text.split("REDACTED");
+          const left = Buffer.from(head, "base64").toString() + Buffer.from(tail, "base64").toString("latin1");
+          for (const part of ["user", "long", "dXNl", "word"]) expect(left).not.toContain(part);
+        }
+      }
+    }
   });
 
   it("that is a URL is found by its password too, as it is and decoded", () => {
