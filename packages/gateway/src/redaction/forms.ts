@@ -43,9 +43,14 @@ export function formsOf(source: NeedleSource): Form[] {
         add(Buffer.from(encoded), isStrong, false);
       }
     }
-    // Little is left of a short text that looks like escapes itself. So its usual escaped forms are searched for as they are.
-    if (decode(Buffer.from(text)).length < shortestForm) {
-      for (const escaped of [JSON.stringify(text).slice(1, -1), encodeURIComponent(text)]) add(Buffer.from(escaped));
+    for (const inner of innerLayers(text, source)) {
+      for (const encoded of base64Forms(Buffer.from(inner)))
+        add(Buffer.from(encoded), inner.length >= shortestStrongValue, false);
+    }
+    // Little is left of a short text that looks like escapes itself, or ends with the beginning of one. So its usual escaped forms
+    // are searched for as they are.
+    if (closed(Buffer.from(text)).length < shortestForm) {
+      for (const escaped of escapedTexts(text)) add(Buffer.from(escaped));
     }
     // Forms of web pages write a space as "+".
     for (const bytes of bytesOf(text.replaceAll(" ", "+"))) {
@@ -89,6 +94,19 @@ function base64Forms(bytes: Buffer): string[] {
     const own = text.slice(Math.ceil((8 * before) / 6), Math.floor((8 * (before + bytes.length)) / 6));
     return [own, own.replaceAll("+", "-").replaceAll("/", "_")];
   });
+}
+
+/** What base64 is written around: the header of Basic authentication, JSON and URLs that have a text. Beside the text itself. */
+function innerLayers(text: string, { value, basic }: NeedleSource): string[] {
+  const layers = escapedTexts(text).filter((escaped) => escaped !== text);
+  // Without the padding, which is not there in each header.
+  if (basic && text === value) layers.push(Buffer.from(value).toString("base64").replace(/=+$/, ""));
+  return layers;
+}
+
+/** A text as most programs escape it. */
+function escapedTexts(text: string): string[] {
+  return [JSON.stringify(text).slice(1, -1), encodeURIComponent(text.toWellFormed())];
 }
 
 /** What all escaped forms of a text decode to. */

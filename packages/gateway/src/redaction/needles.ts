@@ -2,6 +2,7 @@ import { timingSafeEqual } from "node:crypto";
 import { type Block, BlockTable, lookUpBytes, narrowBytes } from "./block-table.ts";
 import type { DecodedText } from "./decoded-text.ts";
 import { type Form, formsOf, type NeedleSource, shortestStrongValue } from "./forms.ts";
+import { Occurrences, Periods } from "./occurrences.ts";
 
 export type { NeedleSource };
 
@@ -38,6 +39,7 @@ export class Needles {
   readonly #forms: readonly Form[];
   readonly #stride: number;
   readonly #table: BlockTable;
+  readonly #periods = new Periods();
   /** The most bytes that one occurrence of a value takes in an answer, with the bytes after it that make its end certain. */
   readonly reach: number;
   /** The length of the longest form. */
@@ -68,26 +70,37 @@ export class Needles {
 
   /** Finds the forms that are in `bytes`, and that begin before the index `until`. The first byte is at `position` of the stream. */
   find(bytes: Uint8Array, until: number, position: number, hits: Hit[]): void {
+    const occurrences = new Occurrences(bytes, this.#periods);
     this.#table.find(bytes, 0, bytes.length, ({ form: index, offset }, block) => {
       const form = this.#forms[index];
       const start = block - offset;
       if (form === undefined || start < 0 || start >= until) return;
       const end = start + form.bytes.length;
-      if (end > bytes.length || !timingSafeEqual(bytes.subarray(start, end), form.bytes)) return;
+      if (end > bytes.length) return;
+      if (!(occurrences.overlapsAt(form, start) ?? timingSafeEqual(bytes.subarray(start, end), form.bytes))) return;
+      occurrences.add(form, start);
       hits.push({ start: position + start, end: position + end, isDigits: form.isDigits, isWhole: true });
     });
   }
 
   /** Finds the forms in a decoded text that have changed since its mark. Leaves what more text may still change, unless `isEnd`. */
   findDecoded(text: DecodedText, isEnd: boolean, hits: Hit[]): void {
+    const occurrences = new Occurrences(text.bytes, this.#periods);
+    let settledLength: number | undefined;
     this.#table.find(text.bytes, 0, text.length, ({ form: index, offset }, block) => {
       const form = this.#forms[index];
       const start = block - offset;
       if (form === undefined) return;
       const end = start + form.bytes.length;
       if (end > text.length || (end <= text.unchanged && !form.endsOpen)) return;
-      if (form.endsOpen && !isEnd && end > text.settledLength) return;
-      const hit = hitIn(text, form, start, hiddenHead(form, this.#stride));
+      if (form.endsOpen && !isEnd) {
+        // Once for all forms: it reads all that is uncertain, which may be the whole text.
+        settledLength ??= text.settledLength;
+        if (end > settledLength) return;
+      }
+      const isWhole = start >= 0 && occurrences.overlapsAt(form, start) === true;
+      const hit = isWhole ? wholeHit(text, form, start) : hitIn(text, form, start, hiddenHead(form, this.#stride));
+      if (hit?.isWhole === true) occurrences.add(form, start);
       // A longer part may have been passed on in part.
       if (hit !== undefined) hits.push({ ...hit, start: Math.max(hit.start, hit.end - this.reach) });
     });
@@ -105,8 +118,7 @@ function hitIn(text: DecodedText, form: Form, start: number, head: number): Hit 
   if (tail < 0 || !timingSafeEqual(text.bytes.subarray(tail, last + 1), form.bytes.subarray(head))) return undefined;
   const end = text.endOf(last);
   if (start >= 0 && timingSafeEqual(text.bytes.subarray(start, tail), form.bytes.subarray(0, head))) {
-    const isDigits = form.isDigits && end - text.startOf(start) === form.bytes.length;
-    return { start: startWithBackslashes(text, start), end, isDigits, isWhole: true };
+    return wholeHit(text, form, start);
   }
   const first = firstOfLine(text, Math.max(0, start), tail);
   const tailStart = text.startOf(tail);
@@ -117,6 +129,13 @@ function hitIn(text: DecodedText, form: Form, start: number, head: number): Hit 
     isDigits: false,
     isWhole: false,
   };
+}
+
+/** The part of the stream that holds a form whose bytes are all at the index `start`. */
+function wholeHit(text: DecodedText, form: Form, start: number): Hit {
+  const end = text.endOf(start + form.bytes.length - 1);
+  const isDigits = form.isDigits && end - text.startOf(start) === form.bytes.length;
+  return { start: startWithBackslashes(text, start), end, isDigits, isWhole: true };
 }
 
 /** Where a character begins in the stream, with the backslashes before it that may belong to it. */

@@ -10,6 +10,11 @@ interface ServerNeedles {
   calls: number;
 }
 
+/** What is read of a grant. */
+interface SearchedGrant extends Pick<CallGrant, "secrets"> {
+  readonly server: Pick<CallGrant["server"], "id">;
+}
+
 /** The needles of one call. */
 export interface TakenNeedles {
   /** Returns the needles of now. Another object than before if values were added. */
@@ -36,14 +41,17 @@ export class NeedleCache {
   }
 
   /** Returns the needles for the answer of a call. */
-  take({ server, secrets }: CallGrant): TakenNeedles {
+  take({ server, secrets }: SearchedGrant): TakenNeedles {
     const entry = this.#servers.get(server.id) ?? { values: new Map(), needles: undefined, calls: 0 };
-    const keys: string[] = [];
+    // Each value once, however often it is added.
+    const keys = new Set<string>();
     const add = (added: readonly CallSecret[]) => {
       for (const { value, rule, redacted } of added) {
         if (!redacted) continue;
         const [text, basic] = [value.reveal(), rule.kind === "basic"];
         const key = `${basic ? "b" : "p"}${text}`;
+        if (keys.has(key)) continue;
+        keys.add(key);
         const kept = entry.values.get(key);
         if (kept === undefined) {
           entry.values.set(key, { value: text, basic, calls: 1, untilMs: Number.POSITIVE_INFINITY });
@@ -52,7 +60,6 @@ export class NeedleCache {
           kept.calls++;
           kept.untilMs = Number.POSITIVE_INFINITY;
         }
-        keys.push(key);
       }
     };
     add(secrets);

@@ -1,7 +1,9 @@
-import { randomInt } from "node:crypto";
+import crypto, { randomInt } from "node:crypto";
+import { syncBuiltinESMExports } from "node:module";
 import { inspect } from "node:util";
 import fc from "fast-check";
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it, onTestFinished, vi } from "vitest";
+import { DecodedText } from "../../src/redaction/decoded-text.ts";
 import { Needles } from "../../src/redaction/needles.ts";
 import { Redactor, redactText } from "../../src/redaction/redactor.ts";
 import { chunksOf, credential, inLayers, layers, wholes } from "./encoders.ts";
@@ -102,6 +104,8 @@ describe("the redactor", () => {
         fc.constantFrom("base64" as const, "base64url" as const),
         fc.constantFrom("", "\\/", "\\u002f"),
         (value, start, end, alphabet, slash) => {
+          // The text around such a value may be a part of its escaped form, which is then replaced as a whole.
+          fc.pre(!/^["\\]|[\\%]$/.test(value));
           const [head, own] = [start, start + value].map((text) => Buffer.byteLength(text));
           const whole = Buffer.from(start + value + end).toString(alphabet);
           const from = Math.ceil(((head ?? 0) * 8) / 6);
@@ -202,6 +206,66 @@ describe("the redactor", () => {
   });
 });
 
+describe("the work of a search", () => {
+  it("reads what is uncertain once, also for a value that is made of beginnings of escapes", () => {
+    for (const opener of ["%", "&"]) {
+      const settledLength = vi.spyOn(DecodedText.prototype, "settledLength", "get");
+      onTestFinished(() => settledLength.mockRestore());
+      const needles = new Needles([secret(opener.repeat(16))]);
+      settledLength.mockClear();
+      expect(redact(needles, [Buffer.from(opener.repeat(4_096))])).toMatchObject({ text: "REDACTED", hits: 1 });
+      // The bytes are decoded 4 KiB at a time.
+      expect(settledLength.mock.calls.length).toBeLessThanOrEqual(2);
+      settledLength.mockRestore();
+    }
+  });
+
+  it.each([
+    ["", "REDACTED"],
+    ["%61", "REDACTED"],
+    ["%2d\n", "%2d\nREDACTED"],
+  ])("compares few bytes if a value can begin at each byte of an answer, behind %j", (start, expected) => {
+    const needles = new Needles([secret("a".repeat(1_000))]);
+    let compared = 0;
+    const original = crypto.timingSafeEqual;
+    const counting = vi.spyOn(crypto, "timingSafeEqual").mockImplementation((one, other) => {
+      compared += one.byteLength;
+      return original(one, other);
+    });
+    syncBuiltinESMExports();
+    onTestFinished(() => {
+      counting.mockRestore();
+      syncBuiltinESMExports();
+    });
+    const { text, hits } = redact(needles, [Buffer.from(start + "a".repeat(50_000))]);
+    expect(compared).toBeGreaterThan(1_000);
+    expect(compared).toBeLessThan(100 * 50_000);
+    expect([text, hits]).toEqual([expected, 1]);
+  });
+
+  it("finds each occurrence of a value that overlaps with itself, with escapes and in any chunks", () => {
+    const unit = fc.string({ unit: fc.constantFrom("a", "b"), minLength: 1, maxLength: 6 });
+    assertProperty(
+      fc.property(
+        unit,
+        fc.integer({ min: 40, max: 90 }),
+        fc.array(fc.tuple(fc.nat(150), fc.constantFrom("", "a", "b", "-")), { minLength: 1, maxLength: 6 }),
+        cuts,
+        framing,
+        (part, length, runsOfUnit, places, frame) => {
+          const value = part.repeat(length).slice(0, length);
+          const text = runsOfUnit.map(([count, end]) => part.repeat(150).slice(0, count) + end).join("");
+          const needles = new Needles([secret(value)]);
+          const plain = redactedByBruteForce(text, [value]);
+          expect(redact(needles, chunksOf(Buffer.from(text), places), frame)).toMatchObject(plain);
+          const behindEscape = redact(needles, chunksOf(Buffer.from(`%2d\n${text}`), places), frame);
+          expect(behindEscape).toMatchObject({ text: `%2d\n${plain.text}`, hits: plain.hits });
+        },
+      ),
+    );
+  });
+});
+
 describe("what is held back", () => {
   it("does not depend on how much of a value an answer holds", () => {
     const value = fc.string({
@@ -271,6 +335,27 @@ describe("a value", () => {
     expect(redactText(needles, "the password is long+password")).toEqual({ text: "the password is REDACTED", hits: 1 });
   });
 
+  it("is found in base64 of JSON, of a URL and of a header of Basic authentication, whatever stands around", () => {
+    const value = 'user:long/+pass"word\\é';
+    const inner = [
+      JSON.stringify({ a: value }),
+      `https://host/?a=${encodeURIComponent(value)}`,
+      JSON.stringify({ authorization: `Basic ${Buffer.from(value).toString("base64")}` }),
+    ];
+    const needles = new Needles([secret(value, true)]);
+    for (const text of inner) {
+      for (const alphabet of ["base64", "base64url"] as const) {
+        for (let shift = 0; shift < 3; shift++) {
+          const redacted = redactText(needles, Buffer.from(" ".repeat(shift) + text).toString(alphabet));
+          expect(redacted.hits).toBe(1);
+          const [head = "", tail = ""] = redacted.text.split("REDACTED");
+          const left = Buffer.from(head, "base64").toString() + Buffer.from(tail, "base64").toString("latin1");
+          for (const part of ["user", "long", "dXNl", "word"]) expect(left).not.toContain(part);
+        }
+      }
+    }
+  });
+
   it("that is a URL is found by its password too, as it is and decoded", () => {
     const needles = new Needles([secret("postgres://user:long%20password@host/db")]);
     expect(redactText(needles, "long%20password, long password").text).toBe("REDACTED, REDACTED");
@@ -299,6 +384,15 @@ describe("a value", () => {
   it("keeps a backslash at its ends in escaped forms, and nothing else", () => {
     const needles = new Needles([secret("\\domain\\user:pass\\")]);
     expect(redactText(needles, '"\\\\domain\\\\user:pass\\\\"').text).toMatch(/^"\\*REDACTED\\*"$/);
+  });
+
+  it("of 8 bytes that ends with the beginning of an escape is found as it is and in its usual escaped forms", () => {
+    for (const value of ["abcdefg\\", "abcdefg%", "abcdefg&", "abcdef&#"]) {
+      const needles = new Needles([secret(value)]);
+      for (const text of [value, JSON.stringify(value).slice(1, -1), encodeURIComponent(value)]) {
+        expect(redactText(needles, `{"a":"${text}"}`)).toEqual({ text: '{"a":"REDACTED"}', hits: 1 });
+      }
+    }
   });
 
   it("does not show when the needles are inspected", () => {
