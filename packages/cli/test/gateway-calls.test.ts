@@ -101,7 +101,7 @@ describe("keyward gateway start", () => {
     expect(load.failures.filter((error) => !isRefusedConnection(error))).toEqual([]);
     const verified = await keyward(folder, {}, "audit", "verify", "--json");
     expect(verified).toMatchObject({ exitCode: 0 });
-    expect(verified.stdout).not.toContain("without closing");
+    expect(verified.stdout).not.toContain("no closing entry");
   });
 
   it("that is killed during a call works again, and the audit has every answered call and reports the kill", {
@@ -116,7 +116,7 @@ describe("keyward gateway start", () => {
     await expect(within).rejects.toThrow("fetch failed");
     await load.stop();
     const verified = await keyward(folder, {}, "audit", "verify");
-    expect(verified.stdout + verified.stderr).toMatch(/without closing/);
+    expect(verified.stdout + verified.stderr).toMatch(/no closing entry/);
     const again = await startGateway(folder, {}, ...allow);
     const answer = await fetch(`${again.callUrl}/s/api/items`, { headers: { authorization: `Bearer ${tokens[0]}` } });
     expect([answer.status, await answer.text()]).toEqual([200, "ok"]);
