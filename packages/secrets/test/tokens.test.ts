@@ -85,7 +85,7 @@ describe("a token", () => {
     const unknown = { owner: "ci", role: "member", servers: ["unknown", "github", "gone"] } as const;
     await expect(admin.createToken(as.admin, unknown)).rejects.toMatchObject({
       ...hidden,
-      message: "The workspace has no server with the slug at number 1, 3 of the list",
+      message: "The workspace does not have every server of the list. Missing: number 1, 3",
     });
   });
 

@@ -53,9 +53,11 @@ export function requireServer(found: ServerRecord | undefined): ServerRecord {
  * pasted value. Default: the server is the one that the call names.
  */
 export function serverNotFound(numbers: readonly number[] = []): SecretsError {
-  const which =
-    numbers.length === 0 ? "such server" : `server with the slug at number ${numbers.join(", ")} of the list`;
-  return new SecretsError("SERVER_NOT_FOUND", `The workspace has no ${which}`, {
+  const problem =
+    numbers.length === 0
+      ? "The workspace has no such server"
+      : `The workspace does not have every server of the list. Missing: number ${numbers.join(", ")}`;
+  return new SecretsError("SERVER_NOT_FOUND", problem, {
     hint: "List the servers with `keyward servers list`, and correct the slug.",
   });
 }
