@@ -1,4 +1,3 @@
-import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createServer, request as send } from "node:http";
 import { tmpdir } from "node:os";
@@ -7,6 +6,7 @@ import { Keyring } from "@keyward/core";
 import { parseAddressException, startGateway } from "@keyward/gateway";
 import { openAuditLog, SecretsAdmin } from "@keyward/secrets";
 import { MemoryStore } from "@keyward/store-memory";
+import { listeningProxy } from "./listening-proxy.ts";
 import { startNameMapping } from "./name-mapping.ts";
 
 /** A gateway in front of one MCP server, and a proxy in front of the gateway that adds the token. */
@@ -82,17 +82,5 @@ async function startProxy(target: string, token: string) {
     response.once("close", () => forwarded.destroy());
     request.pipe(forwarded);
   });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  if (address === null || typeof address === "string") throw new TypeError("The proxy has no port");
-  return {
-    url: `http://127.0.0.1:${address.port}/mcp`,
-    close: async () => {
-      const closed = once(server, "close");
-      server.close();
-      server.closeAllConnections();
-      await closed;
-    },
-  };
+  return await listeningProxy(server);
 }

@@ -1,6 +1,6 @@
-import { once } from "node:events";
 import { createServer, type IncomingHttpHeaders, request as send } from "node:http";
 import { bodyOf } from "../installation.ts";
+import { listeningProxy } from "./listening-proxy.ts";
 
 /**
  * Starts a proxy in front of the endpoint of a workspace with one server. Its clients use the names that the server has, so that
@@ -33,19 +33,7 @@ export async function startNameMapping({ target, token, slug }: { target: string
     response.once("close", () => forwarded.destroy());
     forwarded.end(body);
   });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  if (address === null || typeof address === "string") throw new TypeError("The proxy has no port");
-  return {
-    url: `http://127.0.0.1:${address.port}/mcp`,
-    close: async () => {
-      const closed = once(server, "close");
-      server.close();
-      server.closeAllConnections();
-      await closed;
-    },
-  };
+  return await listeningProxy(server);
 }
 
 interface Prefix {

@@ -5,17 +5,12 @@ import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { type Installation, startInstallation, testValue } from "../installation.ts";
 import { startSecondGateway } from "./gateway-process.ts";
-import { connectMcpClient, type McpClientKind, sampledAnswer } from "./mcp-clients.ts";
+import { type McpCallers, mcpCallers } from "./mcp-callers.ts";
+import { type connectMcpClient, type McpClientKind, sampledAnswer } from "./mcp-clients.ts";
 import { type McpEra, type McpPeer, startMcpServer } from "./mcp-server.ts";
 
-interface Through extends Installation {
+interface Through extends Installation, McpCallers {
   readonly server: McpPeer;
-  /** The URL of the server at the gateway. */
-  readonly url: string;
-  /** Connects a client with the token of the member, or with another one. */
-  connect(kind: McpClientKind, token?: string, url?: string): ReturnType<typeof connectMcpClient>;
-  /** Sends a message of the legacy protocol, without a client. */
-  send(message: object, session?: string, token?: string): Promise<Response>;
 }
 
 async function start(eras: readonly McpEra[], store?: SqliteStore): Promise<Through> {
@@ -28,30 +23,10 @@ async function start(eras: readonly McpEra[], store?: SqliteStore): Promise<Thro
     kind: "mcp",
     rule: { kind: "header", header: "x-api-key" },
   });
-  const url = `${installation.gateway.url}/s/peer/mcp`;
   return {
     ...installation,
+    ...mcpCallers(`${installation.gateway.url}/s/peer/mcp`, installation.token),
     server,
-    url,
-    connect: async (kind, token = installation.token, at = url) => {
-      const client = await connectMcpClient(kind, at, { authorization: `Bearer ${token}` });
-      onTestFinished(async () => {
-        // The tests of revoked tokens leave a client that cannot end its session.
-        await client.close().catch(() => {});
-      });
-      return client;
-    },
-    send: (message, session, token = installation.token) =>
-      fetch(url, {
-        method: "POST",
-        headers: {
-          authorization: `Bearer ${token}`,
-          accept: "application/json, text/event-stream",
-          "content-type": "application/json",
-          ...(session === undefined ? {} : { "mcp-session-id": session, "mcp-protocol-version": "2025-11-25" }),
-        },
-        body: JSON.stringify({ jsonrpc: "2.0", ...message }),
-      }),
   };
 }
 

@@ -56,7 +56,7 @@ export class ServiceStore {
   readonly #store: WrappableStore;
   readonly #replace: NonNullable<EncryptedStore["replace"]>;
   readonly #seen = new SeenRevisions();
-  readonly #shared: JointReads<number>;
+  readonly #joint: JointReads<number>;
 
   /**
    * Opens the records in a store, which the caller closes after {@link ServiceStore.disconnect}.
@@ -74,7 +74,7 @@ export class ServiceStore {
     if (!isAtomic(store) || replace === undefined) throw notAtomic();
     this.encrypted.namespace = serviceNamespace;
     this.#replace = replace;
-    this.#shared = new JointReads(this.encrypted, () => this.#seen.readBegins());
+    this.#joint = new JointReads(this.encrypted, () => this.#seen.readBegins());
   }
 
   /** Reads a record. Returns `undefined` if there is none. Throws like {@link ReadBatch.record}. */
@@ -92,7 +92,7 @@ export class ServiceStore {
 
   /** Like {@link ServiceStore.readBatch}, but shares one call to the store with others that ask in the same turn of the event loop. */
   async readJointly(keys: readonly string[]): Promise<ReadBatch> {
-    const { records, begun } = await this.#shared.read(keys);
+    const { records, begun } = await this.#joint.read(keys);
     return { record: (kind, key) => this.#recordOf(kind, key, records.get(key), begun) };
   }
 
