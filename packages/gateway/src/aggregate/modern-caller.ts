@@ -114,7 +114,7 @@ async function listen(
   }
   const capabilities = usableCapabilities(objectIn(objectIn(params, "_meta"), metaKeys.capabilities));
   const lists = context.listsFor("modern", capabilities);
-  // A caller that only listens is told of what changes from now on.
+  // A caller that only listens gets the changes from now on.
   void refresh(lists).catch(() => {});
   const stream = new ListenStream(id, params, answer, lists);
   context.listens.add(stream);

@@ -432,7 +432,7 @@ async function endingWith<Result>(
   }
 }
 
-/** Reads the rest of an answer that nobody needs, and leaves a stream that goes on. */
+/** Reads the rest of an answer that is not needed, and leaves a stream that goes on. */
 function leave(answer: InProcessAnswer): void {
   answer.resume();
   const late = setTimeout(() => answer.destroy(), lingerMs).unref();

@@ -22,7 +22,7 @@ const entryWord = 5;
 /** How often a table of one size is tried with other factors before a larger one is tried. */
 const triesOfSize = 8;
 
-/** A try fails less often than not, whatever the blocks are. So nobody meets this end, but there is one. */
+/** A try fails less often than not, whatever the blocks are. So this bound is practically never reached. */
 const mostTries = 5 * triesOfSize;
 
 type Factors = readonly [number, number, number];

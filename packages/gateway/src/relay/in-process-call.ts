@@ -40,7 +40,7 @@ export class RefusedByRelay extends Error {
 export function inProcessRequest({ method, url, headers, body, remoteAddress }: InProcessCall): CallRequest {
   const all = body === undefined ? headers : { ...headers, "content-length": String(body.length) };
   const bytes = Readable.from(body === undefined ? [] : [body], { objectMode: false });
-  // Like a request of `node:http`, which ends without an event if nobody listens.
+  // Like a request of `node:http`, which ends without an event if it has no listener.
   bytes.on("error", () => {});
   return Object.assign(bytes, {
     ...{ method, url, headers: all, rawHeaders: Object.entries(all).flat(), socket: { remoteAddress } },

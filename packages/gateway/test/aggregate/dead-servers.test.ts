@@ -79,7 +79,7 @@ it("asks a server that hangs only as long as a server may be silent, and says so
 });
 
 describe.each(mcpClientKinds)("the client %s", (kind) => {
-  it("is told when a server was lost, and when it came back", async () => {
+  it("gets a notification when a server was lost, and when it came back", async () => {
     const [good, flapping] = [await startPeer(["legacy"]), await startPeer(["modern"])];
     // A server in front of the other one, which can end and begin again at the same port.
     let front: Server | undefined;

@@ -50,6 +50,6 @@ it("lists and calls the tools of 90 servers beside ten that are dead, hang or an
   );
   expect(texts).toEqual(Array.from({ length: healthy }, (_, index) => [`${index} tool${index}`]));
   await client.close();
-  // What hangs is given up after ten seconds.
+  // A request to a server that hangs fails after ten seconds.
   await expect.poll(() => gateway.openCalls, { timeout: 30_000 }).toBe(0);
 }, 90_000);

@@ -183,7 +183,7 @@ describe.each(["v2 legacy", "v1"] as const)("the client %s, in a session", (kind
     await expect.poll(() => client.logs).toMatchObject([{ logger: "old: log", data: "outside of a call" }]);
   });
 
-  it("is told when a resource changes to which it has subscribed", async () => {
+  it("gets a notification when a resource changes to which it has subscribed", async () => {
     const { url, token, old } = await start();
     const client = await connect(kind, url, token);
     await client.subscribe("keyward+old+test:a");
