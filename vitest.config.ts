@@ -29,8 +29,8 @@ class LongestFirst extends BaseSequencer {
 export default defineConfig({
   test: {
     include: ["packages/*/test/**/*.test.ts", "test/**/*.test.ts", "{examples/*,bench}/test/**/*.test.ts"],
-    // Most suites wait for servers and processes of their own: one worker would leave a core idle.
-    maxWorkers: 2,
+    // Most suites wait for servers, processes and times of their own, so two workers leave two cores idle for half of the run.
+    maxWorkers: 4,
     sequence: { sequencer: LongestFirst },
     // The bundle of the command belongs to a run, so a change of the sources needs a new run.
     globalSetup: "test/bundle-command.ts",

@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { answerJson, bodyOf, startInstallation, startUpstream } from "../installation.ts";
-import { connectMcpClient, mcpClientKinds } from "../peers/mcp-clients.ts";
+import { connectMcpClient, type McpClientKind, mcpClientKinds } from "../peers/mcp-clients.ts";
 import { startPeer, startWorkspace } from "./workspace.ts";
 
 const tools = ["echo", "slow", "progress", "sampling"];
@@ -78,52 +78,55 @@ it("asks a server that hangs only as long as a server may be silent, and says so
   await expect.poll(() => installation.gateway.openCalls).toBe(0);
 });
 
-describe.each(mcpClientKinds)("the client %s", (kind) => {
-  it("gets a notification when a server was lost, and when it came back", async () => {
-    const [good, flapping] = [await startPeer(["legacy"]), await startPeer(["modern"])];
-    // A server in front of the other one, which can end and begin again at the same port.
-    let front: Server | undefined;
-    const begin = async (port: number): Promise<number> => {
-      front = createServer(async (request, response) => {
-        const headers = Object.fromEntries(
-          Object.entries(request.headers).flatMap(([name, value]) =>
-            typeof value === "string" && !/^(?:host|connection|content-length)$/.test(name) ? [[name, value]] : [],
-          ),
-        );
-        const answer = await fetch(flapping.url, { method: "POST", headers, body: await bodyOf(request) });
-        const text = await answer.text();
-        const type = answer.headers.get("content-type") ?? "application/json";
-        response.writeHead(answer.status, { "content-type": type }).end(text);
-      });
-      front.listen(port, "127.0.0.1");
-      await once(front, "listening");
-      const address = front.address();
-      return typeof address === "object" && address !== null ? address.port : 0;
-    };
-    const end = async () => {
-      const ended = front;
-      if (ended?.listening !== true) return;
-      ended.close();
-      ended.closeAllConnections();
-      await once(ended, "close");
-    };
-    const port = await begin(0);
-    onTestFinished(end);
-    const { connect, admin, caller } = await startWorkspace({
-      good,
-      flapping: { url: `http://127.0.0.1:${port}/mcp`, port },
+// All clients wait for the same server, because each wait takes several seconds.
+it("each kind of client gets a notification when a server was lost, and when the server came back", async () => {
+  const [good, flapping] = [await startPeer(["legacy"]), await startPeer(["modern"])];
+  // A server in front of the other one, which can end and begin again at the same port.
+  let front: Server | undefined;
+  const begin = async (port: number): Promise<number> => {
+    front = createServer(async (request, response) => {
+      const headers = Object.fromEntries(
+        Object.entries(request.headers).flatMap(([name, value]) =>
+          typeof value === "string" && !/^(?:host|connection|content-length)$/.test(name) ? [[name, value]] : [],
+        ),
+      );
+      const answer = await fetch(flapping.url, { method: "POST", headers, body: await bodyOf(request) });
+      const text = await answer.text();
+      const type = answer.headers.get("content-type") ?? "application/json";
+      response.writeHead(answer.status, { "content-type": type }).end(text);
     });
+    front.listen(port, "127.0.0.1");
+    await once(front, "listening");
+    const address = front.address();
+    return typeof address === "object" && address !== null ? address.port : 0;
+  };
+  const end = async () => {
+    const ended = front;
+    if (ended?.listening !== true) return;
+    ended.close();
+    ended.closeAllConnections();
+    await once(ended, "close");
+  };
+  const port = await begin(0);
+  onTestFinished(end);
+  const { connect, admin, caller } = await startWorkspace({
+    good,
+    flapping: { url: `http://127.0.0.1:${port}/mcp`, port },
+  });
+  const seen = new Map<McpClientKind, number>();
+  for (const kind of mcpClientKinds) {
     const client = await connect(kind);
-    const seen: number[] = [];
     await client.listenToTools(() => {
-      void client.listTools().then(({ length }) => seen.push(length));
+      void client.listTools().then(({ length }) => seen.set(kind, length));
     });
     expect(await client.listTools()).toHaveLength(8);
-    await end();
-    // After a change of the server, the gateway reads its lists again. Otherwise the test would wait for a minute.
-    await admin.updateServer(caller, "flapping", { forwardHeaders: ["x-test"] });
-    await expect.poll(() => seen.at(-1), { timeout: 30_000, interval: 100 }).toBe(4);
-    await begin(port);
-    await expect.poll(() => seen.at(-1), { timeout: 30_000, interval: 100 }).toBe(8);
-  }, 90_000);
-});
+  }
+  const seenByEach = (tools: number) => mcpClientKinds.map((kind) => [kind, tools]);
+  const seenNow = () => mcpClientKinds.map((kind) => [kind, seen.get(kind)]);
+  await end();
+  // After a change of the server, the gateway reads its lists again. Otherwise the test would wait for a minute.
+  await admin.updateServer(caller, "flapping", { forwardHeaders: ["x-test"] });
+  await expect.poll(seenNow, { timeout: 30_000, interval: 100 }).toEqual(seenByEach(4));
+  await begin(port);
+  await expect.poll(seenNow, { timeout: 30_000, interval: 100 }).toEqual(seenByEach(8));
+}, 90_000);
