@@ -27,7 +27,8 @@ const measuredMs = 20_000;
 const callsPerSecond = 100;
 const changedMs = 30_000;
 const directStreams = 100;
-const started = z.object({ url: z.string(), token: z.string().default(""), folder: z.string().default("") });
+const served = z.object({ url: z.string() });
+const started = z.object({ url: z.string(), tokens: z.array(z.string()), folder: z.string() });
 const set = z.object({ value: z.number() });
 const changed = z.object({ value: z.number().optional() });
 const ended = z.object({ values: z.number(), rotations: z.number() });
@@ -38,9 +39,14 @@ const defaultCounts: Readonly<Record<string, string>> = { streams: "1000", calls
 
 const [mode = "streams", count = defaultCounts[mode] ?? "1"] = process.argv.slice(2);
 const server = forked("server.ts", [], []);
-const direct = started.parse(await message(server));
-const gateway = forked("gateway.ts", [direct.url], ["--expose-gc"]);
-const { url, token, folder } = started.parse(await message(gateway));
+const direct = served.parse(await message(server));
+const gateway = forked("gateway.ts", ["1", `events=${direct.url}`], ["--expose-gc"]);
+const {
+  url: gatewayUrl,
+  tokens: [token],
+  folder,
+} = started.parse(await message(gateway));
+const url = `${gatewayUrl}/s/events/mcp`;
 const pool = new Pool(new URL(url).origin, { pipelining: 1, bodyTimeout: 0, headersTimeout: 60_000 });
 try {
   console.log(`load average ${loadavg()[0]?.toFixed(1)}`);
