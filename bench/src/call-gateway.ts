@@ -1,5 +1,5 @@
 // A gateway over SQLite or Redis, in a process of its own. Parameters: the origin of the server that is called, the number of
-// other servers in the workspace, and the URL of a Redis server if the store is not SQLite.
+// servers with tools, the number of other servers in the workspace, and the URL of a Redis server if the store is not SQLite.
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,8 +8,9 @@ import { RedisStore } from "@keyward/store-redis";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { callAnswers } from "./call-answers.ts";
 import { fillService } from "./service-fill.ts";
+import { toolServerPath, toolServerSlug } from "./tool-server.ts";
 
-const [origin = "", others = "0", redis] = process.argv.slice(2);
+const [origin = "", toolServers = "0", others = "0", redis] = process.argv.slice(2);
 const folder = mkdtempSync(join(tmpdir(), "keyward-bench-gateway-"));
 const service = await fillService(
   {
@@ -29,6 +30,12 @@ for (const { name } of callAnswers) {
     const value = `a-value-of-${slug}`.padEnd(40, "0123456789");
     await admin.setSecret(caller, slug, { name: "TOKEN", value, rule: { kind: "bearer" }, redacted });
   }
+}
+for (let number = 0; number < Number(toolServers); number++) {
+  const slug = toolServerSlug(number);
+  await admin.createServer(caller, { slug, url: `${origin}${toolServerPath}${number}`, kind: "mcp" });
+  const value = `a-value-of-${slug}`.padEnd(40, "0123456789");
+  await admin.setSecret(caller, slug, { name: "TOKEN", value, rule: { kind: "bearer" } });
 }
 const unlimited = 1_000_000_000;
 const gateway = await startGateway({

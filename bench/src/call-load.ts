@@ -8,10 +8,18 @@ export interface Slice {
   /** The paths in turn. */
   readonly paths: readonly string[];
   readonly token: string;
-  /** The length of the body of an answer. */
-  readonly answerBytes: number;
+  /** The length of the body of an answer; `undefined` if it varies. */
+  readonly answerBytes: number | undefined;
   readonly atOnce: number;
   readonly ms: number;
+  /** The request. Default: a call of a tool, without a session. */
+  readonly request?: CallRequest | undefined;
+}
+
+/** The body of a request, and its headers besides those that every request has. */
+export interface CallRequest {
+  readonly body: string;
+  readonly headers: Readonly<Record<string, string>>;
 }
 
 /** What the calls of one slice took. */
@@ -21,12 +29,15 @@ export interface SliceFigures {
   readonly p50Ms: number;
 }
 
-const body = JSON.stringify({
-  jsonrpc: "2.0",
-  id: 7,
-  method: "tools/call",
-  params: { name: "search_issues", arguments: { query: "is:open label:bug", repository: "example/shop", limit: 20 } },
-});
+const toolCall: CallRequest = {
+  body: JSON.stringify({
+    jsonrpc: "2.0",
+    id: 7,
+    method: "tools/call",
+    params: { name: "search_issues", arguments: { query: "is:open label:bug", repository: "example/shop", limit: 20 } },
+  }),
+  headers: { "mcp-protocol-version": "2025-11-25" },
+};
 const pools = new Map<string, Pool>();
 
 process.on("disconnect", () => process.exit());
@@ -51,19 +62,19 @@ async function run(slice: Slice): Promise<SliceFigures> {
   return { calls: latencies.length, elapsedMs: performance.now() - startMs, p50Ms: quantile(latencies, 0.5) };
 }
 
-function call(pool: Pool, path: string, { token, answerBytes }: Slice): Promise<void> {
+function call(pool: Pool, path: string, { token, answerBytes, request = toolCall }: Slice): Promise<void> {
   const headers = {
     accept: "application/json, text/event-stream",
     authorization: `Bearer ${token}`,
     "content-type": "application/json",
-    "mcp-protocol-version": "2025-11-25",
     "user-agent": "keyward-bench",
+    ...request.headers,
   };
   return new Promise((resolve, reject) => {
     let status = 0;
     let bytes = 0;
     pool.dispatch(
-      { path, method: "POST", headers, body },
+      { path, method: "POST", headers, body: request.body },
       {
         onRequestStart() {},
         onResponseStart(_controller, code) {
@@ -73,7 +84,7 @@ function call(pool: Pool, path: string, { token, answerBytes }: Slice): Promise<
           bytes += chunk.length;
         },
         onResponseEnd() {
-          if (status === 200 && bytes === answerBytes) resolve();
+          if (status === 200 && (answerBytes === undefined || bytes === answerBytes)) resolve();
           else reject(new Error(`${path} was answered with ${status} and ${bytes} bytes instead of ${answerBytes}`));
         },
         onResponseError(_controller, error) {

@@ -2,8 +2,10 @@
 import { once } from "node:events";
 import { createServer, type ServerResponse } from "node:http";
 import { callAnswers } from "./call-answers.ts";
+import { answerMcp, toolServerPath } from "./tool-server.ts";
 
 const server = createServer((request, response) => {
+  if (request.url?.startsWith(toolServerPath) === true) return void answerMcp(request, response);
   const answer = callAnswers.find(({ name }) => request.url === `/${name}`);
   request.resume();
   request.once("end", () => {

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { loadavg } from "node:os";
 import { fileURLToPath } from "node:url";
 import { callAnswers } from "./call-answers.ts";
-import type { Slice, SliceFigures } from "./call-load.ts";
+import type { CallRequest, Slice, SliceFigures } from "./call-load.ts";
 import { startRedisServer } from "./redis-server.ts";
 import { quantile, shuffled } from "./rounds.ts";
 
@@ -55,16 +55,25 @@ interface Sample {
 }
 
 /** A process that calls can be sent to. */
-interface Target {
+export interface Target {
   readonly process: ChildProcess | undefined;
   readonly url: string;
   readonly token: string;
 }
 
-interface Contender {
+/** What a gateway has besides servers that are not called. */
+interface GatewayServers {
+  /** The URL of a Redis server. Default: the store is SQLite. */
+  readonly redis?: string;
+  /** The number of servers with tools. */
+  readonly toolServers?: number;
+}
+
+export interface Contender {
   readonly name: string;
   readonly target: Target;
   readonly paths: readonly string[];
+  readonly request: CallRequest | undefined;
   readonly samples: Sample[];
 }
 
@@ -80,7 +89,8 @@ export async function measureCalls(redis: string | undefined, effort: CallEffort
   await using processes = await CallProcesses.start();
   const proxy = await processes.target("call-proxy.ts", [processes.origin]);
   const gateways: [store: string, gateway: Target][] = [["SQLite", await processes.gateway(10)]];
-  if (redis !== undefined) gateways.push(["Redis", await processes.gateway(10, await processes.redis(redis))]);
+  if (redis !== undefined)
+    gateways.push(["Redis", await processes.gateway(10, { redis: await processes.redis(redis) })]);
   const figures: CallFigures[] = [];
   for (const { name, title, parts } of callAnswers) {
     const contenders = [
@@ -140,11 +150,11 @@ export function loadText(): string {
 }
 
 /** The processes of one comparison. */
-class CallProcesses implements AsyncDisposable {
+export class CallProcesses implements AsyncDisposable {
   readonly origin: string;
   readonly #load: ChildProcess;
   readonly #children: ChildProcess[];
-  /** The URLs that calls were sent to already. */
+  /** The URLs that calls were sent to already, with the request. */
   readonly #warm = new Set<string>();
   readonly #stops: (() => Promise<void>)[] = [];
 
@@ -169,9 +179,9 @@ class CallProcesses implements AsyncDisposable {
     return { process: child, url, token };
   }
 
-  gateway(servers: number, redis?: string): Promise<Target> {
-    const parameters = [this.origin, String(servers), ...(redis === undefined ? [] : [redis])];
-    return this.target("call-gateway.ts", parameters);
+  gateway(servers: number, { redis, toolServers = 0 }: GatewayServers = {}): Promise<Target> {
+    const numbers = [String(toolServers), String(servers)];
+    return this.target("call-gateway.ts", [this.origin, ...numbers, ...(redis === undefined ? [] : [redis])]);
   }
 
   async redis(program: string): Promise<string> {
@@ -181,10 +191,12 @@ class CallProcesses implements AsyncDisposable {
   }
 
   /** Sends calls to each contender once in each round, in random order. */
-  async measure(contenders: readonly Contender[], answerBytes: number, effort: CallEffort): Promise<void> {
+  async measure(contenders: readonly Contender[], answerBytes: number | undefined, effort: CallEffort): Promise<void> {
     for (const one of contenders) {
-      const isWarm = this.#warm.has(one.target.url);
-      this.#warm.add(one.target.url);
+      // Another request runs other code.
+      const key = `${one.target.url} ${one.request?.body ?? ""}`;
+      const isWarm = this.#warm.has(key);
+      this.#warm.add(key);
       await this.#sample(one, answerBytes, isWarm ? effort.sliceMs : effort.warmUpMs);
     }
     for (let round = 0; round < effort.rounds; round++) {
@@ -192,9 +204,9 @@ class CallProcesses implements AsyncDisposable {
     }
   }
 
-  async #sample({ target, paths }: Contender, answerBytes: number, ms: number): Promise<Sample> {
+  async #sample({ target, paths, request }: Contender, answerBytes: number | undefined, ms: number): Promise<Sample> {
     const { url: origin, token } = target;
-    const slice: Slice = { origin, paths, token, answerBytes, atOnce, ms };
+    const slice: Slice = { origin, paths, token, answerBytes, atOnce, ms, request };
     const usedUs = await cpuUs(target);
     this.#load.send(slice);
     const { calls, elapsedMs, p50Ms }: SliceFigures = await nextMessage(this.#load);
@@ -212,8 +224,13 @@ class CallProcesses implements AsyncDisposable {
   }
 }
 
-function contender(name: string, target: Target, paths: readonly string[]): Contender {
-  return { name, target, paths, samples: [] };
+export function contender(
+  name: string,
+  target: Target,
+  paths: readonly string[],
+  request?: CallRequest | undefined,
+): Contender {
+  return { name, target, paths, request, samples: [] };
 }
 
 function named(contenders: readonly Contender[], name: string): Contender {
@@ -222,7 +239,7 @@ function named(contenders: readonly Contender[], name: string): Contender {
   return found;
 }
 
-function medians({ samples }: Contender): Sample {
+export function medians({ samples }: Contender): Sample {
   const median = (value: (sample: Sample) => number) => quantile(samples.map(value), 0.5);
   return {
     cpuUs: median(({ cpuUs }) => cpuUs),
@@ -231,7 +248,7 @@ function medians({ samples }: Contender): Sample {
   };
 }
 
-function ratios(one: Contender, other: Contender): CallRatios {
+export function ratios(one: Contender, other: Contender): CallRatios {
   const median = (value: (sample: Sample) => number) =>
     quantile(
       one.samples.map((sample, round) => {

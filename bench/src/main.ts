@@ -28,12 +28,14 @@ import {
   scopesTable,
   startsTable,
   timesTable,
+  workspaceCallsTable,
 } from "./report.ts";
 import { type Effort, measure } from "./rounds.ts";
 import { fiveInEach, measureScopes, type ScopeFigures, scopesName, servers } from "./scopes.ts";
 import { serviceTasks } from "./service-tasks.ts";
 import { measureStarts, type StartFigures, startName } from "./start-times.ts";
 import { swapTasks } from "./swap-tasks.ts";
+import { measureWorkspaceCalls, type WorkspaceCallFigures, workspaceCallsName } from "./workspace-calls.ts";
 
 const usage = `npm run bench -- [--only PATTERN] [--records COUNT] [--quick] [--json FILE]
 
@@ -84,6 +86,7 @@ const rotations = [
   scopesName,
   callsName,
   manyServersName,
+  workspaceCallsName,
   ...(redis === undefined ? [] : [bulkName, lazyName]),
 ].filter(isWanted);
 if (tasks.length + rotations.length === 0) throw new Error(`No task has a name that contains "${options.only}"`);
@@ -153,6 +156,12 @@ if (isWanted(manyServersName)) {
   console.log(`${manyServersTable(callsOfMany)}\n\n${loadText()}`);
 }
 
+const workspaceCalls: WorkspaceCallFigures[] = [];
+if (isWanted(workspaceCallsName)) {
+  workspaceCalls.push(...(await measureWorkspaceCalls(callEffort)));
+  console.log(`${workspaceCallsTable(workspaceCalls)}\n\n${loadText()}`);
+}
+
 const atRest = [];
 for (const sizeBytes of sizesBytes) atRest.push(await bytesAtRest(sizeBytes));
 console.log(bytesTable(atRest));
@@ -160,7 +169,7 @@ console.log(bytesTable(atRest));
 if (options.json !== undefined) {
   writeFileSync(
     options.json,
-    `${JSON.stringify({ machine, effort, tasks: measured, bulk, lazy, scopes, starts, calls, callsOfMany, bytesAtRest: atRest }, null, 2)}\n`,
+    `${JSON.stringify({ machine, effort, tasks: measured, bulk, lazy, scopes, starts, calls, callsOfMany, workspaceCalls, bytesAtRest: atRest }, null, 2)}\n`,
   );
 }
 

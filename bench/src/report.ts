@@ -5,6 +5,7 @@ import { type LazyFigures, lazyName } from "./lazy-reads.ts";
 import type { Figures } from "./rounds.ts";
 import { type ScopeFigures, scopesName } from "./scopes.ts";
 import { type StartFigures, startName } from "./start-times.ts";
+import { type WorkspaceCallFigures, workspaceCallsName } from "./workspace-calls.ts";
 
 /** The measurements of a task. */
 export interface Measured {
@@ -152,6 +153,16 @@ export function manyServersTable(figures: readonly ManyServersFigures[]): string
   ]);
   const header = ["servers", "called", "CPU per call", "CPU, to 10", "rate, to 10", "p50, to 10"];
   return `\n${manyServersName}\n\n${table(header, rows)}`;
+}
+
+/** Returns the table of calls through the endpoint of a workspace. */
+export function workspaceCallsTable(figures: readonly WorkspaceCallFigures[]): string {
+  const rows = figures.map(({ request, endpoint, cpuUs, p50Ms, ratio }) => [
+    ...[request, endpoint, `${cpuUs.toFixed(0)} µs`, ratio === undefined ? "" : short(ratio.cpu)],
+    ...[`${p50Ms.toFixed(1)} ms`, ratio === undefined ? "" : short(ratio.p50)],
+  ]);
+  const header = ["request", "endpoint", "CPU per call", "CPU, ratio", "p50", "p50, ratio"];
+  return `\n${workspaceCallsName}\n\n${table(header, rows)}`;
 }
 
 function table(header: readonly string[], rows: readonly (readonly string[])[]): string {

@@ -19,7 +19,9 @@ const run = (...options: string[]) => promisify(execFile)(process.execPath, [mai
 it("the bench compares all variants of every task, and writes the figures", async () => {
   const file = join(folder, "figures.json");
   const { stdout } = await run("--json", file);
-  const { tasks, bulk, lazy, scopes, starts, calls, callsOfMany, bytesAtRest } = JSON.parse(readFileSync(file, "utf8"));
+  const { tasks, bulk, lazy, scopes, starts, calls, callsOfMany, workspaceCalls, bytesAtRest } = JSON.parse(
+    readFileSync(file, "utf8"),
+  );
   expect(new Set(tasks.map((task: { name: string }) => task.name))).toEqual(
     new Set([
       ...["text", "bytes", "multilingual text"].flatMap((what) => [`encrypt ${what}`, `decrypt ${what}`]),
@@ -89,6 +91,14 @@ it("the bench compares all variants of every task, and writes the figures", asyn
     { servers: 100, called: "ten" },
     { servers: 100, called: "100 in turn" },
   ]);
+  expect(workspaceCalls).toMatchObject([
+    { request: "tools/call, 2026-07-28", endpoint: "/s/<server>/mcp", ratio: { cpu: 1, p50: 1 } },
+    { request: "tools/call, 2026-07-28", endpoint: "/mcp" },
+    { request: "tools/call, 2025-11-25", endpoint: "/s/<server>/mcp", ratio: { cpu: 1, p50: 1 } },
+    { request: "tools/call, 2025-11-25", endpoint: "/mcp" },
+    { request: "tools/list of 100 servers", endpoint: "/mcp" },
+  ]);
+  for (const { cpuUs } of workspaceCalls) expect(cpuUs).toBeGreaterThan(0);
   expect(bytesAtRest.map(({ plain }: { plain: number }) => plain)).toEqual([64, 256, 1024, 16_384, 1_048_576]);
 }, 400_000);
 
