@@ -107,6 +107,11 @@ export class GatewayProblem extends Error {
   get status(): number {
     return gatewayProblems[this.code][0];
   }
+
+  /** True if the same call may succeed later, without a change of the call, the token or the server. */
+  get isPassing(): boolean {
+    return this.status >= 500 || this.status === 429;
+  }
 }
 
 /** Where a problem is answered. */

@@ -68,8 +68,12 @@ interface Opened extends ServerProfile {
 const clientInfo = { name: "keyward-gateway", version: "1" };
 /** For how long a stream may go on after its response. */
 const lingerMs = 2_000;
-/** How long a stream that has ended stays closed. */
+/** How long a stream that has ended stays closed. Twice as long after each stream that ended soon. */
 const againMs = 1_000;
+const longestAgainMs = 60_000;
+const soonMs = 10_000;
+/** How many streams in a row may end soon. The next call of the caller opens the stream again. */
+const maxShortStreams = 10;
 const pathOf = (slug: string) => `/s/${slug}/mcp`;
 const nothingAsked: ServerMessages = {
   notified: () => {},
@@ -149,13 +153,14 @@ export class ServerConnection {
   }
 
   /**
-   * Reads the messages of the session that belong to no request. Resolves when the signal fires, or if the server has no
-   * stream for them.
+   * Reads the messages of the session that belong to no request. Resolves when the signal fires, if the server has no stream
+   * for them, or if the stream cannot be kept open.
    */
   async listen(messages: ServerMessages, { origin, signal }: Pick<ServerRequest, "origin" | "signal">): Promise<void> {
-    while (!signal.aborted) {
+    for (let short = 0; short < maxShortStreams && !signal.aborted; ) {
       const opened = this.#opened;
       if (opened?.session === undefined) return;
+      const beganMs = performance.now();
       const answer = this.#options.relay.call({
         ...{ method: "GET", url: pathOf(this.#options.slug), body: undefined, remoteAddress: origin.remoteAddress },
         headers: { ...origin.headers, accept: "text/event-stream", ...headersOf(opened) },
@@ -168,13 +173,16 @@ export class ServerConnection {
         for await (const event of eventsOf(answer, this.#options.memory)) {
           await this.#take(messageOf(event), messages, opened, origin);
         }
-      } catch {
-        // The next attempt, or the next request, shows what is wrong.
+      } catch (error) {
+        // The next attempt, or the next request, shows what else is wrong.
+        if (error instanceof RefusedByRelay && !error.problem.isPassing) return;
       } finally {
         signal.removeEventListener("abort", stop);
         answer.destroy();
       }
-      await sleep(againMs, undefined, { signal }).catch(() => {});
+      short = performance.now() - beganMs < soonMs ? short + 1 : 0;
+      const pauseMs = Math.min(longestAgainMs, againMs * 2 ** Math.max(0, short - 1));
+      await sleep(pauseMs, undefined, { signal }).catch(() => {});
     }
   }
 
