@@ -1,4 +1,5 @@
-import { describe, expect, it, onTestFinished } from "vitest";
+import type { ServerResponse } from "node:http";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { answerJson, bodyOf, startInstallation, startMortalUpstream, startUpstream } from "../installation.ts";
 import { connectMcpClient } from "../peers/mcp-clients.ts";
 import { startPeer, startWorkspace } from "./workspace.ts";
@@ -10,18 +11,26 @@ async function startStrange(answer: Listener) {
   return { url: `${upstream.origin}/mcp`, port: upstream.port };
 }
 
+function idOf(text: string): number | undefined {
+  const { id }: { id?: number } = JSON.parse(text || "{}");
+  return id;
+}
+
 /** Answers as a server that has tools and prompts, whose prompts are garbage. */
-const partly: Listener = async (request, response) => {
-  const { id, method }: { id?: number; method?: string } = JSON.parse((await bodyOf(request)) || "{}");
+async function answerPartly(text: string, response: ServerResponse): Promise<void> {
+  const id = idOf(text);
   if (id === undefined) return void response.writeHead(202).end();
   const answer = (result: object) => answerJson(response, { jsonrpc: "2.0", id, result });
-  if (method === "initialize") {
+  if (text.includes('"initialize"')) {
     const serverInfo = { name: "x", version: "1" };
     return answer({ protocolVersion: "2025-11-25", capabilities: { tools: {}, prompts: {} }, serverInfo });
   }
-  if (method === "tools/list") return answer({ tools: [{ name: "echo", inputSchema: { type: "object" } }] });
+  if (text.includes('"tools/list"')) return answer({ tools: [{ name: "echo", inputSchema: { type: "object" } }] });
+  if (text.includes('"tools/call"')) return answer({ content: [{ type: "text", text: "hello" }] });
   response.writeHead(200, { "content-type": "text/html" }).end("<p>hello</p>");
-};
+}
+
+const partly: Listener = async (request, response) => await answerPartly(await bodyOf(request), response);
 
 const garbage = "The server does not answer as MCP demands";
 
@@ -69,6 +78,43 @@ it("says nothing about a server that the token may not call with POST", async ()
   onTestFinished(() => client.close());
   expect(await client.listTools()).toEqual([]);
   expect(await workspace.stateOf("good")).toMatchObject({ status: "unknown", lastError: undefined });
+});
+
+it("says nothing about a server whose answer the gateway has no memory for", async () => {
+  const names = Array.from({ length: 200 }, (_, index) => ({ name: `tool-${index}`, inputSchema: { type: "object" } }));
+  const large: Listener = async (request, response) => {
+    const text = await bodyOf(request);
+    const result = text.includes('"tools/list"') ? { tools: names } : { prompts: [] };
+    if (/"(?:tools|prompts)\/list"/.test(text)) return answerJson(response, { jsonrpc: "2.0", id: idOf(text), result });
+    await answerPartly(text, response);
+  };
+  const upstream = await startUpstream(large);
+  const limits = { maxMcpBodyBytes: 2_000, maxBodyMemoryBytes: 2_000 };
+  const installation = await startInstallation([upstream], { limits });
+  await installation.addServer({ slug: "large", url: `${upstream.origin}/mcp`, kind: "mcp" });
+  const client = await connectMcpClient("v1", `${installation.gateway.url}/mcp`, {
+    authorization: `Bearer ${installation.token}`,
+  });
+  onTestFinished(() => client.close());
+  expect(await client.listTools()).toEqual([]);
+  expect(await installation.stateOf("large")).toMatchObject({ status: "ready", lastError: undefined });
+});
+
+describe("a server with a list that cannot be read", () => {
+  it("stays failed after a call of one of its tools, also a while later", async () => {
+    const workspace = await startWorkspace({ bad: await startStrange(partly) });
+    const client = await workspace.connect("v1");
+    await client.listTools();
+    await expect.poll(() => workspace.stateOf("bad")).toMatchObject({ status: "failed" });
+    const first = await workspace.stateOf("bad");
+    vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 180_000 });
+    onTestFinished(() => void vi.useRealTimers());
+    expect(await client.callTool("bad__echo")).toEqual(["hello"]);
+    expect(await workspace.stateOf("bad")).toEqual(first);
+    const body = JSON.stringify({ jsonrpc: "2.0", id: 1, method: "tools/list" });
+    await workspace.call("/s/bad/mcp", { method: "POST", body, headers: { "content-type": "application/json" } });
+    expect(await workspace.stateOf("bad")).toMatchObject({ status: "ready" });
+  });
 });
 
 it("is ready again when a server that died is back, and a call reaches it", async () => {
