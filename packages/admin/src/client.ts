@@ -54,7 +54,7 @@ export type {
   SecretChange,
   SecretList,
 } from "./schemas/secret-schemas.ts";
-export type { NewServer, Server, ServerChange } from "./schemas/server-schemas.ts";
+export type { NewServer, Server, ServerChange, ServerState } from "./schemas/server-schemas.ts";
 export type { IssuedToken, NewToken, Token } from "./schemas/token-schemas.ts";
 export type { CreatedWorkspace, NewWorkspace, Workspace } from "./schemas/workspace-schemas.ts";
 

@@ -10,6 +10,7 @@ import type { AddressException } from "./relay/address-exceptions.ts";
 import { closing } from "./relay/open-calls.ts";
 import { Relay, type RelayOptions } from "./relay/relay.ts";
 import { type CallLimits, checkedCallLimits } from "./relay/relay-limits.ts";
+import { type CalledServer, type ServerState, ServerStates } from "./server-states.ts";
 
 /** The options of {@link startGateway}. */
 export interface GatewayOptions {
@@ -52,6 +53,8 @@ export interface RunningGateway {
   readonly url: string;
   /** The number of calls in progress. */
   readonly openCalls: number;
+  /** Returns how a server was when this process last called it. `unknown` for a server that was changed since. */
+  stateOf(server: CalledServer): ServerState;
   /**
    * Ends the gateway: `/readyz` answers 503, new calls are refused, streams of events that were opened with GET end between two
    * events, and the other calls in progress have `drainMs` to end. Resolves when all connections are closed.
@@ -99,6 +102,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
   const { store, keys, replica = false, audit, ready, onProblem = () => {} } = given;
   const dispatchers = new ServerDispatchers();
   const limits = checkedCallLimits(given.limits);
+  const states = new ServerStates();
   const relay = new Relay({
     store,
     keys,
@@ -109,6 +113,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     names: new OwnNames(given.publicUrl),
     addresses: new ClientAddresses(given.trustProxies ?? []),
     limits,
+    states,
     onProblem,
   });
   const readiness = new Readiness({ ready, late: "service", failedParts: () => ["service"] });
@@ -117,6 +122,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     concurrentCallsOfToken: limits.concurrentCallsOfToken,
     maxMessageMemoryBytes: limits.maxBodyMemoryBytes,
     silenceMs: limits.silenceMs,
+    states,
     onProblem,
   });
   const handle = async (request: IncomingMessage, response: ServerResponse) => {
@@ -156,6 +162,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
     get openCalls() {
       return relay.openCalls;
     },
+    stateOf: (server) => states.of(server),
     close: () => {
       ended ??= close();
       return ended;

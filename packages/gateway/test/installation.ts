@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
-import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from "node:http";
+import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
@@ -8,7 +8,13 @@ import { Keyring, type WrappableStore } from "@keyward/core";
 import { type Caller, type InjectionRule, openAuditLog, SecretsAdmin } from "@keyward/secrets";
 import { MemoryStore } from "@keyward/store-memory";
 import { onTestFinished } from "vitest";
-import { type GatewayOptions, parseAddressException, type RunningGateway, startGateway } from "../src/index.ts";
+import {
+  type GatewayOptions,
+  parseAddressException,
+  type RunningGateway,
+  type ServerState,
+  startGateway,
+} from "../src/index.ts";
 
 /** A server on loopback that a test calls through the gateway. */
 export interface Upstream {
@@ -41,6 +47,8 @@ export interface Installation {
     readonly forwardHeaders?: readonly string[];
     readonly relayHeaders?: readonly string[];
   }): Promise<string>;
+  /** Returns how the gateway has seen a server. */
+  stateOf(slug: string): Promise<ServerState>;
   /** Sends a request to the gateway with the token of the member. */
   call(path: string, init?: RequestInit): Promise<Response>;
 }
@@ -55,16 +63,45 @@ export async function startUpstream(listener: RequestListener): Promise<Upstream
     requests.push(request);
     listener(request, response);
   });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
+  const port = await listen(server, 0);
   onTestFinished(async () => {
     server.closeAllConnections();
     server.close();
     await once(server, "close");
   });
-  const address = server.address();
-  const port = typeof address === "object" && address !== null ? address.port : 0;
   return { port, origin: `http://127.0.0.1:${port}`, requests };
+}
+
+/** A server on loopback that can end, and begin again at its port. */
+export interface MortalUpstream extends Pick<Upstream, "port" | "origin"> {
+  begin(): Promise<void>;
+  end(): Promise<void>;
+}
+
+/** Starts a server on loopback that ends with the test, if it has not ended before. */
+export async function startMortalUpstream(listener: RequestListener): Promise<MortalUpstream> {
+  const server = createServer(listener);
+  const end = async () => {
+    if (!server.listening) return;
+    server.close();
+    server.closeAllConnections();
+    await once(server, "close");
+  };
+  onTestFinished(end);
+  const port = await listen(server, 0);
+  return {
+    port,
+    origin: `http://127.0.0.1:${port}`,
+    begin: async () => void (await listen(server, port)),
+    end,
+  };
+}
+
+async function listen(server: Server, port: number): Promise<number> {
+  server.listen(port, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  return typeof address === "object" && address !== null ? address.port : 0;
 }
 
 /** Reads the whole body of a request. */
@@ -128,6 +165,10 @@ export async function startInstallation(
       await admin.createServer(caller, { slug, kind, ...server });
       await admin.setSecret(caller, slug, { name: "API_TOKEN", value, rule });
       return value;
+    },
+    stateOf: async (slug) => {
+      const { id, revision } = await admin.getServer(caller, slug);
+      return gateway.stateOf({ workspace: caller.workspace ?? "", id, revision });
     },
     call: (path, init = {}) =>
       fetch(`${gateway.url}${path}`, {

@@ -76,6 +76,8 @@ export interface WorkspaceInfo {
 
 /** A server, without its secrets. */
 export interface ServerInfo {
+  /** The id of the server. A server with the same slug that is added later has another one. */
+  readonly id: string;
   /** The name of the server, which is unique in its workspace. */
   readonly slug: string;
   /** The URL of the server. */

@@ -16,6 +16,7 @@ import { handleCalls, handleReads, handleSecrets, handleServers, handleTokens, h
 import { documentRoute, openApiText } from "./openapi-document.ts";
 import { answerHeaders, problemResponse } from "./problem-response.ts";
 import type { SecretsService } from "./secrets-service.ts";
+import { type StateOfServer, unknownStates } from "./server-states.ts";
 import { unknownRoute } from "./unknown-route.ts";
 
 /** The options of {@link createAdminApi}. */
@@ -31,6 +32,8 @@ export interface AdminApiOptions {
   readonly trustProxies?: readonly string[] | undefined;
   /** The URL at which callers reach the gateway, for the answers that have a new token. Default: none. */
   readonly callUrl?: string | undefined;
+  /** Returns how the gateway of this process has seen a server. Default: the state of each server is unknown. */
+  readonly stateOf?: StateOfServer | undefined;
   /** Limits on requests. "lifted", for load tests, leaves only the limit of a body. */
   readonly limits?: ApiLimits | "lifted" | undefined;
   /** Called with each error that is answered with a status from 500, and the id of its request. Default: none. */
@@ -43,6 +46,7 @@ export const adminApiOptionNames = {
   publicUrl: true,
   trustProxies: true,
   callUrl: true,
+  stateOf: true,
   limits: true,
   onError: true,
 } satisfies OptionNames<AdminApiOptions>;
@@ -60,7 +64,7 @@ export const adminApiOptionNames = {
  */
 export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
   const given = requireOptions("createAdminApi", options, adminApiOptionNames);
-  const { admin, publicUrl, trustProxies = [], callUrl, onError } = given;
+  const { admin, publicUrl, trustProxies = [], callUrl, stateOf = unknownStates, onError } = given;
   const limits = checkedLimits(given.limits);
   const names = new OwnNames(publicUrl);
   const addresses = new ClientAddresses(trustProxies);
@@ -110,8 +114,8 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
   }
   handleReads(api, admin);
   handleWorkspaces(api, admin, callUrl);
-  handleServers(api, admin);
-  handleSecrets(api, admin);
+  handleServers(api, admin, stateOf);
+  handleSecrets(api, admin, stateOf);
   handleTokens(api, admin, callUrl);
   handleCalls(api, admin);
   return app;

@@ -1,5 +1,5 @@
 import type { OpenAPIHono } from "@hono/zod-openapi";
-import { type Caller, SecretsError } from "@keyward/secrets";
+import { type Caller, SecretsError, type ServerInfo } from "@keyward/secrets";
 import { apiPath } from "../routes/admin-route.ts";
 import { callRoutes } from "../routes/call-routes.ts";
 import { readingRoutes } from "../routes/reading-routes.ts";
@@ -7,9 +7,11 @@ import { secretRoutes } from "../routes/secret-routes.ts";
 import { serverRoutes } from "../routes/server-routes.ts";
 import { tokenRoutes } from "../routes/token-routes.ts";
 import { workspaceRoutes } from "../routes/workspace-routes.ts";
+import type { Server } from "../schemas/server-schemas.ts";
 import { conditionOf, setNextPage, setRevision } from "./answer-headers.ts";
 import type { ApiContext, ApiEnvironment } from "./api-environment.ts";
 import type { SecretsService } from "./secrets-service.ts";
+import type { StateOfServer } from "./server-states.ts";
 import {
   fromNewSecret,
   fromNewToken,
@@ -36,6 +38,12 @@ function callerOf(context: Pick<ApiContext, "get">): Caller {
   const caller = context.get("caller");
   if (caller === undefined) throw new Error("A route without a checked caller was reached");
   return caller;
+}
+
+/** Returns a function that returns a server of the caller's workspace as the API answers it. */
+function shown(context: Pick<ApiContext, "get">, stateOf: StateOfServer): (info: ServerInfo) => Server {
+  const { workspace = "" } = callerOf(context);
+  return (info) => toServer(info, stateOf({ workspace, id: info.id, revision: info.revision }));
 }
 
 /** Registers the handlers of workspaces. */
@@ -67,29 +75,29 @@ export function handleWorkspaces(api: Api, admin: SecretsService, callUrl: strin
 }
 
 /** Registers the handlers of servers. */
-export function handleServers(api: Api, admin: SecretsService): void {
+export function handleServers(api: Api, admin: SecretsService, stateOf: StateOfServer): void {
   api.openapi(serverRoutes.createServer, async (context) => {
     const info = await admin.createServer(callerOf(context), context.req.valid("json"));
     setRevision(context, info.revision);
     context.header("location", `${apiPath}/mcp-servers/${info.slug}`);
-    return context.json(toServer(info), 201);
+    return context.json(shown(context, stateOf)(info), 201);
   });
   api.openapi(serverRoutes.listServers, async (context) => {
     const page = await admin.listServers(callerOf(context), context.req.valid("query"));
     setNextPage(context, page.next);
-    return context.json(toPage(page, toServer), 200);
+    return context.json(toPage(page, shown(context, stateOf)), 200);
   });
   api.openapi(serverRoutes.getServer, async (context) => {
     const info = await admin.getServer(callerOf(context), context.req.valid("param").slug);
     setRevision(context, info.revision);
-    return context.json(toServer(info), 200);
+    return context.json(shown(context, stateOf)(info), 200);
   });
   api.openapi(serverRoutes.updateServer, async (context) => {
     const condition = conditionOf(context.req.valid("header")["if-match"]);
     const { slug } = context.req.valid("param");
     const info = await admin.updateServer(callerOf(context), slug, context.req.valid("json"), condition);
     setRevision(context, info.revision);
-    return context.json(toServer(info), 200);
+    return context.json(shown(context, stateOf)(info), 200);
   });
   api.openapi(serverRoutes.deleteServer, async (context) => {
     const condition = conditionOf(context.req.valid("header")["if-match"]);
@@ -99,7 +107,7 @@ export function handleServers(api: Api, admin: SecretsService): void {
 }
 
 /** Registers the handlers of secrets. */
-export function handleSecrets(api: Api, admin: SecretsService): void {
+export function handleSecrets(api: Api, admin: SecretsService, stateOf: StateOfServer): void {
   api.openapi(secretRoutes.setSecret, async (context) => {
     const condition = conditionOf(context.req.valid("header")["if-match"]);
     const { slug } = context.req.valid("param");
@@ -113,21 +121,21 @@ export function handleSecrets(api: Api, admin: SecretsService): void {
   api.openapi(secretRoutes.listSecrets, async (context) => {
     const { server, secrets } = await admin.listSecrets(callerOf(context), context.req.valid("param").slug);
     setRevision(context, server.revision);
-    return context.json({ server: toServer(server), secrets: secrets.map(toSecret) }, 200);
+    return context.json({ server: shown(context, stateOf)(server), secrets: secrets.map(toSecret) }, 200);
   });
   api.openapi(secretRoutes.deleteAllSecrets, async (context) => {
     const condition = conditionOf(context.req.valid("header")["if-match"]);
     const { slug } = context.req.valid("param");
     const { server, names } = await admin.deleteAllSecrets(callerOf(context), slug, condition);
     setRevision(context, server.revision);
-    return context.json({ server: toServer(server), names: [...names] }, 200);
+    return context.json({ server: shown(context, stateOf)(server), names: [...names] }, 200);
   });
   api.openapi(secretRoutes.deleteSecret, async (context) => {
     const condition = conditionOf(context.req.valid("header")["if-match"]);
     const { slug, name } = context.req.valid("param");
     const info = await admin.deleteSecret(callerOf(context), slug, name, condition);
     setRevision(context, info.revision);
-    return context.json(toServer(info), 200);
+    return context.json(shown(context, stateOf)(info), 200);
   });
   api.openapi(secretRoutes.setInjection, async (context) => {
     const condition = conditionOf(context.req.valid("header")["if-match"]);

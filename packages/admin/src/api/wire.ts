@@ -22,10 +22,11 @@ import type { WhoAmI } from "../schemas/caller-schemas.ts";
 import type { RecordedChange } from "../schemas/change-schemas.ts";
 import type { KeyCensus, Rotation } from "../schemas/key-schemas.ts";
 import type { newSecret, Secret, SecretChange } from "../schemas/secret-schemas.ts";
-import type { Server } from "../schemas/server-schemas.ts";
+import type { Server, ServerState } from "../schemas/server-schemas.ts";
 import { millisecondsOf, optionalTimeOf, timeOf } from "../schemas/times.ts";
 import type { IssuedToken, newToken, Token } from "../schemas/token-schemas.ts";
 import type { Workspace } from "../schemas/workspace-schemas.ts";
+import type { SeenState } from "./server-states.ts";
 
 // From the domain's models to the API's answers, and from bodies to the domain's arguments. Each field is named, so that
 // a new field of the domain reaches no answer by accident.
@@ -38,7 +39,7 @@ export function toWorkspace({ id, name, revision, created, retentionDays, deleti
   return { id, name, revision, created: timeOf(created), retentionDays, deleting };
 }
 
-export function toServer(info: ServerInfo): Server {
+export function toServer(info: ServerInfo, state: SeenState): Server {
   const { slug, url, kind, forwardHeaders, relayHeaders, disabled, revision, created, secretCount, deleting } = info;
   return {
     slug,
@@ -51,6 +52,16 @@ export function toServer(info: ServerInfo): Server {
     created: timeOf(created),
     secretCount,
     deleting,
+    state: toServerState(state),
+  };
+}
+
+function toServerState({ status, since, lastSeen, lastError }: SeenState): ServerState {
+  return {
+    status,
+    since: optionalTimeOf(since),
+    lastSeen: optionalTimeOf(lastSeen),
+    lastError: lastError === undefined ? null : { at: timeOf(lastError.at), reason: lastError.reason },
   };
 }
 

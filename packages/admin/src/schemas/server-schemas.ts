@@ -51,6 +51,34 @@ export const serverChange = z
   })
   .meta({ id: "ServerChange", description: "What changes. An absent field stays as it is." });
 
+/** How a server was when the process that answers last called it. */
+export const serverState = z
+  .object({
+    status: z.enum(["unknown", "ready", "refused", "failed"]).meta({
+      description:
+        "`unknown`: this process of the service has not called the server since the last change of the server. `ready`: the server has answered. `refused`: the server has refused its credential. `failed`: the server could not be reached, did not answer in time, broke off its answer, or does not answer as MCP demands.",
+      examples: ["failed"],
+    }),
+    since: answerTime
+      .nullable()
+      .meta({ description: "Since when each call has shown this status. `null` if it is unknown." }),
+    lastSeen: answerTime
+      .nullable()
+      .meta({ description: "When a call last showed this status. `null` if it is unknown." }),
+    lastError: z
+      .object({
+        at: answerTime,
+        reason: z.string().meta({ examples: ["The server did not answer in time"] }),
+      })
+      .nullable()
+      .meta({ description: "The last error, also of a server that is ready again. `null` if there was none." }),
+  })
+  .meta({
+    id: "ServerState",
+    description:
+      "How the server was when the process that answers last called it. Another process, and this one before its start, may have seen something else. Not a part of the revision.",
+  });
+
 /** A server, without its secrets. */
 export const server = z
   .object({
@@ -70,12 +98,15 @@ export const server = z
       .min(0)
       .meta({ examples: [1] }),
     deleting: z.boolean().meta({ description: "True while the server is being deleted.", examples: [false] }),
+    state: serverState,
   })
   .meta({ id: "Server", description: "A server, without its secrets." });
 
 /** The answer of `GET /mcp-servers`. */
 export const serverPage = pageOf(server, "ServerPage");
 
+/** How a server was when the process that answers last called it. */
+export type ServerState = z.infer<typeof serverState>;
 /** A server, without its secrets. */
 export type Server = z.infer<typeof server>;
 /** What {@link AdminClient.createServer} sends. */

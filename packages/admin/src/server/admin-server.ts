@@ -69,8 +69,8 @@ const optionNames = {
  */
 export async function startAdminServer(options: AdminServerOptions): Promise<RunningAdminServer> {
   const given = requireOptions("startAdminServer", options, optionNames);
-  const { admin, publicUrl, trustProxies, callUrl, limits, onError } = given;
-  const api = createAdminApi({ admin, publicUrl, trustProxies, callUrl, limits, onError });
+  const { admin, publicUrl, trustProxies, callUrl, stateOf, limits, onError } = given;
+  const api = createAdminApi({ admin, publicUrl, trustProxies, callUrl, stateOf, limits, onError });
   const readiness = readinessOf(admin, (error) => onError?.(error, { requestId: "readyz" }));
   const answer = getRequestListener(
     async (request, bindings) => {

@@ -19,6 +19,14 @@ export function workspaceResult({ id, name, revision, created, retentionDays, de
   return { id, name, revision, createdAtMs: millisecondsOf(created), retentionDays, deleting };
 }
 
+/** How a server was when the service last called it, as `--json` prints it. */
+export interface ServerStateResult {
+  readonly status: Server["state"]["status"];
+  readonly sinceMs: number | null;
+  readonly lastSeenMs: number | null;
+  readonly lastError: { readonly atMs: number; readonly reason: string } | null;
+}
+
 /** A server as `--json` prints it. */
 export interface ServerResult {
   readonly slug: string;
@@ -31,11 +39,13 @@ export interface ServerResult {
   readonly createdAtMs: number;
   readonly secretCount: number;
   readonly deleting: boolean;
+  readonly state: ServerStateResult;
 }
 
 /** Returns a server as `--json` prints it. */
 export function serverResult({ created, ...server }: Server): ServerResult {
   const { slug, url, kind, forwardHeaders, relayHeaders, disabled, revision, secretCount, deleting } = server;
+  const { status, since, lastSeen, lastError } = server.state;
   return {
     slug,
     url,
@@ -47,6 +57,12 @@ export function serverResult({ created, ...server }: Server): ServerResult {
     createdAtMs: millisecondsOf(created),
     secretCount,
     deleting,
+    state: {
+      status,
+      sinceMs: millisecondsOf(since),
+      lastSeenMs: millisecondsOf(lastSeen),
+      lastError: lastError === null ? null : { atMs: millisecondsOf(lastError.at), reason: lastError.reason },
+    },
   };
 }
 

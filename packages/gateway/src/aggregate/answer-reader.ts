@@ -7,6 +7,9 @@ export class UnreadableAnswerError extends Error {
   override readonly name = "UnreadableAnswerError";
 }
 
+/** An answer that the gateway has no memory for now, whatever the server has sent. */
+export class NoMemoryError extends UnreadableAnswerError {}
+
 /** The longest message of a server, in bytes. */
 const longestMessage = 16 * 1_048_576;
 
@@ -23,10 +26,10 @@ export class MessageMemory {
     return this.#takenBytes + bytes <= this.#maxBytes;
   }
 
-  /** Counts the bytes of a message that is read. @throws UnreadableAnswerError. */
+  /** Counts the bytes of a message that is read. @throws NoMemoryError. */
   take(bytes: number): void {
     if (!this.hasRoomFor(bytes)) {
-      throw new UnreadableAnswerError("The gateway reads too many large answers now. Repeat the call in some seconds");
+      throw new NoMemoryError("The gateway reads too many large answers now. Repeat the call in some seconds");
     }
     this.#takenBytes += bytes;
   }

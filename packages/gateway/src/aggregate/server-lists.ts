@@ -1,4 +1,5 @@
-import { RefusedByRelay } from "../relay/index.ts";
+import { isOfAnswer, RefusedByRelay } from "../relay/index.ts";
+import { NoMemoryError } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
 import { textIn } from "./json.ts";
 import { itemsIn, type ListedItem, type ListKind, listKinds, listSources } from "./listed-items.ts";
@@ -8,8 +9,8 @@ import type { ServerConnection } from "./server-connection.ts";
 /** What was read of the lists of a server. A list that the server does not have is empty. */
 export interface ReadLists {
   readonly lists: ReadonlyMap<ListKind, readonly ListedItem[]>;
-  /** Why a list could not be read, by kind. */
-  readonly failed: ReadonlyMap<ListKind, string>;
+  /** Why a list could not be read, by kind; `undefined` for what {@link reasonOf} does not name. */
+  readonly failed: ReadonlyMap<ListKind, string | undefined>;
 }
 
 const maxPages = 50;
@@ -24,7 +25,7 @@ export async function readLists(
 ): Promise<ReadLists> {
   const { capabilities } = await connection.open(origin);
   const lists = new Map<ListKind, readonly ListedItem[]>();
-  const failed = new Map<ListKind, string>();
+  const failed = new Map<ListKind, string | undefined>();
   for (const kind of listKinds) {
     if (capabilities[listSources[kind].capability] === undefined) {
       lists.set(kind, []);
@@ -34,15 +35,20 @@ export async function readLists(
       lists.set(kind, await readList(connection, slug, kind, { origin, signal }));
     } catch (error) {
       signal.throwIfAborted();
-      failed.set(kind, reasonOf(error));
+      const reason = reasonOf(error);
+      failed.set(kind, reason && `${reason} (${listSources[kind].method})`);
     }
   }
   return { lists, failed };
 }
 
-/** Returns why a server could not be read, for operators and admins. Never a text of the server. */
-export function reasonOf(error: unknown): string {
-  if (error instanceof RefusedByRelay) return error.message;
+/**
+ * Returns why a server could not be read, for admins. Never a text of the server. Returns `undefined` for an error of the
+ * gateway or of the token, and for a server that the relay could not reach, which the relay notes.
+ */
+export function reasonOf(error: unknown): string | undefined {
+  if (error instanceof NoMemoryError) return undefined;
+  if (error instanceof RefusedByRelay) return isOfAnswer(error.problem) ? error.message : undefined;
   if (error instanceof DOMException && error.name === "TimeoutError") return "The server did not answer in time";
   return "The server does not answer as MCP demands";
 }

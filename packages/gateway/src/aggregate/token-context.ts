@@ -13,7 +13,7 @@ import { WorkspaceLists, type WorkspaceListsOptions } from "./workspace-lists.ts
 export interface TokenContextOptions
   extends Pick<
     WorkspaceListsOptions,
-    "relay" | "eras" | "memory" | "listMemory" | "workspace" | "turns" | "readWithinMs"
+    "relay" | "eras" | "states" | "memory" | "listMemory" | "workspace" | "turns" | "readWithinMs"
   > {
   readonly tokenId: string;
   readonly origin: CallOrigin;

@@ -1,6 +1,7 @@
 import { Places } from "@keyward/listener";
 import { GatewayProblem } from "../problem.ts";
 import type { CallRequest, CallResponse, Relay, WorkspaceCall } from "../relay/index.ts";
+import type { ServerStates } from "../server-states.ts";
 import { MessageMemory } from "./answer-reader.ts";
 import { originOf } from "./call-origin.ts";
 import { CallerAnswer } from "./caller-answer.ts";
@@ -22,6 +23,8 @@ export interface WorkspaceEndpointOptions {
   readonly maxMessageMemoryBytes: number;
   /** For how long a server may send nothing, in milliseconds. */
   readonly silenceMs: number;
+  /** Where it is noted how servers answer. */
+  readonly states: ServerStates;
   readonly onProblem: (problem: unknown) => void;
 }
 
@@ -115,7 +118,7 @@ export class WorkspaceEndpoint {
     const context =
       known ??
       new TokenContext({
-        ...{ tokenId, origin, workspace: grant.workspace.id, relay: this.#options.relay },
+        ...{ tokenId, origin, workspace: grant.workspace.id, relay: this.#options.relay, states: this.#options.states },
         ...{ eras: this.#eras, memory: this.#memory, listMemory: this.#listMemory, turns: this.#turns },
         readWithinMs: Math.min(longestReadMs, this.#options.silenceMs),
       });

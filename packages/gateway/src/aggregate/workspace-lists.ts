@@ -1,4 +1,5 @@
 import type { CallableServer, Relay } from "../relay/index.ts";
+import type { ServerStates } from "../server-states.ts";
 import type { MessageMemory } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
 import type { JsonObject } from "./json.ts";
@@ -9,20 +10,12 @@ import type { ServerEras } from "./server-eras.ts";
 import { type ReadLists, readLists, reasonOf } from "./server-lists.ts";
 import type { Turns } from "./turns.ts";
 
-/** How a server was when its lists were last read. */
-export interface ServerHealth {
-  readonly slug: string;
-  readonly state: "unknown" | "ready" | "failed";
-  /** Why the lists, or one of them, could not be read. */
-  readonly problem: string | undefined;
-  /** Since when the server is in this state, in milliseconds since the epoch. */
-  readonly since: number;
-}
-
 /** The options of {@link WorkspaceLists}. */
 export interface WorkspaceListsOptions {
   readonly relay: Pick<Relay, "call">;
   readonly eras: ServerEras;
+  /** Where it is noted how servers answer. */
+  readonly states: ServerStates;
   /** The memory of the messages of all servers. */
   readonly memory: MessageMemory;
   /** The memory of the lists of all tokens. */
@@ -52,8 +45,8 @@ interface ListedServer {
   /** The entries of each list as JSON, for the tools in scope. */
   readonly joined: Map<ListKind, string>;
   isRead: boolean;
-  problem: string | undefined;
-  since: number;
+  /** True if the lists, or one of them, could not be read. */
+  hasFailed: boolean;
   failures: number;
   /** When the lists are read again, by the clock of `performance.now()`. */
   nextMs: number;
@@ -107,7 +100,7 @@ export class WorkspaceLists {
       if (known !== undefined) this.#options.eras.forget(this.#identityOf(server.slug));
       if (known !== undefined && known.server.id !== server.id) this.#remove(server.slug);
       this.#servers.set(server.slug, {
-        ...{ lists: new Map(), bytes: 0, joined: new Map(), problem: undefined, since: Date.now() },
+        ...{ lists: new Map(), bytes: 0, joined: new Map(), hasFailed: false },
         // The lists of the same server before a change stay until it was read, or until the next failure.
         ...this.#servers.get(server.slug),
         ...{ server, isRead: false, failures: 1, nextMs: 0, reading: undefined },
@@ -150,7 +143,7 @@ export class WorkspaceLists {
 
   /** True if each server was read, and all its lists. */
   get isWhole(): boolean {
-    return [...this.#servers.values()].every(({ isRead, problem }) => isRead && problem === undefined);
+    return [...this.#servers.values()].every(({ isRead, hasFailed }) => isRead && !hasFailed);
   }
 
   /** Returns a number that grows with each change of a list. */
@@ -201,16 +194,6 @@ export class WorkspaceLists {
       ?.find(({ publicName }) => publicName === shown);
   }
 
-  /** Returns how each server was when its lists were last read. */
-  health(): readonly ServerHealth[] {
-    return [...this.#servers.values()].map(({ server, isRead, problem, since }) => ({
-      slug: server.slug,
-      state: problem !== undefined ? "failed" : isRead ? "ready" : "unknown",
-      problem,
-      since,
-    }));
-  }
-
   /** Ends what is in progress, and the sessions in which it was. */
   async close(): Promise<void> {
     const readings = [...this.#servers.values()].map(({ reading }) => reading);
@@ -245,16 +228,14 @@ export class WorkspaceLists {
 
   #take(listed: ListedServer, read: ReadLists): void {
     if (this.#ended.signal.aborted || this.#servers.get(listed.server.slug) !== listed) return;
+    this.#note(listed.server, read);
     const { listMemory } = this.#options;
-    const { lists, failed } = listMemory.hasRoomFor(bytesOf(read.lists) - listed.bytes)
-      ? read
-      : allFailed("The gateway keeps too many lists now");
-    const [problem] = failed.values();
-    if ((problem === undefined) !== (listed.problem === undefined) || !listed.isRead) listed.since = Date.now();
-    listed.failures = problem === undefined ? 0 : listed.failures + 1;
+    const hasRoom = listMemory.hasRoomFor(bytesOf(read.lists) - listed.bytes);
+    const { lists, failed } = hasRoom ? read : allFailed(undefined);
+    listed.hasFailed = failed.size > 0;
+    listed.failures = listed.hasFailed ? listed.failures + 1 : 0;
     const retryMs = Math.min(freshMs, firstRetryMs * 2 ** Math.min(4, listed.failures - 1));
-    listed.nextMs = performance.now() + (problem === undefined ? freshMs : retryMs);
-    listed.problem = problem;
+    listed.nextMs = performance.now() + (listed.hasFailed ? retryMs : freshMs);
     const former = listed.lists;
     const next = new Map(lists);
     // One failure may pass. The second one takes the entries out of the list.
@@ -270,6 +251,14 @@ export class WorkspaceLists {
       listed.joined.delete(kind);
       this.#raise(kind);
     }
+  }
+
+  #note({ id, revision }: CallableServer, { failed }: ReadLists): void {
+    const { states, workspace } = this.#options;
+    const called = { workspace, id, revision };
+    const reason = [...failed.values()].find((found) => found !== undefined);
+    if (reason !== undefined) states.noteError(called, "failed", reason, "lists");
+    else if (failed.size === 0) states.noteReady(called, "lists");
   }
 
   #joined(listed: ListedServer, kind: ListKind): string {
@@ -299,7 +288,7 @@ export class WorkspaceLists {
   }
 }
 
-function allFailed(reason: string): ReadLists {
+function allFailed(reason: string | undefined): ReadLists {
   return { lists: new Map(), failed: new Map(listKinds.map((kind) => [kind, reason])) };
 }
 

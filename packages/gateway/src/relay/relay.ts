@@ -15,6 +15,7 @@ import {
 import { type McpHeaders, type McpMessage, openSessionId, readMcpBody, sealSessionId } from "../mcp/index.ts";
 import type { ServerDispatchers } from "../network/index.ts";
 import { answerProblem, GatewayProblem } from "../problem.ts";
+import type { CallSource, ServerStates } from "../server-states.ts";
 import { type AddressException, exceptionsOf } from "./address-exceptions.ts";
 import { Admission, requirePlainHttp } from "./admission.ts";
 import type { CallRequest, CallResponse } from "./call-exchange.ts";
@@ -28,6 +29,7 @@ import type { CheckedCallLimits } from "./relay-limits.ts";
 import { type AnswerEnd, RelayedAnswer } from "./relayed-answer.ts";
 import { BodyMemory, bodyInfo, boundedStream, callerLeft } from "./request-body.ts";
 import { forwardedHeaders, listedHeaders, sessionHeader } from "./request-headers.ts";
+import { noteEnd } from "./server-observation.ts";
 import { auditUnavailable, problemOf } from "./service-problem.ts";
 import { type CallTarget, pathAt, readTarget } from "./target.ts";
 
@@ -43,6 +45,8 @@ export interface RelayOptions {
   readonly dispatchers: ServerDispatchers;
   readonly addressExceptions: readonly AddressException[];
   readonly limits: CheckedCallLimits;
+  /** Where the relay notes how servers answer. */
+  readonly states: ServerStates;
   /** Called with each problem that an operator should know: a `GatewayProblem` with the id of its call, or another error. */
   readonly onProblem: (problem: unknown, call?: { readonly callId: string }) => void;
 }
@@ -353,6 +357,9 @@ export class Relay {
     for (const [name, value] of injectedHeaders(secrets)) headers[name.toLowerCase()] = value;
     const { needles, add, release } = this.#needles.take(grant);
     call.searchFor = add;
+    const { states } = this.#options;
+    const called = { workspace: workspace.id, id: server.id, revision: server.revision };
+    const source: CallSource = facts.isCounted ? "endpoint" : "call";
     try {
       const answer = new RelayedAnswer({
         callId,
@@ -361,7 +368,12 @@ export class Relay {
         relayHeaders: server.relayHeaders,
         sealSession: server.kind === "mcp" ? (id) => sealSessionId(sessionKey.reveal(), place, id) : undefined,
         maxAnswerBytes: this.#options.limits.maxAnswerBytes,
+        streamBegan: () => {
+          // Such a stream may be open for hours. The stream that answers a POST may still break off.
+          if (facts.method === "GET") states.noteReady(called, source);
+        },
         settle: async (end) => {
+          noteEnd(states, called, end, { source, lacksBody: answer.isSent && isUnfinished(body) });
           if (end.problem !== undefined) this.#report(end.problem, callId);
           this.#countRedactions(grant, end.redactions);
           await this.#record(facts, grant, end, answer.isSent ? secrets : []);
@@ -455,6 +467,10 @@ function requireJson({ headers }: CallRequest): void {
   throw new GatewayProblem("BODY_MALFORMED", "A message of MCP is not JSON in UTF-8, or is compressed", {
     hint: "Send the header Content-Type: application/json, with no other charset than utf-8, and no Content-Encoding.",
   });
+}
+
+function isUnfinished(body: Buffer | Readable | undefined): boolean {
+  return body !== undefined && !Buffer.isBuffer(body) && !body.readableEnded;
 }
 
 function redactionName({ caller, server }: CallGrant): string {

@@ -35,6 +35,8 @@ export interface RelayedAnswerOptions {
   readonly sealSession: ((id: string) => string) | undefined;
   /** The largest body of an answer, in bytes, after decoding. */
   readonly maxAnswerBytes: number;
+  /** Called when a stream of events begins. */
+  readonly streamBegan: () => void;
   /** Records the call. The last bytes of the answer are sent when `settle` has resolved. Must be called once. */
   readonly settle: (end: AnswerEnd) => Promise<void>;
 }
@@ -197,6 +199,7 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
     const hasNoBody = response.req.method === "HEAD" || status === 204 || status === 304;
     if (isHeld || hasNoBody) this.#held = [];
     else this.#writeHead();
+    if (head.isEventStream) this.#options.streamBegan();
   }
 
   /** Returns what decodes the body. An answer without a body needs no decoder, which would fail without a first byte. */

@@ -324,8 +324,8 @@ export class Servers {
 
 /** Returns what callers see of a server. */
 export function serverInfo(server: ServerRecord): ServerInfo {
-  const { slug, url, kind, forwardHeaders, relayHeaders, disabled, deleting, revision, created, secrets } = server;
-  const settings = { slug, url, kind, forwardHeaders, relayHeaders, disabled };
+  const { id, slug, url, kind, forwardHeaders, relayHeaders, disabled, deleting, revision, created, secrets } = server;
+  const settings = { id, slug, url, kind, forwardHeaders, relayHeaders, disabled };
   return { ...settings, revision, created, secretCount: secrets.length, deleting };
 }
 

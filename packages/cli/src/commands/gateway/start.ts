@@ -2,7 +2,7 @@ import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { RunningAdminServer } from "@keyward/admin";
 import { KeywardError, packageNotLoaded, systemCode } from "@keyward/core";
-import type { GatewayProblem } from "@keyward/gateway";
+import type { GatewayProblem, RunningGateway } from "@keyward/gateway";
 import { type ExpiringSecret, type SecretsAdmin, SecretsError, type ServiceState } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
 import { keyringFile } from "../../configuration/keyring-file.ts";
@@ -64,14 +64,15 @@ export async function startGateway(context: Context, options: GatewayStartOption
     if (level === "problem") output.notice(`${message}. ${hint ?? ""}`);
   }
   const { host, port, publicUrl, adminHost, adminPort, adminUrl, trustProxy } = options;
-  const listen = async (admin: SecretsAdmin, callUrl?: string) =>
+  const listen = async (admin: SecretsAdmin, gateway?: RunningGateway) =>
     await startAdminServer({
       admin,
       host: adminHost,
       port: adminPort,
       publicUrl: adminUrl,
       trustProxies: trustProxy,
-      callUrl,
+      callUrl: gateway && (publicUrl ?? gateway.url),
+      stateOf: gateway?.stateOf,
       drainMs,
       onError: (error, { requestId }) => log.problem(error, requestId),
     });
@@ -102,7 +103,7 @@ export async function startGateway(context: Context, options: GatewayStartOption
       },
     });
     const gateway = await starting.catch(portTaken("--port"));
-    const server = await listen(admin, publicUrl ?? gateway.url)
+    const server = await listen(admin, gateway)
       .catch(portTaken("--admin-port"))
       .catch(async (error: unknown) => {
         await gateway.close();

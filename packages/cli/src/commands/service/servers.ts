@@ -6,6 +6,7 @@ import { adminAccess } from "../../service/admin-access.ts";
 import { allowanceNote, callPath } from "../../service/call-address.ts";
 import { type HeaderFlags, headersOf } from "../../service/header-flags.ts";
 import { type ListOptions, listAll } from "../../service/listed.ts";
+import { shownSince } from "../../terminal/durations.ts";
 import { oneLine, table } from "../../terminal/output.ts";
 import { dayOf } from "../../terminal/times.ts";
 
@@ -45,7 +46,7 @@ export async function listServers(context: Context, options: ListOptions): Promi
   const text =
     items.length === 0
       ? "The workspace has no servers. Add one: keyward servers add <slug> <url>"
-      : table(items.map((server) => [server.slug, server.kind, server.url, shownSecrets(server), shownState(server)]));
+      : table(items.map(rowOf));
   context.output.result(text, { servers: items.map(serverResult), complete });
 }
 
@@ -92,7 +93,22 @@ export async function removeServer(
   context.output.result(`The server ${slug} is removed.`, { server: slug, removed: true });
 }
 
+function rowOf(server: Server): readonly string[] {
+  const { slug, kind, url, state } = server;
+  const { since, lastError } = state;
+  const isSince = isCalled(server) && since !== null;
+  return [
+    slug,
+    kind,
+    url,
+    shownSecrets(server),
+    isSince ? `${state.status} for ${shownSince(Date.parse(since))}` : shownState(server),
+    lastError === null ? "" : `last error ${shownSince(Date.parse(lastError.at))} ago: ${lastError.reason}`,
+  ];
+}
+
 function shown(server: Server): string {
+  const { lastError } = server.state;
   return table([
     ["server", server.slug],
     ["url", server.url],
@@ -103,7 +119,8 @@ function shown(server: Server): string {
     ["secrets", String(server.secretCount)],
     ["revision", String(server.revision)],
     ["created", dayOf(server.created)],
-    ["state", shownState(server) || "enabled"],
+    ["state", shownLongState(server)],
+    ...(lastError === null ? [] : [["last error", `${lastError.at}  ${lastError.reason}`]]),
   ]);
 }
 
@@ -132,7 +149,17 @@ function shownSecrets({ secretCount }: Server): string {
   return secretCount === 1 ? "1 secret" : `${secretCount} secrets`;
 }
 
-function shownState({ disabled, deleting }: Server): string {
+function shownLongState(server: Server): string {
+  const { status, since } = server.state;
+  if (!isCalled(server)) return shownState(server);
+  return since === null ? "unknown until this process of the service calls the server" : `${status} since ${since}`;
+}
+
+function shownState({ disabled, deleting, state }: Server): string {
   if (deleting) return "being deleted";
-  return disabled ? "disabled" : "";
+  return disabled ? "disabled" : state.status;
+}
+
+function isCalled({ disabled, deleting }: Server): boolean {
+  return !disabled && !deleting;
 }
