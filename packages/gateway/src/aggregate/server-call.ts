@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { problemDetails } from "../problem.ts";
+import { type GatewayProblemCode, problemDetails } from "../problem.ts";
 import { RefusedByRelay } from "../relay/index.ts";
 import { UnreadableAnswerError } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
@@ -51,6 +51,8 @@ export interface ServerCall extends Asking {
   readonly headers: Readonly<Record<string, string>>;
   /** Called when the server says that its lists have changed. */
   readonly listsChanged: () => void;
+  /** Called when the server could not be reached, or did not answer. */
+  readonly failed: () => void;
 }
 
 /** The end of a call: the member `result` or `error` of the response, as JSON in one text or in pieces. */
@@ -61,6 +63,7 @@ export interface CallEnd {
 
 const maxRounds = 10;
 const roundPauseMs = 250;
+const serverFailures: readonly GatewayProblemCode[] = ["SERVER_UNAVAILABLE", "SERVER_TIMEOUT"];
 /** The capability of the caller that each request of a server needs. */
 const neededFor: ReadonlyMap<string, string> = new Map([
   ["sampling/createMessage", "sampling"],
@@ -88,6 +91,7 @@ export async function callServer(face: CallerFace, call: ServerCall): Promise<Ca
     return endOf(connection, { result: ofEra(shown, call.method, { from: era, to: face.era }) });
   } catch (error) {
     face.connections.forgetUnopened(call.slug);
+    if (error instanceof RefusedByRelay && serverFailures.includes(error.problem.code)) call.failed();
     return endOf(connection, { error: errorOf(error, call.method) });
   }
 }

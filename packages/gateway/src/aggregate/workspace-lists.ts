@@ -44,7 +44,8 @@ interface ListedServer {
   bytes: number;
   /** The entries of each list as JSON, for the tools in scope. */
   readonly joined: Map<ListKind, string>;
-  isRead: boolean;
+  /** When the lists were last read, by the clock of `performance.now()`; `undefined` if they were not read since a change. */
+  readMs: number | undefined;
   /** True if the lists, or one of them, could not be read. */
   hasFailed: boolean;
   failures: number;
@@ -65,7 +66,10 @@ const longestPage = 4 * 1_048_576;
 /** The first pages of all lists. More are made again for each request. */
 const maxPages = 4;
 const freshMs = 60_000;
-const firstRetryMs = 5_000;
+/** The lists of a server that were not read for longer may be those of a server that has ended. */
+const longestTrustMs = 120_000;
+const firstRetryMs = 1_000;
+const nextRetryMs = 5_000;
 
 /**
  * The lists of all servers that one token may call. Each server is read by itself: one that is dead, hangs or answers garbage
@@ -103,7 +107,7 @@ export class WorkspaceLists {
         ...{ lists: new Map(), bytes: 0, joined: new Map(), hasFailed: false },
         // The lists of the same server before a change stay until it was read, or until the next failure.
         ...this.#servers.get(server.slug),
-        ...{ server, isRead: false, failures: 1, nextMs: 0, reading: undefined },
+        ...{ server, readMs: undefined, failures: 1, nextMs: 0, reading: undefined },
       });
     }
     this.readDue();
@@ -120,6 +124,11 @@ export class WorkspaceLists {
     }
   }
 
+  /** Begins to read the lists of a server again, because a call to the server has failed, unless the lists show that already. */
+  noteFailedCall(slug: string): void {
+    if (this.#servers.get(slug)?.hasFailed === false) this.readAgain(slug);
+  }
+
   /** Begins to read the lists of a server again, because the server has said that they changed. */
   readAgain(slug: string): void {
     const listed = this.#servers.get(slug);
@@ -128,10 +137,11 @@ export class WorkspaceLists {
     if (listed.reading === undefined) this.readDue();
   }
 
-  /** Waits until each server was read once, at most for a time. */
+  /** Waits until the lists of each server were read that are not known, are old or are in doubt. Waits at most for a time. */
   async read(waitMs: number, signal: AbortSignal): Promise<void> {
-    const pending = [...this.#servers.values()].flatMap(({ isRead, reading }) =>
-      isRead || reading === undefined ? [] : [reading],
+    const nowMs = performance.now();
+    const pending = [...this.#servers.values()].flatMap((listed) =>
+      listed.reading !== undefined && !isTrusted(listed, nowMs) ? [listed.reading] : [],
     );
     if (pending.length === 0) return;
     const { promise: late, resolve } = Promise.withResolvers<void>();
@@ -143,7 +153,7 @@ export class WorkspaceLists {
 
   /** True if each server was read, and all its lists. */
   get isWhole(): boolean {
-    return [...this.#servers.values()].every(({ isRead, hasFailed }) => isRead && !hasFailed);
+    return [...this.#servers.values()].every(({ readMs, hasFailed }) => readMs !== undefined && !hasFailed);
   }
 
   /** Returns a number that grows with each change of a list. */
@@ -234,17 +244,18 @@ export class WorkspaceLists {
     const { lists, failed } = hasRoom ? read : allFailed(undefined);
     listed.hasFailed = failed.size > 0;
     listed.failures = listed.hasFailed ? listed.failures + 1 : 0;
-    const retryMs = Math.min(freshMs, firstRetryMs * 2 ** Math.min(4, listed.failures - 1));
-    listed.nextMs = performance.now() + (listed.hasFailed ? retryMs : freshMs);
+    const nowMs = performance.now();
+    listed.nextMs = nowMs + (listed.hasFailed ? retryMs(listed.failures) : freshMs);
     const former = listed.lists;
     const next = new Map(lists);
-    // One failure may pass. The second one takes the entries out of the list.
-    for (const kind of failed.keys()) next.set(kind, listed.failures < 2 ? (former.get(kind) ?? []) : []);
+    // One failure may pass, unless the entries are old. The second one takes the entries out of the list.
+    const isKept = listed.failures < 2 && !isOld(listed, nowMs);
+    for (const kind of failed.keys()) next.set(kind, isKept ? (former.get(kind) ?? []) : []);
     listed.lists = next;
     listMemory.release(listed.bytes);
     listed.bytes = bytesOf(next);
     listMemory.take(listed.bytes);
-    listed.isRead = true;
+    listed.readMs = nowMs;
     for (const kind of listKinds) {
       const before = textOf(former.get(kind));
       if (before === textOf(next.get(kind))) continue;
@@ -286,6 +297,21 @@ export class WorkspaceLists {
   #identityOf(slug: string): string {
     return `${this.#options.workspace}/${slug}`;
   }
+}
+
+/** Returns false for lists that are not known, are old, or could not be read the last time, although their entries are shown. */
+function isTrusted(listed: ListedServer, nowMs: number): boolean {
+  const isInDoubt = listed.hasFailed && listed.failures < 2;
+  return listed.readMs !== undefined && !isOld(listed, nowMs) && !isInDoubt;
+}
+
+function isOld({ readMs }: ListedServer, nowMs: number): boolean {
+  return readMs !== undefined && nowMs - readMs > longestTrustMs;
+}
+
+/** Returns how long the lists of a server are not read again after failures in a row. */
+function retryMs(failures: number): number {
+  return failures < 2 ? firstRetryMs : Math.min(freshMs, nextRetryMs * 2 ** Math.min(4, failures - 2));
 }
 
 function allFailed(reason: string | undefined): ReadLists {

@@ -34,7 +34,7 @@ export const noSuchMethod = {
   data: { hint: "Call the server by its own endpoint, /s/<server>/mcp." },
 } as const;
 
-/** How long the first request for a list waits for servers that were never read. */
+/** How long a request for a list waits for servers whose lists are not known, are old or are in doubt. */
 const listWaitMs = 3_000;
 
 /** Answers the requests that both protocols have. @throws RpcFailure, GatewayProblem. */
@@ -49,7 +49,8 @@ export async function answerRequest(face: CallerFace, request: CallerRequest): P
   }
   const addressed = await addressOf(face, request);
   const listsChanged = () => lists.readAgain(addressed.slug);
-  return await callServer(face, { ...addressed, method, origin, signal, listsChanged });
+  const failed = () => lists.noteFailedCall(addressed.slug);
+  return await callServer(face, { ...addressed, method, origin, signal, listsChanged, failed });
 }
 
 async function addressOf(face: CallerFace, request: CallerRequest): Promise<Addressed> {

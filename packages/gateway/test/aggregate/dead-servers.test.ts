@@ -78,6 +78,29 @@ it("asks a server that hangs only as long as a server may be silent, and says so
   await expect.poll(() => installation.gateway.openCalls).toBe(0);
 });
 
+it("a caller who does not listen no longer sees the tools of a server that its call could not reach", async () => {
+  const [good, lost] = [await startPeer(["legacy"]), await startPeer(["modern"])];
+  const { send } = await startWorkspace({ good, lost });
+  const begun = await send({
+    id: 1,
+    method: "initialize",
+    params: { protocolVersion: "2025-11-25", capabilities: {}, clientInfo: { name: "test", version: "1" } },
+  });
+  await begun.text();
+  const session = begun.headers.get("mcp-session-id") ?? "";
+  const listed = async () => {
+    const { result }: { result: { tools: { name: string }[] } } = JSON.parse(
+      await (await send({ id: 2, method: "tools/list" }, session)).text(),
+    );
+    return result.tools.map(({ name }) => name);
+  };
+  await expect.poll(listed).toHaveLength(8);
+  await lost.close();
+  const call = { id: 3, method: "tools/call", params: { name: "lost__echo", arguments: { text: "x" } } };
+  expect(await (await send(call, session)).text()).toContain("SERVER_UNAVAILABLE");
+  await expect.poll(listed).toEqual(tools.map((name) => `good__${name}`));
+});
+
 // All clients wait for the same server, because each wait takes several seconds.
 it("each kind of client gets a notification when a server was lost, and when the server came back", async () => {
   const [good, flapping] = [await startPeer(["legacy"]), await startPeer(["modern"])];
