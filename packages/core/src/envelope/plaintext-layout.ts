@@ -35,7 +35,8 @@ export interface Plaintext {
  */
 export function layOutPlaintext(value: StoredValue, expires: number | undefined, padTo: number | undefined): Plaintext {
   const isString = typeof value === "string";
-  // A long value stays a separate piece, so that it is never copied. For a short value, a second call of the cipher takes longer than the copy.
+  // A long value stays a separate piece, so that it is never copied. For a short value, a second call of the cipher
+  // takes longer than the copy.
   const isSeparate = padTo === undefined && value.length > longValue;
   // The cipher encodes this string itself, which is faster than encoding it here.
   if (isString && !isSeparate && expires === undefined && padTo === undefined) return { first: textMark + value };

@@ -7,7 +7,8 @@ import { nonceBytes, subkeyPrefixBytes, XaesKey } from "./xaes.ts";
 export const rootBytes = 32;
 export const commitmentBytes = 32;
 
-// After each of these limits, a writer draws a new nonce prefix. So among about 2^45 records under one key, a nonce repeats with a probability below 2^-32.
+// After each of these limits, a writer draws a new nonce prefix. So among about 2^45 records under one key, a nonce
+// repeats with a probability below 2^-32.
 const sessionRecords = 2 ** 20;
 const sessionBytes = 2 ** 36;
 const sessionAgeMs = 10 * 60 * 1000;

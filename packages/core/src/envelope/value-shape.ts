@@ -1,7 +1,8 @@
 import { textOf } from "../store-interface/keyv-value.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
 
-// The text with which encrypted values of well-known programs begin. It is a constant of the program, and no part of a value.
+// The text with which encrypted values of well-known programs begin. It is a constant of the program, and no part of a
+// value.
 const beginnings: readonly (readonly [string, string])[] = [
   ["Fe26.2*", "iron"],
   ["U2FsdGVkX1", "base64 of Salted__ (CryptoJS or openssl enc)"],

@@ -105,7 +105,8 @@ function withoutMaterial({ keys, extensions, ...rest }: KeyringContent): string 
   const { name, generation, primary, scopeName, stores, sealed } = rest;
   return JSON.stringify([
     [name, generation, primary],
-    // JSON.stringify writes undefined in an array as null. None of these fields can be null, so two different keyrings never result in the same text.
+    // JSON.stringify writes undefined in an array as null. None of these fields can be null, so two different keyrings
+    // never result in the same text.
     [scopeName, stores, sealed],
     keys.map(({ id, status, created }) => [id, status, created, extensions?.get(id) ?? {}]),
     extensions?.get("") ?? {},
@@ -124,7 +125,8 @@ function parseJson(document: string): unknown {
   try {
     return JSON.parse(document);
   } catch {
-    // The error of the parser quotes the document, which contains key material. So the parser's error must not become the cause.
+    // The error of the parser quotes the document, which contains key material. So the parser's error must not become
+    // the cause.
     if (document.startsWith("\uFEFF")) {
       throw invalidKeyring(
         "the document begins with a byte order mark",

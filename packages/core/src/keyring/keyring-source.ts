@@ -12,7 +12,9 @@ import { UnknownKeyIds } from "./unknown-key-ids.ts";
 
 // In this time, records with unknown key ids cause at most one load, even if an attacker forges many such records.
 const unknownIdIntervalMs = 1_000;
-// While loads fail, the source loads once after each pause, even if many calls need a keyring. With its random part, a pause is at most 6 s long. So calls, and writes of a replica whose lease lapsed, succeed at most 6 s after the provider answers again.
+// While loads fail, the source loads once after each pause, even if many calls need a keyring. With its random part, a
+// pause is at most 6 s long. So calls, and writes of a replica whose lease lapsed, succeed at most 6 s after the
+// provider answers again.
 const retryPauses = { firstMs: 500, longestMs: 5_000 };
 // The random part of refreshMs. Without it, processes that started at the same time would always load at the same time.
 const refreshJitter = 0.1;

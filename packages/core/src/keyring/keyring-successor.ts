@@ -40,7 +40,8 @@ export async function requireSuccessor(
   if (answers.some((answer) => answer?.previous && !answer.next)) {
     throw refused("it cannot decrypt the check record of a store, which the keyring in use can decrypt");
   }
-  // Unrelated keyrings may have the same name and any generation. After a whole rotation that this process missed, the new keyring shares no key with the keyring in use either. But then the new keyring can decrypt the check record.
+  // Unrelated keyrings may have the same name and any generation. After a whole rotation that this process missed, the
+  // new keyring shares no key with the keyring in use either. But then the new keyring can decrypt the check record.
   if (!isRecognized && !sharesKey(previous, next)) {
     throw refused("it is an unrelated keyring, which shares no key with the keyring in use");
   }

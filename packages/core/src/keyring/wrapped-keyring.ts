@@ -165,7 +165,8 @@ class WrappedKeyring {
 
   async save(next: Keyring, previous: Keyring): Promise<void> {
     requireSavable(next, this.#name ?? this.#latest?.ring.name);
-    // Read `#latest` before the location, so that a keyring that another process saves in between causes a conflict, and not a rollback error.
+    // Read `#latest` before the location, so that a keyring that another process saves in between causes a conflict,
+    // and not a rollback error.
     const latestBefore = this.#latest?.ring;
     const wrapped = await this.#read(undefined);
     if (!sameKeyring(await this.#unwrap(wrapped, undefined), previous)) throw conflict();
@@ -196,7 +197,8 @@ class WrappedKeyring {
   }
 
   async #load(signal: AbortSignal): Promise<Loaded> {
-    // Read `#latest` before the location: if this provider saves a later keyring in between, the loaded keyring must not be refused as a rollback.
+    // Read `#latest` before the location: if this provider saves a later keyring in between, the loaded keyring must
+    // not be refused as a rollback.
     const latestBefore = this.#latest?.ring;
     const wrapped = await this.#read(signal);
     return { wrapped, ring: await this.#unwrap(wrapped, signal), latestBefore };

@@ -128,7 +128,8 @@ class Reencryption {
         const latest = await this.#ringToEncryptWith();
         if (latest.primary === ring.primary) isComplete = cursor === undefined;
         else {
-          // The records so far, and the records in progress, are encrypted under the former primary. Wait for them, and start over.
+          // The records so far, and the records in progress, are encrypted under the former primary. Wait for them, and
+          // start over.
           while (inProgress.length > 0) await this.#finish(inProgress);
           cursor = undefined;
           // The job lists the unreadable records again when it starts over.
@@ -264,7 +265,8 @@ class Reencryption {
     const { inner, atomic } = this.#view(namespace);
     for (let attempt = 1; ; attempt++) {
       const latest = await this.#parts.writeGate.keyringForWriting();
-      // If the primary has changed, do not encrypt under the former primary. If the key of a record was disabled in the meantime, do not replace the record, because it may be forged.
+      // If the primary has changed, do not encrypt under the former primary. If the key of a record was disabled in the
+      // meantime, do not replace the record, because it may be forged.
       const attempted =
         latest.primary === ring.primary ? changes.filter((change) => mayBeReplaced(latest, change)) : [];
       counts.conflicts += changes.length - attempted.length;
@@ -411,7 +413,8 @@ class Reencryption {
     }
     const found = { ...noCounts };
     const changes = await this.#reencryptRecords(entries, ring, found);
-    // These records were counted when they were first read. Only the counts of problems may have changed, because another process has written the records since.
+    // These records were counted when they were first read. Only the counts of problems may have changed, because
+    // another process has written the records since.
     counts.unreadable += found.unreadable;
     counts.unauthenticated += found.unauthenticated;
     return changes;

@@ -102,7 +102,8 @@ async function prepareStores(
 ): Promise<void> {
   for (const [name, store] of Object.entries(stores)) {
     const { codec, check, source, reserve } = storeParts(store);
-    // A store with another provider may still have an earlier keyring. All other stores have the keyring that was just loaded.
+    // A store with another provider may still have an earlier keyring. All other stores have the keyring that was just
+    // loaded.
     if (source !== loadedFrom) await source.ask(signal);
     const used = await codec.ring();
     if (used.primary === id) throw storeStillEncrypts(name, id);
@@ -278,7 +279,8 @@ async function whyUnreadable(
   let why: UnreadableRecord | undefined;
   for (const reader of readers) {
     const { codec } = storeParts(reader);
-    // Try two keyrings: the keyring to change, because it contains the key, and the keyring of the store, because it may be scoped.
+    // Try two keyrings: the keyring to change, because it contains the key, and the keyring of the store, because it
+    // may be scoped.
     for (const tried of [keyring, await codec.ring()]) {
       try {
         if (codec.openIgnoringStatus(tried, value, { namespace, key }) !== undefined) return undefined;

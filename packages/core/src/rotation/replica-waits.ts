@@ -162,7 +162,8 @@ export class ReplicaWaits {
       }
       if (waiting.length === 0) break;
       if (performance.now() > deadlineMs) {
-        // A process with a key of this keyring writes heartbeats that can be decrypted. So a heartbeat that cannot be decrypted must not make the rotation fail.
+        // A process with a key of this keyring writes heartbeats that can be decrypted. So a heartbeat that cannot be
+        // decrypted must not make the rotation fail.
         const late = waiting.filter(({ problem }) => problem === undefined);
         if (late.length === 0) break;
         throw replicaBehindError(step, keyring, late);

@@ -154,7 +154,8 @@ export class ReplicaWatch {
       const { id, scope } = readHeartbeatKey(key);
       if (!lapsed.has(id) || scope !== undefined) continue;
       const record = await this.#reserve.read(key);
-      // Replace the heartbeat instead of deleting it: a deletion would also remove a heartbeat that the replica writes in between.
+      // Replace the heartbeat instead of deleting it: a deletion would also remove a heartbeat that the replica writes
+      // in between.
       if (record !== undefined && this.#isAsSeen(key, record))
         await this.#reserve.replace(ring, key, record, heartbeatTombstone);
     }

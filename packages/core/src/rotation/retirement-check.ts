@@ -22,7 +22,8 @@ export async function requireNotInRotation(
   if (recorded === undefined || !isRunning(recorded, keyring)) return;
   const status = finishableRotation(recorded, keyring);
   if (status.to === id) throw newKeyError(status, keyring);
-  // A revocation with the order "disable-first" leaves the disabled key in the keyring, so that the operator removes it.
+  // A revocation with the order "disable-first" leaves the disabled key in the keyring, so that the operator removes
+  // it.
   const isOperators = status.order === "disable-first" && !isEnabled(keyring, id);
   if (status.from === id && !isOperators) throw oldKeyError(status, keyring);
 }

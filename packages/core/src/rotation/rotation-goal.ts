@@ -227,7 +227,8 @@ export function isDoneAlready(status: RotationStatus, keyring: Keyring, goal: Ro
     case "rotate":
       return idOf(goal) === to;
     case "roll-back":
-      // The goal of a roll-back does not name a key. Only the generation number shows whether the recorded roll-back is the last change.
+      // The goal of a roll-back does not name a key. Only the generation number shows whether the recorded roll-back is
+      // the last change.
       return isLastChange(status, keyring);
     case "revoke":
       return goal.from === from;

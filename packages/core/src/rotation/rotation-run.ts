@@ -85,7 +85,8 @@ export class RotationRun {
         conflicts = 0;
       } catch (error) {
         if (!isConflict(error)) throw error;
-        // Other runs of the same rotation change the record, too. But if the record changes this often, the store must be losing it.
+        // Other runs of the same rotation change the record, too. But if the record changes this often, the store must
+        // be losing it.
         if (error instanceof ChangedByAnotherRun && conflicts >= maxRecordChanges) throw recordLostError();
         if (!(error instanceof ChangedByAnotherRun) && conflicts >= maxConflicts) throw error;
         // Another run or an operator changed the keyring or the rotation first: read the status again.
@@ -165,7 +166,8 @@ export class RotationRun {
         if (!isOver) throw rotationInProgressError(status);
         return { ...state, status: { ...expected, step: "done" } };
       }
-      // The record was deleted or evicted, or says "done" although the keyring still has the old key: restore the record.
+      // The record was deleted or evicted, or says "done" although the keyring still has the old key: restore the
+      // record.
       await this.#record.replace(state, expected);
     }
     throw recordLostError();
