@@ -48,8 +48,8 @@ export interface ForeignRecord {
   readonly bytes?: number;
 }
 
-// The errors of an envelope need an address. This module uses only their code, message and hint, so any address will
-// do.
+// The errors of an envelope need an address. This module uses only their code, message and hint, so the address does
+// not matter.
 const anyAddress = { namespace: "", key: "" };
 
 /**
