@@ -142,7 +142,7 @@ async function requireUnused(search: Search, stores: NamedStores): Promise<void>
         "`unreadableRecords`, first correct the cause: with the code `KEY_MISMATCH`, the option `scope` of a store " +
         "may be missing or wrong. If a record in a reserved space still needs the key, it may be the check record " +
         "of a scope: pass a store with that scope, too. Only if the unreadable records are lost for good, pass " +
-        "`abandonUnreadable: true`: the call then retires the key although these records need it.",
+        "`abandonUnreadable: true`, which retires the key although these records need it.",
     },
   );
 }
@@ -241,9 +241,9 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
           ),
       ),
       hint:
-        "Pass a store for each of these scopes, because the unreadable records may belong to one of them, even to " +
-        "a scope that no process uses now. `error.errors` has one error for each missing scope. Its property `key` " +
-        "is `check/` followed by the name of the scope.",
+        "The unreadable records may belong to one of these scopes, even to a scope that no process uses now. Pass a " +
+        "store for each scope. `error.errors` has one error for each missing scope. Its property `key` is `check/` " +
+        "followed by the name of the scope.",
     },
   );
 }
