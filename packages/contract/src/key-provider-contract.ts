@@ -132,7 +132,7 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
       );
     });
 
-    test("a printed provider shows no key material", async ({ provider, secrets }) => {
+    test("the provider shows no key material when it is printed", async ({ provider, secrets }) => {
       await provider.load();
       assertHidden(inspect(provider, { depth: Infinity, showHidden: true }), secrets());
     });

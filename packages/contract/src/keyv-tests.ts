@@ -19,8 +19,8 @@ const shortMs = 150;
 const longMs = 3_600_000;
 
 /**
- * Keys that a faulty store may confuse with each other, such as keys that differ only in case, in an escape or at their
- * end.
+ * Keys that a faulty store may confuse with each other, such as keys that differ only in case, in an escape or in the
+ * last character.
  */
 export const unusualKeys: readonly string[] = [
   "/",
@@ -122,7 +122,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.deepEqual(await store.hasMany(keys), [true, false, true, true, true, false]);
   });
 
-  test("a store accepts empty batches", async ({ store }) => {
+  test("setMany(), getMany(), hasMany() and deleteMany() accept empty batches", async ({ store }) => {
     await store.setMany([]);
     assert.deepEqual(await store.getMany([]), []);
     assert.deepEqual(await store.hasMany([]), []);
@@ -176,7 +176,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.equal(await keyv.get("b"), undefined);
   });
 
-  test("a store can be disconnected twice", async ({ store }) => {
+  test("disconnect() can be called twice", async ({ store }) => {
     await store.set("key", "value");
     await store.disconnect?.();
     await store.disconnect?.();

@@ -148,7 +148,7 @@ export function describeRanges(test: StoreTest): void {
     assert.ok(page.cursor !== undefined, "half of 1,000 records were returned as one page of about 10");
   });
 
-  test("a scan of a range finds no expired record", async ({ store }) => {
+  test("scan() of a range returns no expired record", async ({ store }) => {
     await store.set("gone", "value", Date.now() - 1);
     await store.set("there", "value", Date.now() + 3_600_000);
     const found = await rangeOfEach(asRanged(store), await asRanged(store).ranges(3));

@@ -1,7 +1,8 @@
 /**
- * The part of a record's associated data before the key of the record, the same for all records with one header and one
- * namespace: the number 3, the length and the bytes of the header, and the length and the bytes of the namespace. The
- * number and each length have 8 bytes.
+ * The first part of a record's associated data, which is the same for all records with one header and one namespace.
+ *
+ * It consists of the number 3, the length and the bytes of the header, and the length and the bytes of the namespace.
+ * The number and each length have 8 bytes. The key of the record follows this part.
  */
 export interface AssociatedDataPrefix {
   readonly written: string;

@@ -30,7 +30,7 @@ export interface BrokenEnvelope {
   readonly code: KeywardErrorCode;
   /** The reason why the envelope cannot be decrypted. */
   readonly problem: string;
-  /** Tells a person what to do about the record. */
+  /** An instruction to a person: what to do about the record. */
   readonly hint: string;
   /** The id of the key in the header, if the header can be read. */
   readonly keyId?: string;

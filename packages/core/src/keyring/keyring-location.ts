@@ -184,7 +184,9 @@ async function isMountPoint(path: string): Promise<boolean> {
   });
 }
 
-/** Follows the symbolic links of a path, and returns the path of the file at their end. The file need not exist. */
+/**
+ * Follows the symbolic links of a path, and returns the path of the file that they lead to. The file need not exist.
+ */
 async function targetOf(path: string): Promise<string> {
   try {
     return await realpath(path);

@@ -35,8 +35,7 @@ export function withGeneration(ring: Keyring, least: number): Keyring {
  *
  * @returns a keyring whose generation number is one higher than the higher number of `ring` and `backup`.
  * @throws KeywardError `KEYRING_CONFLICT` if a key has other material in `backup` than in `ring`; `KEYRING_INVALID` if
- * the two keyrings have the same material under different ids, if one of them is derived for a scope, or if one has no
- * keys.
+ * both have the same material under different ids, if one of them is derived for a scope, or if one has no keys.
  * @example
  * const first = Keyring.generate("2026-11");
  * const later = first.add({ id: "2026-12" }).promote("2026-12").remove("2026-11");

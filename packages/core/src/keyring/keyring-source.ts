@@ -383,7 +383,8 @@ export class KeyringSource {
    * write is in progress.
    *
    * If the earliest of these writes began with another keyring than the keyring in use, this number is lower than the
-   * generation number of the keyring in use, even if the source gives every keyring the same generation number.
+   * generation number of the keyring in use. This is true even if the source gives every keyring the same generation
+   * number.
    */
   get sealingSince(): number | undefined {
     // Generation numbers never fall, and a Map keeps the order of insertion, so the first entry is the earliest write.

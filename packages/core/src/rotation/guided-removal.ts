@@ -27,7 +27,7 @@ export interface GuidedRemoval {
 
 /**
  * Lets an operator remove a key at the source of the keys. Then waits until no replica has the key, and counts the
- * records under the key again. If the source does not have the key any more, only waits and counts.
+ * records under the key again. If the key was already removed at the source, only waits and counts.
  *
  * @throws KeywardError `KEY_IN_USE` if records need the key; `REPLICA_BEHIND` if a replica keeps the key for too long.
  */

@@ -137,7 +137,7 @@ export function requireInstruct(instruct: unknown): void {
   });
 }
 
-/** Reports the progress of a rotation. The field `kind` says what has happened. */
+/** Reports the progress of a rotation. The field `kind` is the kind of progress. */
 export type RotationProgress =
   | {
       /** The step in the field `step` begins. */

@@ -72,7 +72,7 @@ export interface RotationStatus {
    * begins at this time.
    */
   readonly disabledAtMs?: number;
-  /** The generation number of the keyring at the end of the rotation. Absent until the rotation is done. */
+  /** The generation number that the keyring had when the rotation was done. Absent before. */
   readonly generation?: number;
 }
 

@@ -166,7 +166,7 @@ export class RotationRun {
         if (!isOver) throw rotationInProgressError(status);
         return { ...state, status: { ...expected, step: "done" } };
       }
-      // The record was deleted or evicted, or says "done" although the keyring still has the old key: restore the
+      // The record was deleted or evicted, or contains the step "done" although the keyring still has the old key: restore the
       // record.
       await this.#record.replace(state, expected);
     }

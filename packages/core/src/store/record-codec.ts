@@ -233,8 +233,8 @@ export class RecordCodec {
 
   /**
    * Verifies that the application can decode a record in a foreign format. Call this method before such a record is
-   * encrypted: a wrong format in `accept` may have read it, and after the encryption the right format could not read it
-   * any more.
+   * encrypted: a wrong format in `accept` may have read it, and after the encryption the right format could no longer
+   * read it.
    *
    * @throws KeywardError `RECORD_MALFORMED` if the application cannot decode the record.
    */

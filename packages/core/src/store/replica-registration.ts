@@ -259,7 +259,7 @@ export class ReplicaRegistration {
 
   /**
    * Verifies that a loaded keyring has at least the generation that the store requires. An outdated source may return a
-   * keyring that other replicas do not use any more.
+   * keyring that other replicas no longer use.
    */
   async #requireLatest(loaded: Keyring): Promise<void> {
     if (loaded.primary === "") return;

@@ -36,8 +36,11 @@ export class WriteGate {
   }
 
   /**
-   * Returns the keyring to write with, as soon as these conditions are met: the heartbeat of the process has not
-   * lapsed, the keyring decrypts the check record, and every record that the write would replace can be read.
+   * Returns the keyring to write with, as soon as three conditions are met:
+   *
+   * - The heartbeat of the process has not lapsed.
+   * - The keyring decrypts the check record.
+   * - Every record that the write would replace can be read.
    *
    * Returns a promise only if a condition has to be tested asynchronously. Encrypt with the returned keyring before the
    * next `await`, because during an `await` another keyring may come into use, or the heartbeat may lapse.
