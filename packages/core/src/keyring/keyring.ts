@@ -114,10 +114,7 @@ export class Keyring {
     return new Keyring({ name: "keyring", generation: 1, primary: "", keys: new Map() });
   }
 
-  /**
-   * Checks the rules that concern several keys, and makes the keyring. Every keyring that has keys is made by this
-   * method.
-   */
+  /** Checks the rules that concern several keys, and makes the keyring. Makes every keyring that has keys. */
   static #checked({ keys, ...rest }: KeyringContent): Keyring {
     const byId = new Map<string, RingKey>();
     const byCommitment = new Map<string, string>();
@@ -181,10 +178,7 @@ export class Keyring {
     }));
   }
 
-  /**
-   * The names of the listed stores, which contain records under this keyring. `retireKey` first counts the records in
-   * all these stores.
-   */
+  /** The names of the listed stores. Before it retires a key, `retireKey` counts the records in all these stores. */
   get stores(): readonly string[] {
     return this.#parts.stores ?? [];
   }
@@ -200,8 +194,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy with one more key. An enabled key can decrypt records at once, but encrypts records only after
-   * {@link Keyring.promote}.
+   * Returns a copy with one more key. An enabled key can decrypt. It encrypts only after {@link Keyring.promote}.
    *
    * @param key The new key. Default: an enabled key of random material.
    * @throws KeywardError `KEY_INVALID` for a key that is not valid; `KEYRING_INVALID` if the keyring has a key with
@@ -256,8 +249,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy without the key `id`. To decrypt records under this key afterwards, you need an export of the
-   * keyring from before.
+   * Returns a copy without the key `id`. Only an earlier export of the keyring can still decrypt its records.
    *
    * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEYRING_INVALID` if the key is the primary.
    */
@@ -278,7 +270,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy that lists the stores with these names. `retireKey` first counts the records in all these stores.
+   * Returns a copy that lists the stores with these names. `retireKey` counts the records in all listed stores.
    *
    * @throws KeywardError `KEYRING_INVALID` for an empty or ill-formed name.
    */
@@ -287,11 +279,9 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy with which stores refuse plaintext in `namespace`, even if their option `accept` lists
-   * `plaintext()`.
+   * Returns a copy with which stores refuse plaintext in a namespace, even if `accept` lists `plaintext()`.
    *
-   * Prefer the function `forbidPlaintext`: it first counts the records in plaintext, and changes the keyring only if no
-   * record is plaintext.
+   * Prefer the function `forbidPlaintext`, which changes the keyring only if no record of the namespace is plaintext.
    *
    * @param namespace The namespace; "" is the namespace of records without a namespace.
    * @throws KeywardError `KEYRING_INVALID` for a namespace that is not well-formed.
@@ -377,10 +367,7 @@ export class Keyring {
   }
 }
 
-/**
- * Returns the key `id` with its key material; `undefined` if the keyring does not contain the key. Not part of the
- * public surface.
- */
+/** Returns the key `id` with its material; `undefined` if the keyring lacks the key. Not part of the public surface. */
 export function keyOf(ring: Keyring, id: string): RingKey | undefined {
   return partsOf(ring).keys.get(id);
 }
@@ -398,10 +385,7 @@ export function withPrimary(ring: Keyring, primary: string): Keyring {
   return ringOfParts({ ...partsOf(ring.promote(primary)), generation: ring.generation });
 }
 
-/**
- * Returns whether two keyrings are equal in all fields, including the key material. For authors of a key provider that
- * can save.
- */
+/** Returns whether two keyrings have equal fields and key material. For authors of a key provider that can save. */
 export function sameKeyring(one: Keyring, other: Keyring): boolean {
   return isSameContent(contentOf(one), contentOf(other));
 }
@@ -415,8 +399,8 @@ export function sharesKey(one: Keyring, other: Keyring): boolean {
 }
 
 /**
- * Returns the keyring document, including the key material. No other function returns key material, so search your code
- * for its name to find every place that handles key material.
+ * Returns the keyring document, including the key material. To find every place where key material leaves a keyring,
+ * search your code for the name of this function.
  *
  * The document of a scoped keyring contains the derived material and the name of the scope. You can give the document
  * to a process that may decrypt only the records of that scope.

@@ -128,8 +128,7 @@ class Reencryption {
         const latest = await this.#ringToEncryptWith();
         if (latest.primary === ring.primary) isComplete = cursor === undefined;
         else {
-          // The records so far, and the records in progress, are encrypted under the former primary. Wait for them, and
-          // start over.
+          // The records so far, and those in progress, are under the former primary: wait for them, and start over.
           while (inProgress.length > 0) await this.#finish(inProgress);
           cursor = undefined;
           // The job lists the unreadable records again when it starts over.
@@ -360,18 +359,12 @@ class Reencryption {
     return deferred;
   }
 
-  /**
-   * Returns whether the job removes a record with this expiry. Does not remove a record whose expiry is a small number,
-   * because the number may be a duration, and not a time.
-   */
+  /** Returns whether the job removes a record with this expiry. A small number may be a duration, and not a time. */
   #isRemoved(expires: number | undefined): boolean {
     return this.#options.removeExpired === true && hasExpired(expires) && (expires ?? 0) >= leastExpires;
   }
 
-  /**
-   * Returns true for a record that is under the primary and has not expired, and counts it. Returns false for any other
-   * record.
-   */
+  /** Counts a record that is under the primary and has not expired, and returns true. Otherwise returns false. */
   #keepsCurrent(record: OpenedRecord, counts: MutableCounts): boolean {
     if (!record.current || isAbsent(record)) return false;
     counts.current++;
@@ -413,8 +406,7 @@ class Reencryption {
     }
     const found = { ...noCounts };
     const changes = await this.#reencryptRecords(entries, ring, found);
-    // These records were counted when they were first read. Only the counts of problems may have changed, because
-    // another process has written the records since.
+    // The records are counted already. Add only the problems of values that another process has written since.
     counts.unreadable += found.unreadable;
     counts.unauthenticated += found.unauthenticated;
     return changes;

@@ -58,10 +58,7 @@ const unconverted: Convert<StoredValue> = (value) => value;
 let partsOf: (store: EncryptedStore) => StoreParts;
 let attach: (store: EncryptedStore) => void;
 
-/**
- * The options of each store that {@link prepareStore} made, with the object to disconnect later; `undefined` for the
- * wrapped store itself.
- */
+/** For the options of a store that {@link prepareStore} made: the store to disconnect, if not the wrapped store. */
 const prepared = new WeakMap<EncryptedStoreOptions, { readonly opened: Disconnectable | undefined }>();
 
 /**
@@ -362,10 +359,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     await this.#attachment.disconnect();
   }
 
-  /**
-   * Resolves when lazy re-encryption has processed every queued record. A read queues a record that is not under the
-   * primary.
-   */
+  /** Resolves when lazy re-encryption has processed all queued records. Reads queue the records to re-encrypt. */
   async settled(): Promise<void> {
     await this.#reencryption?.settled();
   }
