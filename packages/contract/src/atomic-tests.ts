@@ -14,12 +14,12 @@ import { eventually } from "./waiting.ts";
 const shortMs = 300;
 
 /**
- * The `replace` that {@link describeAtomic} tests: the `replace` of the store under test, or of its reserved space (where
+ * The arguments of {@link describeAtomic}, which tests `replace` of a store, or of the store's reserved space (where
  * Keyward keeps its own records).
  */
 export interface AtomicUnderTest {
   readonly test: StoreTest;
-  /** `true` if the store returns bytes as bytes. Then `replace` is also tested with bytes. */
+  /** `true` if the store returns bytes as bytes. In this case, `replace` is tested with bytes, too. */
   readonly bytes: boolean;
   /** Returns the part of a store that is tested: the store itself, or its reserved space. */
   of(store: object): AtomicStore;
@@ -284,7 +284,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("counter"), String(writers.length * steps));
   });
 
-  test("replaceMany() does its replacements in order, even if some of them do not match", async (store) => {
+  test("replaceMany() makes its replacements in order, even if some of them do not match the stored value", async (store) => {
     if (store.replaceMany === undefined) return;
     assert.deepEqual(await store.replaceMany([]), []);
     await store.setMany(["a", "b", "c"].map((key) => ({ key, value: "old" })));

@@ -38,15 +38,15 @@ export interface FailingKeyProvider {
   open(): Promise<OpenKeyProvider>;
 }
 
-/** Options of {@link keyProviderContract}: the provider under test, and what the contract expects of it. */
+/** Options of {@link keyProviderContract}: how to open the provider under test, and which methods it must have. */
 export interface KeyProviderContractOptions {
   /** The name of the provider. The group of tests is named `<name>: key provider contract`. */
   readonly name: string;
   /** Opens a provider over a new source that has a valid keyring. The contract calls `open` once for each test. */
   open(): Promise<OpenKeyProvider>;
   /**
-   * Whether the provider has the optional methods `save` and `subscribe`. The contract fails a provider that lacks a
-   * method which is `true` here, or has a method which is `false` here.
+   * The optional methods of the provider. The contract fails if the provider lacks a method that is `true` here, or has
+   * a method that is `false` here.
    */
   readonly expect: {
     readonly save: boolean;
@@ -132,7 +132,7 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
       );
     });
 
-    test("shows no key material when it is printed", async ({ provider, secrets }) => {
+    test("the provider shows no key material when it is printed", async ({ provider, secrets }) => {
       await provider.load();
       assertHidden(inspect(provider, { depth: Infinity, showHidden: true }), secrets());
     });
@@ -140,7 +140,7 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
     test("rejects a load whose signal is already aborted", async ({ provider, secrets }) => {
       const reason = new Error("no longer wanted");
       const error = await rejectionOf(provider.load({ signal: AbortSignal.abort(reason) }));
-      // The reason itself, as fetch rejects, or a KeywardError with the reason as its cause.
+      // `load` may reject with the reason itself, as fetch does, or with a KeywardError whose cause is the reason.
       const hasReason = error === reason || (error instanceof KeywardError && error.cause === reason);
       assert.ok(hasReason, `load rejected with ${inspect(error)} instead of the signal's reason`);
       assertHidden(shown(error), secrets());

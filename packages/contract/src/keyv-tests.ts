@@ -19,7 +19,8 @@ const shortMs = 150;
 const longMs = 3_600_000;
 
 /**
- * Keys of records that a faulty store may confuse, such as keys that differ only in case, in an escape or at their end.
+ * Keys that a faulty store may confuse with each other, such as keys that differ only in case, in an escape or in the
+ * last character.
  */
 export const unusualKeys: readonly string[] = [
   "/",
@@ -121,7 +122,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.deepEqual(await store.hasMany(keys), [true, false, true, true, true, false]);
   });
 
-  test("accepts empty batches", async ({ store }) => {
+  test("setMany(), getMany(), hasMany() and deleteMany() accept empty batches", async ({ store }) => {
     await store.setMany([]);
     assert.deepEqual(await store.getMany([]), []);
     assert.deepEqual(await store.hasMany([]), []);
@@ -175,7 +176,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.equal(await keyv.get("b"), undefined);
   });
 
-  test("can be disconnected twice", async ({ store }) => {
+  test("disconnect() can be called twice", async ({ store }) => {
     await store.set("key", "value");
     await store.disconnect?.();
     await store.disconnect?.();
@@ -218,7 +219,7 @@ function describeBytes(test: StoreTest): void {
   });
 }
 
-/** Namespaces that a faulty store may join with keys, or use as patterns. */
+/** Namespaces that a faulty store may use as patterns, or may confuse with each other. */
 const unusualNamespaces = [
   "",
   "a",
@@ -257,7 +258,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   }) => {
     const [leaving, other] = [inNamespace("a"), inNamespace("b")];
     for (const each of [leaving, other, store]) await each.set("key", "value");
-    // Disconnects while calls of the other stores are in progress, and a second time afterwards.
+    // Disconnect one store while calls of the other stores are in progress, and again afterwards.
     const [read] = await Promise.all([other.get("key"), leaving.disconnect?.(), store.set("key", "newer")]);
     assertValue(read, "value");
     await leaving.disconnect?.();
@@ -379,7 +380,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   }
 }
 
-/** Tests that a store refuses every call in a namespace that contains the separator, and writes nothing. */
+/** Tests that every call in a namespace that contains the separator rejects, and that nothing is written. */
 function describeRefusals(test: StoreTest, separator: string): void {
   for (const namespace of [separator, `a${separator}b`, `a${separator}`, `${separator}b`]) {
     test(`every call rejects in the namespace ${JSON.stringify(namespace)}`, async ({ inNamespace }) => {
@@ -613,7 +614,7 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
   if (takesDurations) describeDurations(test);
 }
 
-/** Tests of expiries as Keyv 5 passes them: as durations from now. */
+/** Tests expiries that Keyv 5 passes: durations from the time of the call. */
 function describeDurations(test: StoreTest): void {
   test("set() counts a duration from the time of the call", async ({ store }) => {
     const startMs = Date.now();
@@ -693,8 +694,8 @@ export function describeConcurrency(test: StoreTest): void {
 }
 
 /**
- * Writes a record that expires soon, and waits until the record has expired. While it waits, the function reads only a
- * second record with the same expiry.
+ * Writes a record that expires soon, and waits until it has expired. Does not read this record while it waits: instead,
+ * reads a second record with the same expiry.
  */
 export async function expire(store: KeyvStorageAdapter, key: string): Promise<void> {
   const expires = Date.now() + shortMs;

@@ -12,7 +12,7 @@ function asRanged(store: object): RangedStore {
   assert.fail("the store has no ranges()");
 }
 
-/** Scans one range to its last page, as {@link scanAll} scans a store. */
+/** Scans one range to its last page, and returns its records. Takes the options of {@link scanAll}. */
 async function scanRange(
   store: RangedStore,
   range: string,
@@ -21,7 +21,9 @@ async function scanRange(
   return await scanAll({ scan: (page) => store.scan({ ...page, range }) }, options);
 }
 
-/** Scans all ranges, and returns the range of each record by address. Fails if a record is in two ranges. */
+/**
+ * Scans all ranges, and returns a map from the address of each record to its range. Fails if a record is in two ranges.
+ */
 async function rangeOfEach(
   store: RangedStore,
   ranges: readonly string[],
@@ -146,7 +148,7 @@ export function describeRanges(test: StoreTest): void {
     assert.ok(page.cursor !== undefined, "half of 1,000 records were returned as one page of about 10");
   });
 
-  test("finds no expired record in a range", async ({ store }) => {
+  test("scan() of a range returns no expired record", async ({ store }) => {
     await store.set("gone", "value", Date.now() - 1);
     await store.set("there", "value", Date.now() + 3_600_000);
     const found = await rangeOfEach(asRanged(store), await asRanged(store).ranges(3));

@@ -36,7 +36,7 @@ export async function scanAll(
 export function describeScan(test: StoreTest, options: StoreContractOptions): void {
   const namespaces = ["", "a", "a*", "a::b", "\u00e9", "e\u0301"].filter((each) => !isRefused(each, options));
 
-  test("finds no record in an empty store", async ({ store }) => {
+  test("scan() of an empty store returns no record", async ({ store }) => {
     assert.deepEqual(await scanAll(asScannable(store)), []);
   });
 
@@ -77,7 +77,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     assert.ok(page.cursor !== undefined, "500 records were returned as one page of about 10");
   });
 
-  test("does not find expired records", async ({ store }) => {
+  test("scan() returns no expired record", async ({ store }) => {
     await store.set("gone", "value", Date.now() - 1);
     await store.set("there", "value", Date.now() + 3_600_000);
     assert.deepEqual(
@@ -141,7 +141,7 @@ function storedValue(index: number, bytes: boolean): StoredValue {
   return bytes && index % 2 === 1 ? Buffer.from(`value ${index}`) : `value ${index}`;
 }
 
-/** Returns the address of a record as one text, by which two addresses can be compared. */
+/** Returns the address of a record as a text, so that addresses can be compared. */
 export function addressOf({ namespace, key }: Pick<ScannedRecord, "namespace" | "key">): string {
   return JSON.stringify([namespace, key]);
 }

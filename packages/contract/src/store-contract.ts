@@ -11,7 +11,7 @@ import { assertValue, type StoreContractOptions, type StoreTest, storeTests } fr
 
 /**
  * Registers the tests that a store must pass: everything that Keyv requires of a storage adapter, and each capability
- * that the store is expected to have. The tests use no fake clock, so they run against real servers too.
+ * that the store is expected to have. The tests use no fake clock, so you can run them against real servers.
  *
  * @param runner The functions of a test runner that register tests. Set the timeout of each test to at least 20
  * seconds.

@@ -38,8 +38,9 @@ export interface StoreExpectations {
 }
 
 /**
- * A part of the contract that a store is known to break. If {@link StoreContractOptions.exceptions} lists a part, the
- * test of this part must fail. So you notice when the store no longer breaks the part.
+ * The name of a part of the contract that a store is known to break. The tests of a part that {@link
+ * StoreContractOptions.exceptions} lists must fail. If such a test passes, the contract fails, so that you remove the
+ * exception.
  *
  * - `alive-when-expiring`: a record still exists in the very millisecond in which it expires.
  * - `delete-finds-expired`: `delete` returns `true` for an expired record.
@@ -55,7 +56,7 @@ export type StoreException =
   | "no-namespace-is-all"
   | "namespaces-collide";
 
-/** Options of {@link storeContract}: the store under test, and what the contract expects of the store. */
+/** Options of {@link storeContract}: how to open the store under test, and which capabilities it must have. */
 export interface StoreContractOptions {
   /** The name of the store. The group of tests is named `<name>: store contract`. */
   readonly name: string;
@@ -66,7 +67,7 @@ export interface StoreContractOptions {
    * capability that is `false` here.
    */
   readonly expect: StoreExpectations;
-  /** `true` if the store must return bytes as bytes. `false` if that is not tested. Default: `expect.bytes`. */
+  /** `true` if the contract must test that the store returns bytes as bytes. Default: `expect.bytes`. */
   readonly roundTripsBytes?: boolean;
   /**
    * `true` if the contract must also test that the store supports Keyv 5, which passes durations in milliseconds: as
@@ -82,7 +83,7 @@ export interface StoreContractOptions {
   readonly exceptions?: readonly StoreException[];
 }
 
-/** A function that registers a test. The test opens a new store, and passes the store to `body`. */
+/** Registers a test. The test opens a new store, and passes the store to `body`. */
 export type StoreTest = (
   name: string,
   body: (opened: OpenStore) => Promise<void>,
@@ -128,7 +129,7 @@ export async function secondWriter({ store, again }: OpenStore): Promise<KeyvSto
   return again === undefined ? store : again();
 }
 
-/** Checks that a value was returned as it was stored: the same type, and the same text or bytes. */
+/** Checks that a returned value has the same type as the stored value, and the same text or bytes. */
 export function assertValue(actual: unknown, expected: StoredValue | undefined, what = "value"): void {
   if (expected instanceof Uint8Array) {
     assert.ok(actual instanceof Uint8Array, `${what}: bytes were returned as ${typeof actual}`);
@@ -138,7 +139,7 @@ export function assertValue(actual: unknown, expected: StoredValue | undefined, 
   }
 }
 
-/** Checks with {@link assertValue} that all values were returned as they were stored, in the same order. */
+/** Checks each returned value with {@link assertValue}. The values must have the same order as the stored values. */
 export function assertValues(actual: readonly unknown[], expected: readonly (StoredValue | undefined)[]): void {
   assert.equal(actual.length, expected.length, "number of results");
   for (const [index, value] of expected.entries()) assertValue(actual[index], value, `value ${index}`);
@@ -155,7 +156,7 @@ export async function iterated(store: KeyvStorageAdapter): Promise<Map<unknown, 
   return found;
 }
 
-/** Returns `count` texts, each of which is the prefix with a number: 0, 1 and so on. */
+/** Returns `count` texts: the prefix followed by 0, by 1 and so on. */
 export function numbered(prefix: string, count: number): string[] {
   return Array.from({ length: count }, (_, index) => `${prefix}${index}`);
 }

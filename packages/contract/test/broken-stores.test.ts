@@ -91,7 +91,7 @@ function invalid(what: string): KeywardError {
   return new KeywardError("VALUE_INVALID", `The ${what} is not valid`, { hint: `Pass another ${what}.` });
 }
 
-/** A MemoryStore over a connection that can be closed, and that its views share. */
+/** A MemoryStore whose views share a connection, which can be closed. */
 class ClosableMemoryStore extends MemoryStore {
   readonly connection: { open: boolean };
 
@@ -123,7 +123,7 @@ const broken: readonly {
   readonly failing: readonly string[];
 }[] = [
   {
-    name: "a view closes the connection that all share",
+    name: "disconnecting a view closes the connection that all views share",
     make: (origin) =>
       new (class ClosesWithAView extends ClosableMemoryStore {
         override namespaced(namespace: string): MemoryStore {
@@ -143,7 +143,7 @@ const broken: readonly {
     ],
   },
   {
-    name: "the reserved space closes the connection that all share",
+    name: "disconnecting the reserved space closes the connection of the store",
     make: (origin) =>
       new (class extends ClosableMemoryStore {
         override reserved(): MemorySpace {
@@ -171,7 +171,7 @@ const broken: readonly {
     ],
   },
   {
-    name: "replace reads, and writes a moment later",
+    name: "replace is not atomic: another write can occur between its read and its write",
     make: (origin) =>
       new (class extends MemoryStore {
         override async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
@@ -185,7 +185,7 @@ const broken: readonly {
     ],
   },
   {
-    name: "replace compares only the first characters",
+    name: "replace accepts an expected value that is only the beginning of the stored value",
     make: (origin) =>
       new (class extends MemoryStore {
         override async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
@@ -197,7 +197,7 @@ const broken: readonly {
     failing: ["atomic replacement > replace() does not replace a value that is only similar to the expected value"],
   },
   {
-    name: "replaceMany stops at the first refusal",
+    name: "replaceMany makes no further replacements after one that does not match",
     make: (origin) =>
       new (class extends MemoryStore {
         override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
@@ -211,7 +211,9 @@ const broken: readonly {
           return super.replaceMany([{ key, expected, next }]).then(([replaced = false]) => replaced);
         }
       })(origin),
-    failing: ["atomic replacement > replaceMany() does its replacements in order, even if some of them do not match"],
+    failing: [
+      "atomic replacement > replaceMany() makes its replacements in order, even if some of them do not match the stored value",
+    ],
   },
   {
     name: "setMany writes nothing",
@@ -227,7 +229,7 @@ const broken: readonly {
     ],
   },
   {
-    name: "getMany returns no result for a missing record",
+    name: "getMany leaves out missing records, so that its results are at wrong positions",
     make: (origin) =>
       new (class extends MemoryStore {
         override async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
@@ -260,7 +262,7 @@ const broken: readonly {
     failing: ["keys > a store keeps records under unusual keys separate"],
   },
   {
-    name: "clear uses the namespace as a prefix",
+    name: "clear also deletes the records of namespaces that begin with its namespace",
     make: (origin) =>
       new (class extends MemoryStore {
         override async clear(): Promise<void> {
@@ -287,7 +289,7 @@ const broken: readonly {
     failing: ["scan > a scan finds the records of all namespaces even if the store has a namespace"],
   },
   {
-    name: "a cursor counts records, so that deletions shift it",
+    name: "a cursor is a number of records to skip, so that a deletion makes the scan skip a record",
     make: (origin) =>
       new (class extends MemoryStore {
         override async scan(options: { readonly cursor?: string; readonly limit?: number }): Promise<ScanPage> {
@@ -300,7 +302,7 @@ const broken: readonly {
     failing: ["scan > a scan finds every record that is not deleted during the scan, even if other records change"],
   },
   {
-    name: "the reserved space is a namespace",
+    name: "the reserved space is a namespace that the application can reach",
     make: (origin) =>
       new (class extends MemoryStore {
         override reserved(): MemoryStore {
@@ -316,7 +318,7 @@ const broken: readonly {
 /** Stores with ranges that each break one rule, and the names of tests that must then fail. */
 const brokenRanges: readonly (typeof broken)[number][] = [
   {
-    name: "a range is a share of the records that exist now",
+    name: "ranges divide the records that exist at the time of the scan, so that a write can move a record to another range",
     make: (origin) =>
       new (class extends RangedMemoryStore {
         override async scan({ range, ...options }: RangeScan = {}): Promise<ScanPage> {
@@ -373,7 +375,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
     failing: ["ranges > ranges() returns ranges with about equal numbers of records"],
   },
   {
-    name: "a cursor forgets its range",
+    name: "a scan with a cursor ignores the range",
     make: (origin) =>
       new (class extends RangedMemoryStore {
         override async scan({ range, ...options }: RangeScan = {}): Promise<ScanPage> {
@@ -383,7 +385,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
     failing: ["ranges > a scan of a range continues from its cursor, also in another store over the same backend"],
   },
   {
-    name: "only the store that returned a range knows it",
+    name: "a range is known only to the store object that returned it",
     make: (origin) =>
       new (class extends RangedMemoryStore {
         readonly #given = new Set<string>();
@@ -434,7 +436,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
   },
 ];
 
-// Concurrent: a store that expires nothing makes its tests wait until their time limit.
+// Concurrent, because the tests of a store that never expires a record wait until their time limit.
 describe.concurrent("storeContract", () => {
   it("passes a store that follows the contract", async () => {
     assert.deepEqual(await failuresOfStore((origin) => new MemoryStore(origin)), []);

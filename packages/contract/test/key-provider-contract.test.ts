@@ -44,7 +44,7 @@ class EmptyProvider extends MemoryProvider {
   }
 }
 
-/** Shows key material in an error. */
+/** A provider whose error contains key material. */
 class TalkativeProvider extends MemoryProvider {
   override async load(): Promise<Keyring> {
     throw new KeywardError("PROVIDER_UNAVAILABLE", `There is no keyring in ${this.secrets()}`, {

@@ -60,7 +60,7 @@ const sentences: Terms = [
     "If `keyward reencrypt` reports unreadable records, first",
   ],
   [
-    /(?:Pass a store of the scope that `error\.key` names|So pass a store of each scope\. `error\.errors` has an error)[\s\S]*$/g,
+    /(?:Pass a store with the scope that `error\.key` contains|Pass a store for each scope\. `error\.errors` has one error)[\s\S]*$/g,
     "The errors of the functions for a rotation name these scopes: docs/rotation-functions.md#scopes.",
   ],
   [
@@ -124,7 +124,7 @@ const names: Terms = [
   [/`replicasWithinMs`/g, "`--replicas-within`"],
   [/`graceMs`/g, "`--grace`"],
   [/`until`/g, "`--until`"],
-  [/If the store has the option `scope`, check that it names/g, "Check that `--scope` names"],
+  [/If the store has the option `scope`, check that `scope` selects/g, "Check that `--scope` selects"],
   [/the option `scope`(?: of a store)?/g, "`--scope`"],
   [/`order: "([a-z-]+)"`/g, "`--order $1`"],
   [/\bcall (`?)(?=(?:rotateKey|rollBackRotation|revokeKey|retireKey|reencrypt)\b)/g, "run $1"],

@@ -1,6 +1,8 @@
 /**
- * The beginning of the associated data of all records with one header and namespace: LE64(3), then the length and the
- * bytes of the header, then the length and the bytes of the namespace.
+ * The first part of a record's associated data, which is the same for all records with one header and one namespace.
+ *
+ * It consists of the number 3, the length and the bytes of the header, and the length and the bytes of the namespace.
+ * The number and each length have 8 bytes. The key of the record follows this part.
  */
 export interface AssociatedDataPrefix {
   readonly written: string;
@@ -11,13 +13,16 @@ export interface AssociatedDataPrefix {
 }
 
 /**
- * The most recent prefixes, the latest first. Re-encryption alternates between two of them: one for the old key, one
- * for the new key.
+ * The prefixes that were used last, the latest first. Re-encryption alternates between two prefixes: one for the old
+ * key, one for the new key.
  */
 let recentPrefixes: readonly AssociatedDataPrefix[] = [];
 const maxRecentPrefixes = 4;
 
-/** Returns the beginning of the associated data for a header and a namespace. A cache keeps the latest four results. */
+/**
+ * Returns the part of the associated data that depends only on the header and the namespace. A cache keeps the latest
+ * four results.
+ */
 export function associatedDataPrefix(written: string, namespace: string): AssociatedDataPrefix {
   for (const recent of recentPrefixes) {
     if (recent.written === written && recent.namespace === namespace) return recent;
@@ -49,7 +54,8 @@ export function associatedData({ bytes }: AssociatedDataPrefix, key: string): Bu
 }
 
 /**
- * Writes a length in 8 bytes. PASETO clears the top bit of each length; the lengths here are far too small to have one.
+ * Writes a length as 8 bytes, least significant first, and returns the offset after them. PASETO clears the top bit of
+ * each length. Here, lengths are so small that this bit is always 0.
  */
 function writeLE64(data: Buffer, length: number, at: number): number {
   data.writeUInt32LE(length, at);

@@ -13,7 +13,8 @@ const shortestBodyBytes = commitmentBytes + nonceBytes + 1 + tagBytes;
 
 const aboveLatin1 = /[\u0100-\uffff]/;
 /**
- * The characters that may end a body whose last character encodes only 2 or only 4 bits: those whose unused bits are 0.
+ * The characters with which a base64url text can end if its last character encodes only 2 bits, or only 4 bits. The
+ * unused bits of these characters are 0.
  */
 const lastCharacters = ["AQgw", "AEIMQUYcgkosw048"];
 
@@ -42,8 +43,8 @@ function bodyOf(stored: StoredValue, { form, written, keyId }: EnvelopeHeader, a
 }
 
 /**
- * Returns whether `encoded` is the only valid encoding of `body`, to which Node decoded it. Encoding `body` again and
- * comparing would take as long as decrypting the record.
+ * Returns whether `encoded` is canonical base64url. `body` contains the bytes that Node decoded from `encoded`. To
+ * encode `body` again and compare the texts would take as long as to decrypt the record.
  */
 function isCanonical(encoded: string, body: Buffer): boolean {
   const leftOver = body.length % 3;

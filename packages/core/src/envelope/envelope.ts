@@ -51,7 +51,7 @@ export function seal(
   return encrypt(keyId, root, address, layOutPlaintext(value, expires, options.padTo), options);
 }
 
-/** Re-encrypts a record that {@link decrypt} has decrypted: under the key `keyId`, for the address of the record. */
+/** Encrypts a record that {@link decrypt} has decrypted: under the key `keyId`, for the same address. */
 export function sealAgain(
   keyId: string,
   root: RootKey,
@@ -137,7 +137,7 @@ function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey
         keyId,
         hint:
           `Use the keyring in which key "${keyId}" has the material that the record was written with. If the store has the option ` +
-          "`scope`, check that it names the scope that the record was written in, or returns it for the record's address. If neither helps, the record was altered: " +
+          "`scope`, check that `scope` selects the scope in which the record was written. If neither helps, the record was altered: " +
           "restore it from a backup. To prevent this error, never give two keys the same id.",
       },
     );
@@ -169,8 +169,8 @@ function update(cipher: CipherGCM, piece: StoredValue): Buffer {
 }
 
 /**
- * Returns an upper bound of the size of a piece in bytes. It does not count the bytes of a long text, which takes
- * longer than encrypting a short text.
+ * Returns an upper bound of the size of a piece in bytes. The bytes of a text are not counted exactly, because counting
+ * takes longer than encrypting a short text.
  */
 function maxBytesOf(piece: StoredValue): number {
   return typeof piece === "string" ? 3 * piece.length : piece.length;

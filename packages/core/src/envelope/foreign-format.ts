@@ -6,7 +6,7 @@ import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import { type DecryptedValue, decryptedValues, storedValueOf } from "./formats/decrypted-value.ts";
 
 /**
- * A format, other than the envelope, in which a store may contain records. A store tries its formats only for values
+ * A format of records that Keyward did not encrypt, which a store can read. A store tries its formats only for values
  * that do not begin like an envelope. First the store tries the formats that can detect a wrong key, then those that
  * cannot, and last plaintext. Within each of the three groups, the store keeps the order of its option `accept`.
  *
@@ -127,7 +127,7 @@ export function insideKeyvValue(format: ForeignFormat): ForeignFormat {
   const hint =
     'Pass the format of the encrypted text, such as `aesGcm({ …, value: "json" })`. To read plaintext too, list `plaintext()` in `accept`, beside `insideKeyvValue(…)`.';
   requireMethods("The format in insideKeyvValue()", format, ["read"], hint);
-  // A namespace that forbids plaintext must not read it in another format either.
+  // In a namespace that forbids plaintext, another format must not read plaintext either.
   if (readsPlaintext(format)) {
     throw new KeywardError(
       "VALUE_INVALID",
@@ -215,8 +215,8 @@ export function readsPlaintext(format: ForeignFormat): boolean {
 }
 
 /**
- * The smallest expiry that counts as milliseconds since the epoch, which is a time in 1973. A smaller number is a time
- * in seconds, a duration, or not a time.
+ * The smallest expiry that is accepted as milliseconds since the epoch: a time in 1973. A smaller number may be a time
+ * in seconds, or a duration.
  */
 export const leastExpires = 1e11;
 // As seconds since the epoch this is in 1973.
@@ -245,7 +245,7 @@ export function requireContent(format: string, read: unknown, address: RecordAdd
     });
   }
   const inJson = readKeyvJson(value)?.expires;
-  // A record that has expired by one of the two must not become readable again by the other.
+  // A record that has expired by one of the two expiries must not become readable because of the other.
   const isEarlier = typeof expires === "number" && inJson !== undefined && inJson < expires;
   const expiresAt = expires === undefined || isEarlier ? inJson : expires;
   if (expiresAt === undefined) return { value };
@@ -261,7 +261,10 @@ function isStorable(value: unknown): value is StoredValue {
   return typeof value === "string" ? value.isWellFormed() : value instanceof Uint8Array;
 }
 
-/** An expiry that Keyv wrote may be any time in the past, such as 0. Keyv never writes seconds. */
+/**
+ * Returns whether `expires` is a time in milliseconds since the epoch. An expiry that Keyv wrote may also be a small
+ * number, such as 0, because Keyv never writes seconds.
+ */
 function isExpiry(expires: unknown, writtenByKeyv: boolean): expires is number {
   if (typeof expires !== "number" || !Number.isFinite(expires)) return false;
   return expires >= leastExpires || (writtenByKeyv && expires < leastSeconds);

@@ -22,8 +22,8 @@ const versionOnePattern = /^kw1([.:])([A-Za-z0-9_-]{1,32})\1/;
 const longestHeader = 4 + 32 + 1;
 
 /**
- * The headers that were read last, the latest first. Comparing the next record with them is faster than parsing its
- * header, and most records of a store have the same one.
+ * The headers that were read last, the latest first. Most records of a store have the same header, and comparing a
+ * record with these headers is faster than parsing its header.
  */
 let recentHeaders: readonly EnvelopeHeader[] = [];
 const maxRecentHeaders = 4;

@@ -5,13 +5,10 @@ import { readBody } from "./body.ts";
 import { readHeader } from "./header.ts";
 import { shapeOf } from "./value-shape.ts";
 
-/**
- * A description of a stored record, which is made without a key. Contains nothing of the value, and nothing of the
- * encrypted body.
- */
+/** Describes a stored record without a key. The description contains no part of the value or of the encrypted body. */
 export type RecordInspection = InspectedEnvelope | BrokenEnvelope | ForeignRecord;
 
-/** An envelope of this release's format. Only a key can show whether the envelope was altered. */
+/** An envelope that this release can read. Only decrypting shows whether the envelope was altered. */
 export interface InspectedEnvelope {
   /** Marks the record as an envelope. The other kinds are "broken" and "foreign". */
   readonly kind: "envelope";
@@ -21,11 +18,11 @@ export interface InspectedEnvelope {
   readonly form: ValueForm;
   /** The id of the key that encrypted the record. */
   readonly keyId: string;
-  /** The size of the stored value in bytes. The size of text is that of its UTF-8. */
+  /** The size of the stored value in bytes. Text is measured as UTF-8. */
   readonly bytes: number;
 }
 
-/** A record that begins like an envelope, but is damaged, or was written by a later release. So no key decrypts it. */
+/** A record that begins like an envelope, but is damaged, or was written by a later release. No key can decrypt it. */
 export interface BrokenEnvelope {
   /** Marks the record as a broken envelope. The other kinds are "envelope" and "foreign". */
   readonly kind: "broken";
@@ -33,11 +30,11 @@ export interface BrokenEnvelope {
   readonly code: KeywardErrorCode;
   /** The reason why the envelope cannot be decrypted. */
   readonly problem: string;
-  /** An instruction for the reader: what to do about the record. */
+  /** An instruction to a person: what to do about the record. */
   readonly hint: string;
   /** The id of the key in the header, if the header can be read. */
   readonly keyId?: string;
-  /** The size of the stored value in bytes. The size of text is that of its UTF-8. */
+  /** The size of the stored value in bytes. Text is measured as UTF-8. */
   readonly bytes: number;
 }
 
@@ -47,11 +44,12 @@ export interface ForeignRecord {
   readonly kind: "foreign";
   /** The form of the stored value, such as `JSON object { data, iv, tag }`. Contains nothing of the value itself. */
   readonly shape: string;
-  /** The size of the stored value in bytes. The size of text is that of its UTF-8. Absent for an object. */
+  /** The size of the stored value in bytes. Text is measured as UTF-8. Absent for an object. */
   readonly bytes?: number;
 }
 
-// The errors of an envelope have the address of the record as properties. This module uses only their code and message.
+// The errors of an envelope need an address. This module uses only their code, message and hint, so the address does
+// not matter.
 const anyAddress = { namespace: "", key: "" };
 
 /**

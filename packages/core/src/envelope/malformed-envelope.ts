@@ -2,8 +2,8 @@ import type { KeywardError } from "../errors/errors.ts";
 import { type RecordAddress, recordError } from "../store-interface/record.ts";
 
 /**
- * Returns the error `RECORD_MALFORMED` for an envelope that breaks the format. `problem` is the end of the message,
- * after "A record is a broken envelope: ".
+ * Returns the error `RECORD_MALFORMED` for an envelope that does not follow the format. `problem` is the reason, with
+ * which the message ends, such as "it is cut short".
  */
 export function malformedEnvelope(address: RecordAddress, problem: string, keyId?: string): KeywardError {
   return recordError("RECORD_MALFORMED", address, `is a broken envelope: ${problem}`, {

@@ -22,7 +22,7 @@ export function reseed(): void {
   generation++;
 }
 
-/** Returns how often {@link reseed} was called. Random bytes that were drawn before the last call must not be used. */
+/** Returns how often {@link reseed} was called. Do not use random bytes that were drawn before the latest call. */
 export function seedGeneration(): number {
   return generation;
 }

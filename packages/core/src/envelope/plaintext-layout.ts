@@ -9,15 +9,18 @@ import { malformedEnvelope } from "./malformed-envelope.ts";
 const isText = 1;
 const hasExpiry = 2;
 const isPadded = 4;
-/** The whole layout before a text that is neither padded nor expires: one byte, and one character. */
+/**
+ * The character before a text that has no padding and no expiry. It is the flags byte, and the only byte before the
+ * text.
+ */
 const textMark = String.fromCharCode(isText);
 
-/** A value longer than this many UTF-16 units or bytes is encrypted as a piece of its own. */
+/** A value longer than this many UTF-16 units or bytes is encrypted by a separate call of the cipher. */
 const longValue = 4096;
 
 /**
- * A plaintext as an envelope contains it: flags, expiry and value. A long value is a separate piece, `rest`, so that it
- * is not copied.
+ * The plaintext of an envelope: flags, expiry and value. A long value is a separate piece, `rest`, so that its bytes
+ * are not copied.
  */
 export interface Plaintext {
   readonly first: StoredValue;
@@ -32,8 +35,8 @@ export interface Plaintext {
  */
 export function layOutPlaintext(value: StoredValue, expires: number | undefined, padTo: number | undefined): Plaintext {
   const isString = typeof value === "string";
-  // A long value stays a piece of its own, so that it is never copied. For a short one, a second call of the cipher
-  // costs more than the copy.
+  // A long value stays a separate piece, so that it is never copied. For a short value, a second call of the cipher
+  // takes longer than the copy.
   const isSeparate = padTo === undefined && value.length > longValue;
   // The cipher encodes this string itself, which is faster than encoding it here.
   if (isString && !isSeparate && expires === undefined && padTo === undefined) return { first: textMark + value };

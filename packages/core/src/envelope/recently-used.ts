@@ -1,8 +1,8 @@
 /**
  * A cache that drops entries that were not used recently.
  *
- * It consists of two Maps, of recent and of older entries. A hit among the recent entries writes nothing: moving an
- * entry within a Map takes longer than the rest of the lookup.
+ * The cache consists of two Maps: one of recent entries, one of older entries. Reading a recent entry changes neither
+ * Map, because moving an entry within a Map takes longer than the rest of the lookup.
  */
 export class RecentlyUsed<Key, Value> {
   readonly #maxRecent: number;
@@ -14,7 +14,7 @@ export class RecentlyUsed<Key, Value> {
     this.#maxRecent = Math.floor(maxEntries / 2);
   }
 
-  /** Returns the value of an entry, or `undefined` if the cache does not have it. */
+  /** Returns the value of an entry; `undefined` if the cache does not contain the entry. */
   get(key: Key): Value | undefined {
     const recent = this.#recent.get(key);
     if (recent !== undefined) return recent;
@@ -29,7 +29,7 @@ export class RecentlyUsed<Key, Value> {
     this.#recent.set(key, value);
   }
 
-  /** Drops the entries that were not used since the call before. Returns whether entries are left. */
+  /** Drops the entries that were not used since the previous call. Returns whether the cache still contains entries. */
   dropUnused(): boolean {
     this.#older = this.#recent;
     this.#recent = new Map();

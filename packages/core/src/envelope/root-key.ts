@@ -7,15 +7,15 @@ import { nonceBytes, subkeyPrefixBytes, XaesKey } from "./xaes.ts";
 export const rootBytes = 32;
 export const commitmentBytes = 32;
 
-// The limits after which a writer draws a new nonce prefix. With them, about 2^45 records under one key have a chance
-// below 2^-32 that a nonce repeats.
+// After each of these limits, a writer draws a new nonce prefix. So among about 2^45 records under one key, a nonce
+// repeats with a probability below 2^-32.
 const sessionRecords = 2 ** 20;
 const sessionBytes = 2 ** 36;
 const sessionAgeMs = 10 * 60 * 1000;
 
 /** Maximum number of cached subkeys. */
 const cachedSubkeys = 256;
-// A process may cache 10,000 scoped roots, and a subkey takes about 0.8 KB.
+// A process may cache 10,000 scoped roots, and each subkey takes about 0.8 KB of memory.
 const cachedScopeSubkeys = 4;
 
 interface WriterSession {
@@ -28,8 +28,8 @@ interface WriterSession {
 }
 
 /**
- * Copies a root to memory outside of Node's buffer pool, which any code that has a small Buffer can read through its
- * `buffer`.
+ * Copies a root to memory outside of Node's buffer pool. Any code that has a small Buffer can read the whole pool
+ * through the property `buffer`.
  */
 function copyOf(root: Uint8Array): Buffer {
   const copy = Buffer.alloc(root.length);
@@ -38,13 +38,13 @@ function copyOf(root: Uint8Array): Buffer {
 }
 
 /**
- * The root of a key, which is its 32 bytes of key material in a keyring. This class derives from the root what an
- * envelope needs: the commitment, the subkeys and the roots of scopes.
+ * Keeps the root of a key: its 32 bytes of key material in a keyring. Derives from the root the commitment and the
+ * subkeys that envelopes need, and the roots of scopes.
  *
  * Source of the derivations: `docs/envelope.md`; HKDF is RFC 5869.
  */
 export class RootKey {
-  /** Derives the root at its first use; `undefined` from then on. */
+  /** The function that derives the root. Called when the root is first used, and `undefined` from then on. */
   #deriveRoot: (() => Buffer) | undefined;
   #derivedRoot: Buffer | undefined;
   readonly #subkeys: RecentlyUsed<string, KeyObject>;
@@ -53,7 +53,7 @@ export class RootKey {
   #xaes: XaesKey | undefined;
   #session: WriterSession | undefined;
 
-  /** @param root 32 bytes, which are copied, or a function that derives them at their first use. */
+  /** @param root 32 bytes, which are copied, or a function that derives them when they are first used. */
   constructor(root: Uint8Array | (() => Buffer)) {
     if (typeof root === "function") this.#deriveRoot = root;
     else this.#derivedRoot = copyOf(root);

@@ -1,7 +1,8 @@
 import { textOf } from "../store-interface/keyv-value.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
 
-// The beginnings of what well-known programs write. They are constants of these programs, and not part of a value.
+// The text with which encrypted values of well-known programs begin. It is a constant of the program, and no part of a
+// value.
 const beginnings: readonly (readonly [string, string])[] = [
   ["Fe26.2*", "iron"],
   ["U2FsdGVkX1", "base64 of Salted__ (CryptoJS or openssl enc)"],
@@ -59,7 +60,10 @@ function shapeOfJson(parsed: unknown): string {
   return `JSON object { ${shown.join(", ")} }`;
 }
 
-/** Returns `undefined` for a part that is not encoded bytes. */
+/**
+ * Describes one part of a stored text, such as "hex(16 bytes)". Returns `undefined` for a part that is not encoded
+ * bytes.
+ */
 function shapeOfPart(part: string, longest: number): string | undefined {
   if (part === "") return "";
   if (part.length < 12 || !/^[A-Za-z0-9+/_-]+={0,2}$/.test(part)) return undefined;
@@ -70,8 +74,8 @@ function shapeOfPart(part: string, longest: number): string | undefined {
 }
 
 /**
- * The lengths of nonces, tags and salts are exact. Other lengths, and that of the longest part, which is the ciphertext,
- * are not, so that records of one format look alike.
+ * Describes the length of a part. Shows the usual lengths of nonces, tags and salts, but no other length, so that
+ * records of one format have the same description.
  */
 function bytes(count: number): string {
   return [8, 12, 16, 24, 32, 64].includes(count) ? `${count} bytes` : "bytes";

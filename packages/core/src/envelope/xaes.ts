@@ -6,8 +6,8 @@ export const nonceBytes = 24;
 export const subkeyPrefixBytes = 12;
 
 /**
- * The key derivation of XAES-256-GCM. From a 256-bit key and the first half of a 192-bit nonce, it derives an
- * AES-256-GCM key. This key is used with the second half of the nonce.
+ * Derives keys as XAES-256-GCM does: from a 256-bit key and the first half of a 192-bit nonce, an AES-256-GCM key,
+ * which is used with the second half of the nonce.
  *
  * Source: C2SP, XAES-256-GCM, https://c2sp.org/XAES-256-GCM (CMAC counter-mode KDF, NIST SP 800-108r1, with the
  * context fixed at "X").

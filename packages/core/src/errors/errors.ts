@@ -1,6 +1,6 @@
 /**
- * The code of a kind of failure, the same in every release. To handle one kind of failure, compare its code with the
- * `code` of a {@link KeywardError}. `docs/errors.md` has a section for each code.
+ * Identifies a kind of failure, with the same text in every release. To handle one kind of failure, compare the `code`
+ * of a {@link KeywardError} with its code. `docs/errors.md` has a section for each code.
  */
 export type KeywardErrorCode =
   | "KEY_INVALID"
@@ -50,11 +50,11 @@ export interface KeywardErrorDetails {
    */
   readonly errors?: readonly KeywardError[] | undefined;
   /**
-   * For each store, by its name: the number of records that are the reason for the error. With the code
-   * `REPLICA_BEHIND`: the number of replicas.
+   * A number for each store, by the name of the store: how many records are the reason for the error. With the code
+   * `REPLICA_BEHIND`: how many replicas are behind.
    */
   readonly counts?: Readonly<Record<string, number>> | undefined;
-  /** If `ready()` of a store rejects: what is not ready. */
+  /** If `ready()` of a store rejects: whether the store, the keys or both are not ready. */
   readonly notReady?: readonly ("store" | "keys")[] | undefined;
   /** The error that caused the {@link KeywardError}. */
   readonly cause?: unknown;
@@ -101,8 +101,8 @@ export class KeywardError extends Error {
    */
   declare readonly counts?: Readonly<Record<string, number>>;
   /**
-   * If `ready()` of a store rejects: what is not ready. `"store"`: the store does not answer. `"keys"`: the keys cannot be
-   * loaded, or do not belong to the store.
+   * If `ready()` of a store rejects: whether the store, the keys or both are not ready. `"store"` means that the store
+   * does not answer. `"keys"` means that the keys cannot be loaded, or do not belong to the store.
    */
   declare readonly notReady?: readonly ("store" | "keys")[];
 
@@ -123,14 +123,14 @@ export class KeywardError extends Error {
 
 /**
  * Returns `thrown` if it is a {@link KeywardError}. Otherwise returns a new KeywardError with `thrown` as its cause.
- * Not part of the public surface.
+ * This function is not public.
  */
 export function asKeywardError(thrown: unknown, code: KeywardErrorCode, message: string, hint: string): KeywardError {
   return thrown instanceof KeywardError ? thrown : new KeywardError(code, message, { hint, cause: thrown });
 }
 
 /**
- * Returns `thrown` if it is a {@link KeywardError}. Otherwise throws `thrown`. Not part of the public surface.
+ * Returns `thrown` if it is a {@link KeywardError}. Otherwise throws `thrown`. This function is not public.
  *
  * @throws `thrown`, if it is not a KeywardError.
  */

@@ -1,6 +1,6 @@
 import { KeywardError } from "./errors.ts";
 
-/** The oldest version of Node.js that Keyward supports, as in the `engines` field of its packages. */
+/** The oldest version of Node.js that Keyward supports: the version in the `engines` field of its packages. */
 const oldest = [22, 19] as const;
 
 /**
@@ -19,7 +19,7 @@ export function unsupportedNodeVersion(): string | undefined {
 }
 
 /**
- * Returns the error for a feature that this version of Node.js lacks.
+ * Returns the error for a call that fails because this version of Node.js is too old.
  *
  * @param what the beginning of the message: the failed operation, such as "No keys can be loaded".
  * @example

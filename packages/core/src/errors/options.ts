@@ -15,7 +15,7 @@ export type Unit =
   | "workers"
   | "requests";
 
-/** The range of the allowed values of a numeric option. */
+/** The smallest and the largest allowed value of a numeric option. */
 export interface Bounds {
   /** The smallest allowed value. Default: 1. */
   readonly least?: number;
@@ -53,8 +53,8 @@ export function requireAmount(name: string, given: unknown, unit: Unit, bounds: 
 export type OptionNames<Options> = Readonly<Record<keyof Options, true>>;
 
 /**
- * Checks that options are an object without unknown names, and returns them. In JavaScript, where no compiler checks
- * the names, this check reports a misspelt option.
+ * Checks that `given` is an object without unknown options, and returns it. In JavaScript, where no compiler checks the
+ * names, this check finds a misspelt option.
  *
  * @param taker the name of the function or class that takes the options, such as `createKeyv`, for the error message.
  * @param known every allowed name.

@@ -1,4 +1,4 @@
-/** A report of a problem that occurs again and again. */
+/** Reports that a repeated problem has occurred. */
 export interface Repetition {
   /** How often the problem has occurred since its last report, including this time. 1 in the first report. */
   readonly times: number;
@@ -17,10 +17,10 @@ const maxRemembered = 32;
 const maxCauses = 5;
 
 /**
- * Decides when to report a problem that occurs again and again in the background. A new problem is reported at once.
- * While the problem continues, it is reported again after pauses that grow from 5 s to 5 min. Each report has the
- * number of times that the problem has occurred since its last report. After a success, or after 10 min without the
- * problem, the problem counts as new.
+ * Decides when to report a problem that is repeated in the background, so that a log does not fill with it. A new
+ * problem is reported at once. While the problem continues, it is reported again after pauses that grow from 5 s to 5
+ * min. Each report contains how often the problem has occurred since its last report. After a success, or after 10 min
+ * without the problem, the problem is treated as new.
  *
  * @example
  * const failures = new Repetitions();
@@ -32,7 +32,7 @@ export class Repetitions {
   readonly #nowMs: () => number;
 
   /**
-   * Creates a `Repetitions` that knows of no problem yet.
+   * Creates a `Repetitions` that treats every problem as new.
    *
    * @param nowMs a clock in milliseconds that never goes back. Default: `performance.now()`.
    */
@@ -64,7 +64,9 @@ export class Repetitions {
     return { times };
   }
 
-  /** Records that the work in the background succeeded. So the next problem counts as new and is reported at once. */
+  /**
+   * Records that the work in the background succeeded, so that the next problem is treated as new and reported at once.
+   */
   succeeded(): void {
     this.#remembered.clear();
   }
@@ -79,8 +81,8 @@ export class Repetitions {
 }
 
 /**
- * Returns a text that is the same for equal problems: the names, codes and messages of an error and of its causes,
- * without durations.
+ * Returns a text that identifies a problem: the names, codes and messages of an error and its causes. Durations are
+ * left out, because they differ each time.
  */
 function textOf(problem: unknown): string {
   const parts: string[] = [];
@@ -97,7 +99,9 @@ function textOf(problem: unknown): string {
   return JSON.stringify(parts.map((part) => part.replace(/\d+(?= ?m?s\b)/g, "…")));
 }
 
-/** An error of another library may have a name, code or message of any type. */
+/**
+ * Returns `given` if it is text, otherwise "". The name, code or message of another library's error may have any type.
+ */
 function asText(given: unknown): string {
   return typeof given === "string" ? given : "";
 }

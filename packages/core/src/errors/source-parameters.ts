@@ -1,6 +1,6 @@
 import { KeywardError } from "./errors.ts";
 
-/** The subject and the hint of the errors of {@link SourceParameters}. */
+/** The texts from which {@link SourceParameters} composes its errors. */
 export interface SourceNaming {
   /**
    * The subject of the messages: a name for the text that contains the parameters, such as "The source of the keys".
@@ -12,8 +12,8 @@ export interface SourceNaming {
 
 /**
  * The parameters of a text that names where keys or records are stored, such as `timeoutMs=5000` in
- * `redis://localhost?timeoutMs=5000`. Each method that reads a parameter also removes the parameter, so the parameters
- * that remain are unknown. For packages that make a key provider or a store from such a text.
+ * `redis://localhost?timeoutMs=5000`. Each method that reads a parameter also removes it. So the parameters that no
+ * method has read remain. For packages that make a key provider or a store from such a text.
  *
  * @example
  * const parameters = new SourceParameters("timeoutMs=500", { subject: "The source", hint: "Correct the source." });

@@ -1,10 +1,10 @@
 import { KeywardError } from "./errors.ts";
 
-/** The rules by which {@link requireUrl} checks a URL. */
+/** The requirements that {@link requireUrl} checks a URL against. */
 export interface UrlRules {
-  /** The allowed schemes, with their colon, such as `https:`. */
+  /** The allowed schemes, each with its colon, such as `https:`. */
   readonly protocols: readonly string[];
-  /** An example of a good URL, for the hint, such as `rediss://user:password@host:6379/0`. */
+  /** An example of an allowed URL, which the hint of the error shows, such as `rediss://user:password@host:6379/0`. */
   readonly form: string;
   /**
    * If true, a URL with a user, a password, a query or a fragment is refused. Default: false, which allows a user, a

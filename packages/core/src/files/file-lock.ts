@@ -20,11 +20,11 @@ const sqliteBusy = 5;
 
 /** Options of {@link whileLocked}. */
 export interface FileLockOptions {
-  /** Status of the file that the lock guards; `undefined` if the file does not exist yet. */
+  /** The result of `stat` for the file that the lock guards; `undefined` if the file does not exist yet. */
   readonly guarded: Stats | undefined;
   /** Name of the file that the lock guards, for error messages. */
   readonly shownAs: string;
-  /** `held` is the error code if another process holds the lock, `unusable` if the lock file cannot be used. */
+  /** The codes of the errors: `held` if another process holds the lock, `unusable` if the lock file cannot be used. */
   readonly codes: { readonly held: KeywardErrorCode; readonly unusable: KeywardErrorCode };
 }
 
@@ -69,9 +69,11 @@ export async function whileLocked<Result>(
 }
 
 /**
- * Creates the lock file, or checks the existing lock file, because any user that can read the lock file could hold the
- * lock. The check is synchronous and does not open the file: on POSIX, a process that closes any descriptor of a file
- * loses its locks on that file.
+ * Creates the lock file, or checks the owner and mode of the existing one: any user who can read the lock file could
+ * hold the lock.
+ *
+ * The check is synchronous and does not open the file. On POSIX, a process that closes any descriptor of a file loses
+ * its locks on that file.
  */
 function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions): void {
   const mode = ((guarded?.mode ?? 0) & 0o020) === 0 ? 0o600 : 0o660;
@@ -120,7 +122,10 @@ function createLock(path: string, guarded: Stats | undefined, mode: number): boo
   return true;
 }
 
-/** Returns why a lock file cannot be trusted; `undefined` if it can. */
+/**
+ * Returns the reason why a lock file cannot be trusted, as the end of an error message; `undefined` if it can be
+ * trusted.
+ */
 function problemOf(found: Stats, guarded: Stats | undefined): string | undefined {
   if (found.isSymbolicLink()) return "is a symbolic link";
   if (!found.isFile() || found.size > 0) return "is not an empty file";
@@ -132,7 +137,7 @@ function problemOf(found: Stats, guarded: Stats | undefined): string | undefined
 
 function tryLock(database: { exec(statement: string): void }): boolean {
   try {
-    // With a journal in memory nothing is ever written to the file, so locking also works on a full disk.
+    // With the journal in memory, SQLite writes nothing to the file, so locking works on a full disk, too.
     database.exec("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE");
     return true;
   } catch (error) {

@@ -4,7 +4,7 @@ import { dirname } from "node:path";
 
 const mostBytes = 1024 * 1024;
 
-/** The text of a file, and the status that the file had when the text was read. */
+/** The text of a file, and the result of `stat` when the text was read. */
 export interface FoundFile {
   readonly text: string;
   readonly status: Stats;
@@ -43,8 +43,8 @@ export async function readSmallFile(
  * renames it to `target`. A reader sees the old text or the new text. If a link is at `target` or at the path of the
  * new file, the link is replaced and never followed. Errors of the file system are thrown unchanged.
  *
- * @param before status of the existing file, whose owner and mode the new file gets. Without `before`, only the user of
- * this process can read the new file.
+ * @param before the result of `stat` for the existing file. The new file gets the same owner and mode. Without
+ * `before`, only the user of this process can read the new file.
  * @example
  * await replaceFile("state.json", JSON.stringify({ revision: 1 }));
  */
@@ -88,8 +88,8 @@ async function syncDirectory(path: string): Promise<void> {
 }
 
 /**
- * Returns whether a file belongs to the user of this process, to root, or to one of the user ids `others`. Always true
- * on Windows.
+ * Returns whether the owner of a file is the user of this process, root, or one of the user ids `others`. On Windows,
+ * always returns true.
  *
  * @example
  * await writeFile("state.json", "{}");
@@ -112,8 +112,8 @@ export function systemCode(error: unknown): string {
 }
 
 /**
- * Returns the hint for an error that occurred when a file was written. Returns `undefined` if there is no hint for the
- * system code of the error, such as ENOSPC.
+ * Returns the hint for an error of the file system that occurred while a file was written. Returns `undefined` if there
+ * is no hint for the system code of the error, such as ENOSPC.
  */
 export function hintForWriting(error: unknown): string | undefined {
   switch (systemCode(error)) {
@@ -126,7 +126,7 @@ export function hintForWriting(error: unknown): string | undefined {
     case "EPERM":
       return "Give the user of this process write permission on the folder and the files in it, and try again.";
     case "EBUSY":
-      return "The file is itself a mount, which cannot be replaced. Mount the folder that contains the file instead.";
+      return "The file is itself a mount, which cannot be replaced. Mount the folder that contains the file, and not the file itself.";
     case "ENOENT":
     case "ENOTDIR":
       return "Check the path, and create the folder of the file.";

@@ -21,7 +21,7 @@ export interface KeyFreshness {
    */
   readonly maxAgeMs?: number;
   /**
-   * How long a load may take, in milliseconds. A load that takes longer fails with `PROVIDER_UNAVAILABLE`. Default:
+   * The time limit of a load, in milliseconds. A load that takes longer fails with `PROVIDER_UNAVAILABLE`. Default:
    * 15,000.
    */
   readonly timeoutMs?: number;
@@ -38,15 +38,18 @@ export interface KeyFreshness {
  * const keys: KeyProvider = { load: async () => Keyring.parse(await readFile("keyring.json", "utf8")) };
  */
 export interface KeyProvider {
-  /** How often stores load the keyring. Read once, when the first store with this provider is made. */
+  /**
+   * How often stores load the keyring, and how long a load may take. Read only once, when the first store with this
+   * provider is made.
+   */
   readonly freshness?: KeyFreshness;
   /**
    * Loads the keyring that the source contains now.
    *
    * @param options.signal Aborted when the load has taken longer than `timeoutMs`.
    * @param options.inUse The keyring that the caller uses; absent in the first load. If the source contains this
-   * keyring, the provider must accept it, even if the provider has loaded a later keyring and refuses older keyrings.
-   * The reason is that the caller may have refused the later keyring.
+   * keyring, the provider must return it, even if the provider has loaded a later keyring in between and otherwise
+   * refuses older keyrings. The caller may have refused that later keyring.
    * @throws KeywardError
    * - `PROVIDER_UNAVAILABLE` if the source does not answer or contains no keyring;
    * - `KEY_INVALID` or `KEYRING_INVALID` if the source contains a key or a keyring that is not valid.
@@ -66,9 +69,9 @@ export interface KeyProvider {
    */
   requireWritable?(): Promise<void>;
   /**
-   * Describes, for an operator, how to make a change at the source that the provider cannot save to. Implement this
-   * method if the provider can name the place: a file, a secret, an environment variable. The instruction must not
-   * contain key material. Default: an instruction that names no place.
+   * Describes how an operator makes a change at the source. Called if the provider cannot save the change itself.
+   * Implement this method if the provider can name the file, the secret or the environment variable to change. The
+   * instruction must not contain key material. Default: an instruction without such a name.
    *
    * @param keyring The keyring at the source, before the change.
    */
@@ -127,8 +130,7 @@ export function requireFreshness(options: KeyFreshness): KeyFreshness & { readon
 }
 
 /**
- * Returns a copy of a key provider with other settings of {@link KeyFreshness}. Settings that `freshness` does not name
- * stay as they are.
+ * Returns a copy of a key provider with the settings `freshness`. The copy keeps the other settings of the provider.
  *
  * The copy has every method of the provider. A copy made with `{ ...provider }` would lack the methods of the
  * provider's class. Make the copy once and pass it to every store, because only stores with the same provider share
@@ -145,7 +147,7 @@ export function withFreshness<Provider extends KeyProvider>(provider: Provider, 
   for (const name of namesOf(provider)) {
     const get = () => {
       const value: unknown = Reflect.get(provider, name);
-      // A method may use private fields, which the provider has and the copy has not.
+      // A method may use private fields. Only the provider has them, the copy does not.
       return typeof value === "function" ? value.bind(provider) : value;
     };
     Object.defineProperty(copy, name, { get, enumerable: true, configurable: true });

@@ -6,7 +6,7 @@ import { type OptionNames, requireOptions } from "../errors/options.ts";
 /** The status of a key: an "enabled" key decrypts, a "disabled" key is still in the keyring but decrypts nothing. */
 export type KeyStatus = "enabled" | "disabled";
 
-/** A key as a keyring shows it: id, status and creation date, never the key material. */
+/** A key in a keyring, without its key material: id, status and creation date. */
 export interface KeyInfo {
   /** The id of the key. Each record contains the id of the key that encrypted it. */
   readonly id: string;
@@ -39,7 +39,7 @@ export const newKeyOptionNames = {
   created: true,
 } as const satisfies OptionNames<NewKey>;
 
-/** A key as a keyring holds it, with its material. Not part of the public surface. */
+/** A key in a keyring, with the root that contains its key material. Not part of the public surface. */
 export interface RingKey extends KeyInfo {
   readonly root: RootKey;
 }
@@ -48,7 +48,7 @@ const maxKeyIdLength = 32;
 const keyIdPattern = /^[A-Za-z0-9_-]{1,32}$/;
 /** An example of a creation date, for error messages and hints. */
 export const exampleDate = "2026-11-01T00:00:00.000Z";
-/** The end of a hint for a caller who needs a new key. */
+/** The last sentence of a hint, for a caller who needs a new key. */
 export const makeAKey = "To make a new key, run `openssl rand -base64 32`.";
 const restoreKey =
   "If records were written under this key, restore the whole key, because a new key decrypts none of them. Only if no record was written yet, make a new key with `openssl rand -base64 32`.";
@@ -119,7 +119,7 @@ export function isKeyStatus(status: unknown): status is KeyStatus {
   return status === "enabled" || status === "disabled";
 }
 
-/** Returns whether a value can be the creation date of a key: a string that `Date.parse` accepts. */
+/** Returns whether a value is a string that `Date.parse` accepts, as the creation date of a key must be. */
 export function isDate(text: unknown): text is string {
   return typeof text === "string" && !Number.isNaN(Date.parse(text));
 }
@@ -145,13 +145,13 @@ export function requireKeyId(id: unknown, what: string): void {
         ? `has ${id.length} characters, where 1 to ${maxKeyIdLength} are allowed`
         : "has a character other than A-Z a-z 0-9 _ -";
   throw new KeywardError("KEY_INVALID", `${what} ${problem}`, {
-    hint: "If the key is new, choose an id such as 2026-11. If records were written under the key, restore the id that the key had then, because records name their key by its id.",
+    hint: "If the key is new, choose an id such as 2026-11. If records were written under the key, restore the id that the key had when they were written, because each record contains the id of its key.",
   });
 }
 
 /**
- * Describes a key id for an error message. The description follows the word "key", such as `"2026-11"` or
- * `whose id has 44 characters`.
+ * Describes a key id for an error message. In the message, the description follows the word "key", as in `key
+ * "2026-11"` or `key whose id has 44 characters`.
  *
  * For a string that cannot be a key id, the description contains only the length of the string, because the string may
  * be misplaced key material.

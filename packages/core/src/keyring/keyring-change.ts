@@ -30,13 +30,13 @@ export interface ChangeInstruction {
   /** The instruction for the operator. Contains ids and paths, but never key material. */
   readonly text: string;
   /**
-   * True if a running process keeps its keys until it is restarted, as with environment variables. Then the process
-   * that runs the rotation must be restarted too before it sees the change.
+   * True if a running process keeps its keys until it is restarted, as with environment variables. If true, the process
+   * that runs the rotation loads the change only after a restart, too.
    */
   readonly needsRestart: boolean;
 }
 
-/** Returns whether a keyring that was loaded from the source shows that the change was made. */
+/** Returns whether the operator has made the change. `keyring` was loaded from the source of the keys. */
 export function isMade(change: KeyringChange, keyring: Keyring): boolean {
   switch (change.kind) {
     case "add":
@@ -51,10 +51,11 @@ export function isMade(change: KeyringChange, keyring: Keyring): boolean {
 }
 
 /**
- * Returns an instruction that names no place, for a key provider that has no method `describeChange`.
+ * Returns the instruction for a key provider without the method `describeChange`. The instruction does not name the
+ * file or secret to change.
  *
- * @param advice message and hint of the error with which `requireWritable` of the provider rejects; "" if there is no
- * such error.
+ * @param advice the end of the instruction: message and hint of the error with which `requireWritable` of the provider
+ * rejects; "" without such an error.
  */
 export function describeChange(change: KeyringChange, advice: string): ChangeInstruction {
   const text = `At the source from which the key provider loads the keys: ${wordsFor(change)}${advice}`;

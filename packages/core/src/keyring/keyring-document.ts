@@ -4,7 +4,7 @@ import { exampleDate, isDate, isKeyId, isKeyStatus, type RingKey, requireKeyId, 
 
 // The keyring document is specified in docs/keyring.md.
 
-/** The content of a keyring document. Its fields have the names that the class Keyring uses. */
+/** The content of a keyring document, with the field names that the class Keyring uses. */
 export interface KeyringContent {
   readonly name: string;
   readonly generation: number;
@@ -15,8 +15,8 @@ export interface KeyringContent {
   readonly stores?: readonly string[] | undefined;
   readonly sealed?: readonly string[] | undefined;
   /**
-   * The fields whose names begin with `x-`, which Keyward keeps and ignores. Fields of the document are under "", and
-   * fields of a key under the id of that key.
+   * The fields whose names begin with `x-`. Keyward keeps them, but does not use them. The map has the fields of the
+   * document under "", and the fields of each key under the id of that key.
    */
   readonly extensions?: ReadonlyMap<string, Extension> | undefined;
 }
@@ -30,8 +30,8 @@ const fixTheDocument =
   "Restore the keyring document from a copy that exportKeyring wrote. If there is no copy, correct the document.";
 
 /**
- * Reads a keyring document. Checks each field by itself. The class Keyring then checks the rules that concern several
- * keys.
+ * Reads a keyring document, and checks each field by itself. The class Keyring checks the rules that concern several
+ * keys, such as that ids are unique.
  *
  * @throws KeywardError `KEYRING_INVALID` if a field is not valid; the message names the field. `KEY_INVALID` if the id
  * or the material of a key is not valid.
@@ -66,7 +66,7 @@ export function readDocument(document: string): KeyringContent {
   };
 }
 
-/** Writes the keyring document, key material included. Only `exportKeyring` calls this. */
+/** Returns the text of the keyring document, including the key material. Only `exportKeyring` calls this function. */
 export function writeDocument(content: KeyringContent): string {
   const { name, generation, primary, keys, scopeName, stores, sealed, extensions } = content;
   const fields = {
@@ -100,12 +100,13 @@ export function isSameContent(one: KeyringContent, other: KeyringContent): boole
   );
 }
 
-/** Returns everything in a keyring except its key material, as a text to compare. */
+/** Returns a text that contains everything in a keyring except its key material, to compare keyrings. */
 function withoutMaterial({ keys, extensions, ...rest }: KeyringContent): string {
   const { name, generation, primary, scopeName, stores, sealed } = rest;
   return JSON.stringify([
     [name, generation, primary],
-    // JSON.stringify writes undefined in an array as null, which none of these can be.
+    // JSON.stringify writes undefined in an array as null. None of these fields can be null, so two different keyrings
+    // never result in the same text.
     [scopeName, stores, sealed],
     keys.map(({ id, status, created }) => [id, status, created, extensions?.get(id) ?? {}]),
     extensions?.get("") ?? {},
@@ -113,7 +114,7 @@ function withoutMaterial({ keys, extensions, ...rest }: KeyringContent): string 
 }
 
 /**
- * Compares the commitments of two roots. A commitment is a hash of the key material, so equal commitments mean equal
+ * Returns whether two keys have the same key material. Compares their commitments, which are hashes of the key
  * material.
  */
 function isSameRoot(one: RootKey, other: RootKey | undefined): boolean {
@@ -124,7 +125,8 @@ function parseJson(document: string): unknown {
   try {
     return JSON.parse(document);
   } catch {
-    // The parser's own error quotes the text, which contains key material: it must not become the cause.
+    // The error of the parser quotes the document, which contains key material. So the parser's error must not become
+    // the cause.
     if (document.startsWith("\uFEFF")) {
       throw invalidKeyring(
         "the document begins with a byte order mark",
@@ -223,7 +225,9 @@ export function requireText(text: unknown, what: string, hint = 'Pass a name suc
   return text;
 }
 
-/** Returns the error `KEYRING_INVALID`. Its message ends with `problem`, such as: its field "keys" is not an array. */
+/**
+ * Returns the error `KEYRING_INVALID`. `problem` is the end of its message, such as: its field "keys" is not an array.
+ */
 export function invalidKeyring(problem: string, hint: string, keyId?: string): KeywardError {
   return new KeywardError("KEYRING_INVALID", `The keyring is not valid: ${problem}`, { hint, keyId });
 }

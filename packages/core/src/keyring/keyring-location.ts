@@ -8,7 +8,10 @@ import { type FoundFile, hintForWriting, readSmallFile, replaceFile, systemCode 
 import { hasReservedSpace, type ReservedSpace } from "../store-interface/store-capabilities.ts";
 import { wrapRejection } from "../store-interface/wrapped-store.ts";
 
-/** The system's error codes for a file that this process cannot change, however much disk space is freed. */
+/**
+ * The system's error codes for a file that this process is not allowed to change. Freeing disk space or trying again
+ * does not help.
+ */
 const readOnlyCodes: ReadonlySet<string> = new Set(["EROFS", "EACCES", "EPERM", "EBUSY"]);
 
 /**
@@ -33,8 +36,8 @@ export interface KeyringLocation {
    */
   replace(expected: string | undefined, next: string): Promise<boolean>;
   /**
-   * Checks that {@link KeyringLocation.replace} can write to the location, but writes nothing. Absent if only a real
-   * write can show whether this process may write.
+   * Checks that {@link KeyringLocation.replace} can write to the location, but writes nothing. Absent if nothing but a
+   * real write can show whether this process may write.
    *
    * @throws KeywardError `PROVIDER_READ_ONLY` if this process cannot write to the location.
    */
@@ -42,8 +45,8 @@ export interface KeyringLocation {
 }
 
 /**
- * Returns a location in the reserved space of a store, beside the records that the keyring encrypts. The application
- * cannot reach the reserved space with any key, with `clear` or by iteration.
+ * Returns a location in the reserved space of a store, which also contains the records that the keyring encrypts. The
+ * application cannot reach the reserved space: not with any key, not with `clear`, and not by iteration.
  *
  * @param name The name of the location, if several keyrings are in one store. Default: the location without a name.
  * @throws KeywardError `STORE_INVALID` for a store without a reserved space.
@@ -71,7 +74,7 @@ export function storeLocation(store: ReservedSpace, name?: string): KeyringLocat
     async replace(expected, next) {
       return await wrapRejection(async () => {
         if (expected === undefined) return await reserved.replace(key, undefined, next);
-        // Some stores return a text as bytes, and replace it only if they are given these same bytes.
+        // Some stores return a text as bytes. Such a store replaces the text only if the expected value is these bytes.
         const stored: unknown = await reserved.get(key);
         if (textOf(stored) !== expected) return false;
         return await reserved.replace(key, stored instanceof Uint8Array ? stored : expected, next);
@@ -106,8 +109,8 @@ export function fileLocation(path: string, options: { readonly shownAs?: string 
   const { shownAs = `The file ${JSON.stringify(path)}` } = requireOptions("fileLocation", options, { shownAs: true });
 
   /**
-   * Returns the error `PROVIDER_UNAVAILABLE`. The system's error does not become its cause, because the system's error
-   * shows the path, which `shownAs` may hide.
+   * Returns the error `PROVIDER_UNAVAILABLE`. The error has no `cause`: the system's error would show the path of the
+   * file, which `shownAs` may replace on purpose.
    */
   function unavailable(problem: string, error: unknown, hint: string): KeywardError {
     if (error instanceof KeywardError) return error;
@@ -124,7 +127,7 @@ export function fileLocation(path: string, options: { readonly shownAs?: string 
   async function replace(expected: string | undefined, next: string): Promise<boolean> {
     const target = await targetOf(path);
     await access(dirname(target), constants.W_OK);
-    // Compared before the lock too, so that a call that replaces nothing leaves no lock file.
+    // Compare before locking, too, so that a call that replaces nothing creates no lock file.
     const before = await readFileAt(target, shownAs);
     if (before?.text !== expected) return false;
     const lock = {
@@ -167,7 +170,10 @@ export function fileLocation(path: string, options: { readonly shownAs?: string 
   };
 }
 
-/** Returns whether a file is itself a mount, so that no file can be renamed over it. Always false except on Linux. */
+/**
+ * Returns whether a file is a mount point, as a single file mounted into a container is. No file can be renamed over a
+ * mount point. Always returns false on systems other than Linux.
+ */
 async function isMountPoint(path: string): Promise<boolean> {
   const mounts = await readFile("/proc/self/mountinfo", "utf8").catch(() => "");
   return mounts.split("\n").some((line) => {
@@ -178,7 +184,9 @@ async function isMountPoint(path: string): Promise<boolean> {
   });
 }
 
-/** Returns the path of the file that a path leads to through symbolic links. The file itself need not exist. */
+/**
+ * Follows the symbolic links of a path, and returns the path of the file that they lead to. The file need not exist.
+ */
 async function targetOf(path: string): Promise<string> {
   try {
     return await realpath(path);

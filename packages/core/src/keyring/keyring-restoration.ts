@@ -5,10 +5,11 @@ import { invalidKeyring } from "./keyring-document.ts";
 
 /**
  * Returns a copy of a keyring with a generation number of at least `least`. Returns `ring` itself if its generation
- * number is not lower.
+ * number is already that high.
  *
- * For a keyring that is restored from a backup: a process refuses a keyring of a lower generation than it has used, and
- * replicas refuse a lower generation than {@link requiredGeneration} of a store.
+ * Use this function for a keyring that you restore from a backup. A process refuses a keyring whose generation is lower
+ * than that of the keyring it used before. A replica refuses a keyring whose generation is lower than {@link
+ * requiredGeneration} of a store.
  *
  * @throws KeywardError `VALUE_INVALID` if `least` is not an integer of at least 1; `KEYRING_INVALID` for a keyring without
  * keys.
@@ -22,17 +23,17 @@ export function withGeneration(ring: Keyring, least: number): Keyring {
 }
 
 /**
- * Returns a copy of `ring` with the keys of `backup` that `ring` lacks. Changes nothing else: neither the primary, nor
- * the status of a key that `ring` has. Returns `ring` itself if it lacks no key.
+ * Returns a copy of `ring`, to which the keys were added that are only in `backup`. The copy has the primary of `ring`,
+ * and each key of `ring` keeps its status. Returns `ring` itself if it has all keys of `backup`.
  *
  * The status of an added key depends on which keyring is later:
  *
- * - If `backup` shares a key with `ring` and has a higher generation number, `ring` is from before the backup. Each added
- *   key keeps the status that it has in `backup`.
- * - Otherwise a change after the backup has removed the keys from `ring`. Each key is added as a disabled key: enable a
- *   key only if records need the key and the key is not compromised.
+ * - If `backup` shares a key with `ring` and has a higher generation number, `ring` is from before the backup. In this
+ *   case, each added key keeps the status that it has in `backup`.
+ * - Otherwise the keys may have been removed from `ring` after the backup. In this case, each key is added as a
+ *   disabled key: enable a key only if records need the key and the key is not compromised.
  *
- * @returns a keyring whose generation number is higher than those of `ring` and `backup`.
+ * @returns a keyring whose generation number is one higher than the higher number of `ring` and `backup`.
  * @throws KeywardError `KEYRING_CONFLICT` if a key has other material in `backup` than in `ring`; `KEYRING_INVALID` if
  * both have the same material under different ids, if one of them is derived for a scope, or if one has no keys.
  * @example
@@ -74,12 +75,12 @@ function requireSameMaterial(ring: Keyring, backup: Keyring, id: string): void {
 
 type Fields = Readonly<Record<string, unknown>>;
 
-/** Returns the fields of the keyring document, material and fields of other programs included. */
+/** Returns the fields of the keyring document, including the key material and the fields of other programs (`x-…`). */
 function fieldsOf(ring: Keyring): Fields & { readonly keys: readonly Fields[] } {
   return JSON.parse(exportKeyring(ring));
 }
 
-/** Returns a copy with other fields in its document, after the checks of every keyring document. */
+/** Returns a copy of a keyring in whose document `fields` are replaced. Makes the same checks as `Keyring.parse`. */
 function changed(ring: Keyring, fields: Fields): Keyring {
   return Keyring.parse(JSON.stringify({ ...fieldsOf(ring), ...fields }));
 }

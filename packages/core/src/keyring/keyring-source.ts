@@ -10,18 +10,18 @@ import { Keyring, keyOf, sameKeyring } from "./keyring.ts";
 import { type Recognition, requireSuccessor } from "./keyring-successor.ts";
 import { UnknownKeyIds } from "./unknown-key-ids.ts";
 
-// Records with unknown key ids cause at most one load in this time, however many of them an attacker forges.
+// In this time, records with unknown key ids cause at most one load, even if an attacker forges many such records.
 const unknownIdIntervalMs = 1_000;
-// While loads fail, there is one load after each pause, however many calls need a keyring. With its random part, no
-// pause is longer than 6 s: calls, and writes of a replica whose lease lapsed, succeed that soon after the provider is
-// back.
+// While loads fail, the source loads once after each pause, even if many calls need a keyring. With its random part, a
+// pause is at most 6 s long. So calls, and writes of a replica whose lease lapsed, succeed at most 6 s after the
+// provider answers again.
 const retryPauses = { firstMs: 500, longestMs: 5_000 };
-// The random part of refreshMs, so that processes that started together do not keep loading together.
+// The random part of refreshMs. Without it, processes that started at the same time would always load at the same time.
 const refreshJitter = 0.1;
 
 /**
- * A report of a {@link KeyringSource} to its users about a load: the keyring in use changed, the load failed, or the
- * load succeeded after a failed load.
+ * Reports the result of a load to the users of a {@link KeyringSource}: the keyring in use changed, the load failed, or
+ * the load succeeded after a failed load.
  */
 export type KeyringSourceReport =
   | { readonly kind: "changed"; readonly ring: Keyring }
@@ -34,8 +34,8 @@ export interface KeyUser {
   /** The source calls this function with each report about a load. The function must not throw. */
   readonly tell: (report: KeyringSourceReport) => void;
   /**
-   * Returns which of two keyrings can decrypt the check record, which proves that a keyring belongs to the store.
-   * Returns `undefined` if the store cannot keep a check record, or if neither keyring can decrypt the check record.
+   * Returns which of two keyrings can decrypt the store's check record, and so belongs to the store. Returns
+   * `undefined` if the store cannot keep a check record, or if neither keyring can decrypt the check record.
    */
   readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<Recognition | undefined>;
 }
@@ -43,11 +43,12 @@ export interface KeyUser {
 const sourceOfProvider = new WeakMap<KeyProvider, KeyringSource>();
 
 /**
- * The keyring in use, loaded from a key provider. All stores with the same provider share one source.
+ * Loads the keyring from a key provider, and keeps the keyring in use. All stores with the same provider share one
+ * source.
  *
- * - One load runs at a time, and every caller that needs the keyring joins it.
+ * - Only one load runs at a time. Every caller that needs a load waits for the load in progress.
  * - The last good keyring stays in use while loads fail, but not longer than `maxAgeMs`.
- * - A record under a key that the keyring lacks causes one load.
+ * - When a store reads a record under a key that the keyring lacks, the source loads the keyring once.
  */
 export class KeyringSource {
   /** The key provider; `undefined` if the application passed a Keyring, which never changes. */
@@ -62,20 +63,21 @@ export class KeyringSource {
   #loading: Promise<Keyring> | undefined;
   #replacing: Promise<Keyring> | undefined;
   /**
-   * True if the provider reported a change during the load in progress. That load may have read the state before the
-   * change.
+   * True if the provider reported a change during the load in progress. The load may have read the source before the
+   * change, so another load follows.
    */
   #changedWhileLoading = false;
   /**
-   * The error of the last load, if that load failed. During the pause after it, every call that needs a load rejects
-   * with this error.
+   * The error of the last load, if that load failed. During the pause after the failure, every call that needs a load
+   * rejects with this error.
    */
   #lastFailure: KeywardError | undefined;
   readonly #retryPause = new RetryPause(retryPauses);
 
   readonly #unknownIds = new UnknownKeyIds();
   /**
-   * The next load because of unknown key ids, which has not begun yet. Resolves to the error of the load if it fails.
+   * Waits for the next load because of unknown key ids, which has not begun yet. Resolves to the error of the load if
+   * the load fails, otherwise to `undefined`.
    */
   #loadForUnknownIds: Promise<KeywardError | undefined> | undefined;
   #lastLoadForUnknownIdsMs = Number.NEGATIVE_INFINITY;
@@ -84,7 +86,7 @@ export class KeyringSource {
   #unsubscribe: (() => void) | undefined;
   #refreshTimer: NodeJS.Timeout | undefined;
 
-  /** Every write in progress, with the keyring in use when the write began. */
+  /** Every write in progress, with the keyring that was in use when the write began. */
   readonly #writes = new Map<Promise<unknown>, Keyring | undefined>();
 
   private constructor(keys: Keyring | KeyProvider) {
@@ -99,8 +101,8 @@ export class KeyringSource {
   }
 
   /**
-   * Returns the source for a key provider, always the same source for the same provider. For a Keyring, returns a
-   * source whose keyring never changes.
+   * Returns the source for a key provider. For the same provider, always returns the same source. For a Keyring,
+   * returns a source whose keyring never changes.
    *
    * @throws KeywardError `KEYRING_INVALID` if `keys` is neither a Keyring nor a key provider; `VALUE_INVALID` if the
    * property `freshness` of the provider is not valid.
@@ -180,17 +182,23 @@ export class KeyringSource {
     return { ring };
   }
 
-  /** True if a keyring was loaded and is not older than `maxAgeMs`. Stores can then read records even if loads fail. */
+  /**
+   * True if a keyring was loaded and is not older than `maxAgeMs`. While this is true, stores can read records even if
+   * loads fail.
+   */
   get canRead(): boolean {
     return this.#ring !== undefined && !this.#isTooOld();
   }
 
   #isTooOld(): boolean {
-    // Without a limit, no clock is read.
+    // Without a limit, do not read the clock.
     return this.#maxAgeMs !== undefined && this.#confirmedAt.agoMs() > this.#maxAgeMs;
   }
 
-  /** Returns the keyring that replaces one that is too old. All callers share one promise, and so one error. */
+  /**
+   * Loads a keyring to replace the keyring in use, which is too old. All callers share one promise, and so the same
+   * error.
+   */
   #replaceTooOld(): Promise<Keyring> {
     this.#replacing ??= this.#loadRecent().finally(() => {
       this.#replacing = undefined;
@@ -234,8 +242,8 @@ export class KeyringSource {
   }
 
   /**
-   * Joins the load in progress, or begins a load. During the pause after a failure, rejects with the error of that
-   * failure.
+   * Waits for the load in progress, or begins a load. During the pause after a failed load, rejects with the error of
+   * that load.
    */
   #load(): Promise<Keyring> {
     const failure = this.#failureDuringPause();
@@ -250,7 +258,7 @@ export class KeyringSource {
     return this.#lastFailure === undefined ? 0 : this.#retryPause.leftMs();
   }
 
-  /** Joins the load in progress, or begins a load, also during the pause after a failure. */
+  /** Waits for the load in progress, or begins a load, even during the pause after a failed load. */
   #loadNow(): Promise<Keyring> {
     const provider = this.#provider;
     // A fixed keyring never changes and never becomes too old.
@@ -265,7 +273,7 @@ export class KeyringSource {
     return this.#loading;
   }
 
-  /** Loads a keyring and, if it may replace the one in use, uses it from now on. */
+  /** Loads a keyring. If the loaded keyring may replace the keyring in use, it becomes the keyring in use. */
   async #loadAndAdopt(provider: KeyProvider): Promise<Keyring> {
     const begun = new Moment();
     try {
@@ -279,7 +287,7 @@ export class KeyringSource {
       if (this.#lastFailure !== undefined) this.#report({ kind: "recovered" });
       this.#lastFailure = undefined;
       this.#retryPause.succeeded();
-      // An equal keyring is dropped: the object in use has its subkeys cached.
+      // If the loaded keyring is equal, keep the object in use, because its subkeys are cached.
       if (isSame) return previous;
       this.#ring = next;
       this.#unknownIds.clear();
@@ -314,7 +322,7 @@ export class KeyringSource {
    * is registered, the source subscribes to changes of the provider, and loads the keyring every `refreshMs`.
    */
   listen(user: KeyUser): () => void {
-    // Subscribe first, because a provider may throw. Then no user has been added.
+    // Subscribe first: if the provider throws, no user has been added.
     this.#unsubscribe ??= this.#provider?.subscribe?.(() => this.#onProviderChange());
     this.#users.add(user);
     if (this.#refreshTimer === undefined) this.#scheduleRefresh();
@@ -329,14 +337,18 @@ export class KeyringSource {
     };
   }
 
-  /** Loads the keyring, even during the pause after a failure: the change may be the repair of the provider. */
+  /**
+   * Loads the keyring after the provider reported a change, even during the pause after a failed load: the change may
+   * have repaired the provider.
+   */
   #onProviderChange(): void {
     if (this.#loading !== undefined) this.#changedWhileLoading = true;
     else this.#loadNow().catch(() => undefined);
   }
 
   /**
-   * Schedules the next load, `refreshMs` after the last one, if the source has users and has loaded a keyring before.
+   * Schedules the next load in `refreshMs` from now. Schedules no load if the source has no users, or has not loaded a
+   * keyring yet.
    */
   #scheduleRefresh(): void {
     clearTimeout(this.#refreshTimer);
@@ -367,14 +379,15 @@ export class KeyringSource {
   }
 
   /**
-   * The lowest generation number among the keyrings with which the writes in progress began. `undefined` if no write is
-   * in progress.
+   * The lowest generation number of the keyrings that were in use when the writes in progress began; `undefined` if no
+   * write is in progress.
    *
-   * If the earliest of these writes began with another keyring than the keyring in use, the result is always lower than
-   * the generation number in use. This is so even if the source gives every keyring the same generation number.
+   * If the earliest of these writes began with another keyring than the keyring in use, this number is lower than the
+   * generation number of the keyring in use. This is true even if the source gives every keyring the same generation
+   * number.
    */
   get sealingSince(): number | undefined {
-    // Generations do not fall, and a Map keeps its order: the first entry is the earliest.
+    // Generation numbers never fall, and a Map keeps the order of insertion, so the first entry is the earliest write.
     for (const ring of this.#writes.values()) {
       const generation = ring?.generation ?? 0;
       return ring === this.#ring ? generation : Math.min(generation, (this.#ring?.generation ?? 1) - 1);

@@ -2,8 +2,8 @@ import { KeywardError } from "../errors/errors.ts";
 import { type Keyring, sharesKey } from "./keyring.ts";
 
 /**
- * The answer of a store to the question which of two keyrings, `next` and `previous`, can decrypt its check record. The
- * check record proves that a keyring belongs to the store. If the store has no check record yet, both are false.
+ * Which of two keyrings, `next` and `previous`, can decrypt the check record of a store. The check record proves that a
+ * keyring belongs to the store. If the store has no check record yet, both fields are false.
  */
 export interface Recognition {
   readonly next: boolean;
@@ -17,8 +17,8 @@ export interface Recognition {
  * two cases: it is a later generation of the same keyring, or the check records of the stores show that `previous` was
  * the wrong keyring from the beginning.
  *
- * @param askStores Asks each store which of the two keyrings can decrypt the check record of the store. The answer of a
- * store that cannot know is `undefined`.
+ * @param askStores Asks each store which of the two keyrings can decrypt the check record of the store. A store that
+ * cannot find out answers `undefined`.
  * @throws KeywardError `KEYRING_ROLLBACK` if `next` must not replace `previous`.
  */
 export async function requireSuccessor(
@@ -26,7 +26,7 @@ export async function requireSuccessor(
   next: Keyring,
   askStores: () => Promise<readonly (Recognition | undefined)[]>,
 ): Promise<void> {
-  // A keyring without keys, for development, may become any keyring.
+  // A keyring without keys, which is for development, may be replaced by any keyring.
   if (previous.primary === "") return;
   if (next.primary === "") throw refused("it has no keys, so stores would write plaintext");
   if (next.scopeName !== previous.scopeName) {
@@ -40,8 +40,8 @@ export async function requireSuccessor(
   if (answers.some((answer) => answer?.previous && !answer.next)) {
     throw refused("it cannot decrypt the check record of a store, which the keyring in use can decrypt");
   }
-  // Unrelated keyrings may have the same name and any generation. A process that missed a whole rotation shares no key
-  // with the result, but by then the check record is encrypted under the result.
+  // Unrelated keyrings may have the same name and any generation. After a whole rotation that this process missed, the
+  // new keyring shares no key with the keyring in use either. But then the new keyring can decrypt the check record.
   if (!isRecognized && !sharesKey(previous, next)) {
     throw refused("it is an unrelated keyring, which shares no key with the keyring in use");
   }
@@ -56,8 +56,8 @@ function whyNotLater(previous: Keyring, next: Keyring): string | undefined {
 }
 
 /**
- * True if the process was never allowed to write to the store with its keyring. Then the next keyring need not match
- * the name and generation number of that keyring.
+ * Returns true if this process never had a keyring with which it was allowed to write to the store. In this case, the
+ * next keyring may have any name and generation number.
  */
 function wasWrongFromTheBeginning({ previous, hadRightRing }: Recognition): boolean {
   return !previous && !hadRightRing;
@@ -69,6 +69,6 @@ function shownScope({ scopeName }: Keyring): string {
 
 function refused(problem: string): KeywardError {
   return new KeywardError("KEYRING_ROLLBACK", `The keyring from the key provider was refused: ${problem}`, {
-    hint: "Restore the right keyring at the source from which the key provider loads the keyring. Until then, do not restart this process, because it still uses the former keyring. Only if the refused keyring is the right one, restart this process, which then uses that keyring.",
+    hint: "Restore the right keyring at the source from which the key provider loads the keyring. Until you have restored it, do not restart this process, because it still uses the former keyring. Only if the refused keyring is the right one, restart this process, so that it uses the refused keyring.",
   });
 }

@@ -24,19 +24,19 @@ import {
   writeDocument,
 } from "./keyring-document.ts";
 
-/** The content of a keyring, with its keys by id. */
+/** The content of a keyring, with a map from each key id to its key. */
 interface RingParts extends Omit<KeyringContent, "keys"> {
   readonly keys: ReadonlyMap<string, RingKey>;
 }
 
-// HKDF in OpenSSL accepts 1,024 bytes of context, which contains the name and a fixed text before it.
+// HKDF in OpenSSL accepts at most 1,024 bytes of context. The context consists of a fixed text and the name.
 export const maxScopeNameBytes = 1_000;
 
 let partsOf: (ring: Keyring) => RingParts;
 let ringOfParts: (parts: RingParts) => Keyring;
 
 /**
- * A set of keys: the primary encrypts, and every enabled key decrypts.
+ * A set of keys. The primary encrypts new records, and every enabled key can decrypt records.
  *
  * A keyring is immutable. Each change returns a new keyring, whose generation number is one higher. `inspect`,
  * `toString` and `toJSON` show only ids and statuses; key material leaves a keyring only through {@link exportKeyring}.
@@ -114,7 +114,7 @@ export class Keyring {
     return new Keyring({ name: "keyring", generation: 1, primary: "", keys: new Map() });
   }
 
-  /** Makes a keyring with keys, after checking the rules that concern several keys. No other method makes one. */
+  /** Checks the rules that concern several keys, and makes the keyring. Makes every keyring that has keys. */
   static #checked({ keys, ...rest }: KeyringContent): Keyring {
     const byId = new Map<string, RingKey>();
     const byCommitment = new Map<string, string>();
@@ -159,12 +159,12 @@ export class Keyring {
     return this.#parts.name;
   }
 
-  /** The generation number: 1 in a new keyring. The copy that a change returns has the next higher number. */
+  /** The generation number. A new keyring has the number 1. Each change returns a copy with the next higher number. */
   get generation(): number {
     return this.#parts.generation;
   }
 
-  /** The id of the primary, the key that encrypts; "" in a keyring without keys. */
+  /** The id of the primary, the key that encrypts new records; "" in a keyring without keys. */
   get primary(): string {
     return this.#parts.primary;
   }
@@ -178,7 +178,7 @@ export class Keyring {
     }));
   }
 
-  /** The names of the stores that the keyring serves. `retireKey` first counts the records in all these stores. */
+  /** The names of the listed stores. Before it retires a key, `retireKey` counts the records in all these stores. */
   get stores(): readonly string[] {
     return this.#parts.stores ?? [];
   }
@@ -194,7 +194,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy with one more key. If enabled, the new key decrypts. It encrypts only after {@link Keyring.promote}.
+   * Returns a copy with one more key. An enabled key can decrypt. It encrypts only after {@link Keyring.promote}.
    *
    * @param key The new key. Default: an enabled key of random material.
    * @throws KeywardError `KEY_INVALID` for a key that is not valid; `KEYRING_INVALID` if the keyring has a key with
@@ -212,7 +212,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy in which the key `id` is the primary, the key that encrypts.
+   * Returns a copy in which the key `id` is the primary, the key that encrypts new records.
    *
    * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEY_DISABLED` if the key is disabled.
    */
@@ -228,8 +228,8 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy in which the key `id` is disabled, so that it decrypts nothing. If records may still need the key,
-   * call `retireKey` instead, which counts these records first.
+   * Returns a copy in which the key `id` is disabled, so that it cannot decrypt records. If records may still need the
+   * key, call `retireKey` instead, which counts these records first.
    *
    * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEYRING_INVALID` if the key is the primary.
    */
@@ -239,7 +239,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy in which the key `id` is enabled, so that it decrypts.
+   * Returns a copy in which the key `id` is enabled, so that it can decrypt records.
    *
    * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key.
    */
@@ -249,7 +249,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy without the key `id`. Only an older export of the keyring can then decrypt records under this key.
+   * Returns a copy without the key `id`. Only an earlier export of the keyring can still decrypt its records.
    *
    * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEYRING_INVALID` if the key is the primary.
    */
@@ -270,7 +270,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy that serves the stores with these names. `retireKey` first counts the records in all these stores.
+   * Returns a copy that lists the stores with these names. `retireKey` counts the records in all listed stores.
    *
    * @throws KeywardError `KEYRING_INVALID` for an empty or ill-formed name.
    */
@@ -279,9 +279,9 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy that forbids plaintext in a namespace: stores refuse plaintext even if `accept` lists `plaintext()`.
+   * Returns a copy with which stores refuse plaintext in a namespace, even if `accept` lists `plaintext()`.
    *
-   * The function `forbidPlaintext` counts the records in plaintext first, and changes the keyring only if none is left.
+   * Prefer the function `forbidPlaintext`, which changes the keyring only if no record of the namespace is plaintext.
    *
    * @param namespace The namespace; "" is the namespace of records without a namespace.
    * @throws KeywardError `KEYRING_INVALID` for a namespace that is not well-formed.
@@ -316,7 +316,7 @@ export class Keyring {
     return new Keyring({ ...this.#parts, keys, scopeName: name });
   }
 
-  /** Returns as text the name and generation number of the keyring, and the ids and statuses of its keys. */
+  /** Returns a text with the name and generation number of the keyring, and the ids and statuses of its keys. */
   toString(): string {
     const scope = this.scopeName === undefined ? "" : `, scope ${JSON.stringify(this.scopeName)}`;
     const keys = this.keys.map((key) => `${key.id} ${key.id === this.primary ? "primary" : key.status}`).join(", ");
@@ -367,12 +367,12 @@ export class Keyring {
   }
 }
 
-/** Returns the key `id` with its material; `undefined` if the keyring lacks it. Not part of the public surface. */
+/** Returns the key `id` with its material; `undefined` if the keyring lacks the key. Not part of the public surface. */
 export function keyOf(ring: Keyring, id: string): RingKey | undefined {
   return partsOf(ring).keys.get(id);
 }
 
-/** Returns whether the keyring has a key `id` that is enabled, and so decrypts. Not part of the public surface. */
+/** Returns whether the keyring has an enabled key `id`, which can decrypt records. Not part of the public surface. */
 export function isEnabled(ring: Keyring, id: string): boolean {
   return keyOf(ring, id)?.status === "enabled";
 }
@@ -385,7 +385,7 @@ export function withPrimary(ring: Keyring, primary: string): Keyring {
   return ringOfParts({ ...partsOf(ring.promote(primary)), generation: ring.generation });
 }
 
-/** Returns whether two keyrings are equal in all fields, material included. For a key provider that can save. */
+/** Returns whether two keyrings have equal fields and key material. For authors of a key provider that can save. */
 export function sameKeyring(one: Keyring, other: Keyring): boolean {
   return isSameContent(contentOf(one), contentOf(other));
 }
@@ -399,8 +399,8 @@ export function sharesKey(one: Keyring, other: Keyring): boolean {
 }
 
 /**
- * Returns the keyring document, key material included. To find every place where key material leaves a keyring, search
- * your code for the name of this function.
+ * Returns the keyring document, including the key material. To find every place where key material leaves a keyring,
+ * search your code for the name of this function.
  *
  * The document of a scoped keyring contains the derived material and the name of the scope. You can give the document
  * to a process that may decrypt only the records of that scope.

@@ -1,22 +1,22 @@
-// How long, and for how many ids, a source remembers that the provider does not have a key.
+// The time for which a source remembers that the provider does not have a key, and the maximum number of such keys.
 const rememberedMs = 5_000;
 const maxRemembered = 1_000;
 
-/**
- * The ids of keys that the provider did not have when it was last asked for them. Each id is forgotten after 5 seconds.
- */
+/** Remembers the ids of keys that were missing in the keyring of the provider. Forgets each id after 5 seconds. */
 export class UnknownKeyIds {
   readonly #askedAtMs = new Map<string, number>();
 
-  /** Returns true if the provider was asked for the key `id` within the last 5 seconds, and did not have this key. */
+  /** Returns whether the key `id` was missing in a keyring that the provider returned within the last 5 seconds. */
   has(id: string): boolean {
     const askedAtMs = this.#askedAtMs.get(id);
     return askedAtMs !== undefined && performance.now() - askedAtMs < rememberedMs;
   }
 
-  /** Remembers that the provider does not have the key `id`. If this makes more than 1,000 ids, forgets the oldest. */
+  /**
+   * Remembers that the provider does not have the key `id`. If the list has more than 1,000 ids, forgets the oldest id.
+   */
   add(id: string): void {
-    // Deleted first, so that the id becomes the newest of the Map.
+    // Delete the id first, so that it becomes the newest entry of the Map.
     this.#askedAtMs.delete(id);
     this.#askedAtMs.set(id, performance.now());
     if (this.#askedAtMs.size <= maxRemembered) return;

@@ -8,8 +8,8 @@ import type { KeyringLocation } from "./keyring-location.ts";
 /** Options of each call to a {@link KeyringWrapper}. */
 export interface WrapOptions {
   /**
-   * When this signal is aborted, the wrapper must end its call to the key service. `undefined` if the caller sets no
-   * time limit. Then the wrapper must set a time limit.
+   * When this signal is aborted, the wrapper must abort its call to the key service. `undefined` if the caller sets no
+   * time limit: in this case, the wrapper must set its own.
    */
   readonly signal: AbortSignal | undefined;
 }
@@ -17,8 +17,8 @@ export interface WrapOptions {
 /** Encrypts ("wraps") and decrypts keyring documents under a key that never leaves a key service. */
 export interface KeyringWrapper {
   /**
-   * Wraps the bytes of a keyring document: returns a text that only the key service can unwrap. The wrapper must not
-   * keep the bytes, nor a copy of them.
+   * Wraps the bytes of a keyring document, and returns a text that only the key service can unwrap. The wrapper must
+   * keep neither the bytes nor a copy of them.
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if the key service does not answer, or refuses to wrap the document.
    */
@@ -33,9 +33,9 @@ export interface KeyringWrapper {
    */
   unwrap(wrapped: string, options: WrapOptions): Promise<Uint8Array>;
   /**
-   * Lets the key service unwrap the text `wrapped`, and wrap the document again under the newest version of the
-   * wrapping key. This process does not see the document. Returns `wrapped` unchanged if it is under the newest version
-   * already. Absent if the key service cannot do this: then `unwrap` and `wrap` are called instead.
+   * Asks the key service to unwrap the text `wrapped`, and to wrap the document again under the newest version of the
+   * wrapping key, without sending the document to this process. Returns `wrapped` unchanged if it is under the newest
+   * version already. Omit this method if the key service cannot do this: `unwrap` and `wrap` are then called instead.
    *
    * @throws KeywardError with the same codes as {@link KeyringWrapper.unwrap}.
    */
@@ -49,9 +49,9 @@ export interface WrappedKeysOptions extends KeyFreshness {
   /**
    * The lowest generation number that the provider accepts in a keyring. Default: 1.
    *
-   * The provider also refuses a keyring of a lower generation than the highest that it has loaded or saved. But in a
-   * new process, the provider has not loaded a keyring yet. Only this option keeps a new process from accepting an
-   * older keyring that an attacker has put back. So raise this option after you have revoked a key.
+   * Raise this number after you have revoked a key. An attacker could put an older keyring back, which contains the
+   * revoked key. A running process refuses a lower generation than the highest that it has loaded or saved, but a new
+   * process has loaded none: only this option keeps it from accepting the older keyring.
    */
   readonly minGeneration?: number;
 }
@@ -62,7 +62,7 @@ const wrappedKeysOptionNames = {
   ...freshnessNames,
 } as const satisfies OptionNames<WrappedKeysOptions>;
 
-/** A key provider whose keyring is wrapped by a key service and stored at a {@link KeyringLocation}. */
+/** A key provider for a keyring that is stored at a {@link KeyringLocation}, wrapped by a key service. */
 export interface WrappedKeys extends KeyProvider {
   /**
    * Loads the keyring. Asks the key service only if the wrapped text has changed since the last load.
@@ -92,7 +92,7 @@ export interface WrappedKeys extends KeyProvider {
    */
   create(ring: Keyring): Promise<void>;
   /**
-   * Wraps the stored keyring under the newest version of the wrapping key. Changes no record.
+   * Wraps the stored keyring again, under the newest version of the wrapping key. Changes no record.
    *
    * @returns true if the keyring was wrapped again; false if it was under the newest version already.
    * @throws KeywardError `KEYRING_CONFLICT` if another writer changed the stored keyring during this call.
@@ -131,13 +131,13 @@ export function wrappedKeys(
   };
 }
 
-/** A keyring that was loaded and accepted, or saved, with the text that it was wrapped to. */
+/** A keyring that this provider loaded and accepted, or saved, with its wrapped text. */
 interface Accepted {
   readonly wrapped: string;
   readonly ring: Keyring;
 }
 
-/** The result of a load, and the latest keyring that had been accepted when the load began. */
+/** A loaded keyring, together with the keyring that had been accepted last when the load began. */
 interface Loaded extends Accepted {
   readonly latestBefore: Keyring | undefined;
 }
@@ -165,7 +165,8 @@ class WrappedKeyring {
 
   async save(next: Keyring, previous: Keyring): Promise<void> {
     requireSavable(next, this.#name ?? this.#latest?.ring.name);
-    // Read before the location: a keyring that another process saved meanwhile is a conflict, not a rollback.
+    // Read `#latest` before the location, so that a keyring that another process saves in between causes a conflict,
+    // and not a rollback error.
     const latestBefore = this.#latest?.ring;
     const wrapped = await this.#read(undefined);
     if (!sameKeyring(await this.#unwrap(wrapped, undefined), previous)) throw conflict();
@@ -176,7 +177,7 @@ class WrappedKeyring {
   async create(ring: Keyring): Promise<void> {
     requireSavable(ring, this.#name ?? this.#latest?.ring.name);
     const latestBefore = this.#latest?.ring;
-    // Checked before the write too, so that the key service is not asked to wrap a keyring that cannot be stored.
+    // Check before the write, too, so that the key service does not wrap a keyring that cannot be stored.
     if ((await this.#location.read()) !== undefined) throw conflict();
     this.#requireSuccessor(ring, latestBefore);
     await this.#write(undefined, ring);
@@ -196,7 +197,8 @@ class WrappedKeyring {
   }
 
   async #load(signal: AbortSignal): Promise<Loaded> {
-    // Read before the location: if this provider saves a later keyring meanwhile, the loaded one is not a rollback.
+    // Read `#latest` before the location: if this provider saves a later keyring in between, the loaded keyring must
+    // not be refused as a rollback.
     const latestBefore = this.#latest?.ring;
     const wrapped = await this.#read(signal);
     return { wrapped, ring: await this.#unwrap(wrapped, signal), latestBefore };
@@ -216,7 +218,8 @@ class WrappedKeyring {
   }
 
   /**
-   * Remembers this keyring as the latest and returns it; returns the latest instead if that has a higher generation.
+   * Remembers `ring` as the latest keyring, and returns it. If the latest keyring has a higher generation, returns the
+   * latest keyring instead.
    */
   #remember(wrapped: string, ring: Keyring): Keyring {
     if (this.#latest !== undefined && this.#latest.ring.generation > ring.generation) return this.#latest.ring;
@@ -277,7 +280,7 @@ class WrappedKeyring {
 
 function refused(problem: string, ifIntended: string): KeywardError {
   return new KeywardError("KEYRING_ROLLBACK", `The wrapped keyring was refused: ${problem}`, {
-    hint: `Restore the latest keyring at the location, because the refused keyring may have a key that was revoked. Find out who wrote the refused keyring to the location. ${ifIntended}`,
+    hint: `Restore the latest keyring at the location, because the refused keyring may contain a revoked key. Find out who wrote the refused keyring to the location. ${ifIntended}`,
   });
 }
 

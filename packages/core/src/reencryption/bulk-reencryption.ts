@@ -38,14 +38,14 @@ import {
 
 const maxListed = 1_000;
 const maxAttempts = 3;
-/** Number of records after which a job lets other work of the process run. */
+/** Number of records that a job encrypts or decrypts before it lets other work of the process run. */
 export const recordsPerTurn = 64;
 
 /**
  * Re-encrypts every record of a store's backend under the primary key, in all namespaces. Records keep their expiry.
  *
- * The application may use the store meanwhile: a record is replaced only if it has not changed since the job read it,
- * so a newer write, a delete or an expiry wins.
+ * The application may use the store during the job. The job replaces a record only if the record has not changed since
+ * the job read it, so it never overwrites a newer value, and never restores a deleted or expired record.
  *
  * @throws KeywardError
  * - before any record is changed: `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`,
@@ -86,7 +86,7 @@ class Reencryption {
   #scannedBefore = 0;
   /** The cursor in the checkpoint that this run resumed from, if any. */
   #resumedAt: string | undefined;
-  /** Settles when the pages scanned so far are encrypted. */
+  /** Resolves when all pages that were scanned so far are encrypted. */
   #encrypting: Promise<void> = Promise.resolve();
 
   constructor(store: EncryptedStoreOrKeyv, options: ReencryptOptions) {
@@ -117,7 +117,7 @@ class Reencryption {
           done: this.#parts.source.whileSealing(this.#reencryptPage(entries, ring)),
         };
         this.#size.held(entries.length, page.bytes);
-        // Awaited in order further down. Until then a rejection must not end the process.
+        // The pages are awaited in order below. A rejection before that must not end the process.
         page.done.catch(() => undefined);
         inProgress.push(page);
         cursor = nextCursor;
@@ -128,7 +128,7 @@ class Reencryption {
         const latest = await this.#ringToEncryptWith();
         if (latest.primary === ring.primary) isComplete = cursor === undefined;
         else {
-          // The records so far, and those in progress, are under the former primary: start over after them.
+          // The records so far, and those in progress, are under the former primary: wait for them, and start over.
           while (inProgress.length > 0) await this.#finish(inProgress);
           cursor = undefined;
           // The job lists the unreadable records again when it starts over.
@@ -192,7 +192,7 @@ class Reencryption {
 
   /**
    * Waits until the oldest page in progress is done, adds its counts, and writes a checkpoint with the cursor of the
-   * page after it. So every page before the cursor of a checkpoint is done.
+   * next page. So all pages before the cursor in a checkpoint are done.
    */
   async #finish(inProgress: PageInProgress[]): Promise<void> {
     const page = inProgress[0];
@@ -220,7 +220,7 @@ class Reencryption {
     const text = dryRun ? undefined : await checkpoint?.read();
     if (text === undefined) return undefined;
     const saved = parseProgress(text);
-    // A change to this checkpoint would lose the progress of the other job.
+    // Writing to this checkpoint would delete the progress of the other job.
     if (saved.job !== checkpoint?.job) throw invalidCheckpoint();
     // A checkpoint of another primary, or of other records, does not apply to this job.
     if (saved.primary !== ring.primary || saved.range !== this.#options.range) return undefined;
@@ -264,8 +264,8 @@ class Reencryption {
     const { inner, atomic } = this.#view(namespace);
     for (let attempt = 1; ; attempt++) {
       const latest = await this.#parts.writeGate.keyringForWriting();
-      // If the primary has changed, this keyring would undo the re-encryption under the new primary. If the key of a
-      // record was disabled in the meantime, the record may be forged.
+      // If the primary has changed, do not encrypt under the former primary. If the key of a record was disabled in the
+      // meantime, do not replace the record, because it may be forged.
       const attempted =
         latest.primary === ring.primary ? changes.filter((change) => mayBeReplaced(latest, change)) : [];
       counts.conflicts += changes.length - attempted.length;
@@ -277,7 +277,7 @@ class Reencryption {
         counts,
       );
       if (overtaken.length === 0) return;
-      // Another process wrote these records first, and may have used an older key: look at them again.
+      // Another process wrote these records first. It may have used an older key, so read them again.
       changes = attempt < maxAttempts ? await this.#reencryptCurrent(namespace, overtaken, inner, ring, counts) : [];
       counts.conflicts += overtaken.length - changes.length;
       if (changes.length === 0) return;
@@ -318,8 +318,8 @@ class Reencryption {
   }
 
   /**
-   * Re-encrypts the records whose encryption keys are loaded, and adds them to `changes`. Returns the other records,
-   * which cannot be re-encrypted synchronously.
+   * Re-encrypts the records that can be re-encrypted synchronously, because their encryption keys are loaded, and adds
+   * them to `changes`. Returns the other records.
    */
   async #encryptAtOnce(
     entries: readonly ScannedRecord[],
@@ -330,14 +330,14 @@ class Reencryption {
     const { codec } = this.#parts;
     const deferred: ScannedRecord[] = [];
     for (const [index, entry] of entries.entries()) {
-      // Encryption blocks the event loop, which live traffic shares.
+      // Encryption blocks the event loop, which the application needs for its own calls.
       if (index % recordsPerTurn === recordsPerTurn - 1) await nextTurn();
       const { namespace, key, value } = entry;
       const address = { namespace, key };
       try {
         const header = readHeader(value, address);
         if (isCurrent(header?.keyId, ring)) {
-          // Only the decrypted record has its expiry.
+          // Only a decrypted record shows its expiry.
           if (this.#options.removeExpired === true) deferred.push(entry);
           else counts.current++;
           continue;
@@ -364,7 +364,7 @@ class Reencryption {
     return this.#options.removeExpired === true && hasExpired(expires) && (expires ?? 0) >= leastExpires;
   }
 
-  /** Counts a record that is under the primary and has not expired, and returns true for such a record. */
+  /** Counts a record that is under the primary and has not expired, and returns true. Otherwise returns false. */
   #keepsCurrent(record: OpenedRecord, counts: MutableCounts): boolean {
     if (!record.current || isAbsent(record)) return false;
     counts.current++;
@@ -378,9 +378,9 @@ class Reencryption {
   }
 
   /**
-   * Runs `work`, the encryption of one page, after the encryption of the previous page has ended. Meanwhile the store
-   * reads and writes other pages. If the encryption alternated between pages, all of them would stay in memory until
-   * the last one is encrypted.
+   * Runs `work`, the encryption of one page, after the previous page is encrypted. During the encryption, the store
+   * reads and writes other pages. If the encryption alternated between pages, all these pages would stay in memory
+   * until the last page is encrypted.
    */
   async #afterPrevious<Result>(work: () => Promise<Result>): Promise<Result> {
     const done = this.#encrypting.then(work);
@@ -406,7 +406,7 @@ class Reencryption {
     }
     const found = { ...noCounts };
     const changes = await this.#reencryptRecords(entries, ring, found);
-    // The first look has counted these records, but not what another process has written in the meantime.
+    // The records are counted already. Add only the problems of values that another process has written since.
     counts.unreadable += found.unreadable;
     counts.unauthenticated += found.unauthenticated;
     return changes;

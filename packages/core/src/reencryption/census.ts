@@ -13,7 +13,7 @@ import {
 } from "../store-interface/store-capabilities.ts";
 import { wrapRejection } from "../store-interface/wrapped-store.ts";
 
-/** Counts of records: under each encryption key, not encrypted, and broken. */
+/** The number of records under each encryption key, of records that are not encrypted, and of broken records. */
 export interface CensusCounts {
   /** Number of all records, encrypted or not. */
   readonly records: number;
@@ -22,7 +22,7 @@ export interface CensusCounts {
    * object.
    */
   readonly keys: ReadonlyMap<string, number>;
-  /** Number of records that Keyward did not encrypt: plaintext, or records in the format of another program. */
+  /** Number of records that Keyward did not encrypt: plaintext, or records that another program encrypted. */
   readonly unsealed: number;
   /**
    * Number of records that begin like an envelope of Keyward, but whose header cannot be read. Such a record is
@@ -31,11 +31,11 @@ export interface CensusCounts {
   readonly broken: number;
 }
 
-/** The result of {@link census}: counts of a whole backend, and of each of its namespaces. */
+/** The result of {@link census}: the counts for the whole backend, and for each of its namespaces. */
 export interface Census extends CensusCounts {
   /**
-   * The counts of each namespace, by its name. The name "" stands for the records without a namespace. `JSON.stringify`
-   * writes this Map as an object.
+   * The counts for each namespace, by the name of the namespace. Records without a namespace are counted under the name
+   * "". `JSON.stringify` writes this Map as an object.
    */
   readonly namespaces: ReadonlyMap<string, CensusCounts>;
 }
@@ -43,11 +43,11 @@ export interface Census extends CensusCounts {
 /** The options of {@link census}. */
 export interface CensusOptions {
   /**
-   * Maximum number of records that the census reads in one page. Pages are smaller at first, and if records are large.
-   * Default: 1,000.
+   * Maximum number of records that the census reads in one page. The first pages are smaller, and pages of large
+   * records too. Default: 1,000.
    */
   readonly batchSize?: number;
-  /** Stops the census, which then rejects with the reason of the signal. */
+  /** If this signal is aborted, the census stops, and rejects with the reason of the signal. */
   readonly signal?: AbortSignal;
   /** Called after each page of records with the number of records counted so far. */
   readonly onProgress?: (records: number) => void;
@@ -59,7 +59,9 @@ const censusOptionNames = {
   onProgress: true,
 } as const satisfies OptionNames<CensusOptions>;
 
-/** Returns an empty Map that `JSON.stringify` writes as an object. It would write an ordinary Map as `{}`. */
+/**
+ * Returns an empty Map that `JSON.stringify` writes as an object with the Map's entries. An ordinary Map becomes `{}`.
+ */
 function newCounts<Count>(): Map<string, Count> {
   const counts = new Map<string, Count>();
   // Not a subclass of Map: assertions such as `toEqual(new Map(…))` compare the class.
@@ -95,9 +97,9 @@ class Counter implements CensusCounts {
  * Reads only the headers of the records and needs no encryption key, so you can also pass a store that does not
  * encrypt. A record that is written during the census may be counted or not.
  *
- * `JSON.stringify` keeps the counts, because it writes each Map as an object. Applications choose the names of
- * namespaces, so such an object may have a property `__proto__`. Copy the parsed object only with functions that keep
- * this property, such as `Object.entries`.
+ * `JSON.stringify` writes each Map of the result as an object. A namespace may be named `__proto__`, and such an object
+ * then has a property with this name. Copy the parsed object only with functions that keep this property, such as
+ * `Object.entries`.
  *
  * @example
  * const { keys, namespaces } = await census(store);
@@ -136,8 +138,8 @@ export async function census(
 
 /**
  * Divides the records of a store into ranges, so that several calls of `reencrypt` can share the work. Pass each
- * element of the result as the option `range` of one call. If the store cannot be divided, the result is `[undefined]`,
- * which stands for all records.
+ * element of the result as the option `range` of one call. If the store cannot be divided, the result is `[undefined]`:
+ * one call for all records, without the option `range`.
  *
  * @param count maximum number of ranges.
  * @throws KeywardError `STORE_NOT_SCANNABLE`; `VALUE_INVALID` for a count that is not an integer of at least 1.
@@ -189,8 +191,8 @@ export function scannableOf(store: EncryptedStoreOrKeyv | ScannableStore): Scann
 }
 
 /**
- * Returns whether a value is an object that is neither an `EncryptedStore` nor a Keyv. Callers check all other values
- * with `storeParts`.
+ * Returns whether `store` is an object, but neither an `EncryptedStore` nor a Keyv. `storeParts` checks all other
+ * values.
  */
 function isPlainStore(store: EncryptedStoreOrKeyv | ScannableStore): store is ScannableStore {
   if (typeof store !== "object" || store === null || store instanceof EncryptedStore) return false;

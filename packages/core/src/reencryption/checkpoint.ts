@@ -10,20 +10,21 @@ import { hintForWriting, isOwnedBy, readSmallFile, replaceFile, systemCode } fro
 export interface Checkpoint {
   /**
    * The name of the job that the checkpoint belongs to, such as the name of the store. A job refuses progress that was
-   * saved under another name. Default: no name, so that a job does not notice if the progress is that of another store.
+   * saved under another name. Default: no name. A job without a name does not notice that the checkpoint contains the
+   * progress for another store.
    */
   readonly job?: string;
-  /** Returns the stored text, or `undefined` if no text is stored. */
+  /** Returns the text that the job stored last; `undefined` if no text is stored. */
   read(): Promise<string | undefined>;
-  /** Replaces the stored text. If `text` is `undefined`, the job is done, and the stored text is removed. */
+  /** Replaces the stored text. If `text` is `undefined`, because the job is done, removes the stored text. */
   write(text: string | undefined): Promise<void>;
 }
 
 /** The options of {@link fileCheckpoint}. */
 export interface FileCheckpointOptions {
   /**
-   * The property `job` of the checkpoint: the name of the job that it belongs to, such as the name of the store.
-   * Default: none.
+   * The name of the job that the checkpoint belongs to, such as the name of the store. Becomes the property `job` of
+   * the checkpoint. Default: no name.
    */
   readonly job?: string;
 }
@@ -32,7 +33,7 @@ const fileCheckpointOptionNames = { job: true } as const satisfies OptionNames<F
 
 /**
  * Returns a checkpoint that keeps the progress of a bulk re-encryption in a file. Only the owner of the file can read
- * the file. Each write replaces the whole file. The job removes the file after it has looked at every record.
+ * the file. Each write replaces the whole file. When the job has processed every record, it removes the file.
  *
  * @returns a checkpoint whose calls reject with `CHECKPOINT_INVALID` if the path is a symbolic link or not a regular
  * file, if another user owns the file, or if the file cannot be read or written.

@@ -13,7 +13,7 @@ export interface ForbidPlaintextOptions {
    * If the signal is aborted before the keyring is changed, the call stops, and rejects with the reason of the signal.
    */
   readonly signal?: AbortSignal;
-  /** Called after each page of records with the number of records of all stores counted so far. */
+  /** Called after each page of records with the number of records counted so far in all stores. */
   readonly onProgress?: (records: number) => void;
 }
 
@@ -26,9 +26,9 @@ const forbidPlaintextOptionNames = {
  * Forbids plaintext in a namespace permanently. A store with the returned keyring never reads a plaintext record of
  * this namespace, even if the store accepts plaintext with its option `accept`.
  *
- * Before the change, counts the records of every store, and rejects if a record of the namespace is not encrypted. If
- * you pass a provider, the provider saves the changed keyring. If you pass a keyring, save the returned keyring at its
- * source yourself.
+ * First reads all records of every store, and rejects if a record of the namespace is not encrypted. If you pass a
+ * provider, it saves the changed keyring. If you pass a keyring, save the returned keyring at the source of your keys
+ * yourself.
  *
  * @throws KeywardError
  * - `RECORD_NOT_SEALED`, with the counts by store, if records of the namespace are not encrypted;
@@ -48,7 +48,7 @@ export async function forbidPlaintext(
   requireStores(stores);
   const { signal } = requireOptions("forbidPlaintext", options, forbidPlaintextOptionNames);
   const counter = recordCounter(options.onProgress);
-  // The change must follow the latest generation, so the source is asked.
+  // Load the keyring, because the change must be made to the latest generation.
   const keyring = await KeyringSource.of(keys).ask(signal);
   await requireWritable(keys);
   requireAllStores(keyring, stores, undefined);

@@ -16,7 +16,7 @@ import {
   requireReencryptOptions,
 } from "./reencryption-options.ts";
 
-/** The records that one format reads. */
+/** Counts of the records that one format reads. */
 export interface MigratedFormat {
   /** The name of the format. */
   readonly format: string;
@@ -27,22 +27,25 @@ export interface MigratedFormat {
    * wrong, such as `ttlMs`.
    */
   readonly expired: number;
-  /** False if the format cannot detect a wrong key, so that the records are read but not encrypted. */
+  /**
+   * False if the migration only reads these records, and does not encrypt them, because the format cannot detect a
+   * wrong key and its `encryptUnauthenticated` is not true.
+   */
   readonly encryptable: boolean;
 }
 
-/** Records that cannot be read for the same reason, and that have the same form. */
+/** A group of records that have the same form, and that cannot be read for the same reason. */
 export interface UnreadRecords {
   /**
-   * The form of the stored values, such as "hex(12 bytes):hex(16 bytes):hex(bytes)". The form shows which format may
-   * read the records, and contains nothing of their values.
+   * The form of the stored values, such as "hex(12 bytes):hex(16 bytes):hex(bytes)", to find a format that can read
+   * them. Contains no part of the values.
    */
   readonly shape: string;
   /** The code of the error with which reading the records failed. */
   readonly code: KeywardErrorCode;
   /**
-   * True if the code is `RECORD_NOT_SEALED` and the keyring forbids plaintext in the namespaces of the records, as
-   * `forbidPlaintext` does. The format `plaintext()` then never reads these records.
+   * True if the code is `RECORD_NOT_SEALED` and `forbidPlaintext` was called for the namespaces of these records, so
+   * that even the format `plaintext()` never reads them.
    */
   readonly plaintextForbidden: boolean;
   /** Number of records with this `shape`, this `code` and this `plaintextForbidden`. */
@@ -57,7 +60,7 @@ export interface UnreadRecords {
  * The result of {@link migrate}. Except in `reencryption`, the counts describe the records before the re-encryption.
  */
 export interface MigrationReport {
-  /** Number of records that the migration has looked at. */
+  /** Number of records that the migration has read. */
   readonly scanned: number;
   /** Number of records that Keyward had encrypted before the migration, and that can be decrypted. */
   readonly envelopes: number;
@@ -71,21 +74,24 @@ export interface MigrationReport {
   /** The report of the re-encryption. `undefined` for a dry run. */
   readonly reencryption: ReencryptReport | undefined;
   /**
-   * True if every record that the call has looked at could be read, and is an envelope under the primary now or has
-   * expired. Always false for a dry run.
+   * True if every record could be read, and now either is encrypted under the primary or has expired. Always false for
+   * a dry run.
    */
   readonly complete: boolean;
 }
 
 const maxGroups = 1_000;
-/** The shape of the groups for the records that come after the first 1,000 groups. There is one for each error code. */
+/**
+ * The shape for records that fit none of the first 1,000 groups. There is one such group for each error code and
+ * `plaintextForbidden`.
+ */
 const otherShapes = "other forms";
 const maxExamples = 5;
 
 /**
- * Reports which format in the option `accept` of a store reads which records, and then encrypts the records under the
- * primary, as {@link reencrypt} does. Records that cannot be read stay as they are, and the report describes their form,
- * so that you can find the missing format. With `dryRun`, nothing is written.
+ * Counts how many records each format in the option `accept` of a store reads, and then encrypts the records under the
+ * primary, as {@link reencrypt} does. Records that cannot be read stay as they are, and the report describes their
+ * form, so that you can find the missing format. With `dryRun`, nothing is written.
  *
  * @param options the options of `reencrypt`. `maxPerSecond`, `onProgress` and `checkpoint` apply to the re-encryption, and
  * not to the survey of the records before it. If `signal` is aborted before the re-encryption begins, the call rejects
@@ -103,7 +109,7 @@ export async function migrate(store: EncryptedStoreOrKeyv, options: ReencryptOpt
   for await (const records of pages(withinRange(scannableOf(store), range), requirePace(options).batchSize)) {
     signal?.throwIfAborted();
     for (const [index, record] of records.entries()) {
-      // Decryption blocks the event loop, which live traffic shares.
+      // Decryption blocks the event loop, which the application needs for its own calls.
       if (index % recordsPerTurn === recordsPerTurn - 1) {
         await nextTurn();
         signal?.throwIfAborted();
@@ -113,11 +119,11 @@ export async function migrate(store: EncryptedStoreOrKeyv, options: ReencryptOpt
   }
   const reencryption = dryRun ? undefined : await reencrypt(store, options);
   const found = survey.report();
-  // The re-encryption does not decrypt the records under the primary, and the survey does.
+  // The survey decrypts the records under the primary, too. The re-encryption does not.
   return { ...found, reencryption, complete: reencryption?.complete === true && found.unread.length === 0 };
 }
 
-/** Counts that grow while records are looked at. */
+/** Counts that can be changed while records are read. */
 type Counted<Counts> = { -readonly [Name in keyof Counts]: Counts[Name] };
 
 interface Group {

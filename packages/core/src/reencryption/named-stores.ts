@@ -4,13 +4,13 @@ import { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf } from "../
 import { isKeyv } from "../store-interface/adapters.ts";
 
 /**
- * The stores that use a keyring, each under the name that the keyring lists for it. Each store is an `EncryptedStore`,
- * or a Keyv that `createKeyv` made.
+ * The stores that use a keyring. The name of each property is the name that the keyring lists for the store. Each store
+ * is an `EncryptedStore`, or a Keyv that `createKeyv` made.
  */
 export type NamedStores = Readonly<Record<string, EncryptedStoreOrKeyv>>;
 
 /**
- * Checks the argument `stores`, because JavaScript code may pass anything.
+ * Checks the argument `stores`, because no compiler checks JavaScript code.
  *
  * @throws KeywardError `VALUE_INVALID` if `stores` is not an object whose properties are stores; `STORE_INVALID` if one
  * of its properties is not a store.

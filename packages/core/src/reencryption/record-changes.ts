@@ -2,8 +2,8 @@ import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import type { Replacement, StoredValue } from "../store-interface/store-capabilities.ts";
 
 /**
- * Returns whether a record may be replaced: true if its encryption key is still enabled, or if the record is not
- * encrypted.
+ * Returns whether a record may be replaced. A record under a disabled key may not, because an attacker may have forged
+ * it. A record that is not encrypted may.
  */
 export function mayBeReplaced(ring: Keyring, { keyId }: Change): boolean {
   return keyId === undefined || isEnabled(ring, keyId);
@@ -19,9 +19,12 @@ export interface Change extends Replacement {
   readonly removes: boolean;
 }
 
-/** Returns the change that removes a record: a replacement whose expiry is in the past. */
+/**
+ * Returns the change that removes a record. It is a replacement with an expiry in the past, so that the store drops the
+ * record.
+ */
 export function removal(key: string, value: StoredValue, keyId: string | undefined): Change {
-  // Not 0, which means "never" in some backends.
+  // Not 0: some backends treat 0 as "does not expire".
   return { key, keyId, expected: value, next: value, expires: 1, removes: true };
 }
 

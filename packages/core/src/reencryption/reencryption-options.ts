@@ -13,11 +13,11 @@ export interface ReencryptOptions {
   /** Maximum number of pages of records that are in progress at the same time. Default: 4. */
   readonly concurrency?: number;
   /**
-   * Maximum number of records that the job looks at per second, on average. If the job was slower for a time, it does
-   * not exceed this rate afterwards to catch up. Default: no limit.
+   * Maximum number of records that the job processes per second, on average. After a slower period, the job does not
+   * exceed this rate to catch up. Default: no limit.
    */
   readonly maxPerSecond?: number;
-  /** The range of records to re-encrypt, as one of the values that `rangesOf` returned. Default: all records. */
+  /** The range of records to re-encrypt: a value from the list that `rangesOf` returned. Default: all records. */
   readonly range?: string;
   /** If true, the job only counts the records that it would re-encrypt, and writes nothing. Default: false. */
   readonly dryRun?: boolean;
@@ -26,25 +26,27 @@ export interface ReencryptOptions {
    * `fileCheckpoint` keeps the progress in a file. Default: the progress is not kept.
    */
   readonly checkpoint?: Checkpoint;
-  /** An abort of this signal stops the job after the pages in progress. The report then has `complete: false`. */
+  /**
+   * If this signal is aborted, the job finishes the pages in progress and stops, with `complete: false` in its report.
+   */
   readonly signal?: AbortSignal;
   /** Called after each page of records with the progress of the job so far. */
   readonly onProgress?: (progress: ReencryptProgress) => void;
   /**
-   * If true, the job removes records whose expiry has passed by the clock of this process, instead of re-encrypting them.
-   * Use this for a store that does not remove expired records itself. The job then also decrypts the records that are
-   * under the primary, because only a decrypted record shows its expiry. Default: false.
+   * If true, the job removes expired records instead of re-encrypting them. The clock of this process decides whether a
+   * record has expired. Use this for a store that does not remove expired records itself. The job then also decrypts
+   * the records that are under the primary, because only a decrypted record shows its expiry. Default: false.
    */
   readonly removeExpired?: boolean;
-  /** The namespaces to re-encrypt; "" stands for the records without a namespace. Default: all. */
+  /** The namespaces to re-encrypt. The name "" selects the records without a namespace. Default: all namespaces. */
   readonly namespaces?: readonly string[];
 }
 
 /** The progress of a bulk re-encryption. */
 export interface ReencryptProgress {
   /**
-   * Number of records that the job has looked at. If the primary key changes during the job, the job starts over and
-   * counts the same records again.
+   * Number of records that the job has processed. If the primary changes during the job, the job starts over and counts
+   * the same records again.
    */
   readonly scanned: number;
   /** Number of records that did not need re-encryption, because they were under the primary key already. */
@@ -59,14 +61,14 @@ export interface ReencryptProgress {
   /**
    * Number of records whose expiry has passed. With `removeExpired`, the job removes these records. Without it, the job
    * re-encrypts them, except records of a foreign format that is not plaintext. Such records stay as they are, because
-   * they may count as expired only because an option of the format, such as `ttlMs`, is wrong.
+   * their expiry may be wrong: an option of the format, such as `ttlMs`, may be set wrongly.
    */
   readonly expired: number;
   /** Number of expired records that the job removed. With `dryRun`, the number of records that it would remove. */
   readonly removed: number;
   /**
-   * Number of records that cannot be decrypted, or that another program wrote in a format that cannot be decoded. The
-   * job does not change these records.
+   * Number of records that cannot be decrypted, or that no format of the store can read. The job does not change these
+   * records.
    */
   readonly unreadable: number;
   /**
@@ -74,7 +76,7 @@ export interface ReencryptProgress {
    * change these records, unless the option `encryptUnauthenticated` of their format is true.
    */
   readonly unauthenticated: number;
-  /** Number of records that the job has looked at per second in this run, on average. */
+  /** Number of records that the job has processed per second in this run, on average. */
   readonly ratePerSecond: number;
 }
 
@@ -90,7 +92,7 @@ export interface UnreadableRecord {
   readonly code: KeywardErrorCode;
 }
 
-/** Returns the entry in a report for a record that cannot be decrypted. */
+/** Returns the entry for a record that cannot be decrypted, for the list in a report. */
 export function unreadableRecord({ namespace, key }: RecordAddress, { code, keyId }: KeywardError): UnreadableRecord {
   return { namespace, key, code, ...(keyId === undefined ? {} : { keyId }) };
 }
@@ -103,8 +105,8 @@ export interface ReencryptReport extends ReencryptProgress {
   /** The id of the primary key, under which the job re-encrypted the records. */
   readonly primary: string;
   /**
-   * True if every record was looked at, and each record that was not under the primary could be decrypted. False if the
-   * job was stopped, if records are unreadable, or if records were left in a format without authentication.
+   * True if the job has processed all records, and could decrypt each record that was not under the primary. False if
+   * the job was stopped, if records are unreadable, or if records stay in a format that cannot detect a wrong key.
    */
   readonly complete: boolean;
   /** The first 1,000 records that could not be decrypted in this run. */
@@ -128,7 +130,8 @@ export const reencryptOptionNames = {
 } as const satisfies OptionNames<ReencryptOptions>;
 
 /**
- * Checks the options of `reencrypt` or `migrate`, except those for the speed, and returns them.
+ * Checks the options of `reencrypt` or `migrate`, and returns them. {@link requirePace} checks the options that limit
+ * the speed.
  *
  * @param name the function that was called, for the message.
  * @throws KeywardError `VALUE_INVALID` for an unknown option, or an option of the wrong type.
@@ -151,7 +154,7 @@ export function requireReencryptOptions(name: string, options: ReencryptOptions)
 }
 
 /**
- * Checks the options for the speed of a bulk re-encryption, and adds their defaults.
+ * Checks the options that limit the speed of a bulk re-encryption, and adds their defaults.
  *
  * @throws KeywardError `VALUE_INVALID`.
  */

@@ -28,13 +28,13 @@ export interface Retirement {
   /** The keyring after the change. */
   readonly keyring: Keyring;
   /**
-   * True if the changed keyring is at the source of the keys: the provider saved it, or with the option `instruct` an
-   * operator made the change. False if you passed a keyring, or a provider that cannot save: then save the changed
-   * keyring yourself.
+   * True if the source of the keys has the changed keyring, because the provider saved it or, with the option
+   * `instruct`, an operator made the change. False if you passed a keyring, or a provider that cannot save. If false,
+   * save the changed keyring yourself.
    */
   readonly saved: boolean;
   /**
-   * The records that were abandoned: they are encrypted under the retired key, and could not be decrypted. Empty unless
+   * The records under the retired key that could not be decrypted, and that were therefore abandoned. Empty unless
    * `abandonUnreadable` is true.
    */
   readonly abandoned: readonly UnreadableRecord[];
@@ -50,8 +50,8 @@ export interface LoadedKeyring {
 }
 
 /**
- * Disables or removes a key in a keyring that the caller has just loaded, after checking that no record of any store
- * and namespace needs the key. Calls `save` with the changed keyring.
+ * Checks that no record of any store and namespace needs a key. Then disables or removes the key in a keyring that the
+ * caller has just loaded, and calls `save` with the changed keyring.
  *
  * @throws KeywardError the errors of `retireKey`.
  */
@@ -68,7 +68,7 @@ export async function retireLoaded(
   if (to === "removed" && isEnabled(keyring, id) && !evenIfEnabled) {
     throw new KeywardError("KEYRING_INVALID", `Key "${id}" is enabled and cannot be removed yet`, {
       keyId: id,
-      hint: 'First call retireKey with `to: "disabled"`. Remove the key once no process has reported KEY_DISABLED for a while.',
+      hint: 'First call retireKey with `to: "disabled"`. Remove the key after no process has reported KEY_DISABLED for a while.',
     });
   }
   requireAllStores(keyring, stores, id);
@@ -90,9 +90,9 @@ export async function retireLoaded(
 }
 
 /**
- * Makes every store of this process use the latest keyring, waits for its writes, and re-encrypts its reserved records.
- * Does so for all stores before any records are counted, because stores may share a backend: one of these stores may
- * then re-encrypt a reserved record that would be counted for another.
+ * Makes every given store load the latest keyring, finish its writes, and re-encrypt its reserved records. Call this
+ * function before any records are counted: stores may share a backend, so a reserved record that is counted for one
+ * store may be re-encrypted by another.
  */
 async function prepareStores(
   { source: loadedFrom }: LoadedKeyring,
@@ -102,11 +102,12 @@ async function prepareStores(
 ): Promise<void> {
   for (const [name, store] of Object.entries(stores)) {
     const { codec, check, source, reserve } = storeParts(store);
-    // A store with another provider may still have an earlier keyring. The others have the one that was just loaded.
+    // A store with another provider may still have an earlier keyring. All other stores have the keyring that was just
+    // loaded.
     if (source !== loadedFrom) await source.ask(signal);
     const used = await codec.ring();
     if (used.primary === id) throw storeStillEncrypts(name, id);
-    // Writes that this process began under the key have reached the store from here on.
+    // After this line, all writes that this process began under the key have reached the store.
     await source.drained();
     await renewCheckRecord(check.renew(used));
     await reserve?.renew();
@@ -114,7 +115,7 @@ async function prepareStores(
 }
 
 /**
- * Counts the records that need the key, in every store and its reserved space.
+ * Checks that no record needs the key, in any store or its reserved space.
  *
  * @throws KeywardError `KEY_IN_USE` if a record needs the key.
  */
@@ -138,10 +139,10 @@ async function requireUnused(search: Search, stores: NamedStores): Promise<void>
       counts,
       hint:
         "Run `reencrypt` over the stores in this message, and repeat the call. If the report of `reencrypt` lists " +
-        "`unreadableRecords`, first correct the cause: for the code `KEY_MISMATCH`, the option `scope` of a store may be " +
-        "missing or wrong. If a record in a reserved space still needs the key after that, it may be the check record of a " +
-        "scope: pass a store with that scope too. Only if the unreadable records are lost for good, pass `abandonUnreadable: true`, which " +
-        "retires the key without them.",
+        "`unreadableRecords`, first correct the cause: with the code `KEY_MISMATCH`, the option `scope` of a store " +
+        "may be missing or wrong. If a record in a reserved space still needs the key, it may be the check record " +
+        "of a scope: pass a store with that scope, too. Only if the unreadable records are lost for good, pass " +
+        "`abandonUnreadable: true`, which retires the key although these records need it.",
     },
   );
 }
@@ -156,8 +157,8 @@ function storeStillEncrypts(name: string, id: string): KeywardError {
 }
 
 /**
- * Waits until a check record is re-encrypted. Ignores a check record that cannot be decrypted: if it is under the key
- * to retire, the count of records finds it afterwards.
+ * Waits until a check record is re-encrypted. Does not reject if the check record cannot be decrypted: if it is under
+ * the key to retire, the count of records finds it.
  */
 async function renewCheckRecord(renewing: Promise<void>): Promise<void> {
   try {
@@ -171,9 +172,14 @@ async function renewCheckRecord(renewing: Promise<void>): Promise<void> {
 interface Search {
   readonly id: string;
   readonly keyring: Keyring;
-  /** The stores that try to decrypt a record. One backend may hold several scopes, so a record is lost if all of them fail. */
+  /**
+   * The stores with which the search tries to decrypt a record. One backend may contain records of several scopes, so a
+   * record is unreadable only if all stores fail to decrypt it.
+   */
   readonly readers: readonly EncryptedStoreOrKeyv[];
-  /** Collects the records that no store can decrypt. If absent, such records count as needing the key. */
+  /**
+   * Collects the records that no store can decrypt. If absent, these records are counted as records that need the key.
+   */
   readonly abandoned: UnreadableRecord[] | undefined;
   readonly signal: AbortSignal | undefined;
   readonly counter: (records: number) => void;
@@ -195,8 +201,8 @@ async function recordsUnder(search: Search, scannable: ScannableStore): Promise<
 }
 
 /**
- * Refuses to abandon unreadable records if a scope has a check record but no store of that scope was passed, because
- * such a store may be able to decrypt the records.
+ * Checks that a store was passed for every scope that has a check record. A store of a missing scope might be able to
+ * decrypt the records that would be abandoned.
  *
  * @throws KeywardError `STORES_MISSING` with an error for each scope without a store.
  */
@@ -215,8 +221,7 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
   }
   if (missing.size === 0) return;
   const hint =
-    "Pass a store of the scope that `error.key` names. `error.key` is the key of the check record of the scope: the " +
-    'name of the scope is the part after "check/".';
+    "Pass a store with the scope that `error.key` contains after `check/`. `error.key` is the key of the scope's check record.";
   throw new KeywardError(
     "STORES_MISSING",
     `No record was abandoned, because no store was passed for ${missing.size} of the scopes that have a check record in the reserved space`,
@@ -236,17 +241,16 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
           ),
       ),
       hint:
-        "The unreadable records may belong to one of these scopes, even if no process uses that scope any longer. So pass " +
-        "a store of each scope. `error.errors` has an error for each scope that lacks a store. Its property `key` is the " +
-        'prefix "check/" and the name of the scope.',
+        "The unreadable records may belong to one of these scopes, even to a scope that no process uses now. Pass a " +
+        "store for each scope. `error.errors` has one error for each missing scope. Its property `key` is `check/` " +
+        "followed by the name of the scope.",
     },
   );
 }
 
 /**
- * Returns a store to scan, whose records are those of a reserved space, in the reserved namespace. Leaves out
- * heartbeats. A heartbeat that arrives late may be encrypted under any key. It does not keep the key in use, because a
- * running process soon writes another heartbeat.
+ * Returns a store whose scan returns the records of a reserved space, except heartbeats. A heartbeat that arrives late
+ * may be encrypted under the old key. That does not matter, because a running process soon writes another heartbeat.
  */
 function inReserve(reserved: ScannableStore): ScannableStore {
   return {
@@ -275,7 +279,8 @@ async function whyUnreadable(
   let why: UnreadableRecord | undefined;
   for (const reader of readers) {
     const { codec } = storeParts(reader);
-    // The keyring to change has the key, even if the keyring of a store does not. A store's keyring may be scoped.
+    // Try two keyrings: the keyring to change, because it contains the key, and the keyring of the store, because it
+    // may be scoped.
     for (const tried of [keyring, await codec.ring()]) {
       try {
         if (codec.openIgnoringStatus(tried, value, { namespace, key }) !== undefined) return undefined;

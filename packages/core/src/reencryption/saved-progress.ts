@@ -4,7 +4,7 @@ import type { ReencryptProgress } from "./reencryption-options.ts";
 /** The counts of a bulk re-encryption that are stored in its checkpoint. */
 export type ReencryptCounts = Omit<ReencryptProgress, "ratePerSecond">;
 
-/** The counts of a bulk re-encryption that has not looked at any record. */
+/** The counts at the beginning of a bulk re-encryption: all are 0. */
 export const noCounts: ReencryptCounts = {
   scanned: 0,
   current: 0,
@@ -19,7 +19,7 @@ export const noCounts: ReencryptCounts = {
 // A checkpoint of an earlier release lacks the counts `unauthenticated` and `removed`.
 const countNames = Object.keys(noCounts).filter((name) => name !== "unauthenticated" && name !== "removed");
 
-/** Returns the sums of two counts. */
+/** Adds two sets of counts, and returns the sums. */
 export function addCounts(one: ReencryptCounts, other: ReencryptCounts): ReencryptCounts {
   return {
     scanned: one.scanned + other.scanned,
@@ -33,7 +33,7 @@ export function addCounts(one: ReencryptCounts, other: ReencryptCounts): Reencry
   };
 }
 
-/** The progress of a bulk re-encryption, as its checkpoint keeps it. */
+/** The progress of a bulk re-encryption that is stored in its checkpoint. */
 export interface SavedProgress {
   /** The id of the primary, the key that the job encrypts with. */
   readonly primary: string;
@@ -51,7 +51,7 @@ export interface SavedProgress {
 /** The beginning of each text that {@link formatProgress} returns. */
 const beginning = '{"keyward":"reencrypt"';
 
-/** Returns the text that a checkpoint keeps for this progress. */
+/** Returns the text to store in a checkpoint for this progress. */
 export function formatProgress(progress: SavedProgress): string {
   return JSON.stringify({ keyward: "reencrypt", ...progress });
 }
@@ -73,7 +73,7 @@ export function parseProgress(text: string): SavedProgress {
   return { ...saved, counts: addCounts(noCounts, { ...noCounts, ...saved.counts }) };
 }
 
-/** Returns whether `text` has the form in which a checkpoint keeps the progress of a bulk re-encryption. */
+/** Returns whether {@link parseProgress} can parse `text` as the progress of a bulk re-encryption. */
 export function isSavedProgressText(text: string): boolean {
   try {
     parseProgress(text);
@@ -92,25 +92,23 @@ export function isSavedProgressText(text: string): boolean {
 export function invalidCheckpoint(cause?: KeywardError): KeywardError {
   return new KeywardError(
     "CHECKPOINT_INVALID",
-    "The content of the checkpoint does not belong to this re-encryption of this store",
+    "The content of the checkpoint was not written by this re-encryption of this store",
     {
       cause,
-      hint:
-        "If another job uses this checkpoint, pass another checkpoint. Otherwise remove the checkpoint: the job then " +
-        "starts over, which costs only time.",
+      hint: "If another job uses this checkpoint, pass another checkpoint. Otherwise remove the checkpoint. The job then starts over. No record is lost.",
     },
   );
 }
 
 /**
- * Returns the error for a text that is not the progress of a re-encryption. The text may be the content of another
- * file.
+ * Returns the error for a checkpoint whose text is not the progress of a re-encryption, for example because its path
+ * leads to another file.
  */
 function noProgress(text: string): KeywardError {
   const isDamaged = text.startsWith(beginning);
-  return new KeywardError("CHECKPOINT_INVALID", "The content of the checkpoint does not belong to a re-encryption", {
+  return new KeywardError("CHECKPOINT_INVALID", "The content of the checkpoint was not written by a re-encryption", {
     hint: isDamaged
-      ? "The checkpoint is damaged. Remove the checkpoint: the job then starts over, which costs only time."
+      ? "The checkpoint is damaged. Remove the checkpoint. The job then starts over. No record is lost."
       : "This is not a checkpoint, so keep it. Pass the path of a file that does not exist yet, or of the checkpoint of this job.",
   });
 }

@@ -37,7 +37,7 @@ export async function canSave(provider: KeyProvider): Promise<boolean> {
 }
 
 /**
- * Checks that a provider has `save`.
+ * Checks that a provider has the method `save`.
  *
  * @throws KeywardError `PROVIDER_READ_ONLY` if the provider has no `save`.
  */
@@ -45,8 +45,9 @@ export function requireSave(provider: KeyProvider): void {
   if (typeof provider.save === "function") return;
   throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed keyring", {
     hint:
-      "Use a provider that has `save()`. If you cannot, pass the option `instruct` to the rotation: the rotation then " +
-      "tells you which change to make at the source of the keys, and waits for that change, as docs/guided-rotation.md shows.",
+      "Use a provider that has `save()`. If you cannot, pass the option `instruct` to the rotation: the rotation " +
+      "then tells you which change to make at the source of the keys, and waits for that change. See " +
+      "docs/guided-rotation.md.",
   });
 }
 
@@ -62,8 +63,8 @@ export async function requireWritable(keys: Keyring | KeyProvider): Promise<void
 }
 
 /**
- * Returns a function to call with the number of records of each page. The function adds these numbers up, and passes
- * the sum so far to `onProgress`.
+ * Returns a function that adds up the numbers that it is called with, such as the number of records in each page, and
+ * passes the sum so far to `onProgress`.
  */
 export function recordCounter(onProgress: ((records: number) => void) | undefined): (records: number) => void {
   let total = 0;

@@ -7,13 +7,13 @@ import { keysIn } from "../store/check-record.ts";
 import { abortable } from "../waiting/abortable.ts";
 import { pause } from "../waiting/pause.ts";
 
-/** An instruction to an operator: the change at the source of the keys that a guided rotation waits for. */
+/** An instruction to an operator to change the keys at their source. A guided rotation waits for this change. */
 export interface Instruction extends ChangeInstruction {
   /** The change that the operator must make at the source of the keys. */
   readonly change: KeyringChange;
   /**
-   * The reason why the keys at the source cannot be used now, for example that the operator wrote an invalid key.
-   * Absent if the keys can be used, but do not have the change yet.
+   * The reason why the keys at the source cannot be used now, such as an invalid key that the operator wrote. Absent if
+   * the keys can be used, but the change was not made yet.
    */
   readonly problem?: KeywardError;
 }
@@ -24,7 +24,10 @@ export interface Instruction extends ChangeInstruction {
  */
 export type Instruct = (instruction: Instruction) => void | Promise<void>;
 
-/** The key provider of a guided rotation, its source, and the function that instructs an operator. */
+/**
+ * The key provider of a guided rotation, the source that loads its keyring, and the function that instructs an
+ * operator.
+ */
 export interface GuidedSource {
   readonly provider: KeyProvider;
   readonly source: KeyringSource;
@@ -37,10 +40,10 @@ const longestPollMs = 1_000;
 
 /**
  * Instructs an operator to make a change at the source of the keys, and waits until this process has loaded a keyring
- * with the change. Waits as long as the operator needs, until the signal is aborted.
+ * with the change. The wait has no time limit: only the signal or an error ends it.
  *
  * @param keyring the keyring at the source, before the change.
- * @param requireCurrent called before each load. Throws if the change is no longer wanted, which ends the wait.
+ * @param requireCurrent called before each load. If the change is no longer wanted, it must throw, which ends the wait.
  * @throws KeywardError `CHANGE_NEEDED` if this process must be restarted before it sees the change; the errors of
  * `instruct`.
  */
@@ -53,7 +56,7 @@ export async function changeAtSource(
   const instruction = await instructionFor(provider, change, keyring);
   const tell = async (problem?: KeywardError) => {
     const given = { ...instruction, change, ...(problem === undefined ? {} : { problem }) };
-    // An operator who never answers must not keep the run from being stopped.
+    // The caller must be able to stop the run, even if the operator never answers.
     await abortable(async () => await instruct(given), signal ?? new AbortController().signal);
   };
   await tell();
@@ -74,7 +77,10 @@ export async function changeAtSource(
   }
 }
 
-/** Returns the problem of a keyring that was changed, but not as the rotation needs; `undefined` if it was not changed. */
+/**
+ * Returns the error for a keyring that the operator changed, but not as the instruction asks; `undefined` if the
+ * keyring was not changed.
+ */
 function otherChange(change: KeyringChange, before: Keyring, now: Keyring): KeywardError | undefined {
   if (sameKeyring(before, now)) return undefined;
   return new KeywardError(
@@ -97,13 +103,16 @@ async function instructionFor(
     throw asKeywardError(
       error,
       "PROVIDER_UNAVAILABLE",
-      "The key provider failed to describe the change that an operator must make to its keys",
+      "The key provider failed to describe the change that an operator must make at the source of the keys",
       hint,
     );
   }
 }
 
-/** Returns the message and hint with which the provider explains why it cannot save, as advice for the operator. */
+/**
+ * Returns the message and hint of the error with which `requireWritable` of the provider rejects, as advice for the
+ * operator; "" if it does not reject.
+ */
 async function whyReadOnly(provider: KeyProvider): Promise<string> {
   try {
     await provider.requireWritable?.();

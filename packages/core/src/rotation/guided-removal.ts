@@ -6,7 +6,7 @@ import { hasKeyId } from "../store/heartbeat.ts";
 import type { ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
 import { countUnder } from "./rotation-plan.ts";
 
-/** A key that an operator removes at the source of the keys. */
+/** The arguments of {@link removeAtSource}, for a key that an operator removes at the source of the keys. */
 export interface GuidedRemoval {
   readonly keyId: string;
   /** The keyring before the removal, and its source. */
@@ -26,8 +26,8 @@ export interface GuidedRemoval {
 }
 
 /**
- * Removes a key with the help of an operator. Then waits until no replica has the key any longer, and counts once more
- * the records under the key. If the source no longer has the key, only waits and counts.
+ * Lets an operator remove a key at the source of the keys. Then waits until no replica has the key, and counts the
+ * records under the key again. If the key was already removed at the source, only waits and counts.
  *
  * @throws KeywardError `KEY_IN_USE` if records need the key; `REPLICA_BEHIND` if a replica keeps the key for too long.
  */
@@ -44,7 +44,7 @@ export async function removeAtSource({
   await waits.wait("remove", changed, ({ keys }) => keys !== undefined && !hasKeyId(keys, keyId), onWaiting, {
     registersLate: true,
   });
-  // An earlier run abandoned records, and their number is not known any longer.
+  // An earlier run may have abandoned records. This run does not know how many.
   if (abandonUnreadable === true && abandoned === undefined) return;
   const counts = await countUnder(stores, (id) => id === keyId, signal);
   const left = Object.entries(counts).filter(([, count]) => count > 0);
@@ -57,8 +57,9 @@ export async function removeAtSource({
       keyId,
       counts: Object.fromEntries(left),
       hint:
-        `Put key "${keyId}" back at its source, not as the primary, and run this call again, which re-encrypts the ` +
-        "records. If a process still has the former keys and writes under this key, end that process first. If the key is " +
+        `Put key "${keyId}" back at its source, but not as the primary. Then run this call again, which ` +
+        "re-encrypts the records. If a process still has the former keys and writes under this key, end that " +
+        "process first. If the key is " +
         "compromised, do not put it back: delete the records, because an attacker may have forged them.",
     },
   );

@@ -16,30 +16,30 @@ import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
  */
 export type ReplicaWait = "distribute" | "drain" | "remove";
 
-/** The options that determine which processes a rotation waits for, and how long. */
+/** Options for the steps in which a rotation waits for other processes: which processes, and how long. */
 export interface ReplicaWaitOptions {
   /** Every store that uses the keyring, each under the name that the keyring lists for it. */
   readonly stores: NamedStores;
   /**
-   * How long each of the steps `distribute` and `drain` waits for processes that use the stores but are not registered
-   * as replicas. Pass `{ waitMs }`, the milliseconds that these processes take to load a changed keyring and finish
-   * their writes. Or pass a function whose promise resolves when these processes have done both. If no other process
-   * uses the stores, pass `{ waitMs: 0 }`. Required if a store has no replica except this process.
+   * How the steps `distribute` and `drain` wait for processes that use the stores but are not registered as replicas.
+   * With `{ waitMs }`, each step waits this number of milliseconds: choose the time in which these processes load a
+   * changed keyring and finish their writes. With a function, each step waits for its promise, which must resolve when
+   * these processes have done both. If no other process uses the stores, pass `{ waitMs: 0 }`. Required if a store has
+   * no replica except this process.
    */
   readonly unregistered?: { readonly waitMs: number } | ((wait: "distribute" | "drain") => Promise<void>);
   /**
-   * Ids of replicas that have ended. The rotation does not wait until their leases lapse. Never pass the id of a
-   * process that still runs: it may write records under the old key, which no process can decrypt once that key is
-   * disabled.
+   * Ids of replicas that have ended. The rotation does not wait for them. Never pass the id of a process that still
+   * runs: it may write records under the old key, which no process can decrypt once that key is disabled.
    */
   readonly ignoreReplicas?: readonly string[];
   /**
-   * Maximum time to wait for replicas in each step that waits for them, in milliseconds. Default: ten
-   * minutes, or twice the longest lease if that is longer. After this time, the run rejects with `REPLICA_BEHIND`.
+   * Maximum time that each step waits for replicas, in milliseconds. After this time, the run rejects with
+   * `REPLICA_BEHIND`. Default: ten minutes, or twice the longest lease if that is longer.
    */
   readonly replicasWithinMs?: number;
   /**
-   * An abort of this signal stops the run, which then rejects with the reason of the signal. A later run resumes the
+   * If this signal is aborted, the run stops, and rejects with the reason of the signal. A later run resumes the
    * rotation where this run stopped.
    */
   readonly signal?: AbortSignal;
@@ -71,12 +71,12 @@ const longestPollMs = 500;
 export class ReplicaWaits {
   readonly #source: KeyringSource;
   readonly #options: ReplicaWaitOptions;
-  /** One watch for each reserved space, because several stores may share a backend and so a reserved space. */
+  /** One watch for each reserved space. Stores that share a backend also share its reserved space. */
   readonly #watches = new Map<object, { readonly store: string; readonly watch: ReplicaWatch }>();
 
   /**
-   * @param source loads the keyring of this process, and identifies the replica of this process in each store. A
-   * rotation also waits for that replica, but does not count it as another registered process.
+   * @param source loads the keyring of this process. Also identifies the replica that is this process: a rotation waits
+   * for it, too, but does not count it as another registered process.
    * @throws KeywardError `VALUE_INVALID` if `replicasWithinMs` or `waitMs` is not an integer of at least 0.
    */
   constructor(source: KeyringSource, options: ReplicaWaitOptions) {
@@ -122,16 +122,15 @@ export class ReplicaWaits {
 
   /**
    * Waits until `isReady` returns true for every replica whose lease has not lapsed. Then waits for the processes that
-   * are not registered, for as long as the option `unregistered` requires. The step `remove` waits only for replicas.
-   * Before you call `wait`, announce `keyring` in the stores, so that a replica that registers during the wait loads
-   * `keyring`.
+   * are not registered, as the option `unregistered` requires. The step `remove` waits only for replicas. Announce
+   * `keyring` in the stores before you call `wait`, so that a replica that registers during the wait loads `keyring`.
    *
-   * @param report called with the replicas that are not ready yet, each time the list changes.
+   * @param report called with the list of replicas that are not ready yet, each time the list changes.
    * @param registersLate true to wait also for replicas that register during the wait. A guided rotation needs this:
    * the former keyring may have the announced generation number too, so such a replica may not have loaded `keyring`.
-   * @param requireCurrent throws if the wait is no longer wanted, because another run took the rotation over.
+   * @param requireCurrent must throw if another run has taken the rotation over, which ends the wait.
    * @throws KeywardError `REPLICA_BEHIND` if a replica is not ready within `replicasWithinMs`; `NO_REPLICAS` if
-   * `unregistered` is omitted and this process is the only replica left of a store. The step `remove` does not throw
+   * `unregistered` is omitted and a store has no replica except this process. The step `remove` does not throw
    * `NO_REPLICAS`.
    */
   async wait(
@@ -150,7 +149,7 @@ export class ReplicaWaits {
     await this.#listReplicas();
     let reportedIds = "";
     let listed = await this.#readReplicas();
-    // The wait must not fail because of a replica that ended without disconnecting: its lease has to lapse first.
+    // Wait longer than the longest lease, so that the lease of a replica that ended without disconnecting can lapse.
     const leaseMs = Math.max(0, ...listed.map((replica) => replica.leaseMs));
     const { replicasWithinMs = Math.max(defaultReplicasWithinMs, 2 * leaseMs) } = this.#options;
     const deadlineMs = performance.now() + replicasWithinMs;
@@ -163,7 +162,8 @@ export class ReplicaWaits {
       }
       if (waiting.length === 0) break;
       if (performance.now() > deadlineMs) {
-        // A process with a key of this keyring writes readable heartbeats, so an unreadable one must not end a rotation.
+        // A process with a key of this keyring writes heartbeats that can be decrypted. So a heartbeat that cannot be
+        // decrypted must not make the rotation fail.
         const late = waiting.filter(({ problem }) => problem === undefined);
         if (late.length === 0) break;
         throw replicaBehindError(step, keyring, late);
@@ -228,8 +228,8 @@ export class ReplicaWaits {
 }
 
 /**
- * Returns the id or name of a replica in a form that is safe to print. An attacker who can write to the store may have
- * chosen the id, which is part of the key of a heartbeat.
+ * Makes the id or name of a replica safe to print: replaces control characters, and cuts the text to 255 characters. An
+ * attacker who can write to the store may have chosen the id.
  */
 function shown(id: string): string {
   return id.replace(/\p{C}/gu, "?").slice(0, 255);

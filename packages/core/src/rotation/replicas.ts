@@ -10,9 +10,9 @@ import {
 } from "../store/heartbeat.ts";
 import type { ReservedRecord, ReservedRecords } from "../store/reserved-records.ts";
 
-/** A process that registered in a store, as its last heartbeat describes it. Not a Redis replica. */
+/** A process that registered in a store. The fields are from its last heartbeat. Not a Redis replica. */
 export interface Replica {
-  /** The random id of the process, which stays the same for as long as the process uses the store. */
+  /** The random id of the process. The id stays the same while the process uses the store. */
   readonly id: string;
   /**
    * The name of the process: the `name` in its option `replica`, or else its host name and process id. The same as `id`
@@ -24,10 +24,10 @@ export interface Replica {
   /** The id of the key that the process encrypts with. "" if the heartbeat cannot be decrypted. */
   readonly primary: string;
   /**
-   * The keys that the process can decrypt records with: the enabled keys of its keyring. Each is written as its id, a
-   * colon, and eight digits that differ for different material, or "-" in a keyring that is derived for a scope. Absent if
-   * the heartbeat cannot be decrypted, if there are more than 100 such keys, or if the process runs an earlier release of
-   * Keyward.
+   * The keys with which the process can decrypt records: the enabled keys of its keyring. Each key is written as its
+   * id, a colon, and eight digits that identify its material. In a keyring that is derived for a scope, "-" replaces
+   * the digits. Absent if the heartbeat cannot be decrypted, if there are more than 100 such keys, or if the process
+   * runs an earlier release of Keyward.
    */
   readonly keys?: readonly string[];
   /**
@@ -40,12 +40,10 @@ export interface Replica {
    * decrypted.
    */
   readonly lastSeenMs: number;
-  /**
-   * Duration of the lease, in milliseconds. The lease lapses if the process writes no further heartbeat in this time.
-   */
+  /** Duration of the lease, in milliseconds. The lease lapses if the process writes no heartbeat in this time. */
   readonly leaseMs: number;
   /**
-   * True if the lease has lapsed, because the process has ended or is halted. If a halted process resumes, it reloads
+   * True if the lease has lapsed, because the process has ended or is halted. A halted process that continues reloads
    * the keyring before it writes.
    */
   readonly lapsed: boolean;
@@ -62,8 +60,8 @@ const leaseSafetyFactor = 1.5;
 
 /**
  * Returns the processes that registered in a store with the option `replica`. Processes that disconnected are not in
- * the list. A process that ended without disconnecting stays in the list for a day. Its `lapsed` becomes true when its
- * lease lapses.
+ * the list. A process that ended without disconnecting stays in the list for a day, and has `lapsed: true` after its
+ * lease has lapsed.
  *
  * @throws KeywardError `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`, or has no
  * reserved space; `STORE_UNAVAILABLE`.
@@ -94,14 +92,14 @@ export async function replicas(store: EncryptedStoreOrKeyv): Promise<readonly Re
 }
 
 /**
- * Reads the heartbeats of the replicas of one store again and again, to find out which replicas have let their leases
- * lapse.
+ * Reads the heartbeats of the replicas of one store repeatedly, to find the replicas whose leases have lapsed.
  *
- * A heartbeat contains a number, its `beat`, which grows each time the process writes the heartbeat. A lease counts as
- * lapsed if the beat has not grown for the duration of the lease, measured by the clock of this process. So the clocks
- * of other machines do not matter, and an attacker who restores an earlier heartbeat does not renew the lease. A
- * heartbeat that cannot be decrypted does not renew the lease either, however often the heartbeat changes, because a
- * process that has a key of this keyring writes heartbeats that this process can decrypt.
+ * A heartbeat contains a number, its `beat`, which grows each time the process writes the heartbeat. A lease has lapsed
+ * if the beat has not grown for the duration of the lease, measured by the clock of this process. So the clocks of
+ * other machines do not matter, and an attacker who restores an earlier heartbeat does not renew the lease.
+ *
+ * A heartbeat that cannot be decrypted never renews the lease, even if it changes: a process that has a key of this
+ * keyring writes heartbeats that this process can decrypt.
  */
 export class ReplicaWatch {
   readonly #reserve: ReservedRecords;
@@ -113,8 +111,8 @@ export class ReplicaWatch {
   }
 
   /**
-   * Finds the heartbeats that later calls of {@link ReplicaWatch.read} read. A replica that registers after this call
-   * need not be watched, because it loads the keyring only after it has registered, and so has the latest keyring.
+   * Lists the heartbeats of the store, which later calls of {@link ReplicaWatch.read} read. A replica that registers
+   * after this call need not be watched: it loads the keyring after it has registered, so it has the latest keyring.
    */
   async list(): Promise<void> {
     this.#keys = await this.#reserve.keys(heartbeatPrefix);
@@ -146,8 +144,8 @@ export class ReplicaWatch {
   }
 
   /**
-   * Removes the heartbeats of replicas whose lease has lapsed. If such a replica was only halted, and has not ended, it
-   * registers again before it writes.
+   * Removes the heartbeats of replicas whose lease has lapsed. A replica that was only halted registers again before it
+   * writes.
    */
   async removeLapsed(): Promise<void> {
     const lapsed = new Set((await this.read()).filter((replica) => replica.lapsed).map(({ id }) => id));
@@ -156,7 +154,8 @@ export class ReplicaWatch {
       const { id, scope } = readHeartbeatKey(key);
       if (!lapsed.has(id) || scope !== undefined) continue;
       const record = await this.#reserve.read(key);
-      // Replaced instead of deleted: a deletion would also remove a heartbeat that the replica writes in between.
+      // Replace the heartbeat instead of deleting it: a deletion would also remove a heartbeat that the replica writes
+      // in between.
       if (record !== undefined && this.#isAsSeen(key, record))
         await this.#reserve.replace(ring, key, record, heartbeatTombstone);
     }

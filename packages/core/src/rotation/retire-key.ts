@@ -17,30 +17,32 @@ import { requireInstruct } from "./rotation-options.ts";
 /** The options of {@link retireKey}. */
 export interface RetireKeyOptions extends Pick<ReplicaWaitOptions, "ignoreReplicas" | "replicasWithinMs"> {
   /**
-   * The new state of the key. "disabled": the key decrypts nothing, and you can enable it again. "removed": the key is
-   * no longer in the keyring; only a disabled key can be removed, except with `instruct`. Before you remove a key,
-   * export the keyring, and keep the export for as long as there are backups with records under the key. Default:
-   * "disabled".
+   * The new state of the key. Default: "disabled".
+   *
+   * - "disabled": the key decrypts no records, and you can enable it again.
+   * - "removed": the key is no longer in the keyring. Only a disabled key can be removed, except with `instruct`.
+   *   Before you remove a key, export the keyring, and keep the export as long as there are backups with records under
+   *   the key.
    */
   readonly to?: "disabled" | "removed";
   /**
-   * If true, retires the key even if some records under it cannot be decrypted by any of the given stores. The result
-   * lists these records, which are lost unless you restore them. If there are such records, pass a store for every
-   * scope that has a check record in the reserved space. Otherwise the call rejects. Default: false.
+   * If true, retires the key even if records under it cannot be decrypted with any of the given stores. The result
+   * lists these records, which are lost unless you restore them. If there are such records, the call rejects unless you
+   * pass a store for every scope that has a check record in the reserved space. Default: false.
    */
   readonly abandonUnreadable?: boolean;
   /**
-   * Guides an operator if `keys` is a provider that cannot save a keyring. When no record needs the key, this function
-   * is called with the instruction to remove the key at its source. The call then waits until no replica has the key
-   * any longer, and counts the records once more. Needs `to: "removed"`. Default: if the provider cannot save, the call
-   * makes no change at the source, and the result has `saved: false`.
+   * A function that passes an instruction to an operator, for a provider that cannot save a keyring. After the call has
+   * checked that no record needs the key, it calls this function with the instruction to remove the key at its source.
+   * It then waits until no replica has the key, and counts the records again. Needs `to: "removed"`. Default: if the
+   * provider cannot save, the call makes no change at the source, and the result has `saved: false`.
    */
   readonly instruct?: Instruct;
   /**
    * If the signal is aborted before the keyring is changed, the call stops, and rejects with the reason of the signal.
    */
   readonly signal?: AbortSignal;
-  /** Called after each page of records with the number of records of all stores looked at so far. */
+  /** Called after each page of records with the number of records read so far in all stores. */
   readonly onProgress?: (records: number) => void;
 }
 
@@ -55,16 +57,16 @@ const retireKeyOptionNames = {
 } as const satisfies OptionNames<RetireKeyOptions>;
 
 /**
- * Disables or removes a key, after checking that no record of any store and namespace needs the key.
+ * Checks that no record of any store and namespace needs a key, and disables or removes the key.
  *
  * @throws KeywardError
  * - `KEY_IN_USE`, with the counts by store, if records need the key;
  * - `STORES_MISSING` if a store that the keyring lists was not passed. With `abandonUnreadable`, also if a scope has a
  *   check record, but no store of that scope was passed;
  * - `KEY_UNKNOWN` if the keyring has no such key;
- * - `ROTATION_IN_PROGRESS` if the given stores record a running rotation that makes the key the primary, or retires the
- *   key itself;
- * - `KEYRING_INVALID` for the primary, or for removing an enabled key;
+ * - `ROTATION_IN_PROGRESS` if a running rotation, whose record is in one of the given stores, makes the key the
+ *   primary, or retires the key itself;
+ * - `KEYRING_INVALID` if the key is the primary, or is to be removed but is enabled;
  * - `STORE_NOT_SCANNABLE` for a store without `scan`;
  * - `KEYRING_CONFLICT` if the keyring at its source was changed in the meantime;
  * - `STORE_KEYS_DIFFER` if a store still encrypts with the key;
@@ -86,7 +88,7 @@ export async function retireKey(
   requireStores(stores);
   const { instruct, to = "disabled", signal } = requireOptions("retireKey", options, retireKeyOptionNames);
   requireInstruct(instruct);
-  // The change must follow the latest generation, so the source is asked.
+  // Load the keyring, because the change must be made to the latest generation.
   const source = KeyringSource.of(keys);
   const keyring = await source.ask(signal);
   await requireNotInRotation({ keyring, source }, stores, id);
@@ -121,9 +123,9 @@ async function retireAtSource(
   const { keyring, source } = loaded;
   const parts = Object.values(stores).map(storeParts);
   if (keyOf(keyring, id) === undefined) {
-    // Without this check, a misspelt id would count as a key that was removed already.
+    // Without this check, the call would treat a misspelt id as a key that was removed already.
     const noted = await Promise.all(parts.map(({ generationNotice }) => generationNotice.retired(keyring)));
-    // A store without a reserved space keeps no such note.
+    // A store without a reserved space cannot keep the list of retired keys.
     const isKnown = noted.some((keys) => keys.includes(id)) || parts.every(({ reserve }) => reserve === undefined);
     if (!isKnown) requireKeyIn(keyring, id);
   } else {

@@ -6,8 +6,8 @@ import { finishableRotation, isRunning, rotationNames } from "./rotation-goal.ts
 import { RotationRecord, type RotationStatus, reserveOf } from "./rotation-record.ts";
 
 /**
- * Checks that no running rotation needs the key `id`, or takes the key out of use itself. Checks nothing if none of the
- * given stores has a readable record of a rotation, because the record may be in another store.
+ * Checks that no running rotation makes the key `id` the primary, or takes it out of use itself. Checks nothing if no
+ * given store has a readable record of a rotation: the record may be in another store.
  *
  * @throws KeywardError `ROTATION_IN_PROGRESS` if a running rotation concerns the key; the errors of the stores.
  */
@@ -22,7 +22,8 @@ export async function requireNotInRotation(
   if (recorded === undefined || !isRunning(recorded, keyring)) return;
   const status = finishableRotation(recorded, keyring);
   if (status.to === id) throw newKeyError(status, keyring);
-  // The order "disable-first" leaves the disabled key in the keyring, and so its removal to the operator.
+  // A revocation with the order "disable-first" leaves the disabled key in the keyring, so that the operator removes
+  // it.
   const isOperators = status.order === "disable-first" && !isEnabled(keyring, id);
   if (status.from === id && !isOperators) throw oldKeyError(status, keyring);
 }

@@ -5,8 +5,8 @@ import { isEnabled, Keyring, keyOf } from "../keyring/keyring.ts";
 import type { RevocationOrder, RotationStatus } from "./rotation-record.ts";
 
 /**
- * The goal of a call of `rotateKey`, `rollBackRotation` or `revokeKey`. The run that serves the call begins a rotation
- * with this goal, or joins the running rotation.
+ * Describes what a call of `rotateKey`, `rollBackRotation` or `revokeKey` is to achieve. The run of this call begins a
+ * rotation with this goal, or joins the running rotation.
  */
 export type RotationGoal =
   | { readonly kind: "rotate"; readonly newKey: NewKey }
@@ -25,7 +25,7 @@ export function newRotation(keyring: Keyring, goal: RotationGoal): RotationStatu
   const { to } = status;
   requireTwoKeys(status);
   if (keyOf(keyring, to) !== undefined && !isEnabled(keyring, to)) throw newKeyDisabledError(to);
-  // A rotation that cannot add its new key must not be recorded: it could only be rolled back.
+  // Do not record a rotation that cannot add its new key, because no run could finish it.
   withNewKey(keyring, status, goal);
   return status;
 }
@@ -47,9 +47,9 @@ function begunWith(keyring: Keyring, goal: RotationGoal): RotationStatus {
 }
 
 /**
- * Returns the rotation that a run continues: the rotation of the given record, or `undefined` if that rotation has
- * ended. If the old key was enabled again during the grace, because a record needs the key, the rotation continues at
- * the step `reencrypt`, disables the key again, and the grace begins again.
+ * Returns the rotation that a run continues: `status`, or `undefined` if that rotation has ended. If an operator
+ * enabled the old key again during the grace, because a record needs the key, the rotation continues at the step
+ * `reencrypt`. It then disables the key again, and the grace begins again.
  *
  * @param isGuided true in a guided rotation, whose old key stays enabled during the grace.
  */
@@ -66,7 +66,8 @@ export function continuedRotation(
 }
 
 /**
- * Returns the id of the new key of a goal, or `undefined` if the goal has neither an id nor material for the new key.
+ * Returns the id of the key that a goal makes the primary; `undefined` if the goal gives neither an id nor material for
+ * this key.
  */
 export function idOf(goal: RotationGoal): string | undefined {
   if (goal.kind === "roll-back") return undefined;
@@ -75,16 +76,16 @@ export function idOf(goal: RotationGoal): string | undefined {
 }
 
 /**
- * Returns a readable id for a new key. The id has a random part, because it must not repeat the id of a removed key: a
- * backup may still have records under that key.
+ * Returns an id for a new key: the date and a random part. The random part keeps the id different from the id of a
+ * removed key, because a backup may still have records under that key.
  */
 function newId(): string {
   return `${new Date().toISOString().slice(0, 10)}-${randomBytes(3).toString("hex")}`;
 }
 
 /**
- * Returns a copy of the keyring with the new key added, or `undefined` if the keyring has the key already. Throws if
- * the new key is in the keyring and disabled, because a disabled key may be compromised.
+ * Returns a copy of the keyring to which the new key was added; `undefined` if the keyring has the key already. Throws
+ * if the keyring has the new key, but disabled, because a disabled key may be compromised.
  *
  * @throws KeywardError `KEY_MISMATCH` if the keyring has other material under the id of the new key; `KEYRING_INVALID`
  * if the keyring has the material of the new key under another id; the errors of {@link requireNewKey}.
@@ -113,7 +114,7 @@ function newKeyDisabledError(keyId: string): KeywardError {
  * Checks that the new key, which the rotation added, is still in the keyring and enabled.
  *
  * @throws KeywardError `KEY_UNKNOWN` if the new key was removed; `KEY_DISABLED` if the new key, or the key to roll back
- * to, is disabled; `KEYRING_INVALID` if a third key was promoted as well.
+ * to, is disabled; `KEYRING_INVALID` if, in addition, a third key was promoted.
  */
 export function requireNewKey(status: RotationStatus, keyring: Keyring): void {
   requireRollBackTarget(status, keyring);
@@ -123,7 +124,7 @@ export function requireNewKey(status: RotationStatus, keyring: Keyring): void {
   const isRemoved = keyOf(keyring, to) === undefined;
   const restore = isRemoved
     ? `put key "${to}" back into the keyring, enabled and with its former material, and repeat the call. ` +
-      "If no record was ever under this key, a new key with this id will do."
+      "If no record was ever encrypted under this key, you can add a new key with this id instead."
     : `enable key "${to}" and repeat the call. Do not enable the key if it is compromised.`;
   const replace =
     kind === "revoke"
@@ -146,7 +147,7 @@ export function requireRollBackTarget({ kind, to }: RotationStatus, keyring: Key
 }
 
 /**
- * Returns a copy of the keyring with the new key as its primary, or `undefined` if the new key is the primary already.
+ * Returns a copy of the keyring in which the new key is the primary; `undefined` if the new key is the primary already.
  *
  * @throws KeywardError `KEYRING_INVALID` if the primary is neither the old nor the new key; the errors of
  * {@link requireNewKey}.
@@ -180,12 +181,12 @@ function otherPrimaryError(keyring: Keyring, { kind, from, to }: RotationStatus)
 }
 
 /**
- * Returns the advice for a keyring that lacks the new key. The operator may have written the material of the new key
- * without its id. The key then has another id, and records have been written under that id.
+ * Returns a sentence for the hint if the keyring lacks the new key. The operator may have written the material of the
+ * new key to the source, but not its id. In this case the key has another id, and records are encrypted under that id.
  */
 function withoutId(keyring: Keyring, to: string): string {
   if (keyOf(keyring, to) !== undefined) return "";
-  return ` Do this if key "${keyring.primary}" is the new key, and only its id "${to}" was not written to the source: records are under the id "${keyring.primary}" already.`;
+  return ` Do this if key "${keyring.primary}" is the new key, but was written to the source without its id "${to}": records already name the id "${keyring.primary}".`;
 }
 
 function requireSameMaterial(keyring: Keyring, id: string, { material }: NewKey): void {
@@ -216,9 +217,8 @@ export function requireKeyIn(keyring: Keyring, id: string): void {
 }
 
 /**
- * Returns whether the last rotation is done and had the goal of this call, so that the call has nothing to change.
- * Checks the keyring too, because an attacker may have replaced the record of the last rotation with the record of an
- * earlier rotation.
+ * Returns whether the last rotation is done and had the goal of this call, so that this call has nothing to do. Checks
+ * the keyring, too, because an attacker may have replaced the record of the last rotation with an earlier record.
  */
 export function isDoneAlready(status: RotationStatus, keyring: Keyring, goal: RotationGoal): boolean {
   const { step, kind, from, to } = status;
@@ -227,7 +227,8 @@ export function isDoneAlready(status: RotationStatus, keyring: Keyring, goal: Ro
     case "rotate":
       return idOf(goal) === to;
     case "roll-back":
-      // The goal of a roll-back names no key, so only the generation distinguishes this roll-back from an earlier one.
+      // The goal of a roll-back does not name a key. Only the generation number shows whether the recorded roll-back is
+      // the last change.
       return isLastChange(status, keyring);
     case "revoke":
       return goal.from === from;
@@ -235,16 +236,16 @@ export function isDoneAlready(status: RotationStatus, keyring: Keyring, goal: Ro
 }
 
 /**
- * Returns whether the keyring still has the generation number that it had at the end of the given rotation. If the
- * number is still the same, nothing has changed the keyring since then, so no later rotation has run.
+ * Returns whether the keyring still has the generation number that it had at the end of the given rotation. If so, the
+ * keyring was not changed since, so no later rotation has run.
  */
 export function isLastChange({ generation }: RotationStatus, keyring: Keyring): boolean {
   return generation === keyring.generation;
 }
 
 /**
- * Returns whether the keyring shows that the rotation has reached its goal: the old key is removed. For the order
- * "disable-first", it is enough that the old key is disabled and the new key is the primary.
+ * Returns whether the rotation has reached its goal: the keyring does not contain the old key. With the order
+ * "disable-first", the rotation has also reached its goal if the old key is disabled and the new key is the primary.
  */
 export function isAchieved({ order, from, to }: RotationStatus, keyring: Keyring): boolean {
   if (keyOf(keyring, from) === undefined) return true;
@@ -252,23 +253,23 @@ export function isAchieved({ order, from, to }: RotationStatus, keyring: Keyring
 }
 
 /**
- * Returns whether a rotation has steps left. It has none if it is done, or if operators removed the old key by hand and
- * made a third key the primary.
+ * Returns whether a rotation has steps left. A rotation has no steps left if it is done, or if an operator removed the
+ * old key by hand and made a third key the primary.
  */
 export function isRunning({ step, from, to }: RotationStatus, keyring: Keyring): boolean {
   return step !== "done" && (keyOf(keyring, from) !== undefined || keyring.primary === to);
 }
 
 /**
- * Checks that the running rotation has the goal of this run.
+ * Checks that the running rotation has the goal `goal`.
  *
- * @throws KeywardError `ROTATION_IN_PROGRESS` if it has another goal.
+ * @throws KeywardError `ROTATION_IN_PROGRESS` if the running rotation has another goal.
  */
 function requireSameGoal(status: RotationStatus, goal: RotationGoal): void {
   if (!isSameGoal(status, goal)) throw rotationInProgressError(status);
 }
 
-/** Returns whether the given rotation has the goal of the given run. */
+/** Returns whether the given rotation has the goal `goal`. */
 export function isSameGoal({ kind, from, to, order }: RotationStatus, goal: RotationGoal): boolean {
   return (
     kind === goal.kind &&
@@ -282,14 +283,14 @@ function isKeyWanted(to: string, goal: RotationGoal): boolean {
   return id === undefined || id === to;
 }
 
-/** The word for each kind of rotation in messages and hints. */
+/** The noun for each kind of rotation, which messages and hints use. */
 export const rotationNames = {
   rotate: "rotation",
   "roll-back": "roll-back",
   revoke: "revocation",
 } as const satisfies Readonly<Record<RotationStatus["kind"], string>>;
 
-/** Returns the error `ROTATION_IN_PROGRESS`, for a run whose goal differs from the goal of the given rotation. */
+/** Returns the error `ROTATION_IN_PROGRESS` for a call whose goal differs from the goal of the given rotation. */
 export function rotationInProgressError({ kind, order, from, to, step }: RotationStatus): KeywardError {
   const rotation = {
     rotate: `A rotation from key "${from}" to "${to}"`,
@@ -334,17 +335,21 @@ function rollBackTooLateError(keyId: string): KeywardError {
   );
 }
 
-/** Checks that the old key and the new key differ. A rotation from a key to itself could never disable the key. */
+/**
+ * Checks that the old key and the new key differ, because a rotation could not disable its old key if it were also the
+ * new key.
+ */
 function requireTwoKeys({ from, to: keyId }: RotationStatus): void {
   if (keyId !== from) return;
   throw new KeywardError(
     "KEYRING_INVALID",
-    `Key "${keyId}" cannot be the new key of the rotation, because the rotation is to replace this key`,
+    `Key "${keyId}" cannot be the new key of the rotation, because the rotation replaces this key`,
     {
       keyId,
       hint:
-        "To begin a rotation, pass another id for the new key. If you pass no id, an id is generated. To resume a " +
-        "rotation whose record the store has lost, call `revokeKey` with the id of the old key and `order: " +
+        "To begin a rotation, pass another id for the new key. If you pass no id, an id is generated. If the store " +
+        "has lost the record of a rotation, and you want to resume that rotation, call `revokeKey` with the id of " +
+        "the old key and `order: " +
         '"reencrypt-first"`. That call runs the remaining steps.',
     },
   );
@@ -378,7 +383,7 @@ export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring
   if (goal.kind === "revoke" && kind !== "revoke" && isEnabled(keyring, from)) {
     const { order } = goal;
     if (goal.from === from && isKeyWanted(to, goal)) {
-      // With "disable-first" the step "promote" disables the key, so a rotation past that step goes back to it.
+      // With "disable-first" the step "promote" also disables the key. So a rotation that is past this step repeats it.
       const back = order === "disable-first" && !["add", "distribute", "promote"].includes(step);
       return { ...running, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
     }
@@ -409,9 +414,9 @@ export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring
 }
 
 /**
- * Returns a rotation that can be finished. If `running` is a roll-back to a key that is disabled or removed already,
- * the roll-back cannot be finished: returns the rotation that it undoes, at the step `grace`. Otherwise returns
- * `running` itself.
+ * Returns a rotation that can be finished. Usually this is `running` itself. But a roll-back cannot be finished if the
+ * key to roll back to is disabled or removed: in this case, returns the rotation that the roll-back undoes, at the step
+ * `grace`.
  */
 export function finishableRotation(running: RotationStatus, keyring: Keyring): RotationStatus {
   if (running.kind !== "roll-back" || isEnabled(keyring, running.to)) return running;

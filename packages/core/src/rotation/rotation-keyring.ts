@@ -13,7 +13,7 @@ import { changeAtSource, type GuidedSource, type Instruct } from "./change-at-so
 import type { RotationGoal } from "./rotation-goal.ts";
 import type { RotationStatus } from "./rotation-record.ts";
 
-/** The keyring that a rotation changes, with its provider and the stores that use it. */
+/** Loads and changes the keyring of a rotation, and announces each change in the stores that use the keyring. */
 export class RotationKeyring {
   readonly source: KeyringSource;
   readonly #provider: KeyProvider;
@@ -23,7 +23,7 @@ export class RotationKeyring {
   #guided: GuidedSource | undefined;
 
   /**
-   * Checks that the provider has `save`. Checks nothing if `instruct` is given.
+   * Checks that the provider has the method `save`, unless `instruct` is given.
    *
    * @throws KeywardError `PROVIDER_READ_ONLY` if the provider has no `save`.
    */
@@ -40,16 +40,16 @@ export class RotationKeyring {
   }
 
   /**
-   * The source of the keys if the rotation is guided, because the provider cannot save a keyring: an operator makes each
-   * change. Otherwise `undefined`. Known after {@link RotationKeyring.loadToChange}.
+   * The provider, source and operator function of a guided rotation; `undefined` if the provider can save a keyring, so
+   * that no operator is needed. Set by {@link RotationKeyring.loadToChange}.
    */
   get guided(): GuidedSource | undefined {
     return this.#guided;
   }
 
   /**
-   * Loads the keyring at the beginning of a run, and checks that the keyring can be changed. After a failed load, the
-   * source pauses before it asks the provider again. If the source is in such a pause, waits for the end of the pause.
+   * Loads the keyring at the beginning of a run, and checks that the keyring can be changed. If the source pauses after
+   * a failed load, first waits for the end of the pause.
    *
    * @throws KeywardError `PROVIDER_READ_ONLY`, `KEYRING_INVALID`, and the other errors of the provider.
    */
@@ -66,15 +66,12 @@ export class RotationKeyring {
     return keyring;
   }
 
-  /**
-   * Loads the latest keyring from the provider. Each step of a rotation calls this method first, so that it decides on
-   * the latest keyring.
-   */
+  /** Loads the latest keyring from the provider. Each step of a rotation calls this method first. */
   async load(): Promise<Keyring> {
     return await this.source.refresh();
   }
 
-  /** Returns a keyring that was just loaded, together with the source that loaded it, for `retireLoaded`. */
+  /** Returns the argument `loaded` of `retireLoaded`: a keyring that was just loaded, and the source that loaded it. */
   loaded(keyring: Keyring): LoadedKeyring {
     return { keyring, source: this.source };
   }
@@ -84,7 +81,7 @@ export class RotationKeyring {
    * has `previous`. In a guided rotation, instructs an operator and waits until the operator has made the change. This
    * process may use the changed keyring only after it has loaded the keyring again.
    *
-   * @param next the changed keyring, which the provider saves.
+   * @param next the changed keyring, which the provider saves if it can.
    * @param requireCurrent called before the change. Throws if another run has changed the rotation in the meantime.
    * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, `CHANGE_NEEDED`, and the other errors of the
    * provider.
@@ -120,10 +117,11 @@ export class RotationKeyring {
   }
 
   /**
-   * Checks that the loaded keys of a guided rotation are not from before an earlier rotation.
+   * Checks, in a guided rotation, that the primary of the loaded keyring was not taken out of use by an earlier
+   * rotation.
    *
-   * @param running the running rotation, if there is one. It may have noted that its old key is out of use before an
-   * operator makes another key the primary.
+   * @param running the running rotation, if there is one. Its old key may still be the primary, although the rotation
+   * has already recorded that this key is out of use.
    * @throws KeywardError `KEYRING_ROLLBACK` if a rotation took the primary out of use.
    */
   async requirePrimaryInUse(keyring: Keyring, running: RotationStatus | undefined, goal: RotationGoal): Promise<void> {
@@ -138,8 +136,8 @@ export class RotationKeyring {
   }
 
   /**
-   * Asks the provider of a guided rotation to describe a change. So the provider can refuse a change that its source
-   * does not support, before the rotation begins.
+   * Asks the provider of a guided rotation to describe a change, so that a provider whose source does not support the
+   * change can refuse it before the rotation begins.
    *
    * @throws KeywardError the error of the provider.
    */
@@ -158,8 +156,8 @@ export class RotationKeyring {
   }
 
   /**
-   * In a guided rotation, notes in every store that a process whose primary is the old key may no longer write. The
-   * announced generation number does not exclude such a process, because a guided rotation may leave the number
+   * In a guided rotation, records in every store that a process whose primary is the key `keyId` must not write. The
+   * announced generation number does not stop such a process, because a guided rotation may leave this number
    * unchanged.
    */
   async refusePrimary(keyring: Keyring, keyId: string): Promise<void> {
@@ -168,18 +166,17 @@ export class RotationKeyring {
   }
 
   /**
-   * Removes the note of {@link RotationKeyring.refusePrimary} about the key `keyId`, which is about to become the
-   * primary.
+   * Removes what {@link RotationKeyring.refusePrimary} recorded for the key `keyId`. Call this method before the key
+   * becomes the primary.
    */
   async acceptPrimary(keyring: Keyring, keyId: string): Promise<void> {
     for (const store of Object.values(this.#stores)) await storeParts(store).generationNotice.useAgain(keyring, keyId);
   }
 
   /**
-   * Loads the keyring again after a save, and announces the generation number of the loaded keyring. Some providers
-   * return a saved keyring only after a delay, so the loaded keyring may be older than the saved keyring. Do not
-   * announce the number of the saved keyring before the provider returns that keyring: stores refuse writes until they
-   * have loaded the announced generation.
+   * Loads the keyring again after a save, and announces the generation number of the loaded keyring. This number may be
+   * lower than that of the saved keyring, because some providers return a saved keyring only after a delay. To announce
+   * the higher number would be too early: stores refuse writes until they have loaded the announced generation.
    *
    * @throws KeywardError `STORE_KEYS_DIFFER`.
    */

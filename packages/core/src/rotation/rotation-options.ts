@@ -22,29 +22,30 @@ import { type RevocationOrder, type RotationStatus, type RotationStep, rotationS
 /** The options that `rotateKey`, `rollBackRotation` and `revokeKey` share. */
 export interface RotationOptions extends ReplicaWaitOptions {
   /**
-   * How long the old key stays disabled before it is removed, in milliseconds. This time begins when the old key is
-   * disabled, even if an earlier run disabled it. A process that was halted in the middle of a write may write a record
-   * under the old key in this time. Reads of that record then reject with `KEY_DISABLED`, until you enable the key
-   * again. The next run then re-encrypts the record and disables the key again, and this time begins again.
+   * The time between disabling and removing the old key, in milliseconds. The time begins when a run disables the key,
+   * even if that is an earlier run.
+   *
+   * In this time, a process that was halted in the middle of a write may write a record under the old key. Reads of
+   * that record then reject with `KEY_DISABLED`. To keep the record, enable the key and run the rotation again: the run
+   * re-encrypts the record and disables the key, and the time begins again.
    */
   readonly graceMs: number;
   /**
-   * If true, retires the old key even if some records under it cannot be decrypted by any of the given stores. The
-   * report lists these records, which are lost unless you restore them. Default: false.
+   * If true, retires the old key even if records under it cannot be decrypted with any of the given stores. The report
+   * lists these records, which are lost unless you restore them. Default: false.
    */
   readonly abandonUnreadable?: boolean;
   /**
-   * Guides an operator through the rotation if the key provider cannot save a keyring, as with a mounted directory or
-   * environment variables. The rotation calls this function with each change that the operator must make at the source
-   * of the keys, then waits for the change, and continues. If the provider can save, the function is never called.
-   * Default: a provider that cannot save is refused with `PROVIDER_READ_ONLY`.
+   * A function that passes instructions to an operator, for a key provider that cannot save a keyring, such as one that
+   * reads environment variables. For each change at the source of the keys, the rotation calls the function with the
+   * instruction, and waits until the operator has made the change. If the provider can save, the rotation does not call
+   * the function. Default: the rotation refuses a provider that cannot save, with `PROVIDER_READ_ONLY`.
    */
   readonly instruct?: Instruct;
   /** The options that limit the speed of the re-encryption in the step `reencrypt`. */
   readonly reencrypt?: Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond">;
   /**
-   * The step after which this run ends. Another run then resumes at the following step. Default: "remove", the last
-   * step of a rotation.
+   * The last step of this run. A later run resumes at the next step. Default: "remove", the last step of a rotation.
    */
   readonly until?: RotationStep;
   /**
@@ -57,9 +58,9 @@ export interface RotationOptions extends ReplicaWaitOptions {
 /** The options of {@link rotateKey}. */
 export interface RotateKeyOptions extends RotationOptions {
   /**
-   * The key that becomes the primary: the key in the keyring with this `id`, or else a new key. Pass an `id`, so that
-   * you can repeat the call: once the rotation to that key is done, the call changes nothing. Default: a new random
-   * key, whose id is the date and six random characters.
+   * The key that becomes the primary: the key in the keyring with this `id`, or a new key if the keyring has no such
+   * key. Pass an `id`, so that you can repeat the call: after the rotation to this key is done, a repeated call changes
+   * nothing. Default: a new random key, whose id is the date and six random characters.
    */
   readonly newKey?: NewKey;
 }
@@ -77,8 +78,8 @@ export interface RevokeKeyOptions extends RotateKeyOptions {
 }
 
 /**
- * The names of all options of the functions that concern a rotation, such as `rotateKey` and `planRotation`. Each of
- * these functions accepts every option in this list, and ignores the options that do not apply to it.
+ * The names of all options of the functions for rotations, such as `rotateKey` and `planRotation`. Each of these
+ * functions accepts every option in this list, and ignores the options that it does not need.
  */
 export const rotationOptionNames = {
   ...replicaWaitOptionNames,
@@ -117,7 +118,7 @@ export function requireRotationOptions(options: RotationOptions): void {
   }
   if (graceMs === undefined) {
     throw new KeywardError("VALUE_INVALID", 'The option "graceMs" is missing', {
-      hint: "Set `graceMs` to how long the old key stays disabled before it is removed, in milliseconds. Choose a time that is longer than any of your processes may be halted.",
+      hint: "Set `graceMs` to the number of milliseconds between disabling and removing the old key. Choose a time that is longer than any of your processes may be halted.",
     });
   }
   requireAmount("graceMs", graceMs, "milliseconds", { least: 0, most: longestGraceMs });
@@ -127,7 +128,7 @@ export function requireRotationOptions(options: RotationOptions): void {
 /**
  * Checks the option `instruct`.
  *
- * @throws KeywardError `VALUE_INVALID` if it is given and not a function.
+ * @throws KeywardError `VALUE_INVALID` if the option is given, but is not a function.
  */
 export function requireInstruct(instruct: unknown): void {
   if (instruct === undefined || typeof instruct === "function") return;
@@ -136,7 +137,7 @@ export function requireInstruct(instruct: unknown): void {
   });
 }
 
-/** The progress of a rotation. */
+/** Reports the progress of a rotation. The field `kind` is the kind of progress. */
 export type RotationProgress =
   | {
       /** The step in the field `step` begins. */
@@ -160,8 +161,8 @@ export type RotationProgress =
     }
   | {
       /**
-       * A page of records was searched for records that need the old key. `records` is the number of records searched
-       * so far.
+       * A page of records was searched for records that need the old key. `records` is the number of records that were
+       * searched so far.
        */
       readonly kind: "counting";
       readonly step: "disable" | "remove";
@@ -187,8 +188,8 @@ export interface RotationReport extends RotationStatus {
    */
   readonly abandoned: readonly UnreadableRecord[];
   /**
-   * Number of records that this run made unreadable, by the name of their store. Only a revocation with the order
-   * "disable-first" makes records unreadable.
+   * Number of records that this run made unreadable, by the name of their store. Empty unless the run is a revocation
+   * with the order "disable-first".
    */
   readonly madeUnreadable: Readonly<Record<string, number>>;
 }

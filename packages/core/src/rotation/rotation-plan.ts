@@ -5,7 +5,7 @@ import type { ReplicaWaitOptions, ReplicaWaits, WaitingReplica } from "./replica
 import { adaptToGoal, idOf, newRotation, type RotationGoal } from "./rotation-goal.ts";
 import { graceLeft, type RotationStatus, type RotationStep, stepsFrom } from "./rotation-record.ts";
 
-/** A step that {@link rotateKey} would run, and what the step would do. */
+/** A step that {@link rotateKey} would run, with the changes, waits or records that the step would need. */
 export type PlannedStep =
   | {
       /**
@@ -26,7 +26,7 @@ export type PlannedStep =
       readonly unregistered: readonly string[];
     }
   | {
-      /** The step would re-encrypt records. `records` is their number, by store. */
+      /** The step would re-encrypt records. `records` is the number of these records, by store. */
       readonly step: "reencrypt";
       readonly records: Readonly<Record<string, number>>;
     }
@@ -48,9 +48,12 @@ export interface RotationPlan {
   readonly running?: RotationStatus;
   /** The id of the key that would be taken out of use. */
   readonly from: string;
-  /** The id of the key that would become primary. `undefined` if the key would get a generated id. */
+  /** The id of the key that would become the primary. Absent if the rotation would generate the id. */
   readonly to?: string;
-  /** The steps of the rotation that are not finished, in their order. The option `until` does not shorten this list. */
+  /**
+   * The steps of the rotation that are not finished, in order. The list contains all of them, even those after the step
+   * `until`.
+   */
   readonly steps: readonly PlannedStep[];
 }
 
@@ -59,8 +62,8 @@ export interface RevocationCost {
   /** Number of records under the key, by store. */
   readonly records: Readonly<Record<string, number>>;
   /**
-   * Number of records under the key in all stores. "reencrypt-first" re-encrypts them, including any that an attacker
-   * forged. "disable-first" makes them unreadable.
+   * Number of records under the key in all stores. A revocation with the order "reencrypt-first" re-encrypts them,
+   * including any that an attacker forged. A revocation with "disable-first" makes them unreadable.
    */
   readonly total: number;
 }
@@ -100,7 +103,7 @@ export async function planOf(
   };
 }
 
-/** The state of the keyring, the replicas and the records, from which {@link planOf} makes a plan. */
+/** The keyring, the replicas and the counts of records from which {@link planOf} makes a plan. */
 interface Findings {
   readonly keyring: Keyring;
   readonly waiting: readonly WaitingReplica[];

@@ -36,13 +36,16 @@ export const rotationSteps = [
 export type RotationStep = (typeof rotationSteps)[number];
 
 /**
- * The order in which a compromised key is taken out of use. "reencrypt-first": every record stays readable, and records
- * that an attacker forged are re-encrypted like the others. "disable-first": the key is disabled before any record is
- * re-encrypted, so that no forged record is accepted, and every record under the key becomes unreadable.
+ * The order in which a compromised key is taken out of use.
+ *
+ * - "reencrypt-first": the key is disabled after all records are re-encrypted. Every record stays readable, and records
+ *   that an attacker forged are re-encrypted, too.
+ * - "disable-first": the key is disabled before any record is re-encrypted. No forged record is accepted, but every
+ *   record under the key becomes unreadable.
  */
 export type RevocationOrder = "reencrypt-first" | "disable-first";
 
-/** The state of a rotation, as the reserved space of a store keeps it. */
+/** The state of a rotation. A record in the reserved space of a store keeps it. */
 export interface RotationStatus {
   /** The random id of the rotation. */
   readonly id: string;
@@ -65,11 +68,11 @@ export interface RotationStatus {
   /** Time at which the rotation began, in milliseconds since the epoch. */
   readonly startedAtMs: number;
   /**
-   * Time at which the old key was disabled, in milliseconds since the epoch; `undefined` until then. Every run counts
-   * its `graceMs` from this time.
+   * Time at which the old key was disabled, in milliseconds since the epoch; absent before. The grace of every run
+   * begins at this time.
    */
   readonly disabledAtMs?: number;
-  /** The generation number of the keyring when the rotation was done. `undefined` until the rotation is done. */
+  /** The generation number that the keyring had when the rotation was done. Absent before. */
   readonly generation?: number;
 }
 
@@ -88,31 +91,31 @@ export function stepsFrom(status: RotationStatus): readonly RotationStep[] {
   if (status.step === "done") return [];
   const steps = stepsOf(status.order);
   const at = steps.indexOf(status.step);
-  // Without this check, an unknown step would count as the last one.
+  // Without this check, slice(-1) would return the last step.
   if (at === -1)
     throw new Error(`The rotation is at step "${status.step}", but a rotation of its kind has no such step`);
   return steps.slice(at);
 }
 
 /**
- * Returns how many milliseconds are left of the grace, the time for which the old key stays disabled before it is
- * removed. A clock that was set back does not extend the grace.
+ * Returns the number of milliseconds until the grace ends and the old key may be removed. A clock that was set back
+ * does not extend the grace.
  */
 export function graceLeft({ disabledAtMs = Date.now() }: RotationStatus, graceMs: number): number {
   return Math.min(graceMs, disabledAtMs + graceMs - Date.now());
 }
 
 /**
- * Returns the status of a rotation after its current step has finished. `change` has the fields of the status that this
- * step changed. If `change` has no field `step`, the rotation continues at the following step.
+ * Returns the status of a rotation after its current step. `change` has the fields that this step changed. If `change`
+ * has no field `step`, the rotation continues at the next step.
  */
 export function nextOf(status: RotationStatus, change: Partial<RotationStatus>): RotationStatus {
   return { ...status, step: stepsFrom(status)[1] ?? "done", ...change };
 }
 
 /**
- * Returns whether a step comes after `until`, the last step of a run. Returns false if `until` is `undefined`, because
- * the run then has all steps.
+ * Returns whether a step comes after `until`, the last step of a run. Returns false if `until` is `undefined`: such a
+ * run has all steps.
  */
 export function isBeyond(step: RotationStep, until: RotationStep | undefined): boolean {
   return until !== undefined && rotationSteps.indexOf(step) > rotationSteps.indexOf(until);
@@ -137,9 +140,8 @@ const statusFields = [
 ] as const satisfies readonly (keyof RotationStatus)[];
 
 /**
- * The record of a rotation as a run read it, and the status in it. `status` is `undefined` if there is no record. It is
- * also `undefined` if the record cannot be decrypted and `abandonUnreadable` is true, so that the record counts as
- * absent.
+ * The record of a rotation as a run read it, and the status in the record. `status` is `undefined` if there is no
+ * record, or if the record cannot be decrypted and `abandonUnreadable` is true.
  */
 export interface ReadRotation {
   readonly record: ReservedRecord | undefined;
@@ -149,8 +151,8 @@ export interface ReadRotation {
 const key = "rotation";
 
 /**
- * Returns the reserved space that keeps the state of the rotation, or `undefined` if no store has a reserved space. If
- * several stores have one, uses that of the first store in the order of their names.
+ * Returns the reserved space that keeps the state of the rotation: the one of the first store, ordered by name, that
+ * has a reserved space. Returns `undefined` if no store has a reserved space.
  */
 export function reserveOf(source: KeyringSource, stores: NamedStores): ReservedRecords | undefined {
   for (const [, store] of Object.entries(stores).sort(([one], [other]) => (one < other ? -1 : 1))) {
@@ -189,7 +191,7 @@ export class RotationRecord {
   /**
    * Reads the status of the last rotation.
    *
-   * @param abandonUnreadable if true, a record that cannot be decrypted counts as absent. If false, the call rejects.
+   * @param abandonUnreadable if true, treats a record that cannot be decrypted as absent. If false, rejects.
    * @throws KeywardError the error of the decryption, if the record cannot be decrypted and `abandonUnreadable` is
    * false.
    */
@@ -212,21 +214,21 @@ export class RotationRecord {
   }
 
   /**
-   * Writes a new status if the stored status is still the one in `state`. Returns `false` if another run changed the
-   * stored status first.
+   * Writes the new status if the stored status is still the status in `state`. Returns false, and writes nothing, if
+   * another run changed the stored status first.
    */
   async replace(state: ReadRotation, status: RotationStatus): Promise<boolean> {
     const text = JSON.stringify({ keyward: key, ...status });
     for (let read = state; ; ) {
       if (await this.#reserve.replace(await this.#reserve.ring(), key, read.record, text)) return true;
       const current = await this.read(true);
-      // The record may have been re-encrypted, which does not change the state.
+      // The record may have been re-encrypted, which does not change the status in it.
       if (current.status === undefined || !isSameStatus(current.status, state.status)) return false;
       read = current;
     }
   }
 
-  /** Returns whether the stored status is still the one in `state`. */
+  /** Returns whether the stored status is still the status in `state`. */
   async isUnchanged(state: ReadRotation): Promise<boolean> {
     return isSameStatus((await this.read(true)).status, state.status);
   }
@@ -241,7 +243,7 @@ export function reservedCheckpoint(reserve: ReservedRecords, rotationId: string,
   return {
     async read() {
       const text = (await reserve.read(at))?.text;
-      // An unreadable checkpoint makes the job start over, and must not fail the rotation.
+      // If the checkpoint is unreadable, the job starts over. The rotation must not fail.
       return typeof text === "string" && isSavedProgressText(text) ? text : undefined;
     },
     async write(text) {

@@ -38,8 +38,8 @@ const maxLosses = 10;
 const conflictPauseMs = 20;
 
 /**
- * One run of a rotation, for one call of `rotateKey`, `rollBackRotation` or `revokeKey`. Begins a rotation or joins the
- * running rotation. Then runs its steps up to the step in the option `until`, or all steps.
+ * Runs a rotation for one call of `rotateKey`, `rollBackRotation` or `revokeKey`. Begins a rotation or joins the
+ * running rotation, and runs its steps up to the step in the option `until`, or all steps.
  */
 export class RotationRun {
   readonly #options: RotationOptions;
@@ -47,7 +47,7 @@ export class RotationRun {
   readonly #record: RotationRecord;
   readonly #waits: ReplicaWaits;
   readonly #steps: RotationSteps;
-  /** The loaded keyring that showed that the rotation is done. */
+  /** The keyring that was loaded when the rotation was found to be done; `undefined` before. */
   #atEnd: Keyring | undefined;
 
   /**
@@ -85,10 +85,11 @@ export class RotationRun {
         conflicts = 0;
       } catch (error) {
         if (!isConflict(error)) throw error;
-        // Runs that share the work change the record as well. If the record is lost each time, the run ends here.
+        // Other runs of the same rotation change the record, too. But if the record changes this often, the store must
+        // be losing it.
         if (error instanceof ChangedByAnotherRun && conflicts >= maxRecordChanges) throw recordLostError();
         if (!(error instanceof ChangedByAnotherRun) && conflicts >= maxConflicts) throw error;
-        // Another run, or another operator, changed the keyring first: read what is left to do.
+        // Another run or an operator changed the keyring or the rotation first: read the status again.
         conflicts++;
         await pause(conflictPauseMs * (1 + Math.random()), this.#options.signal);
         state = await this.#readState(status);
@@ -111,7 +112,7 @@ export class RotationRun {
     return await planOf(goal, keyring, running, this.#waits, this.#options);
   }
 
-  /** Joins the running rotation, or writes the record of a new one. Returns the record that this run continues. */
+  /** Joins the running rotation, or writes the record of a new rotation. Returns the record that this run continues. */
   async #beginOrJoin(goal: RotationGoal): Promise<ReadRotation> {
     let initial: ReadRotation | undefined;
     for (;;) {
@@ -145,7 +146,7 @@ export class RotationRun {
   /**
    * Reads the status of the rotation. If the record of the rotation was lost, writes the expected status again.
    *
-   * @param expected the status that this run wrote or read last.
+   * @param expected the status that this run has written or read last.
    * @throws KeywardError `ROTATION_IN_PROGRESS` if another rotation replaced this one before it was done;
    * `STORE_INVALID`.
    */
@@ -165,13 +166,17 @@ export class RotationRun {
         if (!isOver) throw rotationInProgressError(status);
         return { ...state, status: { ...expected, step: "done" } };
       }
-      // The record was deleted or evicted, or claims an end that the keyring does not confirm: restore it.
+      // The record was deleted or evicted, or contains the step "done" although the keyring still has the old key: restore the
+      // record.
       await this.#record.replace(state, expected);
     }
     throw recordLostError();
   }
 
-  /** Marks a rotation as done only if the keyring confirms it. */
+  /**
+   * Returns `next`, but if its step is "done" although the keyring does not confirm this, sets the step back to
+   * "promote".
+   */
   async #verifyEnd(next: RotationStatus): Promise<RotationStatus> {
     if (next.step !== "done") return next;
     const keyring = await this.#keyring.load();
@@ -181,7 +186,8 @@ export class RotationRun {
   }
 
   /**
-   * Loads the keyring, and checks that provider and stores can do what the rotation needs.
+   * Loads the keyring, and checks that the provider and the stores have the methods and the keys that the rotation
+   * needs.
    *
    * @throws KeywardError `PROVIDER_READ_ONLY`, `STORES_MISSING`, `STORE_KEYS_DIFFER`, `STORE_NOT_SCANNABLE`,
    * `STORE_NOT_ATOMIC`.
@@ -200,10 +206,10 @@ export class RotationRun {
   }
 }
 
-/** Returns whether a step failed because something else changed the keyring or the rotation first. */
+/** Returns whether a step failed because another run or an operator changed the keyring or the rotation first. */
 function isConflict(error: unknown): boolean {
   if (error instanceof ChangedByAnotherRun) return true;
-  // A store whose provider is a little behind has the keyring after a pause.
+  // STORE_KEYS_DIFFER: a store whose provider loads the change a little later has the keyring after a pause.
   return error instanceof KeywardError && ["KEYRING_CONFLICT", "STORE_KEYS_DIFFER"].includes(error.code);
 }
 

@@ -49,18 +49,18 @@ export class RotationSteps {
     this.#waits = waits;
   }
 
-  /** The results of the steps that this run has finished so far. */
+  /** The results of the steps that this run has performed so far. */
   get results(): Pick<RotationReport, "reencrypted" | "abandoned" | "madeUnreadable"> {
     return { reencrypted: this.#reencrypted, abandoned: this.#abandoned, madeUnreadable: this.#madeUnreadable };
   }
 
   /**
-   * Runs the step that the status names.
+   * Runs the step in `status.step`.
    *
-   * @param state the record of the rotation as the run read it. If the record has changed since, the step saves no
-   * keyring.
-   * @returns the fields of the status that the step changed. If `step` is one of these fields, the rotation continues
-   * at that step, otherwise at the following step.
+   * @param state the record of the rotation as the run read it. If another run has changed the record since, the step
+   * does not save a keyring.
+   * @returns the fields of the status that the step changed. If the field `step` is among them, the rotation continues
+   * at that step, otherwise at the next step.
    */
   async perform(status: RotationStatus, state: ReadRotation, goal: RotationGoal): Promise<Partial<RotationStatus>> {
     this.#state = state;
@@ -101,8 +101,8 @@ export class RotationSteps {
   }
 
   /**
-   * Changes the keyring to the keyring that `changed` returns. If `changed` returns `undefined`, the keyring has the
-   * change already. Then announces the keyring.
+   * Saves the keyring that `changed` returns, and announces it in the stores. If `changed` returns `undefined`, because
+   * the keyring has the change already, only announces the keyring.
    */
   async #change(
     state: ReadRotation,
@@ -147,7 +147,7 @@ export class RotationSteps {
   }
 
   /**
-   * If an operator has removed the old key already, checks that no record needs the key.
+   * In a guided rotation, checks that no record needs the old key if an operator has removed the key already.
    *
    * @throws KeywardError `KEY_UNKNOWN` if a record needs the removed key.
    */
@@ -186,7 +186,8 @@ export class RotationSteps {
   }
 
   /**
-   * Promotes the new key and disables the old key in one change, so that no process ever re-encrypts a forged record.
+   * Promotes the new key and disables the old key in one change. Between two changes, a process could re-encrypt a
+   * forged record under the new key.
    */
   async #promoteAndDisable(status: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
     const { from, to } = status;
@@ -235,7 +236,9 @@ export class RotationSteps {
     return { disabledAtMs: Date.now() };
   }
 
-  /** Returns whether another round of re-encryption may find records that the last one left. */
+  /**
+   * Returns whether to run the re-encryption again, because it may find records that the last run did not re-encrypt.
+   */
   #isRetryUseful(): boolean {
     const reports = Object.values(this.#reencrypted);
     const idle = reports.length > 0 && reports.every(({ reencrypted, conflicts }) => reencrypted + conflicts === 0);
@@ -251,7 +254,7 @@ export class RotationSteps {
     if (this.#keyring.guided === undefined && isEnabled(keyring, from)) return { step: "reencrypt" };
     const { graceMs } = this.#options;
     this.report({ kind: "grace", untilMs: Date.now() + graceLeft(status, graceMs) });
-    // A clock that is set back during the wait does not extend it.
+    // Setting the clock back during the wait does not extend the wait.
     const untilMs = performance.now() + graceLeft(status, graceMs);
     for (;;) {
       const leftMs = Math.min(graceLeft(status, graceMs), untilMs - performance.now());
@@ -264,7 +267,7 @@ export class RotationSteps {
     const { from, to } = status;
     const keyring = await this.#keyring.load();
     if (this.#keyring.guided !== undefined) return await this.#removeAtSource(status, state, keyring);
-    // An operator enabled the key again, since records need it.
+    // An operator enabled the key again, because records need it.
     if (isEnabled(keyring, from)) return { step: "reencrypt" };
     if (keyOf(keyring, from) === undefined) await this.#keyring.announce(keyring);
     else {
@@ -281,7 +284,7 @@ export class RotationSteps {
     return {};
   }
 
-  /** Removes the key with the help of an operator, who changes the keys at their source. */
+  /** Asks an operator to remove the old key at the source of the keys, and waits for the removal. */
   async #removeAtSource(
     { from, to }: RotationStatus,
     state: ReadRotation,
@@ -316,8 +319,8 @@ export class RotationSteps {
   }
 
   /**
-   * Notes in the stores that the old key must not be a primary. If a roll-back makes the old key the primary again,
-   * removes the note.
+   * In a guided rotation, records in the stores that a process whose primary is the old key must not write. If a
+   * roll-back has begun in the meantime, which makes the old key the primary again, reverts this.
    */
   async #refuseOldPrimary({ from }: Pick<RotationStatus, "from">, state: ReadRotation): Promise<void> {
     if (this.#keyring.guided === undefined) return;
@@ -350,7 +353,7 @@ export class RotationSteps {
 
   async #makeIfUnchanged(state: ReadRotation, change: KeyringChange, next: Keyring, previous: Keyring): Promise<void> {
     await this.#keyring.make(change, next, previous, async () => {
-      // A run that took the rotation over since the keyring was loaded may have other plans for it.
+      // Another run may have taken the rotation over since the keyring was loaded, with another goal.
       if (!(await this.#record.isUnchanged(state))) throw new ChangedByAnotherRun();
     });
   }
@@ -389,7 +392,10 @@ function removedTooEarly(from: string): KeywardError {
   );
 }
 
-/** Returns whether a replica uses this keyring or a later one, and has finished the writes that it began before. */
+/**
+ * Returns whether a replica uses this keyring or a later generation with the same primary, and has finished the writes
+ * that it began with an earlier keyring.
+ */
 function hasDrained({ generation, primary, drained }: Replica, keyring: Keyring): boolean {
   return generation >= keyring.generation && primary === keyring.primary && drained;
 }

@@ -18,8 +18,7 @@ import { RotationRecord, type RotationStatus, reserveForRotation } from "./rotat
 import { RotationRun } from "./rotation-run.ts";
 
 /**
- * Replaces the primary key with another key, and takes the old key out of use, in the steps that {@link RotationStep}
- * lists.
+ * Replaces the primary with another key, and takes the old key out of use. {@link RotationStep} lists the steps.
  *
  * If the call stops before the rotation is done, repeat the call, on this machine or another: the rotation resumes at
  * the step where it stopped. Two calls at the same time share the work.
@@ -75,7 +74,7 @@ export async function rollBackRotation(provider: KeyProvider, options: RotationO
  * With "reencrypt-first", runs every step of a rotation. With "disable-first", promotes the new key and disables the
  * compromised key in the same change. The compromised key then stays in the keyring, disabled, until you remove it with
  * `retireKey`. Replicas may encrypt records with the compromised key until they load the changed keyring. These records
- * become unreadable, like those that the key encrypted before.
+ * become unreadable, like the records that the key encrypted before.
  *
  * If a rotation that replaces the key is running, the call turns that rotation into a revocation of the key. The call
  * also does this to a running roll-back, if the key is the old or the new key of the roll-back.
@@ -155,9 +154,7 @@ export async function revocationCost(
   return { records, total: Object.values(records).reduce((sum, count) => sum + count, 0) };
 }
 
-/**
- * Returns the option `newKey` after checking it: a rotation that is recorded with an invalid key could not continue.
- */
+/** Checks the option `newKey` and returns it. A rotation that is recorded with an invalid key could not continue. */
 function newKeyOf({ newKey }: Pick<RotateKeyOptions, "newKey">): NewKey {
   return newKey === undefined ? {} : requireNewKey(newKey);
 }

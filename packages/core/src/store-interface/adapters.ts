@@ -9,7 +9,7 @@ import { hasMethod, isStoredValue, type StoredValue } from "./store-capabilities
 export type WrappableStore = KeyvStorageAdapter | KeyvBridgeStore | Map<string, unknown>;
 
 /**
- * Checks that a value is a store that can be wrapped, because JavaScript code may pass anything.
+ * Checks that a value is a store that can be wrapped, because no compiler checks JavaScript code.
  *
  * @throws KeywardError `STORE_INVALID` for any other value.
  */
@@ -33,7 +33,7 @@ export function requireStore(given: WrappableStore): void {
   });
 }
 
-/** Returns whether an object is a Keyv, of version 5 or 6, and not an adapter. */
+/** Returns whether an object is a Keyv (version 5 or 6), and not an adapter. */
 export function isKeyv(given: object): boolean {
   return given instanceof Keyv || (hasMethod(given, "getRaw") && "stats" in given);
 }
@@ -42,7 +42,7 @@ export function isKeyv(given: object): boolean {
 export function toAdapter(given: WrappableStore): KeyvStorageAdapter {
   if (given instanceof Map) return new AtomicMapAdapter(given);
   if (isKeyv6Adapter(given)) return given;
-  // Each bridge would leave one more listener on the store, which nothing removes.
+  // Remove the listener that each new bridge adds to the store, because nothing else removes it.
   return withoutNewListeners(given, () => new Bridge(given));
 }
 
@@ -74,7 +74,7 @@ export function namespacesOverlap(
   other: string,
 ): boolean {
   if (one === other) return false;
-  // The caller's own adapter is in one namespace at a time. The adapters of this module put the namespace before each
+  // An adapter of the caller has one namespace at a time. The adapters of this module put the namespace before each
   // key.
   if (adapter === given) return true;
   if (!(adapter instanceof AtomicMapAdapter || adapter instanceof Bridge)) return true;
@@ -99,7 +99,10 @@ class Bridge extends KeyvBridgeAdapter {
   }
 }
 
-/** Keyv's adapter over a Map, with an atomic replace: nothing runs between the steps of one synchronous function. */
+/**
+ * Keyv's adapter over a Map, with an atomic `replace`. It is atomic because JavaScript runs a synchronous function
+ * without interruption.
+ */
 class AtomicMapAdapter extends KeyvMemoryAdapter {
   readonly #map: Map<string, unknown>;
 

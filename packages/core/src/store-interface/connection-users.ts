@@ -1,4 +1,4 @@
-// The rules for closing a connection. They hold for every store, and only this module counts the users of a connection:
+// The rules for closing a connection, for every store. Only this module counts the users of a connection:
 //
 // 1. The store that opened a connection closes the connection in its `disconnect()`. Views of that store and its
 //    reserved space share the connection, and their `disconnect()` closes nothing.
@@ -8,18 +8,21 @@
 
 interface Sharing {
   readonly users: Set<object>;
-  /** The functions that close the connection after the last user has left, by the object that each disconnects. */
+  /**
+   * The functions to call after the last user has left. Each function disconnects the object that is its key in this
+   * Map.
+   */
   readonly closings: Map<object, () => Promise<unknown>>;
 }
 
 const sharings = new WeakMap<object, Sharing>();
 
 /**
- * Counts the users of a connection, so that the connection is closed when its last user has left. Each call registers
- * one more user, and the returned function removes that user.
+ * Registers one more user of a connection. The returned function removes this user, and closes the connection if it was
+ * the last user.
  *
- * @param shared the object that stands for the connection, such as an adapter. Pass the same object for all users.
- * @param close disconnects `opened`. `close` is called after the last user has left, once for each different `opened`.
+ * @param shared the object that identifies the connection, such as an adapter. Pass the same object for all users.
+ * @param close disconnects `opened`. Called after the last user has left, once for each different `opened`.
  * @param opened the object that `close` disconnects. Default: `shared`.
  * @returns a function that removes this user, and closes the connection if no user is left. If the function is called
  * again while the connection has no users, it closes the connection again.

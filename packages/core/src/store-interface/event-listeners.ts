@@ -8,9 +8,9 @@ interface SharedListener {
 const sharedListeners = new WeakMap<object, Map<string, SharedListener>>();
 
 /**
- * Calls the listener for each event of an emitter, until the returned function is called. Any number of listeners share
- * one listener on the emitter, so Node.js does not warn of a leak. If the emitter has no method `on`, the listener is
- * never called.
+ * Calls the listener for each event of an emitter, until the returned function is called. All listeners for one event
+ * share a single listener on the emitter, so Node.js does not warn of a leak. If the emitter has no method `on`, the
+ * listener is never called.
  *
  * @param emitter an object with `on`, and with `off` or `removeListener`.
  * @returns a function that removes the listener.

@@ -4,7 +4,10 @@ import { isKeyvValue, textOf } from "./keyv-value.ts";
 import { isStoredValue, type StoredValue } from "./store-capabilities.ts";
 import { asBuffer } from "./stored-bytes.ts";
 
-/** The settings by which a Keyv decodes a stored value, as they are at the time of the read. */
+/**
+ * The settings with which a Keyv decodes a stored value. They are read at each call, because an application can change
+ * them.
+ */
 type Codec = Pick<Keyv, "serialization" | "compression" | "encryption">;
 
 /**
@@ -31,7 +34,7 @@ async function unwrap({ compression, encryption }: Codec, value: unknown): Promi
   // The types of `decrypt` and `decompress` accept only text, but a value that they wrote as bytes must be passed to
   // them as bytes.
   let unwrapped: unknown = value;
-  // As in Keyv, `null` means that there is no encryption or compression.
+  // As in Keyv, `null` means that a value is not encrypted or not compressed.
   if (encryption?.decrypt !== undefined) unwrapped = await Reflect.apply(encryption.decrypt, encryption, [unwrapped]);
   if (compression?.decompress !== undefined)
     unwrapped = await Reflect.apply(compression.decompress, compression, [unwrapped]);

@@ -3,9 +3,9 @@ import { KeyvJsonSerializer, type KeyvSerializationAdapter } from "keyv";
 const keyvSerializer = new KeyvJsonSerializer();
 
 /**
- * Matches JSON that may contain a string value that begins with a colon, plain or escaped. Such a value is at the
- * beginning of the JSON, or follows a colon, a bracket or a comma. Only such strings can differ between Keyv's JSON and
- * plain JSON.
+ * Matches JSON that may contain a string value with a colon as its first character, plain or escaped. Only such strings
+ * can differ between Keyv's JSON and plain JSON. A string value is at the beginning of the JSON, or follows a colon, a
+ * bracket or a comma.
  */
 const mayBeMarked = /(?:^|[:[,])\s*"(?::|\\u003a)/i;
 
@@ -15,8 +15,8 @@ const mayBeMarked = /(?:^|[:[,])\s*"(?::|\\u003a)/i;
  *
  * `KeyvJsonSerializer` puts a mark, such as `:bigint:`, in front of bytes, big integers, and strings that begin with a
  * colon. To find such values, it copies every value that it writes, and calls a function for each part of the JSON that
- * it reads. Both the copy and these function calls take longer than the encryption of the record. So `keyvJson` makes
- * neither if no part of the value needs or has a mark.
+ * it reads. The copy and these function calls take longer than the encryption of the record. `keyvJson` avoids them if
+ * no part of the value needs a mark.
  */
 export const keyvJson: KeyvSerializationAdapter = {
   stringify: toKeyvJson,

@@ -4,8 +4,8 @@ import type { RecordContent } from "./record.ts";
 import type { StoredValue } from "./store-capabilities.ts";
 import { asBuffer } from "./stored-bytes.ts";
 
-// The definition of Keyv's own value: an object with the field `value` and at most one other field, `expires`, a number
-// or null. For `undefined` Keyv writes no `value`.
+// Keyv keeps each value in an object with the field `value` and, optionally, the field `expires`, a number or null. It
+// keeps `undefined` as an object without the field `value`.
 
 /**
  * Returns whether `given` is an object in the form in which Keyv keeps a value. Such an object has no fields other than
@@ -13,7 +13,7 @@ import { asBuffer } from "./stored-bytes.ts";
  * `undefined` as an object without `value`.
  */
 export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {
-  // This excludes an array, a Map or a Date, also one of another realm.
+  // This excludes an array, a Map or a Date, even from another realm.
   if (typeof given !== "object" || given === null || Object.prototype.toString.call(given) !== "[object Object]")
     return false;
   for (const field of Object.keys(given)) if (field !== "value" && field !== "expires") return false;
@@ -25,10 +25,9 @@ export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {
  * Reads a record that Keyv wrote as JSON, without encryption: `{"value":…}` or `{"value":…,"expires":…}`.
  *
  * @param stored the JSON as a string, or its bytes in UTF-8.
- * @returns the content of the record. Its `value` is the whole JSON text, and not only what the JSON has in its field
- * `value`. Its `expires` is the expiry in milliseconds since the epoch.
- * Returns `undefined` if `stored` has another form. For example, another program may have written an object without
- * `value`.
+ * @returns the content of the record. Its `value` is the whole JSON text, and not the content of the field `value` in
+ * the JSON. Its `expires` is the expiry in milliseconds since the epoch. Returns `undefined` if `stored` has another
+ * form, such as an object without `value` from another program.
  * @example
  * const read = readKeyvJson('{"value":"checkout","expires":4102444800000}');
  * console.log(read?.expires);
@@ -48,7 +47,7 @@ export function readKeyvJson(stored: StoredValue): RecordContent | undefined {
   return Number.isFinite(expires) ? { value: text, expires } : undefined;
 }
 
-/** Returns whether JSON text may be an object: it begins with a brace, after white space. */
+/** Returns whether a text begins with a brace, after optional white space, and so may be a JSON object. */
 export function beginsLikeObject(text: string): boolean {
   return /^[\t\n\r ]*\{/.test(text);
 }

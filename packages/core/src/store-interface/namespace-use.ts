@@ -2,24 +2,24 @@ import type { KeyvStorageAdapter } from "keyv";
 import { KeywardError } from "../errors/errors.ts";
 import { namespacesOverlap, type WrappableStore } from "./adapters.ts";
 
-/**
- * The namespace of Keyward's own records, which are in the reserved space. An application cannot use this namespace.
- */
+/** The namespace of Keyward's own records in the reserved space. An application cannot use this namespace. */
 export const reservedNamespace = "\0keyward";
 
-/** The namespaces in use on each store that was passed to be wrapped, with the number of their users. */
+/** For each store that was passed to be wrapped: the namespaces in use, and the number of users of each. */
 const namespacesInUse = new WeakMap<object, Map<string, number>>();
 
 /**
- * Keeps users of one wrapped store, such as several `EncryptedStore`s, from mixing their records. Each user has a
- * `NamespaceUse`, which holds the namespace of that user from the user's first call until `release()`. Users with
- * different namespaces may share a store only if records of different namespaces can never have the same key in the
- * store.
+ * Prevents the users of one wrapped store, such as several `EncryptedStore`s, from mixing their records. Each user has
+ * a `NamespaceUse`, and uses one namespace from its first call until `release()`. Users with different namespaces may
+ * share a store only if records of these namespaces can never have the same key in the store.
  */
 export class NamespaceUse {
   readonly #given: WrappableStore;
   readonly #adapter: KeyvStorageAdapter;
-  /** The namespace that was set; `undefined` if none was set, so that the namespace of the adapter applies. */
+  /**
+   * The namespace that was passed to `set`; `undefined` if `set` was not called, so that the namespace of the adapter
+   * is used.
+   */
   #wanted: string | undefined;
   /** The namespace that calls have used since the last release; `undefined` if there was no call. */
   #used: string | undefined;
@@ -85,7 +85,8 @@ export class NamespaceUse {
   #claim(namespace: string): void {
     requireUnreserved(namespace);
     const adapter = this.#adapter;
-    // This user must release its namespace first: a call in progress would otherwise continue in the new namespace.
+    // Throw if this user has not released its namespace: otherwise a call in progress would continue in the new
+    // namespace.
     const before = this.#used;
     if (before !== undefined) throw conflict(before === namespace ? (adapter.namespace ?? "") : before, namespace);
     let inUse = namespacesInUse.get(this.#given);

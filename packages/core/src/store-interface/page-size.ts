@@ -8,10 +8,9 @@ const targetPageMs = 1_000;
 const firstLimit = 16;
 
 /**
- * Computes how many records the next page of a scan may have. The number begins small and doubles with each page. The
- * number stays lower if the previous pages suggest that the next page would exceed 2 MiB or one second of work. So the
- * memory is bounded for values of any size, a job can be stopped soon, and each call stays far below the time limit of
- * its store.
+ * Computes how many records the next page of a scan may have. The number begins small and doubles with each page, but
+ * stays lower if the next page would probably exceed 2 MiB or one second of work. This limits the memory even for large
+ * values, lets a caller stop a job soon, and keeps each call far below the time limit of the store.
  */
 export class PageSize {
   readonly #most: number;
@@ -20,7 +19,7 @@ export class PageSize {
   #mostByTime = Number.POSITIVE_INFINITY;
 
   /**
-   * Creates a page size that begins small.
+   * Creates a page size. The first page is small.
    *
    * @param most maximum number of records in a page.
    */
@@ -34,22 +33,22 @@ export class PageSize {
     return Math.max(1, Math.floor(Math.min(this.#most, this.#grown, this.#mostByBytes, this.#mostByTime)));
   }
 
-  /** Notes how many records and bytes the last page held. */
+  /** Records how many records and bytes the last page contained. Call this method after each page. */
   held(records: number, bytes: number): void {
     if (records > 0) this.#mostByBytes = (records * targetPageBytes) / bytes;
     this.#grown = this.limit * 2;
   }
 
   /**
-   * Notes how long the work on the records of a page took, in milliseconds. `workMs` does not include the time of the
-   * scan, because a scan may also be slow if it skips many records.
+   * Records how long the work on the records of a page took, in milliseconds. Do not include the time of the scan in
+   * `workMs`, because a scan that skips many records is slow.
    */
   took(records: number, workMs: number): void {
     if (records > 0) this.#mostByTime = (records * targetPageMs) / workMs;
   }
 }
 
-/** Returns the approximate memory that records take, in bytes. */
+/** Returns the approximate size of records in memory, in bytes. */
 export function bytesOf(entries: readonly ScannedRecord[]): number {
   return entries.reduce((sum, { namespace, key, value }) => sum + namespace.length + key.length + value.length, 0);
 }

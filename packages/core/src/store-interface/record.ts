@@ -2,8 +2,8 @@ import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
 import type { StoredValue } from "./store-capabilities.ts";
 
 /**
- * The address of a record: its namespace and its key. The envelope of the record is bound to the address, so it cannot
- * be decrypted at another address.
+ * The address of a record: its namespace and its key. The envelope of a record can be decrypted only at the address for
+ * which it was encrypted.
  */
 export interface RecordAddress {
   /** The namespace of the record; "" if the record has none. */
@@ -49,9 +49,9 @@ export function hasExpired(expires: number | undefined, nowMs: number = Date.now
 }
 
 /**
- * Returns the expiry that the caller has to set for a foreign record, because the store may not know the expiry.
- * Returns `undefined` for a record that never expires. Also returns `undefined` for an expiry that has passed, because
- * setting it would remove the record.
+ * Returns the expiry to pass to the store with a foreign record that is re-encrypted, because the store may not know
+ * its expiry. Returns `undefined` for a record that never expires, and for an expiry that has passed, because passing
+ * it would remove the record.
  */
 export function expiryToSet({ expires }: RecordContent): number | undefined {
   return hasExpired(expires) ? undefined : expires;

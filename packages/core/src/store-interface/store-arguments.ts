@@ -46,21 +46,21 @@ export function requireValue(key: string, value: unknown): StoredValue {
 }
 
 /**
- * The largest number that counts as a duration instead of a time. As a time it is in the year 2001; as a duration it is
- * about 31 years.
+ * The largest number that is treated as a duration, and not as a time. As a time, it is in the year 2001. As a
+ * duration, it is about 31 years.
  */
 const longestDurationMs = 10 ** 12;
 
 /**
- * The largest number that counts as a time long ago. As a duration, it would be over before the caller could use the
- * record.
+ * The largest number that is treated as a time in 1970, and not as a duration. A record with such a short duration
+ * would expire before the caller could use it.
  */
 const passedAtOnceMs = 2;
 
 /**
  * Returns when a record expires, in whole milliseconds since the epoch, rounded up; `undefined` for a record that does
- * not expire. Keyv 6 passes a time, and Keyv 5 passes a duration in milliseconds. A number above 2 and up to 10^12
- * counts as a duration from now, if as a time it would have passed already. Any other number counts as a time.
+ * not expire. Keyv 6 passes a time, and Keyv 5 passes a duration in milliseconds. A number above 2 and up to 10^12 is
+ * treated as a duration from now, if as a time it would have passed already. Any other number is treated as a time.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but a number or `undefined`.
  */
@@ -86,11 +86,11 @@ export function requireEntryExpires(entry: KeyvStorageEntry<unknown>): number | 
 }
 
 /**
- * Returns the expiry that a replacement sets, as a time in whole milliseconds since the epoch: `null` for a record that
- * does not expire, `undefined` for a record that keeps its expiry.
+ * Checks the expiry of a replacement, and returns it as a time in whole milliseconds since the epoch. `null` means that
+ * the record does not expire, `undefined` that it keeps its expiry.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but a number, `null` or `undefined`. Also for a number above 2 and
- * up to 10^12, because such a number seems to be a duration.
+ * up to 10^12, which is probably a duration.
  */
 export function requireNewExpires(key: string, expires: unknown): number | null | undefined {
   if (expires === undefined || expires === null) return expires;

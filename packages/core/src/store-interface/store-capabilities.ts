@@ -1,8 +1,8 @@
 import type { KeyvStorageAdapter } from "keyv";
 
 /**
- * Bytes that a store keeps as a value. `value` and `expires` are never present: the type declares them only to be
- * assignable to the result type of a Keyv adapter.
+ * Bytes that a store keeps as a value. The properties `value` and `expires` are never present. The type declares them
+ * only so that it fits the result type of a Keyv adapter.
  */
 export type StoredBytes = Uint8Array & {
   /** Never present. Declared only so that the type fits the result type of a Keyv adapter. */
@@ -20,7 +20,7 @@ export function isStoredValue(value: unknown): value is StoredValue {
 }
 
 /**
- * One conditional write of {@link AtomicStore.replaceMany}: the record gets the value `next` only if its value is
+ * A conditional write for {@link AtomicStore.replaceMany}: writes the value `next` only if the stored value is
  * `expected`.
  */
 export interface Replacement {
@@ -42,27 +42,27 @@ export interface Replacement {
 
 /**
  * A store with an atomic replace (compare-and-set): in one step, the store compares the stored value with the value
- * that the caller has read, and writes a new value only if both are equal. Re-encryption needs an atomic replace, so
- * that it never undoes a newer write, a delete or an expiry.
+ * that the caller has read, and writes a new value only if both are equal. Re-encryption needs an atomic replace.
+ * Otherwise it could undo a newer write, or restore a record that was deleted or has expired.
  */
 export interface AtomicStore extends KeyvStorageAdapter {
   /**
-   * Writes `next` if the whole value under `key` equals `expected`, type included. Resolves to true if `next` was
-   * written. If `expected` is `undefined`, the write happens only if there is no value under `key`.
+   * Writes `next` if the value under `key` equals `expected` and has the same type (string or bytes). If `expected` is
+   * `undefined`, writes `next` only if there is no value under `key`. Resolves to true if `next` was written.
    *
    * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past removes
    * the record. Default: the record keeps its expiry, and a new record never expires.
    */
   replace(key: string, expected: StoredValue | undefined, next: StoredValue, expires?: number | null): Promise<boolean>;
   /**
-   * Makes several replacements as {@link AtomicStore.replace} does, in one round trip. A replacement that is not made
-   * does not stop the others. Resolves to one boolean for each replacement, in the order of `changes`: true if the
+   * Makes several replacements as {@link AtomicStore.replace} does, in one round trip. If one replacement is not made,
+   * the others still are. Resolves to one boolean for each replacement, in the order of `changes`: true if the
    * replacement was made.
    */
   replaceMany?(changes: readonly Replacement[]): Promise<boolean[]>;
 }
 
-/** A stored record, as a scan returns it. */
+/** A stored record that a scan returned. */
 export interface ScannedRecord {
   /** The namespace of the record; "" if the record has none. */
   readonly namespace: string;
@@ -72,11 +72,11 @@ export interface ScannedRecord {
   readonly value: StoredValue;
 }
 
-/** One page of records, as {@link ScannableStore.scan} returns it. */
+/** One page of records that {@link ScannableStore.scan} returned. */
 export interface ScanPage {
   /** The cursor of the next page; absent on the last page. */
   readonly cursor?: string;
-  /** The records of this page. A page without records need not be the last page. */
+  /** The records of this page. A page without records is not always the last page. */
   readonly entries: readonly ScannedRecord[];
 }
 
@@ -85,10 +85,11 @@ export interface ScannableStore {
   /**
    * Returns a page of about `limit` records. A record that is stored during the whole scan, from the first page to the
    * last, is returned at least once, even if a write replaces its value. A record that is created or deleted during the
-   * scan may be returned or not. A cursor stays valid after the process that received it has ended.
+   * scan may be returned or not. A cursor stays valid in other processes, even after the process that received it has
+   * ended.
    *
-   * @param options.cursor the cursor that the previous page has. Default: the scan begins with the first page.
-   * @param options.limit about how many records the page has. Default: a number that the store chooses.
+   * @param options.cursor the property `cursor` of the previous page. Default: the scan begins with the first page.
+   * @param options.limit the approximate number of records in the page. Default: the store chooses a number.
    */
   scan(options: { readonly cursor?: string; readonly limit?: number }): Promise<ScanPage>;
 }
@@ -98,8 +99,7 @@ export interface RangedStore extends ScannableStore {
   /**
    * Divides the records of the backend into at most `count` ranges of about equal size, and returns the name of each
    * range. Pass such a name to `scan` as `range`. Every record of every namespace is in exactly one range, including
-   * records that are written later. A name stays valid after the process that received it has ended, and after any
-   * change to the backend.
+   * records that are written later. A name stays valid in other processes, and after any change to the backend.
    *
    * @throws KeywardError `VALUE_INVALID` for a count that is not an integer of at least 1.
    */
@@ -114,7 +114,8 @@ export interface RangedStore extends ScannableStore {
 }
 
 /**
- * A store that keeps bytes unchanged. It receives the binary form of the envelope, which is shorter than the text form.
+ * A store that keeps bytes unchanged. Keyward writes the binary form of the envelope to such a store, which is shorter
+ * than the text form.
  */
 export interface BinaryStore {
   /** Marks the store as one that keeps bytes unchanged. */
@@ -131,23 +132,23 @@ export interface ReservedSpace {
 }
 
 /**
- * A store that declares how long one of its calls takes at most. If such a store has `replace`, it must also have
+ * A store that declares the maximum duration of its calls. If such a store has `replace`, it must also have
  * `replaceMany`.
  */
 export interface BoundedStore {
   /**
    * Maximum time, in milliseconds, from the call of a write (or of a batch of writes) until the store sends the write
-   * to the backend for the last time. Includes all attempts and the pauses between them. An integer between 0 and
-   * 3,600,000 (one hour); 0 if a call never waits. If the value is outside this range, no process can register as a
-   * replica in the store. This time is added to the lease of each replica, because a replica may still send a write
-   * that it began before its lease lapsed.
+   * to the backend for the last time. The time includes repeated attempts and the pauses between them. An integer
+   * between 0 and 3,600,000 (one hour); 0 if a call never waits. If the value is outside this range, no process can
+   * register as a replica in the store. A rotation adds this time to the lease of each replica, because a replica may
+   * still send a write that it began before its lease lapsed.
    */
   readonly longestCallMs: number;
 }
 
 /**
- * A store that returns a view on each of its namespaces. A view is a store that has only the records of its namespace.
- * All views share one connection.
+ * A store with views on its namespaces. A view is a store that reads and writes only the records of one namespace. All
+ * views share one connection.
  */
 export interface NamespacedStore {
   /**
@@ -198,7 +199,7 @@ export function hasReservedSpace(store: object): store is ReservedSpace {
   return typeof store === "object" && store !== null && hasMethod(store, "reserved");
 }
 
-/** Returns whether the store declares, as `longestCallMs`, how long its calls take at most. */
+/** Returns whether the store declares the maximum duration of its calls, in the property `longestCallMs`. */
 export function isBounded(store: object): store is BoundedStore {
   const longestCallMs: unknown = Reflect.get(store, "longestCallMs");
   return typeof longestCallMs === "number" && Number.isSafeInteger(longestCallMs) && longestCallMs >= 0;
@@ -210,8 +211,8 @@ export function isNamespaced(store: object): store is NamespacedStore {
 }
 
 /**
- * Returns the name of a store for error messages: its property `description`. If the store has no description, returns
- * the name of its class. For a plain object, returns "the store".
+ * Returns the name of a store for error messages: its property `description`, or the name of its class if it has no
+ * description. For a plain object, returns "the store".
  */
 export function describeStore(store: object): string {
   const description: unknown = Reflect.get(store, "description");

@@ -23,8 +23,8 @@ import {
 import { WriteTurns } from "./write-turns.ts";
 
 /**
- * A replacement in a store without an atomic replace. It contains the expiry of the record, because such a store cannot
- * keep the expiry itself.
+ * A replacement in a store without an atomic replace. The caller passes the expiry of the record, because such a store
+ * would lose the expiry.
  */
 export interface RacingReplacement extends Replacement {
   /** The expiry of the replaced record, which the new record keeps: in milliseconds since the epoch; `undefined` for never. */
@@ -32,9 +32,9 @@ export interface RacingReplacement extends Replacement {
 }
 
 /**
- * One interface to the wrapped store, whether it is a Keyv 6 adapter, a Keyv 5 adapter or a Map. It turns every
- * rejection of the store into a KeywardError, passes values as strings or bytes, and has the store's optional
- * capabilities as properties.
+ * Gives every wrapped store the same interface: a Keyv 6 adapter, a Keyv 5 adapter or a Map. Turns every rejection of
+ * the store into a KeywardError, passes values as strings or bytes, and has the optional capabilities of the store as
+ * properties.
  */
 export class WrappedStore {
   /** The name of the store in error messages. */
@@ -43,14 +43,17 @@ export class WrappedStore {
   readonly atomic: AtomicStore | undefined;
   readonly scannable: ScannableStore | undefined;
   readonly reserved: (AtomicStore & ScannableStore) | undefined;
-  /** The unchecked `longestCallMs` of the store; `undefined` if the store has none. */
+  /** The property `longestCallMs` of the store, unchecked; `undefined` if the store has no such property. */
   readonly longestCallMs: unknown;
   readonly #given: WrappableStore;
   readonly #adapter: KeyvStorageAdapter;
   /** The object that emits the errors of the connection below the adapter. */
   readonly #errorSource: object;
   readonly #namespaceUse: NamespaceUse;
-  /** Makes writes and replacements of one key take turns. Only for a store without an atomic replace. */
+  /**
+   * Prevents a write and a replacement of the same key from running at the same time. Only for a store without an
+   * atomic replace.
+   */
   #turns: WriteTurns | undefined;
 
   /**
@@ -116,8 +119,8 @@ export class WrappedStore {
   }
 
   /**
-   * Verifies that the store is still in use with `namespace`, the namespace in which a call began. Calls that had to
-   * wait use this method before they write.
+   * Verifies that the store is still in use with `namespace`, the namespace in which a call began. Call this method
+   * before a write that had to wait.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` if the store was disconnected in the meantime.
    */
@@ -130,8 +133,8 @@ export class WrappedStore {
   }
 
   /**
-   * Returns a view on a namespace of the same backend. A store without views returns itself if it has this namespace,
-   * and otherwise `undefined`.
+   * Returns a view on a namespace of the same backend. If the store has no views, returns this object if it has this
+   * namespace, and `undefined` otherwise.
    */
   view(namespace: string): WrappedStore | undefined {
     if (isNamespaced(this.#given)) return new WrappedStore(this.#given.namespaced(namespace));
@@ -168,8 +171,7 @@ export class WrappedStore {
   }
 
   /**
-   * Reads under a key that has no record, and ignores the result. So the call succeeds only if the store answers. The
-   * namespace does not stay in use, and can be changed afterwards.
+   * Checks that the store answers: reads one key and ignores the result. The namespace can still be changed afterwards.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` if the store fails; the errors of {@link WrappedStore.useNamespace}.
    */
@@ -241,7 +243,7 @@ export class WrappedStore {
    * @throws KeywardError `STORE_NOT_SCANNABLE` if the store has no iterator.
    */
   async *iterate(): AsyncGenerator<readonly [string, unknown]> {
-    // Keyv's bridge always has an iterator, which finds nothing if the store below it has none.
+    // Keyv's bridge always has an iterator, which returns no records if the store below has no iterator.
     const iterable = this.#given instanceof Map || "iterator" in this.#given;
     const entries = iterable ? await this.#call(async () => this.#adapter.iterator?.()) : undefined;
     if (entries === undefined) {
@@ -253,7 +255,7 @@ export class WrappedStore {
         },
       );
     }
-    // The type is a generator, but some stores return a plain iterator.
+    // The declared type is a generator, but some stores return an iterator without the method return().
     const end = async () => (hasMethod(entries, "return") ? await entries.return() : undefined);
     try {
       for (;;) {
@@ -272,8 +274,8 @@ export class WrappedStore {
   }
 
   /**
-   * Makes each replacement whose record still has the expected value, in one round trip if the store has `replaceMany`.
-   * Returns one boolean for each replacement, in the order of `changes`: true if the replacement was made.
+   * Replaces each record that still has the expected value, in one round trip if the store has `replaceMany`. Returns
+   * one boolean for each replacement, in the order of `changes`: true if the record was replaced.
    */
   async replaceMany(atomic: AtomicStore, changes: readonly Replacement[]): Promise<boolean[]> {
     const adapter = this.#adapter;
@@ -295,17 +297,17 @@ export class WrappedStore {
   }
 
   /**
-   * Ensures that a write through this object and a replacement of {@link replaceRacing} never run at the same time for
-   * the same record. So no replacement undoes such a write. Call this method before the first write.
+   * Prevents a write through this object and a replacement by {@link replaceRacing} from running at the same time for
+   * the same record, so that the replacement does not undo the write. Call this method before the first write.
    */
   takeTurns(): void {
     this.#turns = new WriteTurns();
   }
 
   /**
-   * Makes each replacement whose record still has the expected value, in a store without an atomic replace. If another
-   * process writes the record between the comparison and the replacement, the write of that process is lost. Returns
-   * one boolean for each replacement, in the order of `changes`: true if the replacement was made.
+   * Replaces each record that still has the expected value, in a store without an atomic replace. If another process
+   * writes the record between the comparison and the replacement, its write is lost. Returns one boolean for each
+   * replacement, in the order of `changes`: true if the record was replaced.
    */
   async replaceRacing(changes: readonly RacingReplacement[]): Promise<boolean[]> {
     const turns = this.#turns ?? new WriteTurns();
@@ -335,8 +337,8 @@ export class WrappedStore {
 }
 
 /**
- * Returns, for each write of a batch, whether it was made. A store may answer with a list, or with one value for the
- * whole batch. Only `false` means that a write was not made.
+ * Returns one boolean for each write of a batch: false if the store did not make the write. A store may answer with a
+ * list, or with one value for the whole batch. Only the value `false` means that a write was not made.
  */
 function outcomes(method: string, length: number, answer: unknown): boolean[] {
   if (!Array.isArray(answer)) return Array.from({ length }, () => answer !== false);
@@ -356,7 +358,8 @@ function noAnswer(method: string, what: string, length: number, answer: unknown)
 }
 
 /**
- * Returns the store if it has an atomic replace, which lets re-encryption run while the application writes.
+ * Returns the store if it has an atomic replace. With an atomic replace, re-encryption can run while the application
+ * writes.
  *
  * @throws KeywardError `STORE_NOT_ATOMIC` for a store without an atomic replace.
  */

@@ -1,11 +1,11 @@
 /**
  * Prevents lost writes in a store without an atomic replace. A replacement first compares a record and then writes it.
- * Between these two steps, a write through the same store object may change the record, and the replacement must not
- * undo that write.
+ * Between these two steps, a write through the same store object may change the record. The replacement must not undo
+ * that write.
  *
- * - A replacement of a record is not made if a write of the record is in progress, or was in progress at any time since
- *   the comparison.
- * - A write of a record waits for a replacement of the record that has begun.
+ * - A record is not replaced if a write of the record is in progress, or was in progress at any time since the
+ *   comparison.
+ * - If a replacement of a record has begun, a write of the record waits for its end.
  */
 export class WriteTurns {
   /** Number of writes in progress for each key. */
@@ -17,8 +17,8 @@ export class WriteTurns {
   readonly #replacing = new Map<string, Promise<unknown>>();
 
   /**
-   * Runs `work`, which writes the records under `keys`, or all records. First waits for replacements of these records
-   * that have begun.
+   * Runs `work`, which writes the records under `keys`, or all records. If replacements of these records have begun,
+   * first waits for their end.
    */
   async write<Result>(keys: readonly string[] | "all", work: () => Promise<Result>): Promise<Result> {
     this.#count(keys, 1);
@@ -32,8 +32,8 @@ export class WriteTurns {
   }
 
   /**
-   * Runs `work`, a function that reads and compares records and then replaces them with {@link WriteTurns.replace}. Wait
-   * until `work` has ended before you call this method again.
+   * Runs `work`, a function that reads and compares records and then replaces them with {@link WriteTurns.replace}. Do
+   * not call this method again before `work` has ended.
    */
   async comparing<Result>(work: () => Promise<Result>): Promise<Result> {
     this.#touched = new Set(this.#writing.keys());
@@ -46,8 +46,8 @@ export class WriteTurns {
   }
 
   /**
-   * Runs `work`, which replaces a record that was compared. If a write of the record has been in progress at any time
-   * since the comparison began, does not run `work`. Returns whether the replacement was made.
+   * Runs `work`, which replaces a record after the comparison, and returns its result. If a write of the record has
+   * been in progress at any time since the comparison began, returns false and does not run `work`.
    */
   async replace(key: string, work: () => Promise<boolean>): Promise<boolean> {
     if (this.#cleared || this.#touched?.has(key) === true) return false;

@@ -1,9 +1,9 @@
 import { Repetitions } from "../errors/repetitions.ts";
 
-/** The events that report a failure in the background. The same failure may occur again and again. */
+/** The names of the events that report a failure in the background, which may be repeated. */
 export type FailureEvent = "provider:error" | "store:error" | "replica:error" | "reencrypt:error";
 
-/** Emits the events of a store that report what happens in the background, outside the calls of the application. */
+/** Emits the events of a store for its work in the background, such as loading keys and re-encryption. */
 export class BackgroundEvents {
   readonly #emit: (event: string, ...details: unknown[]) => void;
   readonly #repetitions = new Map<FailureEvent | "listener", Repetitions>();
@@ -12,7 +12,7 @@ export class BackgroundEvents {
     this.#emit = emit;
   }
 
-  /** Emits an event. If a listener throws, the process emits a warning, because no caller could catch the error. */
+  /** Emits an event. If a listener throws, emits a process warning, because no caller could catch the error. */
   emit(event: string, ...details: unknown[]): void {
     try {
       this.#emit(event, ...details);
@@ -22,8 +22,8 @@ export class BackgroundEvents {
   }
 
   /**
-   * Emits a failure at once when it first occurs. If the failure repeats, emits it only after pauses that grow;
-   * {@link Repetitions} determines the pauses. The event contains the number of occurrences.
+   * Emits a failure at once when it first occurs. If the failure is repeated, emits it again only after growing pauses,
+   * as {@link Repetitions} decides. The event contains the number of occurrences.
    */
   emitFailure(event: FailureEvent, detail: unknown, problem: unknown): void {
     const repetition = this.#repetitionsOf(event).occurred(problem);

@@ -17,7 +17,7 @@ import { ReservedText } from "./reserved-text.ts";
 /** The prefix of the key of each check record that belongs to a scope. The rest of the key is the name of the scope. */
 export const scopedPrefix = "check/";
 
-/** The largest number of keys that a check record lists as taken out of use. */
+/** Maximum number of keys in the list of keys that were taken out of use, which a check record contains. */
 export const maxRetired = 16;
 
 /** The properties of a wrapped store that {@link CheckRecord} uses. */
@@ -30,8 +30,8 @@ export interface CheckRecordContent {
   /** The generation number of the keyring with which the check record was encrypted. */
   readonly encryptedBy: number;
   /**
-   * The keys that the last guided rotations took out of use, at most {@link maxRetired}. A process in whose keyring one
-   * of these keys is the primary must not write, because its keys are from before the rotation.
+   * The ids of the keys that the last guided rotations took out of use, at most {@link maxRetired}. A process whose
+   * primary is one of these keys must not write, because its keys are from before the rotation.
    */
   readonly retired?: readonly string[] | undefined;
 }
@@ -43,18 +43,15 @@ export interface StoredCheckRecord {
 }
 
 /**
- * The check record of a store, or of one scope in the store. It is an encrypted record in the reserved space, and shows
- * whether a keyring belongs to the store: only a keyring that belongs to the store can decrypt the check record.
+ * Reads and writes the check record of a store, or of one scope in the store. The check record is an encrypted record
+ * in the reserved space. Only a keyring that belongs to the store can decrypt it.
  */
 export class CheckRecord {
   readonly store: CheckedStore;
   readonly reserved: AtomicStore & ScannableStore;
-  /**
-   * The scope that this check record belongs to. `undefined` if it belongs to the keyring that is not derived for a
-   * scope.
-   */
+  /** The scope that this check record belongs to; `undefined` for the check record of the whole keyring. */
   readonly scope: string | undefined;
-  /** If this check record belongs to a scope: the check record of the keyring that is not derived for a scope. */
+  /** If this check record belongs to a scope: the check record of the whole keyring. Otherwise `undefined`. */
   readonly unscoped: CheckRecord | undefined;
   readonly #codec: RecordCodec;
 
@@ -96,9 +93,8 @@ export class CheckRecord {
   }
 
   /**
-   * Reads the check record that shows whether `keyring` belongs to the store. If `keyring` is derived for a scope, this
-   * is the check record of that scope. Returns the check record without decrypting it, or `undefined` if there is no
-   * check record.
+   * Reads the check record without decrypting it. If `keyring` is derived for a scope, reads the check record of that
+   * scope. Returns `undefined` if there is no check record.
    */
   async read(keyring: Keyring): Promise<StoredCheckRecord | undefined> {
     const address = this.#address(keyring);
@@ -120,7 +116,7 @@ export class CheckRecord {
     throw notDecrypted(undefined, this.store.description, await this.#codec.ring());
   }
 
-  /** Returns whether a key in `keyring` decrypts a check record. A disabled key counts too. */
+  /** Returns whether a key in `keyring`, enabled or disabled, decrypts a check record. */
   isDecryptableWith(keyring: Keyring, { stored, address }: StoredCheckRecord): boolean {
     try {
       return this.#codec.openIgnoringStatus(keyring, stored, address) !== undefined;
@@ -131,11 +127,12 @@ export class CheckRecord {
   }
 
   /**
-   * Writes the check record under the primary of `keyring` if the stored check record is still `expected`. If
-   * `expected` is `undefined`, writes only if there is no check record.
+   * Encrypts a check record under the primary of `keyring`, and writes it if the stored check record is still
+   * `expected`. If `expected` is `undefined`, writes it only if there is no check record.
    *
-   * @param content the lowest generation number with which a process may write from now on, and the ids of the keys
-   * that may not be the primary of such a process. Default: the generation number of `keyring`, and no such keys.
+   * @param content the lowest generation number of the keyring with which a process may write, and the ids of retired
+   * keys, which must not be the primary of a process that writes. Default: the generation number of `keyring`, and no
+   * ids.
    * @returns whether the check record was written.
    */
   async replace(
@@ -149,7 +146,8 @@ export class CheckRecord {
   }
 
   /**
-   * Writes the check record under the primary of `keyring`, even if `keyring` cannot decrypt the stored check record.
+   * Encrypts a check record under the primary of `keyring`, and writes it, even if `keyring` cannot decrypt the stored
+   * check record.
    */
   async overwrite(keyring: Keyring): Promise<void> {
     const address = this.#address(keyring);
@@ -186,7 +184,10 @@ export function parseCheckRecord({ content }: OpenedRecord): CheckRecordContent 
 
 const mostShownKeys = 5;
 
-/** Returns the keys of a keyring as error messages list them: "no key", or "only" and up to five ids. */
+/**
+ * Returns the ids of a keyring's keys for an error message, such as `only the keys "a", "b"`. Lists at most five ids.
+ * Returns "no key" for a keyring without keys.
+ */
 export function keysIn(ring: Keyring): string {
   const ids = ring.keys.map(({ id }) => `"${id}"`);
   if (ids.length === 0) return "no key";

@@ -38,9 +38,9 @@ export interface CreateKeyvOptions
   /** The store for the encrypted records: a Keyv storage adapter, or a `Map`. */
   readonly store: WrappableStore;
   /**
-   * The namespace, which separates the records of this Keyv from others in the same store. A record can be decrypted
-   * only in the namespace in which it was written. Default: the namespace of the view if the store is a view that
-   * `namespaced()` returned, otherwise no namespace.
+   * The namespace, which separates the records of this Keyv from other records in the same store. A record can be
+   * decrypted only in the namespace in which it was written. Default: the namespace of the view if the store is a view
+   * that `namespaced()` returned, otherwise no namespace.
    */
   readonly namespace?: string;
   /**
@@ -81,11 +81,14 @@ type KeywardKeyvOptions = Omit<CreateKeyvOptions, "store" | keyof EncryptedStore
 export class KeywardKeyv extends ReportingKeyv {
   /** The store under this Keyv, with its events and methods such as `settled()` and `allowOverwrite()`. */
   readonly encryptedStore: EncryptedStore;
-  /** Errors that listeners of `error` have been called with. */
+  /** The errors that were already passed to the listeners of `error`. */
   readonly #emitted = new WeakSet<Error>();
   /** The option `namespace` of `createKeyv`; `undefined` if it was omitted. */
   readonly #ownNamespace: string | undefined;
-  /** The namespace that a host has assigned; "" if it assigned none, `undefined` if there is no host. */
+  /**
+   * The namespace that a host (a library that uses this Keyv as its store) has assigned; "" if the host has no
+   * namespace, `undefined` if no host has assigned one.
+   */
   #hostNamespace: string | undefined;
 
   /** Makes a Keyv over an `EncryptedStore`. Applications call {@link createKeyv} instead. */
@@ -151,14 +154,14 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * Waits for lazy re-encryption, then disconnects. Several Keyvs that `createKeyv` made over one store share its
-   * connection, which is closed when the last of these Keyvs disconnects.
+   * Waits for lazy re-encryption, then disconnects. If several Keyvs that `createKeyv` made use the same store, the
+   * connection is closed when the last of them disconnects.
    */
   override async disconnect(): Promise<void> {
     try {
       await super.disconnect();
     } catch (error) {
-      // Keyv's own disconnect() stops early if a listener or hook of the application throws.
+      // If a listener or hook of the application throws, Keyv's own disconnect() stops before it disconnects the store.
       await this.encryptedStore.disconnect().catch(() => undefined);
       throw error;
     }
@@ -172,13 +175,13 @@ export class KeywardKeyv extends ReportingKeyv {
     const [problem] = details;
     const error = problem instanceof Error ? problem : asError(problem);
     const isEmitted = this.#emitted.has(error);
-    // Keyv emits some problems as text. It then catches the error that is thrown below, and emits that too.
+    // Keyv emits some problems as text. It then catches the error that is thrown below, and emits this error, too.
     if (error !== problem) this.#emitted.add(error);
     if (!isEmitted && this.listenerCount("error") > 0) super.emit("error", error);
     throw error;
   }
 
-  /** The store under this Keyv, the same as `encryptedStore`. The store cannot be replaced. */
+  /** The store under this Keyv: the same object as `encryptedStore`. It cannot be replaced. */
   override get store(): KeyvStorageAdapter {
     return super.store instanceof DecodedStore ? this.encryptedStore : super.store;
   }
@@ -188,7 +191,7 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * Encodes a raw value, an object `{ value, expires }`, as Keyv does. Refuses a raw value that Keyv could not read
+   * Encodes a raw value, an object `{ value, expires }`, as Keyv does. Rejects if Keyv could not read the raw value
    * back.
    *
    * @throws KeywardError `VALUE_INVALID` if the raw value is not an object with only the fields `value` and `expires`.
@@ -246,8 +249,8 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * Cannot be set to `true`, because Keyv's own check deletes an expired record without comparing the stored value, and
-   * so could delete a newer write.
+   * Throws if `value` is `true`. Keyv's own expiry check deletes an expired record without comparing the stored value,
+   * and so could delete a newer write.
    *
    * @throws KeywardError `VALUE_INVALID` if `value` is `true`.
    */
@@ -263,8 +266,8 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * Verifies that no key of a write is empty. Otherwise Keyv would return `false` for the record under the empty key,
-   * and write the other records of the batch.
+   * Verifies that no key of a write is empty. Without this check, Keyv would return `false` for the record under the
+   * empty key, and write the other records of the batch.
    *
    * @throws KeywardError `VALUE_INVALID` if a key is empty. Nothing is written.
    */
@@ -296,7 +299,8 @@ export function createKeyv(given: CreateKeyvOptions): KeywardKeyv {
   const options = copyOptions(requireOptions("createKeyv", given, createKeyvOptionNames), createKeyvOptionNames);
   const { store, serialization, compression } = options;
   requireStore(store);
-  // Keyv treats null as omitted, and ignores an adapter without methods: it could then not read what it wrote before.
+  // Keyv ignores an adapter that lacks a method, and so could not read values that it wrote before. It treats null as
+  // omitted.
   const hint =
     "Pass an adapter for Keyv. If you passed a class, pass an instance of it. Omit the option to use the default.";
   if ((serialization ?? undefined) !== undefined)
@@ -304,9 +308,9 @@ export function createKeyv(given: CreateKeyvOptions): KeywardKeyv {
   if ((compression ?? undefined) !== undefined)
     requireMethods("compression", compression, ["compress", "decompress"], hint);
   const shared = !(store instanceof Map) && isNamespaced(store) ? store : undefined;
-  // A store that is a view of a namespace keeps that namespace.
+  // If the store is a view on a namespace, use that namespace.
   const namespace = options.namespace ?? shared?.namespace ?? "";
-  // The store and the Keyv get all options, and each uses its own, so that none is lost.
+  // Pass all options to both the store and the Keyv. Each reads the options that it knows.
   const ofStore = { ...options, decode: (value: StoredValue) => decodeForKeyv(keyv, value) };
   const encryptedStore = prepareStore(shared?.namespaced(namespace) ?? store, ofStore, shared);
   if (namespace !== "") encryptedStore.namespace = namespace;

@@ -4,9 +4,10 @@ import type { DecodedReads } from "./record-reader.ts";
 
 /**
  * The store of a Keyv that `createKeyv` made. It calls an {@link EncryptedStore}, but its reads return decoded values.
- * Keyv must not decode the values itself, because it would treat bytes as an already decoded value, and return
- * `undefined`. Also, the `EncryptedStore` would not notice that a value cannot be decoded, and would let a write
- * replace the record.
+ *
+ * Keyv must not decode the values itself, for two reasons. It would treat bytes as an already decoded value, and return
+ * `undefined`. And the `EncryptedStore` would not notice that a value cannot be decoded, and would let a write replace
+ * the record.
  */
 export class DecodedStore {
   readonly #store: EncryptedStore;
@@ -78,8 +79,8 @@ export class DecodedStore {
 }
 
 /**
- * Returns 0 for a time in the past, and any other time unchanged. Keyv 6 always passes a time, but the store would
- * treat a small number as a duration, which Keyv 5 passes.
+ * Returns 0 for a time in the past, and any other time unchanged. Keyv 6 always passes a time. But the store also
+ * supports Keyv 5, which passes a duration, and would treat a small number as a duration.
  */
 function asTime(expires: number): number {
   return expires <= Date.now() ? 0 : expires;

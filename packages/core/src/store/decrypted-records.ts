@@ -4,7 +4,7 @@ import type { Keyring } from "../keyring/keyring.ts";
 import type { RecordAddress, RecordContent } from "../store-interface/record.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
 
-/** A decrypted record, and what it was decrypted from. */
+/** A decrypted record, with the stored value, the namespace and the keyring from which it was decrypted. */
 interface Kept<Decrypted> {
   readonly namespace: string;
   readonly stored: StoredValue;
@@ -13,7 +13,7 @@ interface Kept<Decrypted> {
 }
 
 const unusedMs = 60_000;
-// Larger records would take much memory, and are rarely read often.
+// Larger records would need much memory, and applications rarely read them often.
 const maxStoredLength = 16_384;
 
 /**
@@ -40,7 +40,7 @@ export class DecryptedRecords<Decrypted extends { readonly content: RecordConten
   /** Keeps a record that was decrypted from `stored`. A value of bytes is not kept, because the application may change it. */
   keep(stored: StoredValue, ring: Keyring, { namespace, key }: RecordAddress, record: Decrypted): void {
     if (typeof record.content.value !== "string" || stored.length > maxStoredLength) return;
-    // The store may use its bytes for another read.
+    // Copy the bytes, because the store may reuse their memory for another read.
     const own = typeof stored === "string" ? stored : Buffer.from(stored);
     this.#kept.set(key, { namespace, stored: own, ring, record });
     this.#dropUnusedLater();

@@ -8,7 +8,9 @@ import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import { type ReplicaOptions, ReplicaRegistration, type ReplicaRegistrationParts } from "./replica-registration.ts";
 import type { ReservedRecords } from "./reserved-records.ts";
 
-/** The options of an {@link EncryptedStore}: its keys, and how it encrypts, reads and re-encrypts records. */
+/**
+ * The options of an {@link EncryptedStore}: its keys, and the ways in which it encrypts, reads and re-encrypts records.
+ */
 export interface EncryptedStoreOptions {
   /** The encryption keys: a keyring, or a key provider that loads a keyring. */
   readonly keys: Keyring | KeyProvider;
@@ -37,15 +39,14 @@ export interface EncryptedStoreOptions {
    */
   readonly reencrypt?: "on-read" | "off" | "on-read-may-undo-writes";
   /**
-   * The foreign formats, written without Keyward, in which this store also reads records. Plaintext is always tried
-   * last. Default: none, so that only envelopes are read.
+   * The formats of records that another program wrote, such as `plaintext()`. The store reads records in these formats,
+   * too, and tries plaintext last. Default: none, so that the store reads only records that Keyward encrypted.
    */
   readonly accept?: readonly ForeignFormat[];
   /**
-   * Decodes a value as the application does after reading it from this store, and throws or rejects if the application
-   * cannot decode the value. A record in a foreign format is encrypted only if this function succeeds. The result of
-   * the function is not used. `createKeyv` sets this option itself. Default: every string and every `Uint8Array` counts
-   * as decodable.
+   * A function that decodes a value as the application does, and throws or rejects if the value cannot be decoded. The
+   * store encrypts a record in a foreign format only if this function succeeds, and ignores its result. `createKeyv`
+   * sets this option itself. Default: every string and every `Uint8Array` is accepted.
    */
   readonly decode?: (value: StoredValue) => unknown;
   /**
@@ -54,11 +55,11 @@ export interface EncryptedStoreOptions {
    */
   readonly padTo?: number;
   /**
-   * Keeps up to this many decrypted records in memory, for an application that reads the same records again and again. Each
-   * read still asks the store. If the store returns the same text or bytes as before, and the keyring has not changed, the
-   * record is not decrypted again. A record is dropped one to two minutes after its last read. A value of bytes, or a
-   * record of more than 16,384 stored characters or bytes, is not kept. An integer between 1 and 2^20. Default: no record is
-   * kept.
+   * Maximum number of decrypted records that the store keeps in memory, for an application that reads the same records
+   * often. Each read still asks the store. If the store returns the same text or bytes as before, and the keyring has
+   * not changed, the record is not decrypted again. A record is dropped one to two minutes after its last read. The
+   * store does not keep a value of bytes, or a record of more than 16,384 stored characters or bytes. An integer
+   * between 1 and 2^20. Default: the store keeps no decrypted record.
    */
   readonly keepDecrypted?: number;
   /**
@@ -70,7 +71,7 @@ export interface EncryptedStoreOptions {
   readonly replica?: boolean | ReplicaOptions;
 }
 
-/** The values of the option `reencrypt`. */
+/** The allowed values of the option `reencrypt`. */
 export type LazyReencryptionMode = Required<EncryptedStoreOptions>["reencrypt"];
 
 const lazyReencryptionModes: readonly LazyReencryptionMode[] = ["on-read", "off", "on-read-may-undo-writes"];

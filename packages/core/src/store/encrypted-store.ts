@@ -58,7 +58,7 @@ const unconverted: Convert<StoredValue> = (value) => value;
 let partsOf: (store: EncryptedStore) => StoreParts;
 let attach: (store: EncryptedStore) => void;
 
-/** For the options of each prepared store: the store to disconnect. `undefined` for the wrapped store itself. */
+/** For the options of a store that {@link prepareStore} made: the store to disconnect, if not the wrapped store. */
 const prepared = new WeakMap<EncryptedStoreOptions, { readonly opened: Disconnectable | undefined }>();
 
 /**
@@ -95,13 +95,13 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * If `expected` is `undefined`, writes only if there is no record. Present if the wrapped store can replace
    * atomically.
    *
-   * A record is also replaced if other writes changed its value and then changed it back to `expected`. To prevent
+   * If other writes changed the value and then changed it back to `expected`, the record is still replaced. To prevent
    * that, store a number in the value, and increase the number with each write.
    *
    * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past
    * removes the record. Default: the record keeps its expiry, and a new record never expires.
    * @throws KeywardError as {@link EncryptedStore.get} and {@link EncryptedStore.set}; `STORE_UNAVAILABLE` if other
-   * processes changed the record 64 times in the meantime.
+   * processes changed the record 64 times during the call.
    */
   declare readonly replace?: (
     key: string,
@@ -118,8 +118,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    */
   declare readonly replaceMany?: (changes: readonly Replacement[]) => Promise<boolean[]>;
   /**
-   * Sets the expiry of a record without changing its value, and returns whether there is a record. A write of another
-   * process at the same time is kept. Present if the wrapped store can replace atomically.
+   * Sets the expiry of a record, but not its value. Returns false if there is no record. If another process writes the
+   * record at the same time, its value is kept. Present if the wrapped store can replace atomically.
    *
    * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past
    * removes the record.
@@ -205,7 +205,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       this.touch = (key, expires) => replacer.touch(key, expires);
     }
     this.#parts = { inner, codec, check, generationNotice, source, writeGate, reserve, decoded };
-    // Attached last: if the constructor throws, the caller has no store to disconnect.
+    // Attach the store last, so that nothing has to be disconnected if the constructor throws before.
     if (!prepared.has(options)) attachment.attach();
   }
 
@@ -220,9 +220,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * The namespace of the wrapped store. A record can be decrypted only in the namespace in which it was written.
    *
-   * The namespace takes effect with the first call, such as `get`, and then cannot be changed until the store is
-   * disconnected. A call rejects with `NAMESPACE_CONFLICT` if the wrapped storage adapter is already in use with
-   * another namespace, because the records of the two namespaces could mix.
+   * You can change the namespace until the first call, such as `get`, and again after `disconnect()`. A call rejects
+   * with `NAMESPACE_CONFLICT` if the wrapped storage adapter is already in use with another namespace, because the
+   * records of the two namespaces could mix.
    *
    * @throws KeywardError `VALUE_INVALID` for a namespace that is ill-formed or reserved.
    */
@@ -269,8 +269,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Reads and decrypts values like {@link EncryptedStore.getMany}, but returns the error of a record that cannot be
-   * decrypted in the place of its value.
+   * Reads and decrypts values like {@link EncryptedStore.getMany}. For a record that cannot be decrypted, returns its
+   * error instead of its value.
    */
   getManyOrErrors(keys: readonly string[]): Promise<(StoredValue | KeywardError | undefined)[]> {
     return this.#reader.getManyOrErrors(keys, unconverted);
@@ -279,8 +279,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * Encrypts and writes a value. If `expires` has passed, the record is deleted instead.
    *
-   * @param expires when the record expires, in milliseconds since the epoch. A small number counts as a duration from
-   * now, as Keyv 5 passes it; {@link requireExpires} defines which numbers are durations.
+   * @param expires when the record expires, in milliseconds since the epoch. A small number is treated as a duration
+   * from now, which Keyv 5 passes. {@link requireExpires} defines which numbers are durations.
    * @throws KeywardError with one of these codes:
    * - `VALUE_INVALID` if the value is neither a string nor bytes.
    * - `OVERWRITE_REFUSED` if the stored record was read before and could not be decrypted, or if the keyring in use
@@ -359,7 +359,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     await this.#attachment.disconnect();
   }
 
-  /** Resolves when lazy re-encryption has processed every record that reads have queued. */
+  /** Resolves when lazy re-encryption has processed all queued records. Reads queue the records to re-encrypt. */
   async settled(): Promise<void> {
     await this.#reencryption?.settled();
   }
@@ -370,10 +370,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Makes the keyring in use the keyring that belongs to the store: replaces the check record with a check record of
-   * this keyring, even if this keyring cannot decrypt the stored one. After that, a process with this keyring may write
-   * over records that it cannot decrypt, except those that the process has tried to read. Call this method only if the
-   * former keyring is lost for good.
+   * Makes the keyring in use the keyring that belongs to the store: replaces the check record with one that this
+   * keyring encrypts, even if it cannot decrypt the stored check record. A process with this keyring may then overwrite
+   * records that it cannot decrypt, except records that it has tried to read. Call this method only if the former
+   * keyring is lost for good.
    */
   async overwriteCheckRecord(): Promise<void> {
     await this.#check.overwrite(await this.#codec.ring());
@@ -381,8 +381,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 }
 
 /**
- * Refuses encryption in two layers: a rotation would see only the outer layer, and so could remove a key that the inner
- * layer still needs.
+ * Checks that the store does not encrypt already. With two layers of encryption, a rotation would see only the outer
+ * layer, and so could remove a key that the inner layer needs.
  */
 function requireUnencrypted(store: WrappableStore): void {
   if (!(store instanceof EncryptedStore)) return;
@@ -424,11 +424,11 @@ function describe(given: unknown): string {
 }
 
 /**
- * Makes an `EncryptedStore` whose listeners, heartbeat and use of the connection begin only when {@link attachStore} is
- * called. So if `createKeyv` throws before that call, there is nothing to disconnect.
+ * Makes an `EncryptedStore` without listeners, heartbeat and use of the connection. These begin when {@link
+ * attachStore} is called. So if `createKeyv` throws before that call, there is nothing to disconnect.
  *
- * @param opened the store of which `store` is a view. The `EncryptedStore` disconnects `opened` instead of the view.
- * `undefined` if `store` is not a view.
+ * @param opened if `store` is a view: the store that returned the view. The `EncryptedStore` disconnects `opened`
+ * instead of the view. `undefined` if `store` is not a view.
  */
 export function prepareStore(
   store: WrappableStore,

@@ -4,9 +4,9 @@ import { type CheckRecord, maxRetired, parseCheckRecord, type StoredCheckRecord 
 import { isUnusableScope, scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
 /**
- * Reads and writes a number in the check record of a store: the lowest generation of the keyring with which a process
- * may write to the store. A rotation raises the number. Each replica reads the number with every heartbeat, and reloads
- * its keyring if the generation of its keyring is lower.
+ * Reads and writes, in the check record of a store, the lowest generation of the keyring with which a process may
+ * write. A rotation raises this number. Each replica reads the number with every heartbeat, and reloads its keyring if
+ * its generation is lower.
  */
 export class GenerationNotice {
   readonly #record: CheckRecord | undefined;
@@ -20,8 +20,8 @@ export class GenerationNotice {
   }
 
   /**
-   * The `GenerationNotice` for the keyring that is not derived for a scope. If the option `scope` of the store is not
-   * the name of a scope, this is the same object.
+   * The `GenerationNotice` for the whole keyring, which is not derived for a scope. If the option `scope` of the store
+   * is not the name of a scope, this is the same object.
    */
   get unscoped(): GenerationNotice {
     const unscoped = this.#record?.unscoped;
@@ -46,7 +46,7 @@ export class GenerationNotice {
    * record of each scope, because a process that has only the keyring of a scope reads only the check record of this
    * scope.
    *
-   * @param keyring the keyring as the key provider returned it, not derived for the scope of the store.
+   * @param keyring the whole keyring from the key provider, not derived for the scope of the store.
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
    */
   async raise(keyring: Keyring): Promise<void> {
@@ -55,10 +55,10 @@ export class GenerationNotice {
 
   /**
    * Encrypts all check records under the primary of `next`, a keyring that is about to be saved. The check records do
-   * not require the generation of `next` yet, because the save may still fail. A process whose keyring has an earlier
-   * generation does not re-encrypt these check records.
+   * not require the generation of `next` yet, because the save may still fail. A process with an earlier generation
+   * does not re-encrypt these check records.
    *
-   * @param current the keyring in use, as the key provider returned it, not derived for the scope of the store.
+   * @param current the whole keyring in use, not derived for the scope of the store.
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
    */
   async prepare(next: Keyring, current: Keyring): Promise<void> {
@@ -66,11 +66,11 @@ export class GenerationNotice {
   }
 
   /**
-   * Notes in the check record of the store, and in those of scopes, that the key `retired` may no longer be the primary
-   * of a process that writes. A guided rotation needs this, because it may leave the generation number of the keyring
-   * unchanged.
+   * Adds the key `retired` to the retired keys in the check record of the store, and in the check records of its
+   * scopes. A process whose primary is such a key must not write. A guided rotation needs this list, because it may
+   * leave the generation number of the keyring unchanged.
    *
-   * @param keyring the keyring with which the check records are encrypted. Its primary is another key.
+   * @param keyring the keyring with which the check records are encrypted. Its primary is not the key `retired`.
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
    */
   async retire(keyring: Keyring, retired: string): Promise<void> {
@@ -78,14 +78,14 @@ export class GenerationNotice {
   }
 
   /**
-   * Removes the note of {@link GenerationNotice.retire} about the key `keyId`, which is about to become the primary
+   * Removes the key `keyId` from the retired keys in all check records, because it is about to become the primary
    * again.
    */
   async useAgain(keyring: Keyring, keyId: string): Promise<void> {
     await this.#note(keyring, (noted) => noted.filter((id) => id !== keyId));
   }
 
-  /** Returns the ids of the keys that may not be the primary of a process that writes. */
+  /** Returns the ids of the retired keys, which must not be the primary of a process that writes. */
   async retired(keyring: Keyring): Promise<readonly string[]> {
     const unscoped = this.#record?.unscoped ?? this.#record;
     const stored = await unscoped?.read(keyring);
@@ -121,8 +121,8 @@ export class GenerationNotice {
 
 /**
  * Raises the required generation in one check record, and encrypts the check record under the primary of the keyring.
- * Writes nothing if the check record requires this generation and is under this primary already. The primary is
- * compared too, because some sources change their keys without a new generation.
+ * Writes nothing if the check record already requires this generation and is encrypted under this primary. Compares the
+ * primary, too, because some sources change their keys without a new generation.
  */
 async function requireGeneration(record: CheckRecord, keyring: Keyring, generation: number): Promise<void> {
   const scoped = record.scope === undefined || keyring.scopeName !== undefined ? keyring : keyring.scope(record.scope);
@@ -133,7 +133,7 @@ async function requireGeneration(record: CheckRecord, keyring: Keyring, generati
     const isNewer = content !== undefined && content.encryptedBy > keyring.generation;
     const isEncrypted = isNewer || (content?.encryptedBy === keyring.generation && keyIdOf(stored) === keyring.primary);
     if (content !== undefined && content.generation >= generation && isEncrypted) return;
-    // Another process may have raised the required generation since it was read: it must never fall.
+    // The required generation must never fall, and another process may have raised it since.
     const required = Math.max(generation, content?.generation ?? 0);
     if (await record.replace(scoped, stored?.stored, { generation: required, retired: content?.retired })) return;
   }
@@ -150,7 +150,7 @@ async function noteRetired(
 ): Promise<void> {
   for (;;) {
     const stored = await record.read(keyring);
-    // Writing the note must not change the key of the check record: this keyring may be from before a promotion.
+    // Keep the key under which the check record is encrypted, because this keyring may be from before a promotion.
     const keyId = keyIdOf(stored);
     const encrypting = keyId !== undefined && isEnabled(keyring, keyId) ? withPrimary(keyring, keyId) : keyring;
     const scoped = record.scope === undefined ? encrypting : encrypting.scope(record.scope);

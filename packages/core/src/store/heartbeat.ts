@@ -5,10 +5,7 @@ import { ReservedText } from "./reserved-text.ts";
 
 const prefix = "replica/";
 
-/**
- * The content of a heartbeat: what a replica reports about itself. The replica writes its heartbeat to the reserved
- * space of the store every few seconds.
- */
+/** The content of a heartbeat, which a replica writes to the reserved space of the store every few seconds. */
 export interface Heartbeat {
   /** The name of the replica, for people. */
   readonly name: string;
@@ -24,8 +21,9 @@ export interface Heartbeat {
   /** The id of the primary, the key under which the replica encrypts records. */
   readonly primary: string;
   /**
-   * All enabled keys, with which the replica can decrypt records, as {@link keyLabel} writes them. `undefined` if the
-   * keyring has more than {@link maxKeysInHeartbeat} of them, or if an earlier release of Keyward wrote the heartbeat.
+   * The labels of the enabled keys, with which the replica can decrypt records. {@link keyLabel} makes the labels.
+   * `undefined` if the keyring has more than {@link maxKeysInHeartbeat} of them, or if an earlier release of Keyward
+   * wrote the heartbeat.
    */
   readonly keys?: readonly string[] | undefined;
   /**
@@ -86,7 +84,7 @@ export function readHeartbeatKey(key: string): { readonly id: string; readonly s
   return { id, scope: scope.length === 0 ? undefined : scope.join("/") };
 }
 
-/** Returns the fields of a heartbeat that describe the keyring that the replica uses. */
+/** Returns the fields of a heartbeat that describe the keyring of the replica. */
 export function describeKeyring(keyring: Keyring): Pick<Heartbeat, "generation" | "primary" | "keys"> {
   const { generation, primary } = keyring;
   const enabled = keyring.keys.filter(({ status }) => status === "enabled").map(({ id }) => keyLabel(keyring, id));
@@ -94,20 +92,23 @@ export function describeKeyring(keyring: Keyring): Pick<Heartbeat, "generation" 
 }
 
 /**
- * Returns the id of a key, a colon, and a fingerprint of its material, so that different keys with one id can be told
- * apart. A keyring that is derived for a scope has other material, so its keys have "-" instead.
+ * Returns the label of a key: its id, a colon, and a fingerprint of its material. The fingerprint distinguishes
+ * different keys with the same id. In a keyring that is derived for a scope, which has other material, the fingerprint
+ * is "-".
  */
 export function keyLabel(keyring: Keyring, id: string): string {
   const commitment = keyring.scopeName === undefined ? keyOf(keyring, id)?.root.commitment : undefined;
   return `${id}:${commitment?.toString("hex").slice(0, fingerprintDigits) ?? "-"}`;
 }
 
-/** Returns whether a list of labels, each made by {@link keyLabel}, has the key `id` of this keyring. */
+/**
+ * Returns whether a list of labels from {@link keyLabel} contains the key `id` with the same material as in `keyring`.
+ */
 export function hasSameKey(labels: readonly string[], keyring: Keyring, id: string): boolean {
   return labels.includes(keyLabel(keyring, id)) || labels.includes(`${id}:-`);
 }
 
-/** Returns whether a list of labels, each made by {@link keyLabel}, has a key `id` of any material. */
+/** Returns whether a list of labels from {@link keyLabel} contains a key `id`, whatever its material is. */
 export function hasKeyId(labels: readonly string[], id: string): boolean {
   return labels.some((label) => label.startsWith(`${id}:`));
 }

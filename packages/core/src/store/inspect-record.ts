@@ -7,14 +7,13 @@ import { WrappedStore } from "../store-interface/wrapped-store.ts";
 import { EncryptedStore } from "./encrypted-store.ts";
 
 /**
- * Reads a record of a store, and returns what the record shows without a key: whether the record is an envelope, its form
- * and size, and the id of its key. Needs no key, decrypts nothing, and changes no record. The result contains nothing of
- * the value.
+ * Describes a stored record without decrypting it: whether the record is an envelope, its form and size, and the id of
+ * its key. Needs no key, and changes no record. The result contains no part of the value.
  *
  * @param store the store below the encryption: the store that the application passes to `createKeyv`.
  * @returns `undefined` if there is no record at the address.
  * @throws KeywardError
- * - `STORE_INVALID` if `store` is not a store, or encrypts;
+ * - `STORE_INVALID` if `store` is not a store, or is an `EncryptedStore`;
  * - `VALUE_INVALID` for an address that is ill-formed or reserved;
  * - `NAMESPACE_CONFLICT` if a store without views is in use with another namespace;
  * - `STORE_UNAVAILABLE` if the store fails.

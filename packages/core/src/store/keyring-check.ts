@@ -28,14 +28,14 @@ export class KeyringCheck {
   constructor(record: CheckRecord | undefined, scopes: RecordScopes) {
     this.#record = record;
     this.#scopes = scopes;
-    // The unscoped keyring must pass too. Otherwise a keyring with other material could create a check record of its
-    // own for a scope that has none.
+    // The unscoped keyring must pass the check, too. Otherwise a wrong keyring could create a check record for a scope
+    // that has no check record yet.
     this.#unscoped = record?.unscoped === undefined ? undefined : new KeyringCheck(record.unscoped, scopes);
   }
 
   /**
-   * The `KeyringCheck` for the keyring that is not derived for a scope. If the option `scope` of the store is not the
-   * name of a scope, this is the same object.
+   * The `KeyringCheck` for the whole keyring, which is not derived for a scope. If the option `scope` of the store is
+   * not the name of a scope, this is the same object.
    */
   get unscoped(): KeyringCheck {
     return this.#unscoped ?? this;
@@ -76,10 +76,10 @@ export class KeyringCheck {
 
   /**
    * Returns which of two keyrings can decrypt the check record of the store. Returns `undefined` if neither keyring can
-   * decrypt the check record. A key that is disabled counts too, because the keyring still contains the key.
+   * decrypt the check record. Also tries the disabled keys of each keyring.
    *
-   * @param next the keyring that is to replace `previous`. Both keyrings are as the key provider returned them, not
-   * derived for a scope.
+   * @param next the keyring that is to replace `previous`. Both are whole keyrings from the key provider, not derived
+   * for a scope.
    */
   async recognizes(next: Keyring, previous: Keyring): Promise<Recognition | undefined> {
     if (this.#unscoped !== undefined) return await this.#unscoped.recognizes(next, previous);
@@ -96,8 +96,8 @@ export class KeyringCheck {
   }
 
   /**
-   * Re-encrypts the check record under the primary. After that, no former key is needed to decrypt the check record. If
-   * the option `scope` of the store is a function, also re-encrypts the check record of every scope.
+   * Re-encrypts the check record under the primary, so that the check record needs no older key. If the option `scope`
+   * of the store is a function, also re-encrypts the check record of every scope.
    */
   async renew(keyring: Keyring): Promise<void> {
     await this.#withUnscoped((check, unscopedKeyring) => check.renew(unscopedKeyring));
@@ -120,7 +120,7 @@ export class KeyringCheck {
     const unscoped = this.#record?.unscoped;
     if (unscoped === undefined || this.#unscoped === undefined) return;
     const keyring = await unscoped.keyringInUse();
-    // A process with only a scoped keyring cannot decrypt the unscoped check record, and is not meant to.
+    // A process with only a scoped keyring cannot and need not decrypt the unscoped check record.
     if (keyring.scopeName === undefined) await use(this.#unscoped, keyring);
   }
 
@@ -134,7 +134,9 @@ export class KeyringCheck {
     await this.#verifyOnce(record, keyring);
   }
 
-  /** Returns the decrypted check record. Returns `undefined` if there is no check record and the keyring may create one. */
+  /**
+   * Returns the decrypted check record; `undefined` if there is no check record, so that the keyring may create one.
+   */
   async #readAndDecrypt(record: CheckRecord, keyring: Keyring): Promise<DecryptedCheckRecord | undefined> {
     const stored = await record.read(keyring);
     if (stored !== undefined) {
@@ -150,19 +152,19 @@ export class KeyringCheck {
 }
 
 /**
- * Checks that the primary is not a key that a guided rotation took out of use. In a scope, checks nothing: the check
- * record of a scope is not trusted, because a process with only the keyring of that scope may have written it.
+ * Checks that no guided rotation took the primary out of use. Checks nothing if the check record belongs to a scope: a
+ * process with only the keyring of that scope may have written it, so it is not trusted.
  *
  * @throws KeywardError `KEYRING_ROLLBACK` if the primary is such a key.
  */
 function requirePrimaryInUse(record: CheckRecord, opened: OpenedRecord, { primary, generation }: Keyring): void {
   const content = record.scope === undefined ? parseCheckRecord(opened) : undefined;
-  // A keyring with a later generation than the note is not from before the rotation.
+  // A keyring with a later generation than the check record is not from before the rotation.
   if (content?.retired?.includes(primary) !== true || generation > content.generation) return;
   throw retiredPrimary(primary);
 }
 
-/** Returns the error `KEYRING_ROLLBACK`, for a process whose primary key was already replaced by a guided rotation. */
+/** Returns the error `KEYRING_ROLLBACK` for a process whose primary was already replaced by a guided rotation. */
 export function retiredPrimary(keyId: string): KeywardError {
   return new KeywardError(
     "KEYRING_ROLLBACK",
@@ -178,7 +180,7 @@ export function retiredPrimary(keyId: string): KeywardError {
   );
 }
 
-/** A check record as it is stored, and its decrypted content. */
+/** A stored check record, and its decrypted content. */
 interface DecryptedCheckRecord {
   readonly stored: StoredCheckRecord;
   readonly opened: OpenedRecord;

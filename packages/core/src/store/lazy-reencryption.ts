@@ -23,19 +23,20 @@ export interface ReencryptEvent {
   readonly from: string;
   /**
    * The id of the encryption key that the record is encrypted under now. With `reencrypt:conflict` or
-   * `reencrypt:error`, the id of the key that it should have been encrypted under; "" if that key was not determined
-   * yet.
+   * `reencrypt:error`, the id of the key for the re-encryption that was not made; "" if the error occurred before the
+   * key was chosen.
    */
   readonly to: string;
-  /** The error because of which the record was not re-encrypted. Present only with the event `reencrypt:error`. */
+  /** The reason why the record was not re-encrypted. Present only with the event `reencrypt:error`. */
   readonly error?: KeywardError;
 }
 
-/** The outcome of re-encrypting one record, which is the name of the event that reports the outcome. */
+/** The outcome of re-encrypting one record. It is also the name of the event that reports this outcome. */
 export type ReencryptOutcome = "reencrypted" | "reencrypt:conflict" | "reencrypt:error";
 
 /**
- * Replaces each record in `changes` whose stored value is unchanged. Returns, for each record, whether it was replaced.
+ * Replaces each record in `changes` whose stored value is unchanged. Returns one boolean for each record: true if it
+ * was replaced.
  */
 export type ReplaceMany = (changes: readonly RacingReplacement[]) => Promise<boolean[]>;
 
@@ -56,19 +57,18 @@ interface Job {
 
 const maxQueued = 1_000;
 const maxQueuedBytes = 32 * 2 ** 20;
-// Encryption blocks the event loop: a batch is encrypted between two turns of it.
+// The number of records that are encrypted in one turn of the event loop, which encryption blocks.
 const batchRecords = 32;
-// Length of the pause after a batch, as a multiple of the time that its encryption took. Reads share the processor,
-// connection and server with lazy re-encryption, and a batch delays them by about three times the time of its
-// encryption. With this pause it delays far fewer than one read in a hundred. It re-encrypts about 100 records of 1 KiB
-// a second.
+// Length of the pause after a batch, as a multiple of the time that its encryption took. A batch delays reads, which
+// share processor, connection and server, by about three times the time of its encryption. With this pause, far fewer
+// than one read in a hundred is delayed, and about 100 records of 1 KiB are re-encrypted a second.
 const pausePerEncryption = 1_000;
 const maxPauseMs = 1_000;
 
 /**
  * Re-encrypts a record in the background after a read found it under an encryption key that is not the primary, or in a
- * foreign format. The length of the queue and the share of processor time are limited. A record that does not fit in
- * the queue is re-encrypted after its next read, or by bulk re-encryption.
+ * foreign format. Limits the length of the queue and the share of processor time. A record that does not fit in the
+ * queue is re-encrypted after its next read, or by bulk re-encryption.
  */
 export class LazyReencryption {
   readonly #parts: LazyReencryptionParts;
@@ -129,8 +129,8 @@ export class LazyReencryption {
         this.#inProgress.add(key);
         batch.push(job);
       }
-      // A queued record is encrypted later, under the keyring of that time: only a batch counts as encryption in
-      // progress.
+      // Only the records of a batch are writes in progress. A queued record is encrypted later, under the keyring that
+      // is then in use.
       await this.#parts.source.whileSealing(this.#reencrypt(batch));
       for (const { address } of batch) this.#inProgress.delete(address.key);
     }
@@ -148,7 +148,7 @@ export class LazyReencryption {
   }
 
   async #reencrypt(batch: readonly Job[]): Promise<void> {
-    // Decoding may take time, and the keyring has to be used at once: so decoding comes first.
+    // Decode first: decoding may take time, and the keyring for writing must be used at once.
     const decodable = await this.#decodable(batch);
     let to = "";
     try {
@@ -178,8 +178,8 @@ export class LazyReencryption {
   }
 
   /**
-   * Returns the records of a batch without those in a foreign format that the application cannot decode, which stay
-   * unchanged.
+   * Returns the records of a batch that may be re-encrypted. A record in a foreign format that the application cannot
+   * decode is left out, and stays unchanged.
    */
   async #decodable(batch: readonly Job[]): Promise<readonly Job[]> {
     const decodable: Job[] = [];
@@ -206,10 +206,10 @@ export class LazyReencryption {
   /** Returns the replacement of one record; `undefined` if the record must stay unchanged. */
   #change(ring: Keyring, job: Job): RacingReplacement | undefined {
     const { address, expected, record } = job;
-    // The keyring may have been reloaded since the read: the record may be current now.
+    // The keyring may have been reloaded since the read, and the record's key may be its primary.
     if (ring.primary === "" || isCurrent(record.keyId, ring)) return undefined;
-    // A key that was disabled since the read may be compromised and the record forged: it must not become readable
-    // again.
+    // If the key was disabled since the read, it may be compromised, and the record may be forged: do not make it
+    // readable again.
     if (record.keyId !== undefined && !isEnabled(ring, record.keyId)) return undefined;
     const { content } = record;
     try {

@@ -10,23 +10,23 @@ import { type CheckRecord, keysIn, scopedPrefix, wrongKeyringHint } from "./chec
 import { heartbeatPrefix, readHeartbeatKey } from "./heartbeat.ts";
 import type { RecordScopes } from "./record-scopes.ts";
 
-// How many envelopes, and how many pages, are looked at in each of the reserved space and the store.
+// Maximum numbers of envelopes and pages that are read, in the reserved space and in the store.
 const maxEnvelopes = 100;
 const maxPages = 10;
 
 /**
  * Returns true if a store that has no check record contains envelopes, but `keyring` decrypts none of them. In this
- * case the check record was deleted, and the records were written with another keyring. Only the first envelopes, about
- * 100, are tried.
+ * case the check record was deleted, and the records were written with another keyring. Tries only the first 100
+ * envelopes or so.
  *
- * @param scopes the scopes of the records, because the backend may contain only records that have a scope.
+ * @param scopes the scopes of the records. The function also tries to decrypt each record in its scope.
  */
 export async function hasRecordsOfAnotherKeyring(
   { store, reserved, unscoped }: CheckRecord,
   keyring: Keyring,
   scopes: RecordScopes,
 ): Promise<boolean> {
-  // A process with the keyring of one scope cannot decrypt the records of other scopes, and is not meant to.
+  // A process with the keyring of one scope cannot and need not decrypt the records of other scopes.
   if (unscoped !== undefined || keyring.scopeName !== undefined) return false;
   const records = store.scannable;
   try {
@@ -48,14 +48,15 @@ export async function hasRecordsOfAnotherKeyring(
     }
     return undecryptable > 0;
   } catch (error) {
-    // A process that may not scan the store, or cannot scan it now, creates the check record without this test.
+    // If this process is not allowed to scan the store, or the scan fails, it creates the check record without this
+    // test.
     if (error instanceof KeywardError) return false;
     throw error;
   }
 }
 
 /**
- * Returns the error for a store that has no check record, if `keyring` decrypts none of the envelopes that were tried.
+ * Returns the error for a store that contains records but no check record, if `keyring` decrypts none of these records.
  */
 export function notDecryptable(store: string, keyring: Keyring): KeywardError {
   const problem = `${store} contains records but no check record, and this keyring decrypts none of the records that were tried`;
@@ -65,7 +66,8 @@ export function notDecryptable(store: string, keyring: Keyring): KeywardError {
 }
 
 /**
- * Returns whether a keyring decrypts an envelope in one of these scopes; `undefined` for anything but a whole envelope.
+ * Returns whether a keyring decrypts an envelope in one of `scopes`; `undefined` if `stored` is not an envelope, or is
+ * a damaged one.
  */
 function isDecryptableInAny(
   scopes: readonly (string | undefined)[],
@@ -79,8 +81,8 @@ function isDecryptableInAny(
       const scoped = scope === undefined ? keyring : keyring.scope(scope);
       const header = readHeader(stored, address);
       if (header === undefined) return undefined;
-      // An envelope under an unknown encryption key is tried with the primary, which only shows whether the envelope is
-      // whole.
+      // If the keyring lacks the envelope's key, try the primary. It cannot decrypt the envelope, but its error shows
+      // whether the envelope is damaged.
       const key = keyOf(scoped, header.keyId) ?? keyOf(scoped, scoped.primary);
       if (key === undefined) return undefined;
       open(stored, header, key.root, address);
@@ -93,7 +95,10 @@ function isDecryptableInAny(
   return isEnvelope ? false : undefined;
 }
 
-/** Returns the scope of a record; `undefined` also if the function `scope` has no valid result for the record. */
+/**
+ * Returns the scope of a record; `undefined` for a record without a scope, or if the function `scope` fails for this
+ * record.
+ */
 function scopeOrNone(scopes: RecordScopes, address: RecordAddress): string | undefined {
   try {
     return scopes.of(address);
@@ -103,7 +108,7 @@ function scopeOrNone(scopes: RecordScopes, address: RecordAddress): string | und
   }
 }
 
-/** Returns the scope in the key of a check record or heartbeat; `undefined` if the key names no scope. */
+/** Returns the scope that the key of a check record or heartbeat contains; `undefined` if the key contains no scope. */
 function scopeInKey(key: string): string | undefined {
   if (key.startsWith(scopedPrefix)) return key.slice(scopedPrefix.length);
   return key.startsWith(heartbeatPrefix) ? readHeartbeatKey(key).scope : undefined;

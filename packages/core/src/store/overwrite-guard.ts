@@ -9,23 +9,25 @@ import { isAbsent, type RecordCodec } from "./record-codec.ts";
 const defaultMaxMarks = 250_000;
 
 /**
- * Marks each record that could not be read, and refuses writes that would replace a marked record. Before a write would
- * replace marked records, these records are read again. The write is allowed if each of them can be read now or no
- * longer exists.
+ * Marks each record that could not be read, and protects marked records from being overwritten. Before a write would
+ * replace marked records, reads these records again. Refuses the write unless each of them can now be read, or was
+ * deleted.
  */
 export class OverwriteGuard {
   readonly #inner: WrappedStore;
   readonly #codec: RecordCodec;
   readonly #maxMarks: number;
   readonly #salt = randomBytes(16);
-  /** By namespace: digests of the keys of unreadable records, and the logical time at which each was last marked. */
+  /**
+   * The marks of each namespace: digests of the keys of unreadable records, with the logical time of the last marking.
+   */
   readonly #unreadable = new Map<string, Map<number, number>>();
   #logicalTime = 0;
   readonly #allowed = new Map<string, Set<number>>();
   #marks = 0;
   /**
-   * The namespaces with more unreadable records than can be remembered. Every record there is read before it is
-   * overwritten.
+   * The namespaces with too many unreadable records to mark all of them. In these namespaces, every record is read
+   * before it is overwritten.
    */
   readonly #full = new Set<string>();
 
@@ -53,17 +55,16 @@ export class OverwriteGuard {
   }
 
   /**
-   * A counter that grows each time a record is marked. Read the counter before a read, write or delete, and then pass
-   * its value to {@link OverwriteGuard.unmark}.
+   * A counter that grows each time a record is marked. Note its value before a read, write or delete, and pass this
+   * value to {@link OverwriteGuard.unmark} afterwards.
    */
   get logicalTime(): number {
     return this.#logicalTime;
   }
 
   /**
-   * Undoes {@link OverwriteGuard.allow} for a record that was deleted, written or read, and removes the mark that the
-   * record could not be read. A mark that was set after `since` stays, because an unreadable record may have been
-   * stored in the meantime.
+   * Removes the mark of a record that was deleted, written or read, and undoes {@link OverwriteGuard.allow}. Keeps a
+   * mark that was set after `since`, because another process may have stored an unreadable record in the meantime.
    *
    * @param since the {@link OverwriteGuard.logicalTime} before the delete, write or read.
    */
@@ -80,8 +81,8 @@ export class OverwriteGuard {
   }
 
   /**
-   * Undoes {@link OverwriteGuard.allow} for a record. Called after a delete that deleted nothing: an unreadable record
-   * that is still stored then stays protected.
+   * Undoes {@link OverwriteGuard.allow} for a record, but keeps its mark. Call this method after a delete that deleted
+   * nothing, because an unreadable record may still be stored.
    */
   withdrawAllowance(namespace: string, key: string): void {
     const allowed = this.#allowed.get(namespace);
@@ -89,8 +90,8 @@ export class OverwriteGuard {
   }
 
   /**
-   * Removes the marks of all records in a namespace that was cleared. Marks that were set after `since` stay, as in
-   * {@link OverwriteGuard.unmark}.
+   * Removes the marks of all records in a namespace that was cleared. Keeps marks that were set after `since`, as
+   * {@link OverwriteGuard.unmark} does.
    */
   unmarkAll(namespace: string, since: number): void {
     const marks = this.#unreadable.get(namespace);
@@ -163,7 +164,10 @@ export class OverwriteGuard {
     );
   }
 
-  /** A short digest of a record's key, salted so that an attacker cannot choose two such keys with the same digest. */
+  /**
+   * Returns a short digest of a record's key. The digest is salted, so that an attacker cannot choose two keys with the
+   * same digest.
+   */
   #markOf(key: string): number {
     return createHash("sha256").update(this.#salt).update(key).digest().readUIntBE(0, 6);
   }

@@ -8,8 +8,8 @@ import type { RecordCodec } from "./record-codec.ts";
 /** The options of `ready()`. */
 export interface ReadyOptions {
   /**
-   * How long the store may take to answer, in milliseconds. The time for loading the keyring is limited by the option
-   * `timeoutMs` of the key provider. Default: 15,000.
+   * The time within which the store must answer, in milliseconds. For loading the keyring, the option `timeoutMs` of
+   * the key provider sets the limit instead. Default: 15,000.
    */
   readonly timeoutMs?: number;
 }

@@ -26,7 +26,10 @@ export type OpenedRecord = {
   | {
       readonly keyId?: never;
       readonly format: string;
-      /** False if the format cannot detect a wrong key, and the user did not choose to encrypt its records. */
+      /**
+       * False if re-encryption must not encrypt the record, because its format cannot detect a wrong key and
+       * `encryptUnauthenticated` of the format is not true.
+       */
       readonly encryptable: boolean;
       /** True if the record was stored unencrypted. */
       readonly isPlaintext: boolean;
@@ -44,11 +47,11 @@ export interface RecordCodecOptions {
   readonly scopes: RecordScopes;
   readonly accept: readonly ForeignFormat[];
   readonly padTo?: number | undefined;
-  /** How many decrypted records are kept for further reads. Default: none. */
+  /** Maximum number of decrypted records to keep for further reads. Default: none. */
   readonly keepDecrypted?: number | undefined;
   /**
-   * Decodes a value in the same way as the application, and throws if the value cannot be decoded. Default: every
-   * string and all bytes count as decoded.
+   * Decodes a value as the application does, and throws if the value cannot be decoded. Default: every value is
+   * accepted without decoding.
    */
   readonly decode?: ((value: StoredValue) => unknown) | undefined;
 }
@@ -83,8 +86,8 @@ export class RecordCodec {
   }
 
   /**
-   * Returns a codec for a job that passes once over all records. The keyrings that the job derives for scopes do not
-   * fill the cache of this codec.
+   * Returns a codec for a job that reads all records once. The returned codec has a cache of its own, so that the job
+   * does not replace the keyrings in the cache of this codec.
    */
   forOnePass(): RecordCodec {
     return new RecordCodec(this.#source, this.#form, {
@@ -103,7 +106,7 @@ export class RecordCodec {
     const ring = this.#source.current();
     if (!(ring instanceof Promise)) return scopes.keyringForStore(ring);
     const scoped = ring.then((loaded) => scopes.keyringForStore(loaded));
-    // A caller that only tests for a promise discards it. Its rejection must not end the process.
+    // A caller may only test whether this is a promise, and discard it. A rejection must not end the process.
     scoped.catch(() => undefined);
     return scoped;
   }
@@ -129,8 +132,8 @@ export class RecordCodec {
   }
 
   /**
-   * Decrypts a stored record. If the record is not an envelope, reads it in one of the formats in the option `accept`.
-   * Returns an expired record too.
+   * Decrypts a stored record. If the record is not an envelope, reads it with the formats in the option `accept`. Also
+   * returns a record that has expired.
    *
    * @throws KeywardError if the record cannot be decrypted, or if no format in `accept` reads the record.
    */
@@ -145,8 +148,9 @@ export class RecordCodec {
   }
 
   /**
-   * Decrypts an envelope synchronously. Returns `undefined` if the caller has to call {@link RecordCodec.open} instead,
-   * because the keyring or the encryption key has to be loaded, or because the record is not an envelope.
+   * Decrypts an envelope synchronously. Returns `undefined` if this is not possible, because the keyring or the
+   * encryption key has to be loaded, or because the record is not an envelope. In this case, call {@link
+   * RecordCodec.open}.
    *
    * @throws KeywardError like {@link RecordCodec.open}.
    */
@@ -163,9 +167,9 @@ export class RecordCodec {
   }
 
   /**
-   * Re-encrypts an envelope under the primary of `ring`, synchronously. Returns `undefined` if the caller has to call
-   * {@link RecordCodec.open} instead, because the keyring or the encryption key has to be loaded, or because `ring` has
-   * no primary.
+   * Re-encrypts an envelope under the primary of `ring`, synchronously. Returns `undefined` if this is not possible,
+   * because the keyring or the encryption key has to be loaded, or because `ring` has no primary. In this case, call
+   * {@link RecordCodec.open}.
    *
    * @throws KeywardError like {@link RecordCodec.open}.
    */
@@ -228,9 +232,9 @@ export class RecordCodec {
   }
 
   /**
-   * Verifies, before a record in a foreign format is encrypted, that the application can decode the record. If it
-   * cannot, a wrong format in `accept` may have read the record, and after the encryption the right format could no
-   * longer read it.
+   * Verifies that the application can decode a record in a foreign format. Call this method before such a record is
+   * encrypted: a wrong format in `accept` may have read it, and after the encryption the right format could no longer
+   * read it.
    *
    * @throws KeywardError `RECORD_MALFORMED` if the application cannot decode the record.
    */
@@ -247,7 +251,7 @@ export class RecordCodec {
     const forbidsPlaintext = ring.encryptedNamespaces.includes(address.namespace);
     let failure: KeywardError | undefined;
     for (const format of this.#formats) {
-      // A record that a format has recognized is not plaintext, even if no format can decrypt it.
+      // A record that a format has recognized but not decrypted must not be read as plaintext.
       if (readsPlaintext(format) && (forbidsPlaintext || failure !== undefined)) continue;
       const content = await readForeign(format, stored, address).catch((error: unknown) => {
         // The records of two formats may look alike, so the next format is tried too.
@@ -279,7 +283,10 @@ export class RecordCodec {
   }
 }
 
-/** The position of a format among those that are tried: formats that detect a wrong key first, and plaintext last. */
+/**
+ * Returns the rank by which formats are tried: 0 for a format that detects a wrong key, 1 for one that does not, 2 for
+ * plaintext.
+ */
 function tryOrder(format: ForeignFormat): number {
   if (readsPlaintext(format)) return 2;
   return format.authenticated === false ? 1 : 0;
@@ -298,7 +305,7 @@ async function readForeign(
     return requireContent(nameOf(format), await format.read(stored, address), address);
   } catch (error) {
     if (error instanceof KeywardError) throw error;
-    // The message of the error may quote the value, which is plaintext: only its name is passed on.
+    // Pass on only the name of the error: its message may quote the value, which is plaintext.
     const name = error instanceof Error ? error.name : typeof error;
     throw recordError("RECORD_MALFORMED", address, `cannot be read in the format "${nameOf(format)}": ${name}`, {
       hint: "The format recognized the record and then failed. Restore the record, or correct read() of the format.",
@@ -309,7 +316,7 @@ async function readForeign(
 function requireStored(stored: unknown, address: RecordAddress): StoredValue {
   if (isStoredValue(stored)) return stored;
   throw recordError("RECORD_NOT_SEALED", address, "is an object, neither a string nor bytes", {
-    hint: "A Keyv with the option `serialization: false` wrote the record. Write the record again with a Keyv without this option.",
+    hint: "A Keyv with the option `serialization: false` probably wrote the record. Write the record again with a Keyv without this option.",
   });
 }
 
@@ -352,21 +359,24 @@ export function isForeign(record: OpenedRecord): boolean {
 }
 
 /**
- * Returns whether re-encryption may encrypt a record: false for a record in a foreign format that cannot detect a wrong
- * key, unless the user chose to encrypt the records of this format.
+ * Returns whether re-encryption may encrypt a record. It must not if the record is in a foreign format that cannot
+ * detect a wrong key, unless `encryptUnauthenticated` of the format is true.
  */
 export function isEncryptable(record: OpenedRecord): boolean {
   return record.keyId !== undefined || record.encryptable;
 }
 
-/** Returns whether `error` comes from {@link notDecodable}: a record was decrypted, but its value cannot be decoded. */
+/**
+ * Returns whether {@link notDecodable} made `error`, for a record that was decrypted, but whose value cannot be
+ * decoded.
+ */
 export function isUndecodable(error: KeywardError): boolean {
   return undecodable.has(error);
 }
 
 /** Returns the error for a record that was decrypted, but whose value the application cannot decode. */
 export function notDecodable(thrown: unknown, address?: RecordAddress): KeywardError {
-  // The message of a decoder may quote the value, which is plaintext: only the name of the error is passed on.
+  // Pass on only the name of the error: its message may quote the value, which is plaintext.
   const name = thrown instanceof Error ? thrown.name : typeof thrown;
   const error = new KeywardError(
     "RECORD_MALFORMED",
@@ -380,7 +390,7 @@ export function notDecodable(thrown: unknown, address?: RecordAddress): KeywardE
   return error;
 }
 
-/** Returns whether a stored record has expired, and so counts as absent. */
+/** Returns whether a stored record has expired. Calls of the application treat an expired record as absent. */
 export function isAbsent(record: OpenedRecord): boolean {
   return hasExpired(record.content.expires);
 }

@@ -17,14 +17,14 @@ export interface RecordReaderParts {
 }
 
 /**
- * Converts the decrypted value of a record into the result of a read. Returns a promise only if the conversion takes
- * time.
+ * Converts the decrypted value of a record into the result of a read. Returns a promise only if the conversion is
+ * asynchronous.
  */
 export type Convert<Result> = (value: StoredValue, address: RecordAddress) => Result | Promise<Result>;
 
 /**
- * Read methods of a store that return values decoded with the option `decode`. A Keyv that `createKeyv` made calls
- * these methods.
+ * The read methods that a Keyv made by `createKeyv` calls. They return values that were decoded with the option
+ * `decode` of the store.
  */
 export interface DecodedReads {
   get(key: string): Promise<unknown>;
@@ -38,8 +38,8 @@ type ReadOrError<Result> = { readonly result: Result | undefined } | { readonly 
 const maxListedErrors = 1_000;
 
 /**
- * Reads and decrypts records. A record that cannot be read is marked, so that no write replaces it by accident. A
- * record under an older key is queued for lazy re-encryption.
+ * Reads and decrypts records. Marks a record that cannot be read, so that no write replaces it by accident. Queues a
+ * record under an older key for lazy re-encryption.
  */
 export class RecordReader {
   readonly #parts: RecordReaderParts;
@@ -65,7 +65,10 @@ export class RecordReader {
     return results;
   }
 
-  /** Like {@link RecordReader.getMany}, but returns the error of each record that cannot be read. */
+  /**
+   * Reads records like {@link RecordReader.getMany}. For a record that cannot be read, returns its error instead of
+   * rejecting.
+   */
   async getManyOrErrors<Result>(
     keys: readonly string[],
     convert: Convert<Result>,
@@ -79,7 +82,8 @@ export class RecordReader {
     const namespace = attachment.namespaceForCall();
     const addresses = keys.map((key) => requireAddress(namespace, key));
     const stored = await inner.getMany([...keys]);
-    // All records are read together, so that those under an unknown key wait for the same refresh of the keyring.
+    // Decrypt all records at the same time, so that the records under unknown keys wait for the same load of the
+    // keyring.
     return await Promise.all(addresses.map((address, index) => this.#readOrError(stored[index], address, convert)));
   }
 
@@ -103,7 +107,10 @@ export class RecordReader {
     if (errors.length > 0) throw unreadable(errors, unreadableCount, count);
   }
 
-  /** Returns a promise only if the keyring, a foreign format or the conversion has to be waited for. */
+  /**
+   * Decrypts and converts a stored record. Returns a promise only if loading the keyring, a foreign format or the
+   * conversion is asynchronous.
+   */
   #read<Result>(
     stored: unknown,
     address: RecordAddress,
@@ -143,8 +150,8 @@ export class RecordReader {
   }
 
   /**
-   * Converts the value of a decrypted record, then offers the record to lazy re-encryption if its encryption key is not
-   * the primary.
+   * Converts the value of a decrypted record. If its encryption key is not the primary, then queues the record for lazy
+   * re-encryption.
    */
   #resultOf<Result>(
     record: OpenedRecord,
@@ -169,7 +176,10 @@ export class RecordReader {
     if (isStoredValue(stored) && isEncryptable(record)) this.#parts.reencryption?.offer(address, stored, record);
   }
 
-  /** Like `#read`, but returns the error of an unreadable record, so that the rest of the batch is still read. */
+  /**
+   * Does the same as `#read`, but returns the error of an unreadable record, so that the rest of the batch is still
+   * read.
+   */
   #readOrError<Result>(
     stored: unknown,
     address: RecordAddress,

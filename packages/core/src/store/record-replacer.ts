@@ -34,7 +34,7 @@ export interface RecordReplacerParts {
   readonly source: KeyringSource;
 }
 
-/** A change of one record that depends on the decrypted record. */
+/** A change of one record, whose new content depends on the decrypted content of the record. */
 interface Change {
   readonly address: RecordAddress;
   /**
@@ -43,13 +43,13 @@ interface Change {
    * @param current the decrypted content; `undefined` if there is no record or it has expired.
    */
   readonly next: (current: RecordContent | undefined) => RecordContent | undefined;
-  /** The expiry that the caller names: `null` for never, `undefined` to keep the expiry. */
+  /** The expiry that the caller passed: `null` for a record that never expires, `undefined` to keep the expiry. */
   readonly expires: number | null | undefined;
-  /** False if the record keeps its value, and so stays as readable as it was. */
+  /** True if the change replaces the value. False if the change only sets the expiry. */
   readonly replacesValue: boolean;
 }
 
-/** A change of a record that was read. */
+/** A change of a record that was read: the stored value, the decrypted record, and the new content. */
 interface PlannedChange {
   readonly index: number;
   readonly change: Change;
@@ -58,20 +58,22 @@ interface PlannedChange {
   readonly content: RecordContent;
 }
 
-// A record is read again this often while other processes write it. Each time, another process made progress.
+// Maximum number of attempts for a record that other processes change. Each failed attempt means that another process
+// has written the record.
 const maxAttempts = 64;
-// From the fifth attempt on, random and growing pauses let processes that write the same record take turns.
+// Attempts without a pause. Before each further attempt, a random and growing pause lets other processes write the same
+// record first.
 const hurriedAttempts = 4;
 const longestPauseMs = 20;
 
 /**
  * Replaces a record if its decrypted value equals the value that the caller expects. Reads and decrypts the record,
  * compares the value, and replaces the record only if its stored bytes are still the same. If another process has
- * changed these bytes meanwhile, for example by re-encryption, reads the record again.
+ * changed these bytes in between, for example by re-encryption, reads the record again.
  */
 export class RecordReplacer {
   readonly #parts: RecordReplacerParts;
-  /** The end of the last running change of each record. Never rejects. */
+  /** For each record, a promise that resolves when the last running change of the record has ended. Never rejects. */
   readonly #running = new Map<string, Promise<void>>();
 
   constructor(parts: RecordReplacerParts) {
@@ -133,9 +135,10 @@ export class RecordReplacer {
   }
 
   /**
-   * Makes changes of different records, after the running changes of these records through this store. So two calls of
-   * this process never change the same record at the same time. Notes in `made` which changes were made, also if the
-   * call rejects. `toError` makes one error of the errors of all records that cannot be read.
+   * Makes changes of different records, after all running changes of these records through this store have ended. So
+   * two calls never change the same record at the same time. Sets the element of `made` to true for each change that
+   * was made, even if the call rejects. `toError` combines the errors of all records that cannot be read into one
+   * error.
    */
   async #make(
     changes: readonly Change[],
@@ -171,7 +174,10 @@ export class RecordReplacer {
     }
   }
 
-  /** Tries the pending changes once, and notes in `made` which were made. Returns those that were overtaken. */
+  /**
+   * Tries the pending changes once, and sets the element of `made` to true for each change that was made. Returns the
+   * indexes of the changes whose record another process changed first.
+   */
   async #attempt(
     changes: readonly Change[],
     pending: readonly number[],
@@ -195,7 +201,7 @@ export class RecordReplacer {
     return overtakenIndexes;
   }
 
-  /** Reads and decrypts records, and returns the changes to make. */
+  /** Reads and decrypts the records of the pending changes, and returns the changes to make. */
   async #plan(
     changes: readonly Change[],
     pending: readonly number[],
@@ -235,7 +241,10 @@ export class RecordReplacer {
     return planned;
   }
 
-  /** Encrypts and replaces records that are unchanged since they were read. Returns which of them were replaced. */
+  /**
+   * Encrypts the new contents, and replaces each record that has not changed since it was read. Returns one boolean for
+   * each change: true if its record was replaced.
+   */
   async #replace(planned: readonly PlannedChange[]): Promise<boolean[]> {
     const { inner, atomic, writeGate } = this.#parts;
     const gated = writeGate.keyringForWriting();
@@ -308,13 +317,13 @@ function contentOf(value: StoredValue, expires: number | undefined): RecordConte
   return expires === undefined ? { value } : { value, expires };
 }
 
-/** Returns the expiry to pass to the store below: `undefined` to keep the expiry that the store has. */
+/** Returns the expiry to pass to the wrapped store; `undefined` to keep the expiry that is stored there. */
 function storeExpiryOf(
   wanted: number | null | undefined,
   stored: StoredValue | undefined,
   record: OpenedRecord | undefined,
 ): number | null | undefined {
-  // A store may not know the argument. A record that is not stored has no expiry to keep.
+  // A record that is not stored has no expiry to keep.
   if (wanted !== undefined || stored === undefined) return wanted;
   // A record that has expired by the clock of this process may still be in the store, whose clock may be behind. The new
   // record must not keep the expiry of that record.
@@ -323,7 +332,10 @@ function storeExpiryOf(
   return isForeign(record) ? expiryToSet(record.content) : undefined;
 }
 
-/** Divides changes into waves, as indexes. No wave has two changes of one record, and later waves have later changes. */
+/**
+ * Divides changes into lists of their indexes, to be made one list after the other. No list has two changes of the same
+ * record. The changes of one record keep their order.
+ */
 function wavesOf(changes: readonly Change[]): number[][] {
   const waves: number[][] = [];
   const nextWave = new Map<string, number>();
@@ -357,7 +369,7 @@ function noEnvelope(): KeywardError {
   );
 }
 
-/** Returns a random pause in milliseconds. Its limit grows with each attempt. */
+/** Returns a random pause before an attempt, in milliseconds. The upper limit of the pause grows with each attempt. */
 function pauseMsBefore(attempt: number): number {
   return Math.random() * Math.min(longestPauseMs, 2 ** (attempt - hurriedAttempts));
 }
@@ -376,12 +388,12 @@ function overtaken(address: RecordAddress): KeywardError {
     address,
     `was not replaced, because other processes changed it ${maxAttempts} times during the call`,
     {
-      hint: "Repeat the call. If this error returns, let fewer processes write this record at the same time.",
+      hint: "Repeat the call. If the same error occurs again, let fewer processes write this record at the same time.",
     },
   );
 }
 
-/** Returns the error for a batch of which some changes were made. Its hint states that some changes were made. */
+/** Returns an error like `error`, but with a hint that some changes of the batch were made. */
 function partlyMade(error: KeywardError): KeywardError {
   const { code, message, key, namespace, keyId, errors } = error;
   return new KeywardError(code, message, {

@@ -8,15 +8,15 @@ export type ScopeOption = string | ((address: RecordAddress) => string | undefin
 
 // A cached keyring takes about 2 KB.
 const maxCachedKeyrings = 10_000;
-// A job that passes over all records meets most scopes only once. In a large cache, their keyrings would take more time
-// for garbage collection than they save.
+// A job that reads all records needs most scopes only once. To keep their keyrings in a large cache would cost more
+// time for garbage collection than it saves.
 const maxCachedInOnePass = 100;
 
 /** Finds the scope of each record of a store, and derives the keyring for that scope. */
 export class RecordScopes {
   readonly #scope: ScopeOption | undefined;
   readonly #maxCached: number;
-  /** The derived keyrings by the name of their scope, for each keyring that they were derived from. */
+  /** For each keyring: the keyrings that were derived from it, by the name of their scope. */
   readonly #derived = new WeakMap<Keyring, RecentlyUsed<string, Keyring>>();
 
   /** @param scope the option `scope` of the store; `undefined` for a store without scopes. */
@@ -35,19 +35,19 @@ export class RecordScopes {
   }
 
   /**
-   * Returns the scopes for a job that passes once over all records. If each record has a scope of its own, the result
-   * has a separate cache. Otherwise the result is this object.
+   * Returns the scopes for a job that reads all records once. If a function returns the scope of each record, the
+   * result has a separate, smaller cache. Otherwise the result is this object.
    */
   forOnePass(): RecordScopes {
     return this.differByRecord ? new RecordScopes(this.#scope, maxCachedInOnePass) : this;
   }
 
-  /** The one scope of all records; `undefined` if there is no scope, or if each record has a scope of its own. */
+  /** The scope of all records; `undefined` if there is no scope, or if a function returns the scope of each record. */
   get ofStore(): string | undefined {
     return typeof this.#scope === "string" ? this.#scope : undefined;
   }
 
-  /** True if a function names the scope of each record. */
+  /** True if the option `scope` is a function, which returns the scope of each record. */
   get differByRecord(): boolean {
     return typeof this.#scope === "function";
   }
@@ -73,7 +73,9 @@ export class RecordScopes {
     throw invalidScope(address, `the function \`scope\` returned ${described(name)}`);
   }
 
-  /** Derives a keyring for the one scope of the store. Returns the keyring itself if there is no such scope. */
+  /**
+   * Derives a keyring for the scope of the store. Returns the keyring itself if not all records have the same scope.
+   */
   keyringForStore(keyring: Keyring): Keyring {
     return typeof this.#scope === "string" ? this.#inScope(keyring, this.#scope) : keyring;
   }
@@ -119,7 +121,7 @@ export class RecordScopes {
 
 function isScopeName(name: unknown): name is string {
   if (typeof name !== "string" || name === "" || !name.isWellFormed()) return false;
-  // A character takes at most three bytes of UTF-8 for each unit of its length.
+  // Each UTF-16 unit of a string needs at most three bytes in UTF-8.
   return name.length * 3 <= maxScopeNameBytes || Buffer.byteLength(name) <= maxScopeNameBytes;
 }
 

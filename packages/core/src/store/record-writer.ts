@@ -85,7 +85,7 @@ export class RecordWriter {
     const { attachment, inner, codec, guard, writeGate } = this.#parts;
     const namespace = attachment.namespaceForCall();
     const keys = entries.map(({ key }) => key);
-    // The last entry of a key wins, as if the entries were written one by one.
+    // If several entries have the same key, write only the last one.
     const records = new Map<string, { readonly address: RecordAddress; readonly content: RecordContent }>();
     for (const entry of entries) {
       const { key, value } = entry;
@@ -108,7 +108,8 @@ export class RecordWriter {
       }
     }
     const since = guard.logicalTime;
-    // Encrypted records are sent first: after any other wait, another keyring may be in use.
+    // Write the encrypted records first, before any other await, because another keyring may come into use during an
+    // await.
     const results = live.length > 0 ? await inner.setMany(live) : [];
     const deleted = expired.length > 0 ? await inner.deleteMany(expired) : [];
     for (const [index, key] of expired.entries()) this.#updateGuard(namespace, key, deleted[index] === true, since);
@@ -117,7 +118,9 @@ export class RecordWriter {
     return keys.map((key) => !failed.has(key));
   }
 
-  /** Updates the overwrite guard after a delete. If the store deleted nothing, an unreadable record may still be there. */
+  /**
+   * Updates the overwrite guard after a delete. If the store deleted nothing, an unreadable record may still be stored.
+   */
   #updateGuard(namespace: string, key: string, deleted: boolean, since: number): void {
     if (deleted) this.#parts.guard.unmark(namespace, key, since);
     else this.#parts.guard.withdrawAllowance(namespace, key);

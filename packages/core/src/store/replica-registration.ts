@@ -20,12 +20,11 @@ import type { KeyringCheck } from "./keyring-check.ts";
 import type { ReservedRecords } from "./reserved-records.ts";
 
 /**
- * The options of a replica: a process that uses a store and regularly writes a heartbeat to this store. It is not a
- * replica of Redis.
+ * The options of a replica: a process that uses a store and regularly writes a heartbeat to it. Not a Redis replica.
  */
 export interface ReplicaOptions {
   /**
-   * The name of the replica in reports and messages for people: at most 255 printable characters. Default: the host
+   * The name of the replica, which reports and error messages show: at most 255 printable characters. Default: the host
    * name and the process id.
    */
   readonly name?: string;
@@ -38,10 +37,9 @@ export interface ReplicaOptions {
    */
   readonly lapseMs?: number;
   /**
-   * Maximum time, in milliseconds, from the start of a write until the write is last sent to the store, retries
-   * included. After the lease of a replica has lapsed, a rotation waits this much longer before it stops waiting for
-   * the replica. An integer between 0 and 3,600,000 (an hour). Ignored if the store specifies `longestCallMs` itself
-   * ({@link BoundedStore}). Default: 30,000.
+   * Maximum time, in milliseconds, from the start of a write until the last attempt to send it to the store. After the
+   * lease of a replica has lapsed, a rotation waits for the replica this much longer. An integer between 0 and
+   * 3,600,000 (an hour). Ignored if the store specifies `longestCallMs` itself ({@link BoundedStore}). Default: 30,000.
    */
   readonly longestCallMs?: number;
 }
@@ -56,26 +54,23 @@ const replicaOptionNames = {
 /** The parts of a store that {@link ReplicaRegistration} uses. */
 export interface ReplicaRegistrationParts {
   readonly records: ReservedRecords;
-  /** Verifies that the keyring, not derived for a scope, belongs to the store. */
+  /** Verifies that the whole keyring belongs to the store. */
   readonly check: KeyringCheck;
-  /**
-   * The lowest generation number of the keyring with which a process may write, from the check record of the keyring
-   * that is not derived for a scope.
-   */
+  /** Reads the lowest generation number with which a process may write, from the check record of the whole keyring. */
   readonly generationNotice: GenerationNotice;
   readonly source: KeyringSource;
-  /** The property `longestCallMs` of the store, not validated yet. `undefined` if the store has no such property. */
+  /** The property `longestCallMs` of the store, unchecked; `undefined` if the store has no such property. */
   readonly longestCallMs: unknown;
 }
 
 /**
- * A report of {@link ReplicaRegistration} to each store that called {@link ReplicaRegistration.join}: the heartbeat has
- * lapsed, failed, or recovered.
+ * Reports that the heartbeat has lapsed, failed or recovered, to each store that called {@link
+ * ReplicaRegistration.join}.
  */
 export type ReplicaRegistrationReport =
   | { readonly kind: "lapsed" }
   | { readonly kind: "failed"; readonly error: KeywardError }
-  /** A heartbeat was written after one that had failed. */
+  /** A heartbeat was written after the previous heartbeat had failed. */
   | { readonly kind: "recovered" };
 
 /**
@@ -83,16 +78,17 @@ export type ReplicaRegistrationReport =
  */
 type Member = (report: ReplicaRegistrationReport) => void;
 
-// Longer than any two clocks differ, even if one has the wrong time zone. Whether a replica has lapsed depends on its
-// beat, and not on this expiry.
+// The expiry of a heartbeat's record. Longer than any difference between two clocks, even with a wrong time zone.
+// Whether a replica has lapsed depends on its beat, and not on this expiry.
 const recordLifeMs = 24 * 60 * 60 * 1_000;
-// After a failed registration, writes wait for the next attempt for this long.
+// The pause after a failed registration. Writes wait for the next attempt.
 const retryMs = 250;
-// Writes under an older keyring end soon, and a rotation may be waiting for the heartbeat that reports it.
+// The interval of heartbeats while writes under an older keyring are in progress. A rotation may be waiting for the
+// heartbeat that reports their end.
 const drainingMs = 100;
 
 /**
- * Holds the one registration of all stores of this process with the same keys and the same backend. Empty until the
+ * Holds the registration that all stores of this process with the same keys and the same backend share. Empty until the
  * first of these stores registers.
  */
 export interface ReplicaRegistrationSlot {
@@ -117,7 +113,7 @@ export class ReplicaRegistration {
   readonly #lapseMs: number;
   readonly #longestCallMs: number;
   readonly #members = new Set<Member>();
-  /** The time at which the process began to write its last successful heartbeat. The lease runs from then. */
+  /** The time at which the process began to write its last successful heartbeat. The lease begins at this time. */
   #leasedSince: Moment | undefined;
   // Each time the process registers again, it gets a new id, because it may still be deleting the heartbeat of the
   // former id.
@@ -127,7 +123,7 @@ export class ReplicaRegistration {
   #beating: Promise<void> | undefined;
   #registering: Promise<void> | undefined;
   #failedAtMs = Number.NEGATIVE_INFINITY;
-  /** True if the process has registered since it joined. */
+  /** True if the process has registered since its first store joined. */
   #hasRegistered = false;
   #lapsed = false;
   #timer: NodeJS.Timeout | undefined;
@@ -194,7 +190,7 @@ export class ReplicaRegistration {
    */
   join(member: Member): () => Promise<void> {
     const begins = this.#unlisten === undefined;
-    // First, because a provider may throw: then nothing has to be undone.
+    // Listen first: if the provider throws, nothing has to be undone.
     this.#unlisten ??= this.#parts.source.listen({ tell: () => this.#beatSoon() });
     this.#members.add(member);
     if (begins) this.#tick();
@@ -205,8 +201,8 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Verifies that the heartbeat of this process has not lapsed, and renews the heartbeat if it has. Returns `undefined`
-   * if the process may write records now. Otherwise returns a promise that resolves after the renewal.
+   * Returns `undefined` if the lease of this process has not lapsed, so that it may write records. Otherwise renews the
+   * heartbeat, and returns a promise that resolves after the renewal.
    *
    * @throws KeywardError the error of the store if the heartbeat cannot be written, or the error of the key provider if
    * the keyring cannot be reloaded.
@@ -218,8 +214,8 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Does the same as {@link ReplicaRegistration.requireLease} if any store of the process is registered, otherwise
-   * nothing. Stores without the option `replica` call this method.
+   * If any store of the process is registered, does the same as {@link ReplicaRegistration.requireLease}. Otherwise
+   * returns `undefined`. Stores without the option `replica` call this method.
    */
   requireLeaseIfRegistered(): Promise<void> | undefined {
     return this.#members.size === 0 ? undefined : this.requireLease();
@@ -262,14 +258,14 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Verifies that a loaded keyring has the generation that the store requires. A stale key source may return a keyring
-   * that the other replicas no longer use.
+   * Verifies that a loaded keyring has at least the generation that the store requires. An outdated source may return a
+   * keyring that other replicas no longer use.
    */
   async #requireLatest(loaded: Keyring): Promise<void> {
     if (loaded.primary === "") return;
     const required = await this.#parts.generationNotice.requiredGeneration(loaded);
-    // The required keyring may have been saved after this one was loaded. A load that begins now returns it, unless the
-    // key source is stale.
+    // The required keyring may have been saved after this keyring was loaded. A new load returns it, unless the source
+    // is outdated.
     const ring = loaded.generation >= required ? loaded : await this.#parts.source.refresh();
     if (ring.generation >= required) return;
     throw new KeywardError(
@@ -325,17 +321,17 @@ export class ReplicaRegistration {
     // A heartbeat that was written after the lease had lapsed does not renew the lease.
     if (this.#hasLease()) this.#leasedSince = since;
     if (ring.primary === "" || (await generationNotice.requiredGeneration(ring)) <= ring.generation) return;
-    // A rotation waits until this process has a later keyring, so the keyring is reloaded before the provider reports a
-    // change. Heartbeats do not wait for that: an unavailable provider must not make the heartbeat lapse. The source
-    // reports its failures itself.
+    // A rotation waits until this process has a later keyring, so reload now, even if the provider has not reported a
+    // change. Do not await the load: if the provider does not answer, the heartbeat must not lapse. The source reports
+    // failed loads itself.
     source.refresh().catch(() => undefined);
   }
 
   /**
    * Writes a heartbeat under the keyring in use, and returns that keyring.
    *
-   * @param id the replica id when the heartbeat began. A process that leaves meanwhile waits for it and deletes that
-   * record.
+   * @param id the id of the replica when this heartbeat began. If the process leaves during the write, it waits for the
+   * write, and deletes the record with this id.
    */
   async #write(id: string): Promise<Keyring> {
     const { records, check, source } = this.#parts;
@@ -421,7 +417,7 @@ function notRegistered(
   { isRenewal, canRead }: { readonly isRenewal: boolean; readonly canRead: boolean },
 ): KeywardError {
   const error = heartbeatError(cause);
-  // A keyring that is missing, or does not belong to the store, has nothing to do with the heartbeat.
+  // If the keyring is missing, or does not belong to the store, the heartbeat is not the cause of the error.
   if (error.code === "OVERWRITE_REFUSED" || !canRead) return error;
   const problem = isRenewal
     ? "the heartbeat of this process has lapsed, and renewing it"

@@ -1,6 +1,6 @@
 import { Keyv, type KeyvAny, type KeyvEntry, type KeyvStorageGetResult, type KeyvValue } from "keyv";
 
-/** The name of a call, as in the hook `after:get`. */
+/** The name of a call, which the names of its hooks contain, such as `get` in `after:get`. */
 type Call =
   | "get"
   | "getMany"
@@ -17,7 +17,7 @@ type Call =
   | "clear"
   | "disconnect";
 
-/** Runs the hooks of a call that rejected. The keys are those that Keyv's option `sanitize` has cleaned. */
+/** Runs the hooks of a call that rejected. `keys` are the keys after Keyv's option `sanitize` has cleaned them. */
 type Afterwards = (runHooks: (call: Call, detail: unknown) => Promise<void>, keys: readonly string[]) => Promise<void>;
 
 /**
@@ -184,7 +184,7 @@ export class ReportingKeyv extends Keyv {
       return await call();
     } catch (error) {
       const { sanitize } = this;
-      // Keyv reports the keys as its option `sanitize` cleaned them, and never an empty one.
+      // Like Keyv, report the keys after the option `sanitize` has cleaned them, and no empty key.
       const keys = given.map((key) => (sanitize.enabled ? sanitize.cleanKey(key) : key)).filter((key) => key !== "");
       for (const key of keys) this.#countError(key);
       await afterwards((name, detail) => this.#runHooks(name, detail), keys);
@@ -199,7 +199,7 @@ export class ReportingKeyv extends Keyv {
   }
 
   async #runHooks(call: Call, detail: unknown): Promise<void> {
-    // The second name is that of earlier releases of Keyv.
+    // Earlier releases of Keyv used the second name.
     for (const name of [`after:${call}`, `post${call.charAt(0).toUpperCase()}${call.slice(1)}`]) {
       try {
         if ((this.getHooks(name)?.length ?? 0) > 0) await this.hook(name, detail);
@@ -222,7 +222,10 @@ function no(): false {
   return false;
 }
 
-/** The remaining time to live of a raw value, in milliseconds, as Keyv passes it to its hooks. */
+/**
+ * Returns the remaining time to live of a raw value in milliseconds, which Keyv passes to its hooks; `undefined`
+ * without one.
+ */
 function ttlOf({ expires }: { readonly expires?: number | undefined }): number | undefined {
   const leftMs = Number.isFinite(expires) ? Math.ceil(expires ?? 0) - Date.now() : 0;
   return leftMs > 0 ? leftMs : undefined;

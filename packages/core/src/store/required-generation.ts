@@ -4,7 +4,8 @@ import { type EncryptedStoreOrKeyv, storeParts } from "./encrypted-store.ts";
  * Returns the lowest generation number of the keyring with which a replica may write to a store. Returns 0 if no
  * process has written to the store yet, or if the store has no reserved space.
  *
- * For a keyring that is restored from a backup. Writes nothing.
+ * Call this function before you restore a keyring from a backup: {@link withGeneration} raises the restored keyring to
+ * this number. Writes nothing.
  *
  * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring of the store does not belong to the store;
  * `STORE_UNAVAILABLE`; the errors of the key provider.

@@ -41,17 +41,14 @@ export class ReservedRecords {
     this.#source = source;
   }
 
-  /**
-   * Returns the access to the records in the reserved space of a store, or `undefined` if the store has no reserved
-   * space.
-   */
+  /** Returns a `ReservedRecords` for the reserved space of a store; `undefined` if the store has no reserved space. */
   static of(inner: WrappedStore, source: KeyringSource): ReservedRecords | undefined {
     return inner.reserved === undefined ? undefined : new ReservedRecords(inner.reserved, inner, source);
   }
 
   /**
-   * Returns the keyring in use. It is derived for a scope only if the application itself passed a keyring that is
-   * derived for a scope.
+   * Returns the keyring in use. If the application passed a keyring that is derived for a scope, this is that keyring.
+   * The option `scope` of a store does not matter.
    */
   async ring(): Promise<Keyring> {
     return await this.#codec(undefined).ring();
@@ -68,11 +65,10 @@ export class ReservedRecords {
 
   /**
    * Reads and decrypts a record of the reserved space. Returns `undefined` if there is no record under `key`, or if the
-   * expiry in the envelope of the record has passed. This expiry is checked because an attacker may have written an old
+   * expiry in the envelope of the record has passed. Checks this expiry, because an attacker may have put an expired
    * record back into the store.
    *
-   * @param scope the scope of the keyring that encrypted the record. `undefined` if this keyring was not derived for a
-   * scope.
+   * @param scope the scope of the keyring that encrypted the record; `undefined` for the whole keyring.
    */
   async read(key: string, scope?: string): Promise<ReservedRecord | undefined> {
     const stored: unknown = await wrapRejection(() => this.space.get(key));
@@ -94,9 +90,8 @@ export class ReservedRecords {
   }
 
   /**
-   * Encrypts `text`, and writes it as the record under `key`. Writes only if the stored record has not changed since
-   * the caller read it as `read`. If `read` is `undefined`, writes only if there is no record under `key`. The record
-   * keeps its expiry in the store.
+   * Encrypts `text`, and writes it as the record under `key` if the stored record is still `read`. If `read` is
+   * `undefined`, writes only if there is no record under `key`. The record keeps its expiry in the store.
    *
    * @returns whether the record was written.
    */
@@ -111,8 +106,8 @@ export class ReservedRecords {
   }
 
   /**
-   * Re-encrypts, under the primary of `next`, every record in the reserved space that can be decrypted. After that, no
-   * older key is needed to decrypt these records.
+   * Re-encrypts every record in the reserved space that can be decrypted, under the primary of `next`. These records
+   * then need no older key.
    *
    * @param next a keyring that the process is about to use. Default: the keyring in use.
    */
@@ -123,7 +118,7 @@ export class ReservedRecords {
       for (const { key, value } of entries) {
         const address = { namespace: reservedNamespace, key };
         const keyId = keyIdIn(value, address);
-        // For a record under an unknown encryption key, the provider would load its keyring again.
+        // Skip a record under an unknown key: opening it would make the provider load the keyring again.
         if (keyId === undefined || isCurrent(keyId, ring) || keyOf(ring, keyId) === undefined) continue;
         const codec = this.#codec(undefined);
         const opened = await codec.open(value, address).catch(requireKeywardError);

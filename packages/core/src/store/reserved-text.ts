@@ -1,10 +1,10 @@
 import { KeywardError } from "../errors/errors.ts";
 import { isKeyId } from "../keyring/key.ts";
 
-/** A kind of record in the reserved space, named as in error messages. */
+/** The name of a kind of record in the reserved space, which error messages contain. */
 export type ReservedKind = "heartbeat" | "check record" | "record of the last rotation";
 
-// Far more than Keyward ever writes there.
+// Maximum length of the text. Keyward writes much shorter texts.
 const maxLength = 16_384;
 
 /**
@@ -21,9 +21,9 @@ export class ReservedText {
   }
 
   /**
-   * Parses the text of a record in the reserved space, and returns the result of `parseFields`. If the record could not
-   * be decrypted, `text` is a `KeywardError`, which is returned. If Keyward cannot have written the text, returns the
-   * error `RECORD_MALFORMED`.
+   * Parses the text of a record in the reserved space, and returns the result of `parseFields`. If the text is not
+   * valid, returns the error `RECORD_MALFORMED`. If `text` is an error, because the record could not be decrypted,
+   * returns this error.
    */
   static read<Content>(
     kind: ReservedKind,

@@ -10,8 +10,7 @@ const pageSize = 1_000;
 
 /**
  * Returns the check record of each scope in a backend. The check record of a scope shows whether a keyring that was
- * derived for this scope belongs to the store. Leaves out check records under an encryption key that `keyring` does not
- * contain.
+ * derived for this scope belongs to the store. Leaves out check records under a key that `keyring` does not contain.
  */
 export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring): Promise<readonly CheckRecord[]> {
   const scopes = new Set<string>();
@@ -19,7 +18,8 @@ export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring
     for (const { key, value } of entries) {
       if (!key.startsWith(scopedPrefix)) continue;
       const keyId = keyIdIn(value, { namespace: reservedNamespace, key });
-      // An attacker can write many records with unknown key ids, and each would make the provider load its keyring.
+      // Skip unknown key ids: an attacker can write many such records, and each would make the provider load its
+      // keyring.
       if (keyId !== undefined && keyOf(keyring, keyId) !== undefined) scopes.add(key.slice(scopedPrefix.length));
     }
   }
@@ -27,13 +27,13 @@ export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring
 }
 
 /**
- * Returns the content of a check record if this content can be trusted. Returns `undefined` if the content is
- * malformed. Also returns `undefined` for the check record of a scope if it contains a higher generation number than
- * both `keyring` and the check record of the store have.
+ * Returns the content of a check record if it can be trusted. Returns `undefined` if the content is malformed, or if
+ * the check record of a scope contains a higher generation number than both `keyring` and the check record of the
+ * store.
  *
- * A rotation raises the generation in the check record of the store first, so a higher number in the check record of a
- * scope is false. A process that has only the keyring of a scope can write such a number, but only into the check
- * record of its scope. If the number were trusted, such a process could require a generation that no keyring has, or
+ * A rotation raises the number in the check record of the store first, so no rotation wrote a higher number into the
+ * check record of a scope. But a process that has only the keyring of a scope can write any number into the check
+ * record of its scope. If that number were trusted, the process could require a generation that no keyring has, or
  * prevent the re-encryption of the check record.
  */
 export async function trustedContent(
@@ -56,8 +56,8 @@ export async function trustedContent(
 }
 
 /**
- * Returns whether an error shows that a process with this keyring cannot write in a scope: the keyring cannot decrypt
- * the check record of the scope, or the name of the scope is invalid.
+ * Returns whether an error means that the keyring cannot be used in a scope, because it cannot decrypt the check record
+ * of the scope, or because the name of the scope is invalid.
  */
 export function isUnusableScope(error: unknown): boolean {
   return error instanceof KeywardError && (error.code === "OVERWRITE_REFUSED" || error.code === "KEYRING_INVALID");

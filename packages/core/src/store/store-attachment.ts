@@ -5,7 +5,7 @@ import type { KeyringCheck } from "./keyring-check.ts";
 import type { LazyReencryption } from "./lazy-reencryption.ts";
 import type { ReplicaRegistration } from "./replica-registration.ts";
 
-/** A store that may have a `disconnect()`. */
+/** A store that may have a method `disconnect()`. */
 export interface Disconnectable {
   disconnect?(): Promise<unknown>;
 }
@@ -25,7 +25,7 @@ export interface AttachedParts {
   readonly opened: Disconnectable | undefined;
 }
 
-/** The functions that release what an attached store holds. */
+/** The functions that release the resources of an attached store. */
 interface Held {
   /** Stops listening to the key source. */
   readonly stopSource: () => unknown;
@@ -44,12 +44,14 @@ export class StoreAttachment {
   readonly #parts: AttachedParts;
   #held: Held | undefined;
   /**
-   * Disconnects the wrapped store if no other `EncryptedStore` uses its backend. This function is kept after
-   * `disconnect()`, so that another call of `disconnect()` tries again to disconnect the wrapped store.
+   * Disconnects the wrapped store if no other `EncryptedStore` uses its backend. Kept after `disconnect()`, so that a
+   * repeated `disconnect()` tries again.
    */
   #leaveConnection: (() => Promise<void>) | undefined;
   #disconnecting: Promise<void> | undefined;
-  /** True if the store was attached again after the running `disconnect()` had released everything. */
+  /**
+   * True if the store was attached again while a `disconnect()` is in progress that has already released its resources.
+   */
   #attachedAgain = false;
 
   constructor(parts: AttachedParts) {
@@ -68,7 +70,7 @@ export class StoreAttachment {
       stopErrors = this.#listenToErrors();
       leaveReplicas = registration === undefined ? undefined : this.#register(registration);
     } catch (error) {
-      // Registering comes last, so if it throws, only the two listeners have to be removed.
+      // Registering is the last step, so if it throws, only the two listeners have to be removed.
       stopErrors?.();
       stopSource?.();
       throw error;
@@ -78,18 +80,15 @@ export class StoreAttachment {
     this.#attachedAgain = this.#disconnecting !== undefined;
   }
 
-  /**
-   * Returns the namespace in which a call such as `get` takes place. First attaches the store if it is not attached.
-   */
+  /** Returns the namespace for a call such as `get`. If the store is not attached, first attaches it. */
   namespaceForCall(): string {
     if (this.#held === undefined) this.attach();
     return this.#parts.inner.useNamespace();
   }
 
   /**
-   * Waits for lazy re-encryption, then releases the resources of the store. If another call of `disconnect()` is in
-   * progress, waits for its release instead of starting a second one. If the store was attached again after that
-   * release, then releases the resources once more.
+   * Waits for lazy re-encryption, then releases the resources of the store. If another `disconnect()` is in progress,
+   * only waits for it, unless the store was attached again in between: in this case, then releases the resources again.
    */
   async disconnect(): Promise<void> {
     const running = this.#disconnecting;
@@ -110,8 +109,8 @@ export class StoreAttachment {
     await this.#parts.reencryption?.settled();
     const held = this.#held;
     this.#held = undefined;
-    // If one release fails, the others are still made. The errors of the wrapped store are reported until its
-    // connection is closed.
+    // If one function fails, still call the others. Stop listening to errors last, so that the errors of the wrapped
+    // store are reported until its connection is closed.
     const failures: unknown[] = [];
     for (const release of [held?.stopSource, held?.leaveReplicas, this.#leaveConnection, held?.stopErrors]) {
       try {

@@ -4,7 +4,7 @@ import type { OverwriteGuard } from "./overwrite-guard.ts";
 import type { RecordCodec } from "./record-codec.ts";
 import type { ReplicaRegistration, ReplicaRegistrationSlot } from "./replica-registration.ts";
 
-/** The parts of a store that decide whether it may write, in the order in which {@link WriteGate} asks them. */
+/** The parts of a store that decide whether it may write, in the order in which {@link WriteGate} calls them. */
 export interface WriteConditions {
   /** The registration of this process as a replica. `undefined` if this store does not have the option `replica`. */
   readonly registration: ReplicaRegistration | undefined;
@@ -36,11 +36,14 @@ export class WriteGate {
   }
 
   /**
-   * Returns the keyring to write with, as soon as three conditions are met. The heartbeat of the process has not
-   * lapsed. The keyring decrypts the check record. Every record that the write would replace can be read.
+   * Returns the keyring to write with, as soon as three conditions are met:
    *
-   * Returns a promise only if the test of a condition takes time. Use the returned keyring before the next `await`,
-   * because during an `await` another keyring may come into use, or the heartbeat may lapse.
+   * - The heartbeat of the process has not lapsed.
+   * - The keyring decrypts the check record.
+   * - Every record that the write would replace can be read.
+   *
+   * Returns a promise only if a condition has to be tested asynchronously. Encrypt with the returned keyring before the
+   * next `await`, because during an `await` another keyring may come into use, or the heartbeat may lapse.
    *
    * @param overwritten the records that the write may replace without reading them first. Omit `overwritten` if the
    * write replaces a record only after comparing its stored value.
@@ -62,8 +65,7 @@ export class WriteGate {
   }
 
   #verifiedKeyring(): Keyring | Promise<Keyring> {
-    // After each wait all conditions are tested again: the keyring may have been reloaded, or the heartbeat have
-    // lapsed.
+    // After each wait, test all conditions again: the keyring may have been reloaded, or the heartbeat may have lapsed.
     const leasing = this.#requireLease();
     if (leasing !== undefined) return leasing.then(() => this.#verifiedKeyring());
     const keyring = this.#conditions.codec.ring();

@@ -14,9 +14,9 @@ export interface RetryPauseOptions {
 const jitter = 0.2;
 
 /**
- * Measures the pauses between attempts that fail repeatedly, for authors of a key provider. Each pause is longer than
- * the previous pause, up to `longestMs`. A random part of up to 20 % is added. Time during which the machine sleeps
- * counts as part of the pause.
+ * Measures how long to pause before the next attempt after failed attempts. For authors of a key provider. Each pause
+ * is longer than the previous pause, up to `longestMs`. A random part of up to 20 % is added. Time during which the
+ * machine sleeps counts as part of the pause.
  *
  * @example
  * const pause = new RetryPause({ firstMs: 1_000, longestMs: 60_000 });

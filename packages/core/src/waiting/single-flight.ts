@@ -2,7 +2,9 @@ import { abortable } from "./abortable.ts";
 
 /** The options of one call to a function that {@link singleFlight} returned. */
 interface LoadOptions {
-  /** Ends the wait of this call. */
+  /**
+   * If this signal is aborted, this call rejects. The run of `work` is aborted only when no other call waits for it.
+   */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -13,13 +15,12 @@ interface Flight<Result> {
 }
 
 /**
- * Returns a function that calls `work`, but never twice at the same time: calls that wait for the next run of `work`
- * share this run. For authors of a key provider.
+ * Returns a function that calls `work`, but never twice at the same time. While one run of `work` is in progress, all
+ * new calls wait for it, and then share one next run. For authors of a key provider.
  *
  * - A call never shares a run of `work` that began before the call. So the result of a call is never older than the
  *   call.
- * - If a caller aborts its signal, only its own call rejects. A run of `work` is aborted when no caller waits for the
- *   run any longer.
+ * - If a caller aborts its signal, only its own call rejects. A run of `work` is aborted when no caller waits for it.
  *
  * @example
  * const load = singleFlight(async () => Keyring.generate());

@@ -132,7 +132,7 @@ describe("the text form of a record", () => {
     );
   });
 
-  it("decrypts with only one last character, although base64url decodes other last characters to the same bytes", () => {
+  it("cannot be decrypted if its last character is replaced, even by a character that base64url decodes to the same bytes", () => {
     const root = new RootKey(randomBytes(32));
     for (const length of [0, 1, 2]) {
       const text = String(sealStored("k", root, address, { value: "x".repeat(length) }, { form: "text" }));

@@ -21,7 +21,9 @@ import {
   xaesSeal,
 } from "./naive-envelope.ts";
 
-/** Returns the forms in which a store may return a written value: a store of bytes returns a string as bytes. */
+/**
+ * Returns the forms in which a store may return a written value. A store that keeps bytes returns a string as bytes.
+ */
 const asStored = (value: string | Buffer): (string | Buffer)[] =>
   typeof value === "string" ? [value, Buffer.from(value, "utf8")] : [value];
 

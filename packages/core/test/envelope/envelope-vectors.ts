@@ -3,7 +3,7 @@ import type { KeywardErrorCode } from "../../src/errors/errors.ts";
 import type { KeyStatus } from "../../src/keyring/key.ts";
 import { Keyring } from "../../src/keyring/keyring.ts";
 
-/** A stored string or stored bytes, as the vectors write them. */
+/** A stored string or stored bytes in the format of the test vectors. */
 export type WrittenValue = { readonly text: string } | { readonly hex: string };
 
 interface AcceptVector {

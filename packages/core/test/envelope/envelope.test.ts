@@ -28,7 +28,7 @@ import { commitmentOf, headerOf, pae, sealingKey, subkeyOf } from "./naive-envel
 const address: RecordAddress = { namespace: "flows", key: "session:42" };
 
 describe("an encrypted record", () => {
-  it("decrypts to the encrypted content, in the text form and in the binary form", () => {
+  it("is decrypted to the content that was encrypted, in the text form and in the binary form", () => {
     fc.assert(
       fc.property(
         anyRoot,
@@ -50,7 +50,7 @@ describe("an encrypted record", () => {
     );
   });
 
-  it("decrypts if its bytes are a view of a part of a larger buffer", () => {
+  it("is decrypted even if its bytes are part of a larger buffer", () => {
     const root = new RootKey(randomBytes(32));
     const sealed = Buffer.from(sealStored("k", root, address, { value: "v" }, { form: "binary" }));
     const within = new Uint8Array(sealed.length + 20);
@@ -61,7 +61,7 @@ describe("an encrypted record", () => {
     expect(open(view, header, root, address)).toEqual({ value: "v" });
   });
 
-  it("decrypts even if it is larger than every cache and pool of Keyward and Node", () => {
+  it("is decrypted even if it is larger than every cache and pool of Keyward and Node", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const value = randomBytes(3_000_001);
@@ -71,7 +71,7 @@ describe("an encrypted record", () => {
     }
   });
 
-  it("decrypts to bytes that share no memory with the stored value", () => {
+  it("is decrypted to bytes that share no memory with the stored value", () => {
     const root = new RootKey(randomBytes(32));
     const value = Buffer.from("given");
     const sealed = Buffer.from(sealStored("k", root, address, { value }, { form: "binary" }));
@@ -342,7 +342,7 @@ interface Colliding {
   readonly tag: Buffer;
 }
 
-/** Tries nonces until both plaintexts begin with the flags 0, as they do for one nonce in 256. */
+/** Tries nonces until both plaintexts begin with the flags 0, which happens for one nonce in 256. */
 function collidingRecord(materials: readonly [Buffer, Buffer], data: Buffer): Colliding {
   const [first, second] = [sealingKey(materials[0]), sealingKey(materials[1])];
   for (;;) {

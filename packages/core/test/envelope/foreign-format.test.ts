@@ -35,7 +35,7 @@ function encrypt(
   return Buffer.concat(parts).toString(encoding);
 }
 
-/** A format that claims every value, and records the values that it was asked to read. */
+/** A format that reads every value, and records the values that it was asked to read. */
 class Recorder implements ForeignFormat {
   readonly asked: unknown[] = [];
 

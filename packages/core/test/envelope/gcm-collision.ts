@@ -69,7 +69,7 @@ class GcmKey {
 
 /**
  * Returns a ciphertext and tag that can be decrypted under both keys, to plaintexts that both begin with a zero byte.
- * There are none for 255 of 256 nonces: then it returns `undefined`.
+ * For 255 of 256 nonces there is no such ciphertext: the function then returns `undefined`.
  */
 export function collide(
   keys: readonly [Uint8Array, Uint8Array],

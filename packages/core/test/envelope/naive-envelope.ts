@@ -18,7 +18,7 @@ export interface NaiveContent {
   readonly expires?: number;
 }
 
-/** A refusal to decrypt. Its message is the error code that docs/envelope.md has for the failed check. */
+/** The error that a failed check throws. Its message is the error code for this check in docs/envelope.md. */
 export class NaiveRefusal extends Error {}
 
 const bytes = (text: string): Buffer => Buffer.from(text, "utf8");
@@ -81,7 +81,7 @@ export function layOut({ value, expires }: NaiveContent, padTo?: number): Buffer
 export const headerOf = (keyId: string, form: NaiveForm): string =>
   form === "text" ? `kw1.${keyId}.` : `kw1:${keyId}:`;
 
-/** An envelope around any plaintext, well laid out or not. */
+/** Returns an envelope around any plaintext, even if the plaintext is broken. */
 export function sealPlain(record: NaiveRecord, form: NaiveForm, nonce: Uint8Array, plain: Uint8Array): string | Buffer {
   const header = headerOf(record.keyId, form);
   const data = pae(bytes(header), bytes(record.namespace), bytes(record.key));

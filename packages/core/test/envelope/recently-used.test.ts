@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { expect, it } from "vitest";
 import { RecentlyUsed } from "../../src/envelope/recently-used.ts";
 
-it("RecentlyUsed returns only values that were set, and keeps at least the latest values, up to half of its size", () => {
+it("RecentlyUsed returns only values that were set, and keeps at least the latest ones, up to half of its maximum number of entries", () => {
   fc.assert(
     fc.property(fc.integer({ min: 2, max: 20 }), fc.array(fc.nat({ max: 30 }), { maxLength: 200 }), (size, keys) => {
       const cache = new RecentlyUsed<number, string>(size);
@@ -19,7 +19,7 @@ it("RecentlyUsed returns only values that were set, and keeps at least the lates
   );
 });
 
-it("RecentlyUsed never holds more entries than its size", () => {
+it("RecentlyUsed never contains more entries than its maximum number", () => {
   const cache = new RecentlyUsed<number, number>(10);
   for (let key = 0; key < 1_000; key++) cache.set(key, key);
   const held = Array.from({ length: 1_000 }, (_, key) => cache.get(key)).filter((value) => value !== undefined);

@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 const down = (ms = 5_000, cause?: Error) =>
   new KeywardError("STORE_UNAVAILABLE", `The server did not answer within ${ms} ms`, { hint: "Start it.", cause });
 
-/** Lets a problem occur once a second, and returns the count of each report under its second. */
+/** Lets a problem occur once a second. Returns a map from the second of each report to the count in the report. */
 function everySecond(problem: () => unknown, seconds: number): Map<number, number> {
   let second = 0;
   const repetitions = new Repetitions(() => second * 1_000);
@@ -35,7 +35,7 @@ describe("a repeated problem", () => {
     ]);
   });
 
-  it("does not count as new if the only difference is a duration in the message, or another object as the cause", () => {
+  it("is not treated as new if the only difference is a duration in the message, or another object as the cause", () => {
     let ms = 4_000;
     expect(everySecond(() => down(ms++, new Error(`closed after ${ms} ms`)), 5).size).toBe(1);
   });
@@ -80,7 +80,7 @@ describe("a repeated problem", () => {
     expect(repetitions.occurred(strange[0])).toBeUndefined();
   });
 
-  it("is forgotten, and reported again as new, after many other problems, so that memory is bounded", () => {
+  it("is forgotten after many other problems, which limits the memory, and is then reported as new", () => {
     const repetitions = new Repetitions(() => 0);
     for (let kind = 0; kind < 1_000; kind++) expect(repetitions.occurred(`kind ${kind}`)).toEqual({ times: 1 });
     // The oldest problems are forgotten, so they are reported again.

@@ -44,7 +44,7 @@ function plantLink(at: string): string {
 }
 
 describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
-  it("does not change the target of a link that an attacker planted, or take over the mode of a planted file", async () => {
+  it("does not change the target of a link that an attacker planted, and does not keep the mode of a file that an attacker planted", async () => {
     const path = join(folder, "job");
     const checkpoint = fileCheckpoint(path);
     await checkpoint.write("one");
@@ -209,7 +209,7 @@ describe.skipIf(process.platform === "win32")("the lock file beside a keyring fi
 describe.skipIf(!isRoot || process.platform !== "linux")("a keyring file that cannot be written", () => {
   const notAllowed = "this machine does not let a test mount a file system";
 
-  /** Mounts a file system. Returns false if this machine does not let the test do so. */
+  /** Mounts a file system. Returns false if the test is not allowed to mount one on this machine. */
   function mounted(...how: readonly string[]): boolean {
     return spawnSync("mount", how, { stdio: "ignore" }).status === 0;
   }

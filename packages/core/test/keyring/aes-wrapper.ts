@@ -1,7 +1,10 @@
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import { type KeyringWrapper, KeywardError } from "@keyward/core";
 
-/** A key service inside the test: wraps under the newest version of its key, unwraps under any, and counts calls. */
+/**
+ * A key service inside the test: wraps under the newest version of its key, unwraps under every version, and counts its
+ * calls.
+ */
 export class AesWrapper implements KeyringWrapper {
   readonly #versions = [randomBytes(32)];
   /** The number of calls of each method. */

@@ -32,7 +32,7 @@ describe("withGeneration", () => {
     expect(JSON.parse(exportKeyring(raised))).toEqual({ ...before, generation: 9 });
   });
 
-  it("keeps a generation that is high enough, and refuses a number that is not a generation", () => {
+  it("keeps a generation that is not lower than the number, and refuses a number that is not a generation", () => {
     const ring = withGeneration(Keyring.generate(), 5);
     expect(withGeneration(ring, 4)).toBe(ring);
     for (const least of [0, -1, 1.5, Number.NaN, 2 ** 53]) {
@@ -68,7 +68,7 @@ describe("withKeysOf", () => {
     expect(restored.generation).toBe(8);
   });
 
-  it("returns the keyring itself if it lacks no key", () => {
+  it("returns the keyring itself if it contains all keys of the backup", () => {
     const backup = Keyring.generate("one");
     const ring = backup.add({ id: "two" });
     expect(withKeysOf(ring, backup)).toBe(ring);
@@ -87,7 +87,7 @@ describe("withKeysOf", () => {
 });
 
 describe("requiredGeneration", () => {
-  it("returns the generation that a rotation has announced, in a scope too, and writes nothing", async () => {
+  it("returns the generation that a rotation has announced, even for a store with a scope, and writes nothing", async () => {
     const inner = new MemoryStore();
     const keys = withGeneration(Keyring.generate("one"), 3);
     const store = new EncryptedStore(inner, { keys });

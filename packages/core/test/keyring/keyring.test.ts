@@ -47,7 +47,7 @@ function goodDocument(): RingDocument {
 const parse = (document: unknown): Keyring => Keyring.parse(JSON.stringify(document));
 const documentOf = (ring: Keyring): RingDocument => JSON.parse(exportKeyring(ring));
 
-/** Returns the KeywardError that a call throws. Fails if the call throws none. */
+/** Returns the KeywardError that a call throws. Fails if the call does not throw. */
 function refusalOf(call: () => unknown): KeywardError {
   try {
     call();
@@ -233,7 +233,7 @@ describe("a keyring document", () => {
         /its primary is key "2026-11", which the keyring does not contain/,
       ],
       [
-        "keys in an object by id",
+        "an object with the keys by id instead of an array",
         change({ keys: { "2026-11": {} } }),
         "KEYRING_INVALID",
         /its field "keys" is not an array/,
@@ -285,7 +285,7 @@ describe("a keyring document", () => {
         new RegExp(`Key "2026-05" has material of ${length} bytes, but must have 32`),
       ]),
       [
-        "material that is one byte 32 times",
+        "material that repeats one byte 32 times",
         changeKey(1, { material: Buffer.alloc(32, 7).toString("base64url") }),
         "KEY_INVALID",
         /Key "2026-05" consists of the same byte 32 times/,
@@ -404,7 +404,7 @@ describe("sameKeyring", () => {
     return parse({ keyward: 1, name, generation, primary, keys, scope, stores, sealed, ...parts.extension });
   }
 
-  /** Two keyrings that differ in one part at most. */
+  /** Generates two keyrings that are equal, or differ in one part. */
   const anyPair = fc.tuple(anyParts, anyParts, fc.nat()).map(([parts, donor, at]) => {
     const part = Object.entries(donor)[at % Object.keys(donor).length] ?? [];
     return [parts, { ...parts, ...Object.fromEntries([part]) }] as const;

@@ -41,7 +41,7 @@ async function opened(ring = first, location = inMemory()) {
   return { wrapper, location, keys };
 }
 
-/** Returns the text at a location. Fails if there is none. */
+/** Returns the text at a location. Fails if no text is stored there. */
 async function textAt(location: KeyringLocation): Promise<string> {
   return (await location.read()) ?? expect.fail("nothing is stored at the location");
 }

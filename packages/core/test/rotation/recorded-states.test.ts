@@ -22,7 +22,7 @@ const ids = ["old", "new", "third"] as const;
 const statuses = [undefined, "enabled", "disabled"] as const;
 const materials = new Map(ids.map((id) => [id, randomBytes(32)]));
 
-/** Every keyring of at most three keys, and every choice of its primary. All have the same generation. */
+/** Generates every keyring of at most three keys, with every choice of its primary. All have the same generation. */
 function everyKeyring(): readonly Keyring[] {
   const each = (old?: KeyStatus, made?: KeyStatus, third?: KeyStatus) => {
     const given = { old, new: made, third };
@@ -44,7 +44,9 @@ function everyRecord(kind: RotationStatus["kind"], order: RevocationOrder | unde
   );
 }
 
-/** A backend with a record under each enabled key, and the record of a rotation. */
+/**
+ * Returns a store with a record under each enabled key and the record of a rotation, and the provider of its keyring.
+ */
 async function worldWith(keyring: Keyring, recorded: Recorded) {
   let ring = keyring;
   const inner = new MemoryStore();
@@ -70,14 +72,14 @@ async function worldWith(keyring: Keyring, recorded: Recorded) {
   return { provider, options, flows, enabled, primary: () => ring.primary };
 }
 
-describe("an operator who finds any record of a rotation beside any keyring", () => {
+describe("an operator, whatever the recorded step of a rotation and the keys in the keyring are,", () => {
   it.each<[string, RotationStatus["kind"], RevocationOrder | undefined]>([
     ["rotation", "rotate", undefined],
     ["roll-back", "roll-back", undefined],
     ["revocation reencrypt-first", "revoke", "reencrypt-first"],
     ["revocation disable-first", "revoke", "disable-first"],
   ])(
-    "can end the %s without changing the keyring by hand, loses no readable record, and can rotate again",
+    "can finish the %s or roll it back without changing the keyring by hand, loses no readable record, and can rotate again",
     async (_, kind, order) => {
       for (const keyring of everyKeyring()) {
         for (const recorded of everyRecord(kind, order)) {

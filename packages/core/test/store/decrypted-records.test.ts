@@ -18,7 +18,7 @@ describe("DecryptedRecords", () => {
     ["another keyring with the same keys", "sealed", Keyring.parse(exportKeyring(ring)), address],
     ["another namespace", "sealed", ring, { namespace: "other", key: "a" }],
     ["another key", "sealed", ring, { namespace: "flows", key: "b" }],
-  ])("returns nothing for %s", (_what, stored, otherRing, otherAddress) => {
+  ])("returns undefined for %s", (_what, stored, otherRing, otherAddress) => {
     const kept = new DecryptedRecords(10);
     kept.keep("sealed", ring, address, record);
     expect(kept.find(stored, otherRing, otherAddress)).toBeUndefined();
@@ -42,7 +42,7 @@ describe("DecryptedRecords", () => {
     expect(kept.find("x".repeat(16_385), ring, address)).toBeUndefined();
   });
 
-  it("keeps at most as many records as it should", () => {
+  it("keeps at most the number of records that was passed to its constructor", () => {
     const kept = new DecryptedRecords(10);
     const keys = Array.from({ length: 100 }, (_, index) => `key ${index}`);
     for (const key of keys) kept.keep("sealed", ring, { namespace: "flows", key }, record);
@@ -59,7 +59,7 @@ describe("DecryptedRecords", () => {
       vi.useRealTimers();
     });
 
-    it("drops a record that is not used for two minutes, and then needs no timer", () => {
+    it("drops a record that was not used for two minutes, and stops its timer when no record is left", () => {
       const kept = new DecryptedRecords(10);
       kept.keep("sealed", ring, address, record);
       vi.advanceTimersByTime(120_000);

@@ -6,7 +6,7 @@ import { RecordCodec } from "../../src/store/record-codec.ts";
 import { RecordScopes } from "../../src/store/record-scopes.ts";
 import { WrappedStore } from "../../src/store-interface/wrapped-store.ts";
 
-/** A guard that remembers two records, over a store with three records that cannot be read. */
+/** Returns an OverwriteGuard that can mark at most two records, over a store with three records that cannot be read. */
 async function guardOfTwo() {
   const inner = new WrappedStore(new Map());
   const codec = new RecordCodec(KeyringSource.of(Keyring.generate()), inner.form, {
@@ -27,7 +27,7 @@ async function isRefused(guard: OverwriteGuard, namespace: string, key: string):
   }
 }
 
-describe("OverwriteGuard, with more unreadable records than it can remember", () => {
+describe("OverwriteGuard, with more unreadable records than it can mark,", () => {
   it("reads a record before a write replaces it, but only in the namespace of the unreadable records", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "two", "three"]) guard.markUnreadable("", key);
@@ -37,7 +37,7 @@ describe("OverwriteGuard, with more unreadable records than it can remember", ()
     expect(guard.requireReadable("other", ["one"])).toBeUndefined();
   });
 
-  it("still protects a record that it could not remember, even after it has removed the marks of the other records", async () => {
+  it("still protects a record that it could not mark, even after it has removed the marks of the other records", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "two", "three"]) guard.markUnreadable("", key);
     guard.unmark("", "one", guard.logicalTime);
@@ -55,7 +55,7 @@ describe("OverwriteGuard, with more unreadable records than it can remember", ()
     expect(guard.requireReadable("", ["two"])).toBeUndefined();
   });
 
-  it("counts a record that is marked twice as one, and has room for another record after a mark is removed", async () => {
+  it("needs only one mark for a record that is marked twice, and can mark another record after a mark is removed", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "one", "two", "two"]) guard.markUnreadable("", key);
     guard.unmark("", "one", guard.logicalTime);

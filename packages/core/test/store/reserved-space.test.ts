@@ -77,7 +77,7 @@ async function begun() {
   return { source, inner, space, stores, provider, options, operator, recorded };
 }
 
-/** A record of the reserved space, encrypted under the primary of a keyring. */
+/** Returns a record of the reserved space, encrypted under the primary of a keyring. */
 function sealedAt(ring: Keyring, key: string, text: string): StoredValue {
   const primary = keyOf(ring, ring.primary);
   if (primary === undefined) throw new Error("The ring has no primary");
@@ -181,7 +181,7 @@ describe("a record that cannot be parsed as a heartbeat", () => {
 });
 
 describe("an old heartbeat that an attacker writes back", () => {
-  /** Several heartbeats of a process that has disconnected. */
+  /** Returns several heartbeats of a process that has disconnected. */
   async function recordedHeartbeats() {
     const world = await begun();
     const { source, inner, space, recorded } = world;
@@ -251,7 +251,7 @@ describe("an old or invalid rotation record that an attacker writes", () => {
     expect(source.ring.keys.map(({ id }) => id)).toEqual(["old", "third"]);
   });
 
-  it("does not make a rotation count as complete if the keyring shows that the rotation is incomplete", async () => {
+  it("does not make a rotation report that it is done if the keyring shows that the rotation is not complete", async () => {
     const { source, space, provider, options, operator, recorded } = await begun();
     await rotateKey(provider, options);
     const earlier = await recorded("rotation");

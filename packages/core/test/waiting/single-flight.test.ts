@@ -1,7 +1,7 @@
 import { singleFlight } from "@keyward/core";
 import { expect, it } from "vitest";
 
-/** Returns a single flight whose runs end when the test ends them. */
+/** Returns a function made by singleFlight. The test decides when each run ends. */
 function controlled() {
   const runs: { readonly end: () => void; readonly signal: AbortSignal }[] = [];
   const load = singleFlight(async ({ signal }) => {

@@ -17,15 +17,15 @@ import {
   withKey,
 } from "./old-keys.ts";
 
-/** The fields of a JSON object that contain the parts of a value that AES-CBC encrypted. */
+/** The names of the fields of a JSON object. Each field contains one part of a value that AES-CBC encrypted. */
 export interface AesCbcFields {
-  /** The field of the initialization vector. */
+  /** The name of the field with the initialization vector. */
   readonly iv: string;
-  /** The field of the ciphertext. */
+  /** The name of the field with the ciphertext. */
   readonly ciphertext: string;
-  /** The field of the MAC. Required with the option `hmac`. */
+  /** The name of the field with the MAC. Required with the option `hmac`. */
   readonly mac?: string;
-  /** The field of the salt, if each record has a salt of its own. */
+  /** The name of the field with the salt, if each record has its own salt. */
   readonly salt?: string;
 }
 
@@ -41,7 +41,9 @@ export type AesCbcLayout =
   | OrderOf<"salt" | "iv" | "ciphertext" | "mac">
   | AesCbcFields;
 
-/** How the MAC of a value in an AES-CBC format is computed: over which bytes, and with which hash function. */
+/**
+ * Describes the MAC of a value in an AES-CBC format: the bytes that it authenticates, its hash function and its key.
+ */
 export interface CbcHmac {
   /** The hash function of the HMAC. */
   readonly digest: "sha1" | "sha256" | "sha512";
@@ -49,7 +51,7 @@ export interface CbcHmac {
   readonly covers: "iv-ciphertext" | "ciphertext";
   /**
    * The key of the MAC. If the option `key` is a list, this is a list of the same length, with the MAC key for each
-   * entry in the same order. Text stands for its UTF-8 bytes. With a separate key for the MAC, the format cannot detect
+   * entry in the same order. Text is used as its UTF-8 bytes. With a separate key for the MAC, the format cannot detect
    * a wrong encryption key. Default: the encryption key.
    */
   readonly key?: OldKeys;
@@ -102,7 +104,7 @@ export interface AesCbcOptions {
 
 interface CbcKey {
   readonly encryptionKey: EncryptionKey;
-  /** `undefined` if the MAC has the encryption key. */
+  /** `undefined` if the MAC is computed with the encryption key. */
   readonly macKey: KeyObject | undefined;
 }
 

@@ -14,15 +14,18 @@ import {
   withKey,
 } from "./old-keys.ts";
 
-/** The fields of a JSON object that contain the parts of a value that AES-GCM encrypted. */
+/** The names of the fields of a JSON object. Each field contains one part of a value that AES-GCM encrypted. */
 export interface AesGcmFields {
-  /** The field of the nonce. */
+  /** The name of the field with the nonce. */
   readonly iv: string;
-  /** The field of the authentication tag. Omit it if the tag is at the end of the ciphertext, as Web Crypto writes it. */
+  /**
+   * The name of the field with the authentication tag. Omit it if the field with the ciphertext ends with the tag, as
+   * Web Crypto writes it.
+   */
   readonly tag?: string;
-  /** The field of the ciphertext. */
+  /** The name of the field with the ciphertext. */
   readonly ciphertext: string;
-  /** The field of the salt, if each record has a salt of its own. */
+  /** The name of the field with the salt, if each record has its own salt. */
   readonly salt?: string;
 }
 

@@ -11,12 +11,12 @@ import type { StoredValue } from "../../store-interface/store-capabilities.ts";
  */
 export type DecryptedValue = "as-is" | "json" | "text";
 
-/** Every word that the option `value` of a format can have. */
+/** Every value that the option `value` of a format allows. */
 export const decryptedValues: readonly DecryptedValue[] = ["as-is", "json", "text"];
 
 /**
- * Returns the value of a record from its decrypted bytes. Returns `undefined` if the bytes are not of the kind `value`,
- * such as JSON.
+ * Converts decrypted bytes into the value that a store returns. Returns `undefined` if the bytes are not of the kind
+ * `value`, for example not JSON.
  */
 export function storedValueOf(decrypted: Uint8Array, value: DecryptedValue): StoredValue | undefined {
   const text = textOf(decrypted);
@@ -39,7 +39,7 @@ export function plausibility(decrypted: Uint8Array, value: DecryptedValue): 0 | 
   return value === "json" || (value === "as-is" && readKeyvJson(decrypted) !== undefined) ? 2 : 1;
 }
 
-/** Returns the JSON that Keyv writes for a value, in which Keyv marks text that begins with a colon. */
+/** Returns the JSON that Keyv writes for the value that `parse` returns; `undefined` if `parse` throws. */
 function keyvTextOf(parse: () => unknown): string | undefined {
   let value: unknown;
   try {

@@ -3,7 +3,7 @@ import { createDecipheriv, type KeyObject } from "node:crypto";
 /** The length of the authentication tag in all formats, in bytes. */
 export const tagBytes = 16;
 
-/** A cipher that authenticates what it encrypts. */
+/** A cipher that detects a wrong key and altered bytes when it decrypts. */
 export type AeadCipher =
   | "aes-128-gcm"
   | "aes-192-gcm"
@@ -63,9 +63,9 @@ function createDecipher(cipher: AeadCipher, key: KeyObject, iv: Uint8Array) {
 }
 
 /**
- * Decrypts with AES-CBC and PKCS #7 padding. The length of the key decides between AES-128, AES-192 and AES-256.
- * Returns `undefined` if the padding is wrong. A wrong key or altered bytes can result in garbage: the caller has to
- * verify a MAC first, if the format has one.
+ * Decrypts with AES-CBC and PKCS #7 padding. A key of 16, 24 or 32 bytes selects AES-128, AES-192 or AES-256. Returns
+ * `undefined` if the padding is wrong. A wrong key or altered bytes can result in garbage. If the format has a MAC, the
+ * caller verifies the MAC first.
  */
 export function openCbc(key: KeyObject, iv: Uint8Array, ciphertext: Uint8Array): Buffer | undefined {
   const decipher = createDecipheriv(`aes-${(key.symmetricKeySize ?? 0) * 8}-cbc`, key, iv);

@@ -9,7 +9,9 @@ import { invalidKey, listOldKeys, type OldKeys } from "./old-keys.ts";
 
 /** Options of {@link fernet}. */
 export interface FernetOptions {
-  /** The key, or current and former keys: 32 bytes, or their text in base64url, as `Fernet.generate_key()` returns it. */
+  /**
+   * The key, or current and former keys. A key is 32 bytes, or their base64url, as `Fernet.generate_key()` returns it.
+   */
   readonly key: OldKeys;
   /**
    * Time to live of a record, in milliseconds, counted from the time in its token. Default: the record does not expire.

@@ -9,14 +9,14 @@ import { authenticatedFormat, type KeyedFormat, unauthenticatedFormat } from "./
 import { decodeText } from "./layout.ts";
 import { listOldKeys, type OldKey } from "./old-keys.ts";
 
-/** A password with which iron encrypts and authenticates, or an object with one password for each of the two. */
+/** A password for both encryption and integrity of iron, or an object with one password for each. */
 export type IronPassword = OldKey | { readonly encryption: OldKey; readonly integrity: OldKey };
 
 /** Options of {@link iron}. */
 export interface IronOptions {
   /**
-   * The password, or current and former passwords, which are tried in order. The id of a password in a sealed value is
-   * ignored.
+   * The password, or current and former passwords, which are tried in order. If a sealed value contains the id of a
+   * password, the format ignores the id.
    */
   readonly password: IronPassword | readonly IronPassword[];
   /** The option `encryption.algorithm` of iron. Default: "aes-256-cbc". */
@@ -132,7 +132,7 @@ function isList(password: IronPassword | readonly IronPassword[]): password is r
   return Array.isArray(password);
 }
 
-/** Bytes are the key itself, as in iron. */
+/** Derives a key from a password that is text, with PBKDF2. A password of bytes is the key itself, as in iron. */
 async function derive(password: OldKey, salt = "", iterations: number, keyBytes: number): Promise<Uint8Array> {
   return typeof password === "string" ? await pbkdf2Async(password, salt, iterations, keyBytes, "sha1") : password;
 }

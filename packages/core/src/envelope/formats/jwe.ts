@@ -11,8 +11,8 @@ import { invalidKey, listOldKeys, type OldKey, type OldKeys, requireKeyFrom } fr
 /** Options of {@link compactJwe}. */
 export interface CompactJweOptions {
   /**
-   * The content encryption key, or current and former keys. A key is used only for values whose `enc` needs a key of
-   * this length.
+   * The content encryption key, or current and former keys. The format tries a key only for JWEs whose `enc` needs a
+   * key of that length.
    */
   readonly key: OldKeys;
   /** The encoding of a key that is text. Default: "base64url", as in the field `k` of a JWK. */

@@ -17,7 +17,7 @@ export interface KeyedFormat<Parsed, Key> {
   readonly value: DecryptedValue;
   /** Reads the parts of a stored value. Returns `undefined` for a value of another format. */
   parse(stored: StoredValue): Parsed | undefined;
-  /** Decrypts with one key. Returns `undefined` if the key does not fit, or if a part was altered. */
+  /** Decrypts with one key. Returns `undefined` if the key is wrong, or if a part was altered. */
   decrypt(parsed: Parsed, key: Key): Uint8Array | undefined | Promise<Uint8Array | undefined>;
   /**
    * Returns the expiry of a record in milliseconds since the epoch; `undefined` if the format has none for the record.
@@ -39,13 +39,14 @@ export class UnsupportedValue extends Error {
   }
 }
 
-/** The error for a value that has the parts of a format, but one of the parts is cut off or not in its encoding. */
+/** The error for a value that has the parts of a format, but a part is cut off or wrongly encoded. */
 export class AlteredValue extends Error {
   override readonly name = "AlteredValue";
 }
 
 /**
- * Returns a format that tries its keys in order. The format authenticates: `decrypt` detects a wrong key.
+ * Returns a format that tries its keys in order. The function `decrypt` of `format` must detect a wrong key and an
+ * altered value.
  *
  * @throws KeywardError `VALUE_INVALID` for an unknown `value`.
  */
@@ -76,8 +77,8 @@ export function authenticatedFormat<Parsed, Key>(format: KeyedFormat<Parsed, Key
 }
 
 /**
- * Returns a format that tries all its keys, and uses the result that looks most like a value. The format does not
- * authenticate: a wrong key can result in garbage.
+ * Returns a format that decrypts with each of its keys, and returns the result that looks most like a value. The format
+ * cannot detect a wrong key, so its result can be garbage.
  *
  * @throws KeywardError `VALUE_INVALID` for an unknown `value`.
  */

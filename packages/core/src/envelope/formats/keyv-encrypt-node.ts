@@ -32,8 +32,8 @@ const keyvEncryptNodeOptionNames = {
  * Returns the format of records that a Keyv with `encryption: new KeyvEncryptNode(…)` of `@keyv/encrypt-node` wrote.
  *
  * @throws KeywardError `KEY_INVALID` if a key is empty, or is bytes of another length than the algorithm needs;
- * `VALUE_INVALID` for an invalid option. An algorithm without authentication, which pre-releases of `@keyv/encrypt-node`
- * had, is `VALUE_INVALID`: read AES-CBC with `aesCbc`.
+ * `VALUE_INVALID` for an invalid option, such as an algorithm without authentication, which pre-releases of
+ * `@keyv/encrypt-node` had. To read AES-CBC, use `aesCbc`.
  * @example
  * const accept = [keyvEncryptNode({ key: ["current secret", "former secret"] })];
  */

@@ -10,8 +10,8 @@ import { invalidKey, listOldKeys, type OldKeys } from "./old-keys.ts";
 /** Options of {@link laravel}. */
 export interface LaravelOptions {
   /**
-   * The key, or current and former keys: `APP_KEY` and `APP_PREVIOUS_KEYS` of Laravel with the prefix "base64:", or 16 or
-   * 32 bytes. The length decides between AES-128 and AES-256.
+   * The key, or current and former keys: `APP_KEY` and `APP_PREVIOUS_KEYS` of Laravel with the prefix "base64:", or 16
+   * or 32 bytes. A key of 16 bytes selects AES-128, a key of 32 bytes AES-256.
    */
   readonly key: OldKeys;
   /**
@@ -98,7 +98,7 @@ function openPayload({ covered, iv, ciphertext, mac, tag }: Payload, secret: Key
   return openCbc(secret, iv, ciphertext);
 }
 
-/** Returns the string that PHP serialized as `s:LENGTH:"STRING";`. */
+/** Returns the string from the serialized form `s:LENGTH:"STRING";` of PHP. */
 function unserialize(decrypted: Buffer): Buffer {
   const [head = "", length] = /^s:(\d+):"/.exec(decrypted.toString("latin1")) ?? [];
   const end = head.length + Number(length);

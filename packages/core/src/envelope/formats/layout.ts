@@ -8,7 +8,7 @@ import { AlteredValue } from "./keyed-format.ts";
 /** The encoding of bytes in a stored value. `"raw"` stands for bytes without an encoding. */
 export type PartEncoding = "base64" | "base64url" | "hex" | "raw";
 
-/** Every order of some names, each written with "-" between the names. */
+/** The type of all orders of some names, joined with "-": for "a" and "b", the strings "a-b" and "b-a". */
 export type OrderOf<Names extends string, Name extends string = Names> = Name extends Names
   ? [Exclude<Names, Name>] extends [never]
     ? Name
@@ -30,10 +30,10 @@ export interface Parts {
   readonly ciphertext: Uint8Array;
 }
 
-// The characters that an encoded part can have, so that they cannot be in the text between two parts.
+// The characters of an encoded part. The text between two parts must not contain them.
 const alphabets = { base64: /[A-Za-z0-9+/=]/, base64url: /[A-Za-z0-9_=-]/, hex: /[A-Za-z0-9]/ } as const;
 
-/** The options of a format with which the user describes how a stored value is divided into parts. */
+/** The options of a format that describe how a stored value is divided into parts. */
 export interface LayoutOptions {
   /** The order of the parts, such as "iv-tag-ciphertext". For a JSON object: the name of the field of each part. */
   readonly layout: string | Readonly<Partial<Record<PartName, string>>>;
@@ -44,8 +44,8 @@ export interface LayoutOptions {
 }
 
 /**
- * The parts of a format other than the ciphertext, with the allowed lengths of each part in bytes. "any" stands for any
- * length. If the parts are concatenated, only the first of the lengths is allowed.
+ * The allowed lengths of each part of a format in bytes, without the ciphertext. "any" allows every length. If the
+ * parts are concatenated, only the first length of each list is allowed.
  */
 export type PartLengths = Readonly<Partial<Record<PartName, readonly number[] | "any">>>;
 
@@ -181,7 +181,10 @@ function isAllowed(length: number, allowed: readonly number[] | "any" | undefine
   return allowed === undefined || allowed === "any" || allowed.includes(length);
 }
 
-/** Returns the length of a part that is concatenated with others; `undefined` for the ciphertext, which has any length. */
+/**
+ * Returns the length in bytes of a part in a value of concatenated parts; `undefined` for a part of any length, such as
+ * the ciphertext.
+ */
 function packedLength(allowed: readonly number[] | "any" | undefined): number | undefined {
   return allowed === "any" ? undefined : allowed?.[0];
 }
@@ -209,7 +212,7 @@ function complete({ iv, ciphertext, ...others }: Partial<Record<PartName, Uint8A
 
 function requireFieldNames(given: unknown): void {
   if (Array.isArray(given) && given.every((name) => typeof name === "string" && name !== "")) return;
-  throw new KeywardError("VALUE_INVALID", "The option ignoredFields is not a list of the names of fields", {
+  throw new KeywardError("VALUE_INVALID", "The option ignoredFields is not a list of field names", {
     hint: 'Set ignoredFields to a list of names, such as ["version"].',
   });
 }

@@ -42,7 +42,7 @@ export interface Pbkdf2Key {
 }
 
 /**
- * The method that makes an encryption key from an old key.
+ * The method by which the application made its encryption key from the option `key` of a format (the old key).
  *
  * - `"sha256"`: text becomes its SHA-256, cut to the length of the encryption key. Bytes stay unchanged.
  * - `"utf8"`, `"hex"`, `"base64"`: text is decoded from this encoding. Bytes stay unchanged.
@@ -51,7 +51,7 @@ export interface Pbkdf2Key {
  */
 export type KeyFrom = "sha256" | "utf8" | "hex" | "base64" | ScryptKey | Pbkdf2Key;
 
-/** Returns the encryption key for a record, given the salt that the record contains, if any. */
+/** Returns the encryption key for a record. `salt` is the salt that the record contains, if it contains one. */
 export type EncryptionKey = (salt: Uint8Array | undefined) => KeyObject | Promise<KeyObject>;
 
 const scryptKeyNames = {
@@ -85,7 +85,7 @@ export function listOldKeys(taker: string, key: OldKeys): readonly OldKey[] {
 }
 
 /**
- * Returns functions that make the encryption keys of a format from old keys.
+ * Returns, for each old key, a function that returns the encryption key for a record.
  *
  * @param keyBytes the length of the encryption keys.
  * @throws KeywardError `KEY_INVALID` for a key that does not result in `keyBytes` bytes; `VALUE_INVALID` for an invalid
@@ -171,7 +171,10 @@ function derivation(taker: string, keyFrom: ScryptKey | Pbkdf2Key, keyBytes: num
   }
 }
 
-/** With one salt for all records, the encryption key is derived only once. */
+/**
+ * Returns a function that derives the encryption key of a record. If all records have the same salt, the key is derived
+ * only once.
+ */
 function derivedKey(oldKey: OldKey, derive: Derive, commonSalt: OldKey | undefined): EncryptionKey {
   let common: Promise<KeyObject> | undefined;
   return async (salt) => {

@@ -29,7 +29,7 @@ export interface CryptoJsOptions {
 
 /** Options of {@link openssl}. */
 export interface OpensslOptions extends CryptoJsOptions {
-  /** The option of `openssl enc` that names the cipher. Default: "aes-256-cbc". */
+  /** The cipher that `openssl enc` was called with. Default: "aes-256-cbc". */
   readonly cipher?: "aes-128-cbc" | "aes-192-cbc" | "aes-256-cbc";
   /** The option `-md` of `openssl enc`. Default: "sha256", the default since OpenSSL 1.1. OpenSSL 1.0 used "md5". */
   readonly digest?: "md5" | "sha1" | "sha256" | "sha512";
@@ -61,7 +61,7 @@ const pbkdf2Async = promisify(pbkdf2);
 /**
  * Returns the format of values that `CryptoJS.AES.encrypt(text, passphrase)` wrote (`U2FsdGVkX1…`).
  *
- * The format does not authenticate, so it cannot detect a wrong passphrase or an altered record: re-encryption leaves
+ * The format has no MAC, so it cannot detect a wrong passphrase or an altered record. Therefore re-encryption leaves
  * the records as they are, unless `encryptUnauthenticated` is true.
  *
  * @throws KeywardError `KEY_INVALID` if a passphrase is empty; `VALUE_INVALID` for an invalid option.
@@ -77,7 +77,7 @@ export function cryptoJs(options: CryptoJsOptions): UnauthenticatedFormat {
  * Returns the format of values that `openssl enc` wrote with a passphrase: bytes that begin with `Salted__`, or their
  * base64.
  *
- * The format does not authenticate, so it cannot detect a wrong passphrase or an altered record: re-encryption leaves
+ * The format has no MAC, so it cannot detect a wrong passphrase or an altered record. Therefore re-encryption leaves
  * the records as they are, unless `encryptUnauthenticated` is true.
  *
  * @throws KeywardError `KEY_INVALID` if a passphrase is empty; `VALUE_INVALID` for an invalid option.
@@ -137,7 +137,7 @@ function asBytes(stored: StoredValue): Buffer | undefined {
   return typeof stored === "string" ? undefined : asBuffer(stored);
 }
 
-/** Derives the key and the initialization vector, in this order. */
+/** Derives `length` bytes from a passphrase and a salt: first the key, then the initialization vector. */
 async function derive(secret: Buffer, salt: Buffer, length: number, derivation: Derivation): Promise<Buffer> {
   const { digest, pbkdf2Iterations } = derivation;
   if (pbkdf2Iterations !== undefined) return await pbkdf2Async(secret, salt, pbkdf2Iterations, length, digest);

@@ -12,8 +12,8 @@ export interface SecretboxOptions {
   /** The encoding of a key that is text. Default: "base64". */
   readonly keyFrom?: "base64" | "hex" | "utf8";
   /**
-   * Decrypts, with the library of your choice: `crypto_secretbox_open_easy` of libsodium, or `nacl.secretbox.open`. A
-   * wrong key makes it throw, or return `null`, `undefined` or `false`.
+   * The function that decrypts: `crypto_secretbox_open_easy` of libsodium, or `nacl.secretbox.open`. For a wrong key,
+   * the function throws, or returns `null`, `undefined` or `false`.
    */
   readonly open: (
     ciphertext: Uint8Array,
@@ -54,8 +54,8 @@ const macBytes = 16;
 const keyBytes = 32;
 
 /**
- * Returns the format of values that `crypto_secretbox_easy` of libsodium encrypted. Keyward does not depend on libsodium:
- * pass the function that decrypts.
+ * Returns the format of values that `crypto_secretbox_easy` of libsodium encrypted. Keyward does not depend on
+ * libsodium, so pass the function that decrypts as the option `open`.
  *
  * @throws KeywardError `KEY_INVALID` if a key does not have 32 bytes; `VALUE_INVALID` for an invalid option.
  * @example
