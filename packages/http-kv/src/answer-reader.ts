@@ -2,7 +2,7 @@ import { pieceBytes } from "./exchange.ts";
 import { type JsonBounds, JsonReader, JsonRefusal } from "./json-reader.ts";
 import { maxDepth } from "./protocol.ts";
 
-/** Maximum number of bytes of an answer on the network, and also of the decoded answer in memory. */
+/** Maximum size of a server's answer in bytes, both as received and as decoded in memory. */
 export const maxAnswerBytes = 256 * 2 ** 20;
 
 /**
@@ -18,7 +18,7 @@ export class AnswerReader {
 
   /**
    * @param maxParts maximum number of brackets, commas and colons in the JSON of the answer.
-   * @param announcedBytes the `Content-Length` of the answer, if it has one.
+   * @param announcedBytes the `Content-Length` of the answer; `undefined` for an answer without this header.
    */
   constructor(maxParts: number, announcedBytes: number | undefined) {
     this.#bounds = {

@@ -79,7 +79,7 @@ export function isApiKey(text: string): boolean {
   return keyPattern.test(text);
 }
 
-/** The hash to compare with if the id is unknown, so that refusing an unknown id takes as long as refusing a known one. */
+/** An API key with an unknown id is compared with this hash, so that its refusal takes as long as that of a known id. */
 const noHash = Buffer.alloc(32);
 
 /**
@@ -105,7 +105,7 @@ export async function authenticate(
 }
 
 /**
- * Returns a source of the given entries of API keys. The entries never change.
+ * Returns a {@link TenantSource} that finds API keys in a list of entries. The list never changes.
  *
  * @throws KeywardError `VALUE_INVALID` for an invalid entry.
  */

@@ -4,8 +4,8 @@ import { setImmediate } from "node:timers/promises";
 export interface Incoming {
   readonly method: string;
   /**
-   * The path and query of the request's URL, still percent-encoded. An origin before the path, as in a whole URL, is
-   * ignored.
+   * The path and query of the request, still percent-encoded. May also be a whole URL. The server then ignores the
+   * URL's origin.
    */
   readonly url: string;
   /** Returns the value of a header, or `null` if the request does not have it. The name must be in lower case. */

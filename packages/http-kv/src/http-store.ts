@@ -103,8 +103,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
    * Stores a value.
    *
    * @param expires time at which the record expires, in milliseconds since the epoch by the server's clock. Default:
-   * never. After a write with a time in the past, there is no record. A number above 2 and up to 10^12 is a duration
-   * from now, in milliseconds, because Keyv 5 passes durations.
+   * never. A time in the past removes the record. A number above 2 and up to 10^12 is a duration from now, in
+   * milliseconds, because Keyv 5 passes durations.
    * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes, or an `expires`
    * that is not a number.
    */
@@ -322,7 +322,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     return this.#transport.call(operation, body, partsOf(batch.length), writeUntilMs);
   }
 
-  /** Returns the time, by `performance.now()`, after which a call that begins now sends nothing more. */
+  /** Returns the time, by `performance.now()`, after which a call that begins now sends no more writes. */
   #writeUntilMs(): number {
     return performance.now() + this.longestCallMs;
   }
@@ -383,7 +383,7 @@ export class HttpStore extends HttpSpace implements ReservedSpace, NamespacedSto
   }
 }
 
-/** Encodes items as JSON, in batches for one request each. */
+/** Encodes items as JSON, and yields them in batches. Each batch fits into one request. */
 function* batches(items: readonly unknown[]): Generator<readonly string[], void> {
   let batch: string[] = [];
   let bytes = 0;

@@ -28,7 +28,7 @@ export class JsonRefusal extends Error {
   }
 }
 
-/** Strings with more bytes than this are decoded as they arrive, so that no single step takes long. */
+/** A string with more bytes than this is decoded piece by piece as it arrives, so that no single step takes long. */
 const longStringBytes = 256;
 /** Length of the longest escape, `\uXXXX`. */
 const escapeBytes = 6;
@@ -228,7 +228,7 @@ export class JsonReader {
   }
 }
 
-/** Returns the position of the quote that ends a string, or the end of the bytes. Long strings are searched natively. */
+/** Returns the position of the quote that ends a string, or the length of `bytes` if no quote ends the string. */
 function endOfString(bytes: Uint8Array, start: number): number {
   for (let at = start; ; ) {
     const steppedEnd = at + steppedBytes;

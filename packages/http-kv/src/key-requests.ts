@@ -8,9 +8,7 @@ import { readValue } from "./request-body.ts";
 import type { StoredRecord } from "./stored-record.ts";
 import { tagInTurns, valuePieces } from "./values.ts";
 
-/**
- * Maximum number of attempts of a conditional write if other requests change the record between its read and its write.
- */
+/** How often the server tries a conditional write if other requests change the record after the server has read it. */
 const maxAttempts = 16;
 
 /**
@@ -103,8 +101,8 @@ async function read(
 }
 
 /**
- * Returns headers with the time of a record's last write and the seconds until the record expires. unstorage reads them
- * as meta.
+ * Returns headers with the time of a record's last write and the seconds until the record expires. The library unstorage
+ * returns both as the metadata of an item.
  */
 function timesOf({ modified, expires }: StoredRecord): Record<string, string> {
   const written = { "last-modified": new Date(modified).toUTCString() };
@@ -186,7 +184,7 @@ function okay(answered: Record<string, string>): Answer {
   return { status: 200, headers: { "content-type": "text/plain;charset=UTF-8", ...answered }, body: "OK" };
 }
 
-/** Returns whether a list of entity tags, or "*", matches the tag of a record. Without a record, `etag` is `undefined`. */
+/** Returns whether a list of entity tags, or "*", matches the tag of a record. False if `etag` is `undefined` (no record). */
 function matchesAny(list: string | null, etag: string | undefined, how: "strongly" | "weakly"): boolean {
   if (list === null || etag === undefined) return false;
   return list.split(",").some((each) => {

@@ -42,9 +42,9 @@ const optionNames = {
 } satisfies OptionNames<KvServerOptions>;
 
 /**
- * Starts an HTTP KV server on a port, as `keyward-kv serve` does. The server closes the connections of slow clients, and
- * finishes the requests in progress before it ends. If `limits.maxBytesInMemory` is missing, the default is a quarter of
- * the heap of the process, but at least 64 MiB and at most 256 MiB.
+ * Starts an HTTP KV server on a port, as `keyward-kv serve` does. The server closes the connections of slow clients. Its
+ * `close()` waits for the requests in progress. If `limits.maxBytesInMemory` is missing, the default is a quarter of the
+ * heap of the process, but at least 64 MiB and at most 256 MiB.
  *
  * @throws KeywardError `STORE_UNAVAILABLE` if the server cannot listen on the port; `STORE_INVALID` for a store that is
  * not a Keyv 6 storage adapter; `VALUE_INVALID` for an unknown option, and for an invalid duration, limit, entry or base
@@ -75,7 +75,10 @@ export async function startKvServer(options: KvServerOptions): Promise<RunningKv
   return { url: `${server.url}${basePath.replace(/\/$/, "")}`, close: () => server.close() };
 }
 
-/** Returns a quarter of the heap, at most 256 MiB, but at least what two requests need. */
+/**
+ * Returns the default of `limits.maxBytesInMemory`: a quarter of the heap, at most 256 MiB, and at least the memory of
+ * two requests of the largest size.
+ */
 function defaultBytesInMemory(): number {
   const quarter = Math.floor(getHeapStatistics().heap_size_limit / 4);
   return Math.max(leastBytesInMemory(defaultLimits), Math.min(defaultLimits.maxBytesInMemory, quarter));

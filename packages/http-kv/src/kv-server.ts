@@ -88,7 +88,7 @@ export const kvHandlerOptionNames = {
 /** Time for which the result of a check of the store is used to answer further health requests, in milliseconds. */
 const healthKeptMs = 1_000;
 
-/** The facts about a request that are known so far. */
+/** The facts that the server has found out about a request so far. The server needs them to log and end the request. */
 interface Progress {
   target: string;
   isWrite: boolean;
@@ -144,7 +144,7 @@ export class KvServer {
 
   /**
    * The id of this process. Each start makes a new id, since only the running process knows which writes it did recently.
-   * The first request makes the id, since Workers have no random numbers before a request.
+   * The id is made at the first request, since Cloudflare Workers have no random numbers before a request.
    */
   get #id(): string {
     this.#madeId ??= randomUUID();
@@ -227,7 +227,10 @@ export class KvServer {
     if (method === "POST") {
       const operation = operations.find((known) => path === `/${known}`);
       if (operation === undefined)
-        throw new Refusal("NOT_FOUND", `The path does not name an operation: ${operations.join(", ")}`);
+        throw new Refusal(
+          "NOT_FOUND",
+          `The path is not the name of an operation. Operations: ${operations.join(", ")}`,
+        );
       progress.target = operation;
       if (query !== "") throw invalid("An operation takes its arguments from the body, not from the query");
       requireScopes(entry, neededScopes[operation]);
@@ -249,8 +252,8 @@ export class KvServer {
   }
 
   /**
-   * Reads a request, and does it. A write that is meant for another process is refused. A write with an idempotency key is
-   * done only once.
+   * Reads a request and does it. Refuses a write that is meant for another process. Does a write with an idempotency key
+   * only once, even if the client sends it several times.
    */
   async #once(
     isWrite: boolean,
@@ -282,7 +285,8 @@ export class KvServer {
   }
 
   /**
-   * Returns whether an earlier attempt may already have done a write. There are three cases:
+   * Returns whether an earlier attempt may already have done a write. False for a request without the header
+   * `x-repeated`, which is a first attempt. For a repeated request, there are three possible cases:
    *
    * - Another process did the write.
    * - This process did the write, and the attempt then failed.
@@ -309,7 +313,7 @@ export class KvServer {
     return jsonAnswer({ status: "ok" });
   }
 
-  /** Returns the path below the base path and the query, both undecoded. */
+  /** Returns the path below the base path, and the query. Both stay percent-encoded. */
   #locate(url: string): { readonly path: string; readonly query: string } {
     const [, whole = "", query = ""] = /^(?:[^:/?#]+:\/\/[^/?#]*)?([^?#]*)(?:\?([^#]*))?/.exec(url) ?? [];
     if (!whole.startsWith(`${this.#basePath}/`))
@@ -318,7 +322,7 @@ export class KvServer {
   }
 }
 
-/** Returns the headers that determine what a write does. */
+/** Returns the values of the headers on which the result of a write depends. */
 function contentOf(incoming: Incoming): (string | null)[] {
   return ["content-type", "if-match", "if-none-match", headers.ttl, headers.expires].map((name) =>
     incoming.header(name),
@@ -362,8 +366,8 @@ function refused({ code, message, retryAfterSeconds }: Refusal, id: string | und
 }
 
 /**
- * Describes an error and its causes by names, codes and stacks. Includes only messages of Keyward: others could quote a
- * record.
+ * Describes an error and its causes by names, codes and stacks. Includes the messages of Keyward's own errors only, since
+ * other messages could quote a record.
  */
 function describe(error: unknown): string {
   const lines: string[] = [];

@@ -3,7 +3,7 @@ import type { KvLimits } from "./limits.ts";
 import type { RequestMemory } from "./memory-budget.ts";
 import type { NamespaceRecords } from "./namespace-records.ts";
 
-/** The context of a request that lists keys. */
+/** The data that the server needs to answer a request that lists keys. */
 interface ListingContext {
   readonly limits: KvLimits;
   /** The memory that the request has reserved. */
@@ -16,8 +16,8 @@ interface ListingContext {
 const iteratedBytes = 2 * 2 ** 20;
 
 /**
- * Returns an answer with the records' keys that begin with a prefix, as JSON. The server begins to send the answer
- * before the store has found all keys.
+ * Returns an answer that lists all keys of records with a prefix, as JSON. The server begins to send the answer before
+ * the store has found all keys.
  *
  * @param form "list" for a JSON list, which unstorage expects; "operation" for the object that the operation `list`
  * returns.

@@ -39,7 +39,7 @@ export class MemoryBudget {
     return new Reservation((bytes) => this.#change(tenant, bytes));
   }
 
-  /** Reserves bytes, or gives them back if the number is negative. Returns whether there was enough room. */
+  /** Reserves bytes, or gives them back if the number is negative. Returns false if too little memory is free. */
   #change(tenant: string, bytes: number): boolean {
     const ofTenant = (this.#bytesOfTenants.get(tenant) ?? 0) + bytes;
     if (bytes > 0 && ofTenant > this.#maxBytes - this.#reservedBytes - bytes) return false;

@@ -106,7 +106,10 @@ export class MultiTenantStore {
     }
   }
 
-  /** Returns the position of the first record under the prefix that is beyond `limit` or `maxBytes`, if there is one. */
+  /**
+   * Returns the index of the first record under the prefix that no longer fits into a page of `limit` records and about
+   * `maxBytes` bytes. Returns `undefined` if all records fit.
+   */
   #endOf({ entries }: ScanPage, prefix: string, limit: number, maxBytes: number): number | undefined {
     let [records, bytes] = [0, 0];
     for (const [index, found] of entries.entries()) {
@@ -127,7 +130,10 @@ export class MultiTenantStore {
       : new NamespaceRecords(store, `${prefix.length}:${prefix}`);
   }
 
-  /** Returns a scanned record with its key and namespace as the client knows them, if it is stored under the prefix. */
+  /**
+   * Returns a scanned record with the key and namespace that the client uses for it. Returns `undefined` if the record
+   * is not stored under the prefix.
+   */
   #recordUnder(prefix: string, { namespace, key, value }: ScannedRecord): ScannedRecord | undefined {
     const found = isNamespaced(this.#store) ? { prefix: namespace, key } : splitKey(key);
     if (found === undefined || !found.prefix.startsWith(prefix)) return undefined;
@@ -150,8 +156,8 @@ export class MultiTenantStore {
   }
 
   /**
-   * Returns the key that encrypts cursors. The key is made once and kept in the store, so cursors stay valid after a
-   * restart.
+   * Returns the key that encrypts cursors. The server makes the key once and keeps it in the store, so cursors stay valid
+   * after a restart.
    */
   async #findCursorKey(): Promise<Uint8Array> {
     const own = this.#recordsUnder(serverNamespace);
@@ -175,7 +181,10 @@ export class MultiTenantStore {
   }
 }
 
-/** Splits the key of a record in a store without views on namespaces: "<length of the prefix>:<prefix><key>". */
+/**
+ * Splits a stored key of the form "<length of the prefix>:<prefix><key>", which the server uses if the store does not
+ * separate namespaces itself.
+ */
 function splitKey(stored: string): { readonly prefix: string; readonly key: string } | undefined {
   const [start, digits] = /^(\d+):/.exec(stored) ?? [];
   if (start === undefined) return undefined;

@@ -127,7 +127,7 @@ export class NamespaceRecords {
     else await this.deleteAll(() => true);
   }
 
-  /** Deletes each record of the namespace if `chosen` returns true for the key of the record. */
+  /** Deletes each record of the namespace for whose key `chosen` returns true. */
   async deleteAll(chosen: (key: string) => boolean): Promise<void> {
     let batch: string[] = [];
     for await (const key of this.keys()) {
@@ -189,7 +189,7 @@ export class NamespaceRecords {
   readonly #storedKey = (key: string): string => `${this.#prefix}${key}`;
 }
 
-/** Reads what a Keyv adapter returned for a key: the value, an object with the value, or nothing. */
+/** Returns the record that a Keyv adapter returned for a key: as its value, or as an object with the value. */
 function toRecord(store: KeyvStorageAdapter, returned: unknown): StoredRecord | undefined {
   const stored = returned instanceof Uint8Array || typeof returned === "string" ? returned : field(returned, "value");
   return stored === undefined || stored === null ? undefined : unpackRecord(store, stored);

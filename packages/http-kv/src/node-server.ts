@@ -37,11 +37,11 @@ export interface NodeServer {
 }
 
 const checkedEveryMs = 500;
-/** Added to the length of a piece of a body, because a short piece takes as long to process as this many bytes. */
+/** Added to the length of each piece of a body, because handling a piece takes as long as processing this many bytes. */
 const bytesPerPiece = 64;
 /**
- * For how long, and up to how many bytes, the server reads the rest of a refused body, so that the client can read the
- * answer.
+ * Limits for reading the rest of a refused body, in milliseconds and in bytes. The server reads this rest so that the
+ * client can receive the answer.
  */
 const lingerMs = 1_000;
 const lingerBytes = 16 * 2 ** 20;

@@ -41,11 +41,11 @@ export interface OperationContext {
 export type Prepared = (mayHaveBeenDone: boolean) => Promise<Answer>;
 
 const defaultScanLimit = 1_000;
-/** The longest form of a byte in JSON is `\\u0000`. */
+/** Number of characters in the longest form of a byte in JSON, `\\u0000`. */
 const escapedBytes = 6;
-/** Space for the field names and brackets of a body. */
+/** Number of bytes that a body may have for its field names and brackets. */
 const bytesAround = 1_024;
-/** Maximum length of a cursor. */
+/** Maximum length of a cursor, in bytes. */
 const cursorBytes = 16_384;
 
 /** The fields of each operation's body, in addition to `space` and `namespace`. */
@@ -225,8 +225,8 @@ async function scan(space: Space, options: ScanOptions, context: OperationContex
 }
 
 /**
- * Refuses unknown fields. An unknown field may be a misspelt one, and if it were ignored, the request would do
- * something else. Only the `nullable` fields may be `null`.
+ * Refuses unknown fields, because an unknown field may be misspelt, and the request would do something else without it.
+ * Only the `nullable` fields may be `null`.
  */
 function requireFields(given: unknown, known: readonly string[], nullable: readonly string[] = []): void {
   if (typeof given !== "object" || given === null || Array.isArray(given))
@@ -306,7 +306,7 @@ async function readValue(entry: unknown, memory: RequestMemory): Promise<StoredV
 
 function readBatch(body: unknown, name: string, { maxBatch }: KvLimits): readonly unknown[] {
   const batch = field(body, name);
-  if (!Array.isArray(batch)) throw invalid(`The body has no field "${name}" with a list`);
+  if (!Array.isArray(batch)) throw invalid(`The field "${name}" of the body is missing or is not a list`);
   if (batch.length > maxBatch) throw new Refusal("TOO_LARGE", `A batch may have at most ${maxBatch} records`);
   return batch;
 }
@@ -340,7 +340,7 @@ function requireName(name: unknown, what: string, { maxKeyBytes }: KvLimits): st
 /**
  * Checks the length of a value.
  *
- * @throws Refusal `TOO_LARGE`.
+ * @throws Refusal `TOO_LARGE` if the value is longer than `maxValueBytes`.
  */
 function requireSize(value: StoredValue, { maxValueBytes }: KvLimits): StoredValue {
   if (Buffer.byteLength(value) <= maxValueBytes) return value;

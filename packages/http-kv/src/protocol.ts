@@ -22,8 +22,8 @@ export const headers = {
   /** Header of a write that is sent again: "1" if an earlier attempt may already have done the write. */
   repeated: "x-repeated",
   /**
-   * Header with the token of a server process: in an answer, of the process that sent the answer; in a write, of the only
-   * process that may do the write.
+   * Header with the token of a server process. In an answer, the token names the process that sent the answer. In a
+   * write, the token names the only process that may do the write.
    */
   server: "x-server",
 } as const;
@@ -213,9 +213,8 @@ export function decodeValue(encoded: unknown): StoredValue {
 }
 
 /**
- * Returns the path and query of a record's key, relative to the URL of the server. The key is encoded as one segment,
- * so a "/" in the key does not divide the path. The keys "", "." and "..", which no segment can contain, are put into
- * the query.
+ * Returns the path and query for a record's key, relative to the URL of the server. The key is encoded as one segment,
+ * so a "/" in the key does not divide the path. No segment can be "", "." or "..", so these keys are put into the query.
  */
 export function keyPath(key: string, namespace = ""): string {
   const query = namespace === "" ? [] : [`namespace=${encodeURIComponent(namespace)}`];

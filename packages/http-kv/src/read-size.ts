@@ -26,8 +26,8 @@ export class ReadSize {
   }
 
   /**
-   * Calls `read` with the number of records that it may fetch, and returns its result. The first call may fetch few records.
-   * A later call that may fetch more reserves memory until `read` has ended.
+   * Calls `read` with the number of records that it may fetch, and returns its result. If this number is larger than that
+   * of the first call, reserves memory for the additional records until `read` has settled.
    */
   async reading<Result>(read: (records: number) => Promise<Result>): Promise<Result> {
     let room = 0;

@@ -112,7 +112,7 @@ async function readPieces(
   }
 }
 
-/** Returns a function that reserves memory for a body: at most twice its limit, since a character may need two bytes. */
+/** Returns a function that reserves memory for a body, at most twice `maxBytes`, since a character may need two bytes. */
 function weighing({ memory, maxBytes }: BodyLimits): (bytes: number) => void {
   let counted = 0;
   return (bytes) => {

@@ -28,8 +28,9 @@ const timeDigits = 10;
 const latestTime = 2 ** 48 - 1;
 
 /**
- * Packs a record into one value for the store: the times, then the record's value. If the store cannot keep bytes, the
- * packed record is a text that begins with "t" for a text or "b" for bytes.
+ * Packs a record into one value for the store: the time of the last write, the expiry, and then the record's value. If
+ * the store cannot keep bytes, the packed record is a text. Such a text begins with "t" if the value is a text, and with
+ * "b" if the value is bytes.
  */
 export function packRecord(store: KeyvStorageAdapter, { value, modified, expires }: RecordContent): StoredValue {
   const times = [modified, Math.min(Math.max(0, Math.ceil(expires ?? 0)), latestTime)];

@@ -18,7 +18,7 @@ export interface TaggedReplacement {
   readonly expires: number | null | undefined;
 }
 
-/** Maximum number of attempts of a replacement if other requests change the record between its read and its write. */
+/** How often the server tries a replacement if other requests change the record after the server has read it. */
 const maxAttempts = 16;
 
 /**

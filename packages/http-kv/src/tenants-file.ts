@@ -4,10 +4,10 @@ import { KeywardError, replaceFile, systemCode, whileLocked } from "@keyward/cor
 import { type ApiKeyEntry, createApiKey, type NewApiKey, requireEntry, type TenantSource } from "./api-keys.ts";
 import { field } from "./protocol.ts";
 
-/** A file of API keys: a source for the server, and the changes that `keyward-kv tenants` makes. */
+/** A file of API keys. A server reads the file as its {@link TenantSource}, and `keyward-kv tenants` changes the file. */
 export interface TenantsFile extends TenantSource {
   /**
-   * Returns the entries of all API keys, revoked ones included. If the file is missing, there are none.
+   * Returns the entries of all API keys, including revoked ones. Returns an empty list if the file is missing.
    *
    * @throws KeywardError `STORE_INVALID` if the file is not a file of API keys; `STORE_UNAVAILABLE` if it cannot be read.
    */
@@ -30,9 +30,9 @@ export interface TenantsFile extends TenantSource {
 }
 
 /**
- * Returns the file of API keys that `keyward-kv tenants` writes (JSON), as a source for the server. At each request, the
- * source checks whether the file has changed, and then reads the file again. So a revocation takes effect at once. While
- * the file is missing or invalid, every API key is refused.
+ * Returns a source of API keys for a server: the JSON file that `keyward-kv tenants` writes. At each request, the source
+ * checks whether the file has changed, and reads a changed file again. So a revocation takes effect at once. While the
+ * file is missing or invalid, every API key is refused.
  *
  * @example
  * const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants("tenants.json") });
@@ -88,7 +88,7 @@ export function fileTenants(path: string): TenantsFile {
 }
 
 /**
- * Reads the entries of a file of API keys. If the file is missing, there are no entries.
+ * Reads the entries of a file of API keys. Returns an empty list if the file is missing.
  *
  * @throws KeywardError `STORE_INVALID` if the file is not a file of API keys; `STORE_UNAVAILABLE` if it cannot be read.
  */
@@ -147,7 +147,7 @@ export async function changeTenants(
   }
 }
 
-/** Returns the path of the file itself if the path is a symbolic link. */
+/** Returns the path with its symbolic links resolved, or the path unchanged if there is no file. */
 async function fileAt(path: string): Promise<string> {
   try {
     return await realpath(path);
@@ -162,7 +162,10 @@ async function fileAt(path: string): Promise<string> {
   }
 }
 
-/** Returns the status of the file, if there is one, after checking that it can be replaced under all its names. */
+/**
+ * Returns the status of the file, or `undefined` if the file is missing. Rejects if the file has several names (hard
+ * links), because a change replaces the file under only one of them.
+ */
 async function replaceableStatus(file: string, path: string): Promise<Stats | undefined> {
   const status = await stat(file).catch((error: unknown) => {
     if (systemCode(error) === "ENOENT") return undefined;

@@ -53,21 +53,27 @@ const longestRetryAfterMs = 30_000;
 
 /** Codes of failures to connect: no request was sent. */
 const notSent = ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "UND_ERR_CONNECT_TIMEOUT"];
-/** Codes that mean that no request was sent only if connecting failed: an established connection can have them too. */
+/**
+ * Codes that mean that no request was sent, but only if the error comes from connecting. An established connection can
+ * fail with these codes, too.
+ */
 const notSentIfConnecting = ["EHOSTUNREACH", "ENETUNREACH"];
 /** Longest duration of an answer in total, as a multiple of `timeoutMs`. */
 const timeoutsPerAnswer = 10;
 const retriedStatuses = [408, 429, 502, 503, 504];
-/** HTTP statuses of answers to requests that the server did not do. */
+/** HTTP statuses with which the server answers a request that it has certainly not done. */
 const undoneStatuses = [408, 429];
 
-/** The reason why an attempt failed, and what it means for the next one. */
+/** The reason why an attempt of a call failed, and whether another attempt is allowed. */
 interface Failure {
   readonly error: KeywardError;
   readonly retry: boolean;
   /** Whether the server may have done the operation. */
   readonly uncertain: boolean;
-  /** Whether the server answered `MISDIRECTED`: the write is meant for another process, or may have been forgotten. */
+  /**
+   * Whether the server answered `MISDIRECTED`. The write is then meant for another server process, or this process may
+   * have done and forgotten the write.
+   */
   readonly elsewhere: boolean;
   readonly pauseMs?: number | undefined;
 }
@@ -298,13 +304,19 @@ export class Transport {
     }
   }
 
-  /** Quotes a text of the server if it is one line without the API key. A server of another kind could send any text. */
+  /**
+   * Returns a text of the server between `before` and `after`. Returns "" for a text that is not one line or contains
+   * the API key, because a server of another kind could send any text.
+   */
   #quote(before: string, text: string, after: string): string {
     const isLine = /^[\x20-\x7e]{1,200}$/.test(text) && !text.includes(this.#authorization.slice(-20));
     return isLine ? `${before}${text}${after}` : "";
   }
 
-  /** Describes an error by its code only, since messages of the network can quote headers, and JSON.parse quotes the body. */
+  /**
+   * Returns the failure of an attempt that threw an error. Shows only the code of the error, because messages of network
+   * errors can quote headers, and messages of JSON.parse quote the body.
+   */
   #failed(error: unknown): Failure {
     const cause = field(error, "cause");
     const given = field(cause, "code") ?? field(error, "code");
@@ -355,7 +367,7 @@ function whyRefused({ reason }: JsonRefusal): string {
     case "too deep":
       return "sent JSON that is nested too deeply for an answer of the HTTP KV protocol";
     case "too large":
-      return `sent a longer answer than the request allows, or more than ${maxAnswerBytes} bytes`;
+      return `sent an answer that is longer than this request allows, or longer than ${maxAnswerBytes} bytes`;
   }
 }
 

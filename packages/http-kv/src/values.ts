@@ -82,7 +82,7 @@ function toBase64(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
 }
 
-/** Yields slices that split no character. Other requests run in between. */
+/** Yields a value in slices. No slice splits a character. Other requests can run between two slices. */
 async function* slices(value: StoredValue, atOnce: number): AsyncGenerator<StoredValue> {
   const turns = new Turns();
   for (let start = 0; start < value.length; ) {

@@ -84,7 +84,7 @@ it("HttpStore.replace returns whether the replacement was done, even if connecti
 
 describe("a server process that does not remember an earlier request", () => {
   it.each(["a client that has used another process", "a new client"])(
-    "makes replace() of %s reject, and not return false, if another process has done the replacement",
+    "makes replace() of %s reject instead of returning false if another process has done the replacement",
     async (kind) => {
       const { apiKey, entry } = createApiKey({ tenant: "acme" });
       const store = new MemoryStore();
@@ -147,7 +147,7 @@ describe("a server process that does not remember an earlier request", () => {
     expect(await client.get("key")).toBe("4");
   });
 
-  it("makes a repeated replacement reject if it may have done and forgotten the replacement", async () => {
+  it("makes a repeated replacement reject if it may have done the replacement and then forgotten it", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const server = createKvHandler({
       store: new MemoryStore(),
@@ -625,7 +625,7 @@ it.each([
   ["connect", false],
   ["read", true],
 ])(
-  "HttpStore repeats a write after EHOSTUNREACH in the system call %s, and X-Repeated of the next attempt is: %s",
+  "HttpStore repeats a write that failed with EHOSTUNREACH in the system call %s; the next attempt has X-Repeated: %s",
   async (syscall, repeated) => {
     const sent: boolean[] = [];
     const client = new HttpStore({

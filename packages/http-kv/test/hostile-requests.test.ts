@@ -269,7 +269,7 @@ describe("a large request", () => {
     expect(turns).toBeGreaterThanOrEqual(bytes / turnBytes / 2);
   });
 
-  it("passes many records to the store in small batches, so that other requests run between the batches", async () => {
+  it("is passed to the store in small batches if it has many records, so that other requests run between the batches", async () => {
     const batches: number[] = [];
     class Counting extends MemoryStore {
       override async setMany(entries: Parameters<MemoryStore["setMany"]>[0]): Promise<boolean[]> {
@@ -313,7 +313,7 @@ describe("the memory of a request", () => {
     expect((await ask("POST", "/set", entries(`${narrow}中`))).status).toBe(200);
   });
 
-  it("limits how many values the server reads at once, as if each value had the largest size", async () => {
+  it("limits how many values the server reads at once, because the server assumes the largest size for each value", async () => {
     const reads: number[] = [];
     class Counting extends MemoryStore {
       override getMany(keys: readonly string[]): ReturnType<MemoryStore["getMany"]> {
@@ -339,7 +339,7 @@ describe("the memory of a request", () => {
     expect(Math.max(...reads)).toBeLessThanOrEqual(4);
   });
 
-  it("limits how many large values one request replaces, and HttpStore sends the other replacements again", async () => {
+  it("limits how many large values one request replaces, so that HttpStore sends the other replacements again", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
     const answered: number[] = [];
@@ -393,7 +393,7 @@ describe("JsonReader", () => {
   const document = fc.dictionary(text, fc.oneof(leaf, fc.array(fc.oneof(leaf, fc.dictionary(text, leaf)))));
   const places = fc.array(fc.nat({ max: 4_000 }), { maxLength: 12 });
 
-  it("returns the same value as JSON.parse, whatever pieces the document arrives in", () => {
+  it("returns the same value as JSON.parse, no matter where the document is divided into pieces", () => {
     fc.assert(
       fc.property(document, places, fc.boolean(), (value, cuts, escaped) => {
         const json = JSON.stringify(value);

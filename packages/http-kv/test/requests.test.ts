@@ -71,7 +71,7 @@ describe("the key of a record in a URL", () => {
     ":",
   ];
 
-  it("reaches the server unchanged, whatever its characters", async () => {
+  it("reaches the server unchanged, no matter which characters the key contains", async () => {
     const ask = ready();
     const keys = [...odd, ...more];
     for (const key of keys) expect((await ask("PUT", keyPath(key), { body: key })).status).toBe(200);
@@ -84,7 +84,7 @@ describe("the key of a record in a URL", () => {
     }
   });
 
-  it("has a URL that no other key has, even after a URL parser has normalized the URL", () => {
+  it("has another URL than every other key, even after a URL parser has normalized the URLs", () => {
     const text = fc.string({ unit: "binary", maxLength: 30 }).filter((key) => key.isWellFormed());
     fc.assert(
       fc.property(text, text, (one, other) => {
@@ -317,7 +317,7 @@ describe("a replacement over the protocol", () => {
     }
   });
 
-  it("is done even if another client has just written the same value again, or another expiry", async () => {
+  it("is done even if another client has just written the expected value again, with another expiry", async () => {
     const ask = ready({ store: new Interrupted() });
     await ask("PUT", "/key", { body: "old" });
     await ask("PUT", "/other", { body: "old" });
@@ -366,8 +366,8 @@ describe("the expiry of a replacement over the protocol", () => {
 
   it.each([
     ["replaceMany", () => new MemoryStore()],
-    ["only replace", () => new Single()],
-  ])("is set, kept and removed in the record and in a store with %s", async (_, open) => {
+    ["replace, but not replaceMany", () => new Single()],
+  ])("can be set, kept and removed if the server's store has the method %s", async (_, open) => {
     const ask = ready({ store: open() });
     const expires = Date.now() + 1_000 * hourMs;
     const change = (from: string | null, to: string, more: object) => ({
@@ -392,7 +392,7 @@ describe("the expiry of a replacement over the protocol", () => {
   });
 
   it.each([-1, 0, 60_000, 1_600_000_000_000])(
-    "removes the record if the expiry is %i, so a later change of the batch can make a new record",
+    "removes the record if the expiry is %i, so that a later change of the batch can make a new record",
     async (past) => {
       const given: unknown[] = [];
       class Recording extends MemoryStore {
@@ -424,7 +424,7 @@ describe("the expiry of a replacement over the protocol", () => {
     },
   );
 
-  it("removes no record that a later change of the same batch has made", async () => {
+  it("does not remove the record that a later change of the same batch has made", async () => {
     let interrupted = false;
     class Deleting extends MemoryStore {
       override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
@@ -490,7 +490,7 @@ describe("the expiry of a replacement over the protocol", () => {
     expect(await store.get("key")).toBe("old");
   });
 
-  it("is not sent if the replacement names no expiry, so older servers can do the replacement", async () => {
+  it("is not sent if the caller passes no expiry, so that older servers can do the replacement", async () => {
     const { store, bodies } = olderServer();
     await store.set("key", "old");
     expect(await store.replace("key", "old", "new")).toBe(true);

@@ -83,7 +83,7 @@ const stores: Record<string, () => KeyvStorageAdapter> = {
 describe.each(Object.entries(stores))("tenant namespaces in %s", (name, openStore) => {
   const scannable = !name.includes("without");
 
-  it("behave like separate stores, whatever happens in the other tenant namespaces", async () => {
+  it("behave like separate stores, no matter which calls use the other tenant namespaces", async () => {
     const operation = fc.record({
       index: fc.nat({ max: tenantNamespaces.length - 1 }),
       method: fc.constantFrom("set", "delete", "get", "has", "iterate", "clear", "replace", "reserve", "scan"),
@@ -183,7 +183,7 @@ describe.each(Object.entries(stores))("tenant namespaces in %s", (name, openStor
     }
   });
 
-  it("give the same answers as if the records of other tenants did not exist", async () => {
+  it("give the same answers whether or not records of other tenants exist", async () => {
     const [mine, theirs] = [createApiKey({ tenant: "mine" }), createApiKey({ tenant: "theirs" })];
     const both = [mine.entry, theirs.entry];
     const [full, empty] = [openStore(), openStore()];
@@ -337,7 +337,7 @@ it("other requests run while the server lists or deletes all keys with a prefix"
   }
 });
 
-it("the cursor of a scan has the same length, whatever the length of the record's key in the cursor", async () => {
+it("the cursor of a scan has the same length for short and long keys of the record in the cursor", async () => {
   /** A store so slow that the time ends every page. */
   class Slow extends SqliteStore {
     override async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {

@@ -66,7 +66,7 @@ function found(written: string, subject: string, replacedBy: (next: Keyring) => 
   if (material !== undefined) return { kind: "key", ring: ringOf(material) };
   throw new KeywardError(
     "KEYRING_INVALID",
-    `${subject}: ${text.length} characters found, but neither a keyring document nor a key of ${keyBytes} bytes in base64`,
+    `${subject}: ${text.length} characters found, which are neither a keyring document nor a key of ${keyBytes} bytes in base64`,
     {
       hint: "Restore an earlier version of the secret, if it held a keyring or a key before. The value must be the text that `exportKeyring` returns, unchanged, or one key as `openssl rand -base64 32` writes it.",
     },
@@ -85,7 +85,7 @@ function documentIn(text: string, subject: string): Keyring {
   }
 }
 
-/** Reads one key in base64, base64url or `hex:`, as `envKeys` reads it. Returns `undefined` for any other text. */
+/** Returns the key in a text in base64, base64url or `hex:`, as `envKeys` reads it. Returns `undefined` for any other text. */
 function materialIn(text: string): Uint8Array | undefined {
   if (/^hex:[0-9a-f]{64}$/i.test(text)) return unpooled(Buffer.from(text.slice("hex:".length), "hex"));
   if (!/^(?:[A-Za-z0-9+/]{43}|[\w-]{43})=?$/.test(text)) return undefined;
@@ -172,7 +172,10 @@ interface Member {
   readonly end: number;
 }
 
-/** Returns the members of the JSON object in a text, without those of inner objects; `undefined` for any other text. */
+/**
+ * Returns the members of the JSON object in a text, without the members of inner objects. Returns `undefined` if the text
+ * is not a JSON object.
+ */
 function membersIn(text: string): readonly Member[] | undefined {
   if (!isObject(text)) return undefined;
   const members: Member[] = [];

@@ -87,7 +87,7 @@ describeWithMoto(servers, "the value of a secret", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("gets the first keyring in a new field from create, which does not replace an existing field", async () => {
+    it("gets its first keyring when create() adds the field, and create() does not replace an existing field", async () => {
       const [ring, other] = [Keyring.generate(), Keyring.generate()];
       for (const [value, rest] of [
         ["{}", ""],
@@ -207,7 +207,7 @@ describeWithMoto(servers, "the value of a secret", () => {
       },
     );
 
-    it.each(forms)("cannot be saved, and nothing is written: %s", async (_, value, options) => {
+    it.each(forms)("makes save() and rotateKey() reject, and is not written: %s", async (_, value, options) => {
       const { open, proxy } = await openSecret(value);
       const keys = open(options);
       const ring = await keys.load();
@@ -222,7 +222,7 @@ describeWithMoto(servers, "the value of a secret", () => {
       await store.disconnect();
     });
 
-    it("can be replaced by the document of its keyring, which can be saved and keeps the id of the key", async () => {
+    it("can be replaced by a keyring document with the same key id, and save() then accepts a changed keyring", async () => {
       const { open, secretId, text } = await openSecret({ SecretString: `{"key":"${base64}"}` });
       const keys = open({ field: "key" });
       const ring = await keys.load();

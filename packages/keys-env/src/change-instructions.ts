@@ -54,7 +54,7 @@ If a controller such as External Secrets writes the Secret, make the same change
   };
 }
 
-/** Describes a change of a key that the environment variable beside a directory holds. */
+/** Describes how to change a key if the keys are in a directory, and this key is in the environment variable beside it. */
 function changeBoth(change: KeyringChange, path: string, { variable }: OtherKeys): ChangeInstruction {
   const { keyId } = change;
   if (change.kind === "remove") {
@@ -109,7 +109,7 @@ function replacePrimary(path: string, keyId: string): string {
 }
 
 /**
- * Returns a command that makes a file that has the owner and the mode of another file, and that its owner can write.
+ * Returns a command that makes a file with the owner and the mode of another file. The owner of the file can write to it.
  */
 function copyTo(madeNew: string, from: string): string {
   return `rm -f ${madeNew} && cp -p ${from} ${madeNew} && chmod u+w ${madeNew}`;

@@ -81,9 +81,9 @@ function readOnly(message: string): KeywardError {
   return new KeywardError("PROVIDER_READ_ONLY", message, {
     hint:
       "To rotate the key now, pass the option `instruct` to the rotation, which then guides you through the changes, as " +
-      "docs/guided-rotation.md shows. To save keyrings in future, write the " +
-      "document that `exportKeyring()` returns for the keyring in use to a new file that this process can replace, and pass " +
-      "the path of this file to `fileKeys`. Keep the existing keys until every process reads the new file.",
+      "docs/guided-rotation.md shows. To save keyrings in future, use a new file that this process can replace. Write the " +
+      "document that `exportKeyring()` returns for the keyring in use to this file, and pass its path to `fileKeys`. Keep " +
+      "the existing keys until every process reads the new file.",
   });
 }
 

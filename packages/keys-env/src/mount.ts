@@ -195,8 +195,8 @@ function adviceOnBytes(bytes: Buffer): string {
 }
 
 /**
- * Returns a text that identifies the state of a file or directory. Another text is returned after the file or directory
- * was replaced, rewritten or removed, and after a file was added to the directory or removed from it.
+ * Returns a text that identifies the state of a file or directory. The text changes if the file or directory is replaced,
+ * rewritten or removed, and if a file is added to the directory or removed from it.
  */
 async function fingerprint(path: string): Promise<string> {
   try {
@@ -273,8 +273,8 @@ function watchMount(path: string, pollMs: number, known: Promise<string>, change
 }
 
 /**
- * Watches a directory, or the directory of a file: a watcher on the file itself would keep watching the old file after it
- * was replaced.
+ * Watches a directory, or the directory that contains a file. A watcher on the file itself would keep watching the old
+ * file after another file has replaced it.
  */
 async function startWatcher(path: string, changed: () => void): Promise<FSWatcher | undefined> {
   try {

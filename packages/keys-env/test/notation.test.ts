@@ -134,7 +134,7 @@ describe("the text of a key", () => {
   it.each([
     ["a keyring document", "{}"],
     ["hex", `hex:${hex}`],
-  ])("that follows a byte order mark is refused even if the option passphrase is true: %s", async (_name, text) => {
+  ])("is refused if it follows a byte order mark, even if the option passphrase is true: %s", async (_name, text) => {
     expect(await rejection(load(`\uFEFF${text.padEnd(40)}`, { passphrase: true }))).toMatchObject({
       code: "KEY_INVALID",
       hint: expect.stringContaining("byte order mark"),
@@ -295,7 +295,7 @@ describe("a passphrase", () => {
     expect(await rejection(load(`passphrase:${"€".repeat(length)}`))).toMatchObject({ code });
   });
 
-  it("is measured in characters, not in UTF-16 units", async () => {
+  it("has its length counted in characters, not in UTF-16 units", async () => {
     expect(await rejection(load(`passphrase:${"🔑".repeat(31)}`))).toMatchObject({ code: "KEY_INVALID" });
   });
 

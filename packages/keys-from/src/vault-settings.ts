@@ -43,7 +43,11 @@ function mountFrom(address: KeySourceAddress): { readonly mount?: string } {
   return mount === undefined ? {} : { mount };
 }
 
-/** @param variable Name of an environment variable that can replace the parameter. */
+/**
+ * Returns the value of the parameter `name`. Throws if the value is missing or empty.
+ *
+ * @param variable Name of the environment variable that can be set instead of the parameter.
+ */
 function required(value: string | undefined, name: string, variable?: string): string {
   if (value !== undefined && value !== "") return value;
   if (variable === undefined) throw invalidSource(`has no parameter "${name}"`, `Add the parameter: &${name}=….`);

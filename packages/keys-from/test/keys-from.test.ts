@@ -85,10 +85,13 @@ describe("an invalid source", () => {
     ["approle", "&role=…, or set VAULT_ROLE_ID"],
     ["kubernetes", "&role=…"],
     ["userpass", "&username=…"],
-  ])("is refused with a hint to add the missing parameter that auth=%s requires", async (auth, named) => {
-    const source = `vault://secret/app/keyring?address=http://localhost:1&auth=${auth}`;
-    expect((await refusal(source, { env: {} })).hint).toContain(`${named}.`);
-  });
+  ])(
+    "is refused with a hint to add the parameter that auth=%s requires, if this parameter is missing",
+    async (auth, named) => {
+      const source = `vault://secret/app/keyring?address=http://localhost:1&auth=${auth}`;
+      expect((await refusal(source, { env: {} })).hint).toContain(`${named}.`);
+    },
+  );
 
   it("is refused with an error that does not show the text after env:, which may be a key", async () => {
     const error = await refusal(`env:${material}`, { env: {} });

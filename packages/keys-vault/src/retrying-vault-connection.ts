@@ -61,7 +61,7 @@ export const connectionOptionNames: OptionNames<VaultConnectionOptions> = {
   timeoutMs: true,
 };
 
-/** A request to Vault. `repeatable` is true, its default, if the request may be sent again when its result is unknown. */
+/** A request to Vault. If `repeatable` is true (the default), the request may be sent again when its result is unknown. */
 type Request = Omit<VaultRequest, "token" | "signal"> & { readonly repeatable?: boolean };
 
 /** Texts for the errors of a request: which resource the request accesses, and which policy allows the request. */

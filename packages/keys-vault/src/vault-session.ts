@@ -163,7 +163,7 @@ export class VaultSession {
     }
   }
 
-  /** Starts a session with a token that does not come from a login. The lease of the token is read from Vault, if allowed. */
+  /** Starts a session with a token that does not come from a login. Requests the lease of the token from Vault. */
   async #adopt(token: string, signal: AbortSignal): Promise<Session> {
     try {
       const answer = await this.#client.request({ method: "GET", path: "auth/token/lookup-self", token, signal });
@@ -221,7 +221,10 @@ export class VaultSession {
   }
 }
 
-/** Returns the remaining seconds of a lease that ends. Vault returns 0 in the last second, and also for a lease without end. */
+/**
+ * Returns the remaining seconds of a lease that ends, at least {@link shortestLeaseS}. In the last second of such a lease,
+ * Vault returns 0, as for a lease without end.
+ */
 function leaseLeftS(seconds: unknown): number {
   return Math.max(Number(seconds), shortestLeaseS);
 }

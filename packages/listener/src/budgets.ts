@@ -1,6 +1,7 @@
 /**
- * Counts events by a name, such as requests by the id of a token. Each name has a budget that is filled again over time.
- * At most `maxNames` names are remembered: the one that was used longest ago is forgotten first.
+ * Limits how often an event may happen under each name, such as requests under the id of a token. Each name has a budget.
+ * An event uses up one unit of the budget, and the budget grows again over time. At most `maxNames` names are remembered.
+ * The name that was used longest ago is forgotten first.
  */
 export class Budgets {
   readonly #perSecond: number;
@@ -12,7 +13,7 @@ export class Budgets {
    * Sets the budget of each name.
    *
    * @param options.perSecond how many events a second are added to the budget of each name.
-   * @param options.burst the largest budget of a name. `Infinity` for no limit.
+   * @param options.burst the largest budget of a name, and the budget of a new name. `Infinity` for no limit.
    * @param options.maxNames how many names are remembered.
    */
   constructor({ perSecond, burst, maxNames }: { perSecond: number; burst: number; maxNames: number }) {
@@ -21,14 +22,14 @@ export class Budgets {
     this.#maxNames = maxNames;
   }
 
-  /** Returns for how many seconds a name must wait; `undefined` if the budget allows an event now. */
+  /** Returns how many seconds must pass before a name's next event; `undefined` if its budget allows an event now. */
   waitSeconds(name: string): number | undefined {
     if (this.#burst === Number.POSITIVE_INFINITY) return undefined;
     const { left } = this.#at(name);
     return left >= 1 ? undefined : Math.max(1, Math.ceil((1 - left) / this.#perSecond));
   }
 
-  /** Takes one event from the budget of a name. */
+  /** Counts an event: reduces the budget of a name by one. */
   take(name: string): void {
     if (this.#burst === Number.POSITIVE_INFINITY) return;
     const budget = this.#at(name);

@@ -8,19 +8,20 @@ interface Connection {
 }
 
 /**
- * The open connections of a server. A new connection is always served: when there are too many, the connection that has
- * waited longest for its client is closed, among those of the address that has most of them.
+ * The open connections of a server. If a new connection exceeds the limit, the server closes another connection, which
+ * waits for its client. First the server chooses the client address with the most such connections. Of its connections,
+ * the server closes the one that has waited longest.
  */
 export class Connections {
   readonly #most: number;
-  /** In the order in which they last began or ended a request. */
+  /** The open connections. Each request moves its connection to the end of the list, both when it begins and when it ends. */
   readonly #open = new Map<Socket, Connection>();
 
   constructor(most: number) {
     this.#most = most;
   }
 
-  /** Adds a connection that was opened. */
+  /** Adds a new connection. If this exceeds the limit, closes a connection that waits for its client. */
   add(socket: Socket): void {
     this.#open.set(socket, { network: networkOf(socket.remoteAddress ?? ""), responses: new Set() });
     socket.once("close", () => this.#open.delete(socket));
@@ -32,8 +33,8 @@ export class Connections {
 
   /**
    * Counts a request as in progress until its response is closed. Closes the connection and returns false if the client
-   * sent the request before the answer to its previous request was complete. Otherwise one packet with many
-   * requests would keep the process from the requests of other clients.
+   * sent the request before the answer to its previous request was complete. If this were allowed, a client could send
+   * many requests in one packet, and the requests of other clients would wait.
    */
   begin(response: ServerResponse): boolean {
     const { socket } = response.req;
@@ -53,7 +54,7 @@ export class Connections {
     return true;
   }
 
-  /** Closes the connections that have sent nothing, and lets every other one end with its last response. */
+  /** Closes the connections on which the client has sent nothing. Lets each response in progress close its connection. */
   end(): void {
     for (const [socket, { responses }] of this.#open) {
       if (socket.bytesRead === 0) socket.destroy();
@@ -80,7 +81,7 @@ export class Connections {
   }
 }
 
-/** Returns whether the client has still to send the rest of the request, or to receive the rest of the answer. */
+/** Returns true if the server waits for the client to send the rest of the request, or to receive the rest of the answer. */
 function waitsForClient({ req, writableEnded }: ServerResponse): boolean {
   return !req.complete || writableEnded;
 }

@@ -3,7 +3,7 @@ import type { AddressInfo, Socket } from "node:net";
 import { KeywardError, requireAmount } from "@keyward/core";
 import { Connections } from "./connections.ts";
 
-/** The answer to what is not HTTP, is too large, or arrives too slowly. */
+/** The answer to a broken request: one that is not HTTP, has too large headers, or arrives too slowly. */
 export interface BrokenAnswer {
   /** The header `Content-Type`. */
   readonly contentType: string;
@@ -29,8 +29,8 @@ export interface HttpListenerOptions {
    */
   readonly handlesExpect?: boolean | undefined;
   /**
-   * How long the headers of a request may take to arrive, in milliseconds. For the first request of a connection, from
-   * the moment at which the connection was opened. Default: 5,000.
+   * How long the headers of a request may take to arrive, in milliseconds. For the first request of a connection, this
+   * time begins when the connection is opened. Default: 5,000.
    */
   readonly headersTimeoutMs?: number | undefined;
   /** How long a whole request may take to arrive, in milliseconds. Default: 15,000. */
@@ -38,11 +38,14 @@ export interface HttpListenerOptions {
   /** How long a connection may stay open without any transfer, in milliseconds. Default: 30,000. */
   readonly idleTimeoutMs?: number | undefined;
   /**
-   * How many connections may be open at once. A further one closes the connection that has waited longest for its client,
-   * among those of the address that has most of them. Default: 1,000.
+   * How many connections may be open at once. For a further connection, the server closes one that waits for its client:
+   * of the client address with the most such connections, the one that has waited longest. Default: 1,000.
    */
   readonly maxConnections?: number | undefined;
-  /** How long the requests in progress may take after `close()`, in milliseconds. Default: 30,000. */
+  /**
+   * How long the requests in progress may take after `close()`, in milliseconds. After this time, all connections are
+   * closed. Default: 30,000.
+   */
   readonly drainMs?: number | undefined;
 }
 
@@ -50,14 +53,17 @@ export interface HttpListenerOptions {
 export interface HttpListener {
   /** The URL of the server, such as `http://127.0.0.1:8481`. */
   readonly url: string;
-  /** True from the call of `close` on: new requests should be refused. */
+  /** True after `close` was called. The function `handle` should then refuse new requests. */
   readonly isClosing: boolean;
-  /** Accepts no more connections, and lets the requests in progress end. Resolves when all connections are closed. */
+  /**
+   * Refuses new connections, waits at most `drainMs` for the requests in progress, and resolves when all connections are
+   * closed.
+   */
   close(): Promise<void>;
 }
 
 const checkedEveryMs = 500;
-/** For how long a client may read the last answer of a connection. */
+/** How long a client may take to read the last answer of a connection, in milliseconds. */
 const lingerMs = 1_000;
 const reasons: Readonly<Record<number, string>> = {
   400: "Bad Request",
@@ -139,7 +145,7 @@ export async function startHttpListener(options: HttpListenerOptions): Promise<H
   };
 }
 
-/** Answers what is not HTTP, has too large headers, or was too slow, and closes the connection. */
+/** Answers a request that is not HTTP, has too large headers, or was too slow. Then closes the connection. */
 function refuseBrokenRequest(
   error: Error & { readonly code?: string },
   socket: Socket,
@@ -153,7 +159,7 @@ function refuseBrokenRequest(
   refuse(status, socket, brokenAnswer);
 }
 
-/** Answers on a connection that has no response of Node.js, and closes the connection. */
+/** Answers a request for which Node.js has made no `ServerResponse`, and closes the connection. */
 function refuse(status: number, socket: Socket, brokenAnswer: (status: number) => BrokenAnswer): void {
   const { contentType, body } = brokenAnswer(status);
   socket.write(
@@ -162,7 +168,7 @@ function refuse(status: number, socket: Socket, brokenAnswer: (status: number) =
   endSoon(socket);
 }
 
-/** Ends a connection, and closes it also if the client does not end its side. */
+/** Ends a connection. If the client does not end its side within {@link lingerMs}, closes the connection anyway. */
 function endSoon(socket: Socket): void {
   socket.end();
   const late = setTimeout(() => socket.destroy(), lingerMs).unref();

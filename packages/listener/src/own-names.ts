@@ -2,12 +2,12 @@ import { KeywardError } from "@keyward/core";
 
 const loopbackNames = ["localhost", "127.0.0.1", "[::1]"];
 
-/** Why a request is refused: its `Host` is no name of the service, or its `Origin` is another site. */
+/** The header that makes a request refused: `Host` does not name this service, or `Origin` names another site. */
 export type RefusedName = "host" | "origin";
 
 /**
- * Checks that a request is for one of the service's own names, so that a page of another site cannot reach the service
- * through a name that it controls.
+ * Checks that the `Host` of a request is one of the service's own names. Otherwise a web page of another site could reach
+ * the service through a DNS name that an attacker controls.
  */
 export class OwnNames {
   readonly #names: ReadonlySet<string>;
@@ -16,8 +16,9 @@ export class OwnNames {
   #lastHost: string | undefined;
 
   /**
-   * Reads the name at which clients reach the service, besides the names of this machine.
+   * Accepts the loopback names of this machine, such as `localhost`, and the host name in `publicUrl`.
    *
+   * @param publicUrl the URL at which clients on other machines reach the service; `undefined` if there is none.
    * @throws KeywardError `VALUE_INVALID` if `publicUrl` is not an http or https URL.
    */
   constructor(publicUrl: string | undefined) {
@@ -32,7 +33,7 @@ export class OwnNames {
   }
 
   /**
-   * Returns why a request is refused; `undefined` for a request that is not.
+   * Returns the header because of which a request must be refused, or `undefined` if the request is allowed.
    *
    * @param host the header `Host`, such as `localhost:8481`.
    * @param origin the header `Origin`, if the request has one.

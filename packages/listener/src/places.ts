@@ -1,20 +1,25 @@
-/** Bounds how much is in progress at once under each name. */
+/** Limits how many functions run at once under each name, such as the requests with the same token. */
 export class Places {
   readonly #most: number;
   readonly #refusal: () => Error;
   readonly #taken = new Map<string, number>();
 
   /**
-   * Sets the number of places of each name.
+   * Sets the limit.
    *
-   * @param refusal returns the error for a name that has `most` places already.
+   * @param most how many functions may run at once under one name.
+   * @param refusal returns the error for a further function under the same name.
    */
   constructor(most: number, refusal: () => Error) {
     this.#most = most;
     this.#refusal = refusal;
   }
 
-  /** Runs a function in one of the places of a name. */
+  /**
+   * Runs a function under a name, and returns the function's result.
+   *
+   * @throws the error that `refusal` returns, if the limit of the name is reached; an error that `run` throws.
+   */
   async hold<Result>(name: string, run: () => Promise<Result>): Promise<Result> {
     const taken = this.#taken.get(name) ?? 0;
     if (taken >= this.#most) throw this.#refusal();

@@ -2,26 +2,26 @@ import { singleFlight } from "@keyward/core";
 
 /** The options of {@link Readiness}. */
 export interface ReadinessOptions<Part extends string> {
-  /** Resolves if the service can answer. */
+  /** Checks the service. The promise resolves if the service can answer, and rejects otherwise. */
   readonly ready: () => Promise<void>;
-  /** What does not answer if the check takes longer than five seconds. */
+  /** The part of the service that is reported as not ready if the check takes longer than five seconds. */
   readonly late: Part;
-  /** Returns what does not answer after `ready` has rejected. */
+  /** Returns the parts of the service that are not ready. `error` is the error with which `ready` rejected. */
   readonly failedParts: (error: unknown) => readonly Part[];
 }
 
 const longestCheckMs = 5_000;
 
-/** Checks whether a service can answer. Checks at the same time share one check, so that they cost the store little. */
+/** Checks whether a service can answer. Simultaneous calls share one check, so that the store is asked only once. */
 export class Readiness<Part extends string> {
   readonly #check: () => Promise<readonly Part[]>;
 
-  /** Prepares the check. */
+  /** Takes the options, without checking the service. */
   constructor(options: ReadinessOptions<Part>) {
     this.#check = singleFlight(() => check(options));
   }
 
-  /** Returns what is not ready; nothing if the service can answer. */
+  /** Checks the service, and returns the parts that are not ready. Returns an empty list if the service can answer. */
   notReady(): Promise<readonly Part[]> {
     return this.#check();
   }

@@ -4,9 +4,9 @@ import { Budgets } from "./budgets.ts";
 const maxRemembered = 10_000;
 
 /**
- * Limits how often a token that the store refused is checked again, so that a program with a revoked token costs the store
- * little. Only the token itself counts, and not its client's address: others at this address may have valid tokens, and
- * a valid token cannot be found by trying.
+ * Limits how often the store is asked again about a token that it has refused, so that a program with a revoked token
+ * causes little work. Refusals are counted by token and not by client address, because other clients at an address may
+ * have valid tokens. An attacker cannot find a valid token by trying.
  */
 export class RefusedTokens {
   readonly #refusals: Budgets;
@@ -15,7 +15,7 @@ export class RefusedTokens {
   /**
    * Sets the limit of each token.
    *
-   * @param perMinute how often a minute one token may be refused.
+   * @param perMinute how many times a minute the store may refuse the same token.
    */
   constructor(perMinute: number) {
     this.#refusals = new Budgets({ perSecond: perMinute / 60, burst: perMinute, maxNames: maxRemembered });
@@ -27,7 +27,7 @@ export class RefusedTokens {
     return this.#hasRefused ? this.#refusals.waitSeconds(hashOf(token)) : undefined;
   }
 
-  /** Counts a refusal of a token. */
+  /** Counts one refusal of a token by the store. */
   refused(token: string): void {
     this.#hasRefused = true;
     this.#refusals.take(hashOf(token));

@@ -72,7 +72,7 @@ export function bullOptions({ connection, queue = "keyward-reencryption", prefix
   return { name: queue, options: { connection: checkedConnection(connection), prefix } };
 }
 
-/** Checks each URL before BullMQ and ioredis see it, because their errors include the URL with its password. */
+/** Returns the connection after a check of its URL, because errors of BullMQ and ioredis would show the URL's password. */
 function checkedConnection(connection: BullConnection): ConnectionOptions {
   if (typeof connection === "string" || connection instanceof URL) return { url: checkedUrl(connection) };
   if (!("url" in connection) || typeof connection.url !== "string") return connection;

@@ -286,14 +286,14 @@ class QueuedRun implements ReencryptionRun {
     await this.#queue.close();
   }
 
-  /** Finds the number of the latest pass, whose jobs another process may have added. */
+  /** Sets `#round` to the number of the latest pass in the queue. Another process may have added the jobs of this pass. */
   async #findRound(): Promise<void> {
     while ((await this.#queue.getJob(jobId(this.primary, this.#round + 1, 0))) !== undefined) this.#round++;
   }
 
   /**
-   * Adds the jobs of the current pass that are not in the queue yet. If another process has added the first job, the
-   * number of ranges in that job applies.
+   * Adds the jobs of the current pass that are not in the queue yet. `jobs` is the number of ranges to divide the store
+   * into. If another process has added the first job, the number in that job applies instead.
    */
   async #addRound(jobs: number): Promise<void> {
     const first = jobId(this.primary, this.#round, 0);

@@ -131,8 +131,8 @@ export class Entries {
   }
 
   /**
-   * Inspects the few records that follow those of the previous call, and removes the expired records among them. Only
-   * writes call this method, because reads must not delete anything.
+   * Removes the expired records among the next {@link inspectedPerWrite} records. The next call continues with the records
+   * after them. Only writes call this method, because reads must not delete anything.
    */
   #dropSomeExpired(): void {
     const now = Date.now();

@@ -266,7 +266,7 @@ export class MemoryStore extends MemorySpace implements ReservedSpace, Namespace
   }
 }
 
-/** Copies bytes when they are stored and when they are returned, so that no caller can change a stored value. */
+/** Returns a copy of bytes, and a string unchanged. The store keeps and returns copies, so no caller can change a value. */
 function copy(value: StoredValue): StoredValue {
   return typeof value === "string" ? value : new Uint8Array(value);
 }

@@ -58,9 +58,9 @@ export interface ScannedServer {
 const temporaryErrors: ReadonlySet<string | undefined> = new Set(["ASK", "BUSY", "TRYAGAIN"]);
 
 const pauseMs = 20;
-/** Minimum time between two reconnections because of the wrong node: the client may not know the right node yet. */
+/** After a reconnection because of the wrong node, how long to wait before the next one, in milliseconds. */
 const leaveEveryMs = 250;
-/** How long the store waits for outstanding replies before it reconnects because of the wrong node. */
+/** How long the store waits for outstanding replies before it reconnects because of the wrong node, in milliseconds. */
 const drainMs = 100;
 
 // ioredis returns a status, such as OK, as bytes, so that the store cannot distinguish the status from the value "OK".
@@ -82,7 +82,7 @@ export abstract class Connection {
    */
   readonly timeoutMs: number;
   #closed = false;
-  /** The latest error of the connection since the last reply. */
+  /** The latest error of the connection. `undefined` if the server has replied since that error. */
   #failure: Error | undefined;
   /** Whether the server has ever replied. */
   #answered = false;
@@ -90,7 +90,7 @@ export abstract class Connection {
   /** Settles when the client has begun to reconnect because of the wrong node. `undefined` at any other time. */
   #leaving: Promise<void> | undefined;
   #leaveAgainAtMs = 0;
-  /** Whether the server was too old for a command, so that later calls send the older form of their commands. */
+  /** Whether the server did not know the syntax of a command. If so, later calls send the older form of their commands. */
   #isOld = false;
 
   constructor(timeoutMs: number) {
@@ -126,15 +126,14 @@ export abstract class Connection {
 
   /**
    * Sends all commands, with one write to the connection of each server, and returns their replies in the order of
-   * `requests`. If the
-   * server permanently refuses one of the commands, none of them is repeated.
+   * `requests`. If the server permanently refuses one of the commands, the store repeats none of them.
    */
   async send(requests: readonly Request[]): Promise<unknown[]> {
     return await this.within((deadline) => Promise.all(requests.map((request) => this.#carryOut(request, deadline))));
   }
 
   /**
-   * Runs `work`, which does everything for one call of the store, with a deadline of `timeoutMs` from now.
+   * Runs `work`, the whole work of one call of the store, with a deadline of `timeoutMs` from now.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` if `work` takes longer than `timeoutMs`, or if the store is disconnected.
    */
@@ -308,7 +307,7 @@ function looksLikeStatus({ answer }: Request, reply: unknown): boolean {
 
 function unexpectedReply({ name }: Request): KeywardError {
   return unavailable(
-    `Redis replied to the command ${name} with an unexpected type`,
+    `Redis replied to the command ${name} with an unexpected type of reply`,
     "Give the store a separate client, because the application may have opened a MULTI transaction on this client. If the call writes, " +
       "read the record before you repeat the write, because the server may have carried it out.",
     undefined,

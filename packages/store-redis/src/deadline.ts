@@ -14,8 +14,8 @@ export class Deadline {
   }
 
   /**
-   * Whether a quarter of the time limit has passed. A page of a scan that has found no keys by then ends empty, and the
-   * next page continues the scan.
+   * Whether a quarter of the time limit has passed. If a scan has found no keys by that time, it returns an empty page,
+   * and the next page continues the scan.
    */
   get shareOver(): boolean {
     return performance.now() >= this.#shareOverAtMs;

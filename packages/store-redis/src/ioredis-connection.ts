@@ -41,9 +41,9 @@ const refreshMs = 100;
 /** A connection over ioredis, or over its fork iovalkey. */
 export class IoredisConnection extends Connection {
   readonly #client: Redis | Cluster;
-  /** Whether this connection opened the client, and so closes it. */
+  /** Whether this connection created the client. Only then does it close the client. */
   readonly #ownsClient: boolean;
-  /** Removes the listeners of the client. */
+  /** Functions that remove this connection's listeners from the client. */
   readonly #unlisten: readonly (() => void)[];
   #refreshAtMs = 0;
   #wrongDatabase: Error | undefined;
@@ -93,7 +93,7 @@ export class IoredisConnection extends Connection {
 
   /**
    * Ignores the second error of a socket. ioredis listens for one error of each socket, but an interrupted TLS handshake
-   * has two. The second would end the process.
+   * emits two errors. An error without a listener would end the process.
    */
   #ignoreSecondErrors(): void {
     for (const node of isCluster(this.#client) ? this.#client.nodes() : [this.#client]) {
@@ -208,7 +208,7 @@ function concealLogins(): void {
 
 const ping = "*1\r\n$4\r\nPING\r\n";
 
-/** A command of a transaction, which is always sent: without one of its commands, the transaction would stay open. */
+/** A command of a transaction. It is always sent, because a transaction could stay open if one of its commands were missing. */
 class TransactionCommand extends Command {
   override toWritable(socket: object): string | Buffer {
     if (socket instanceof Writable) writeTogether(socket);
@@ -337,8 +337,8 @@ const redisUrl = {
 };
 
 /**
- * Checks each URL of the source, because ioredis would quote the URL with its password in errors, and ignores parts of
- * a URL that ioredis does not know.
+ * Checks each URL of the source. Without this check, ioredis would quote the URL with its password in errors, and would
+ * ignore parts of the URL that it does not know.
  */
 function prepare(source: string | URL | RedisOptions | ClusterSource): string | RedisOptions | ClusterSource {
   if (typeof source === "string" || source instanceof URL) return checkedUrl("The URL of the Redis store", source);
@@ -406,7 +406,7 @@ function isClusterSource(source: RedisOptions | ClusterSource): source is Cluste
   return "nodes" in source;
 }
 
-/** Recognises a client by its methods and not by its class: there may be several copies of ioredis, and iovalkey. */
+/** Recognises a client by its methods and not by its class, because it may come from another copy of ioredis, or iovalkey. */
 function isClient(source: RedisSource): source is Redis | Cluster {
   return typeof source === "object" && "sendCommand" in source;
 }

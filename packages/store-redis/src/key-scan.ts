@@ -26,7 +26,8 @@ interface Run {
 interface Progress {
   readonly done: Slots;
   /**
-   * Slots that were moving when their server was scanned, with the id of the target node, which is scanned afterwards.
+   * Slots that were moving to another node when their server was scanned, with the id of that node. These slots are
+   * scanned again on that node.
    */
   readonly following: Map<number, string>;
   readonly runs: Map<string, Run>;
@@ -212,8 +213,8 @@ class Step {
   }
 
   /**
-   * Asks a server for its slots and for the next keys of its run. Returns `undefined` if the server is not a primary,
-   * or has lost the rest of the Cluster.
+   * Asks a server for its slots and for the next keys of its run. Returns `undefined` if the server is not a primary, or
+   * reports that the Cluster is down.
    */
   async #survey(server: ScannedServer, run: Run | undefined, count: string): Promise<Survey | undefined> {
     const asked = [

@@ -19,7 +19,7 @@ import { bareError } from "./server-error.ts";
 
 /** The members of an adapter of `@keyv/redis` 5 or 6 that {@link keyvRedis} uses. */
 export interface KeyvRedisAdapter extends NodeRedisAdapter {
-  /** Namespace of the adapter, which a new {@link KeyvRedisStore} takes over. */
+  /** Namespace of the adapter. A new {@link KeyvRedisStore} over the adapter begins with this namespace. */
   namespace?: string | undefined;
   /** Text between the namespace and the record's key in a key of Redis, by default `::`. */
   readonly keyPrefixSeparator: string;
@@ -33,7 +33,7 @@ export interface KeyvRedisAdapter extends NodeRedisAdapter {
 
 /** The members of an adapter of `@keyv/valkey` that {@link keyvRedis} uses. */
 export interface KeyvValkeyAdapter {
-  /** Namespace of the adapter, which a new {@link KeyvRedisStore} takes over. */
+  /** Namespace of the adapter. A new {@link KeyvRedisStore} over the adapter begins with this namespace. */
   namespace?: string | undefined;
   /** The adapter's client: a `Redis` or `Cluster` of iovalkey. */
   readonly redis: unknown;
@@ -212,7 +212,8 @@ class AdapterLayout implements RecordLayout {
   }
 
   /**
-   * Returns the address of the record under a key of Redis. The first separator ends the namespace: nothing is escaped.
+   * Returns the address of the record that Redis stores under `redisKey`. The first separator ends the namespace, because
+   * the adapters escape no separator.
    */
   placeOf(redisKey: Buffer): PlaceInRedis | undefined {
     if (!isUtf8(redisKey)) return undefined;

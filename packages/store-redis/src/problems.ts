@@ -15,7 +15,7 @@ const trust =
 const noTls =
   "Connect to the port at which the server accepts TLS. If the server has no such port, use a URL with `redis:`, without TLS.";
 
-/** Known problems by a word of the error: a code of the system or of TLS, or the first word of the server's reply. */
+/** Known problems, each under a word that its error contains: a code of the system or of TLS, or a word of the reply. */
 const problems: Readonly<Record<string, readonly [does: string, hint: string]>> = {
   ECONNREFUSED: ["refuses the connection", "Start the server, or correct its host and port."],
   ENOTFOUND: [

@@ -61,7 +61,7 @@ export interface RecordLayout {
 const iteratedAtOnce = 256;
 /** Number of values in the first batch that an iteration reads. */
 const firstIterated = 4;
-/** Number of bytes that the values of each later batch should have together. */
+/** Number of bytes that the values of a later batch should have together at most. */
 const lightBytes = 2 * 2 ** 20;
 const clearedAtOnce = 1000;
 
@@ -395,7 +395,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return replies.map((reply) => (Buffer.isBuffer(reply) ? this.#layout.readValue(reply) : undefined));
   }
 
-  /** Reads keys that a scan has found, with MGET if they are on one server. */
+  /** Returns the values of keys that a scan has found. Reads them with MGET if all keys are on a single server. */
   async #readPresent(at: readonly string[]): Promise<(StoredValue | undefined)[]> {
     if (this.#connection.isCluster) return await this.#read(at);
     const requests: Request[] = [];
@@ -461,8 +461,8 @@ function expiresAt(until: number): Expiry {
 }
 
 /**
- * Divides the replacements of a wave (replacements that are sent together) into groups, and returns their positions. Each
- * group is sent as one script. A replacement that expects no record is a group by itself.
+ * Divides the replacements of a wave, which are sent together, into groups. Returns the positions of the replacements in
+ * each group. Each group is sent as one script. A replacement that expects no record is sent alone.
  */
 function groupsOf(wave: readonly number[], replacements: readonly BytesReplacement[]): number[][] {
   const groups: number[][] = [];

@@ -104,10 +104,10 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
   }
 
   /**
-   * Returns what each primary does when its memory is full: its `maxmemory-policy`, such as `noeviction`. A server with
-   * another policy than `noeviction` deletes records when its memory is full. "" for a server that does not say.
+   * Returns the `maxmemory-policy` of each primary, such as `noeviction`, or "" for a server that does not report its
+   * policy. With any other policy than `noeviction`, a server deletes records when its memory is full.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE`.
+   * @throws KeywardError `STORE_UNAVAILABLE` if a server does not reply in time, or if the store is disconnected.
    */
   async evictionPolicies(): Promise<readonly string[]> {
     return await this.#connection.within(async (deadline) => {

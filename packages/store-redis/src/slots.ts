@@ -90,8 +90,8 @@ const crcOfByte = Uint16Array.from({ length: 256 }, (_, byte) => {
 });
 
 /**
- * Returns the slot of a key in Redis: its CRC16 (XMODEM) modulo 16,384. If the key has a hash tag (text between its
- * first braces), the slot is that of the hash tag.
+ * Returns the slot of a key in Redis: the CRC16 (XMODEM) of the key, modulo 16,384. If the key has a hash tag (text
+ * between its first braces), the slot is computed from the hash tag only.
  */
 export function slotOf(key: Buffer): number {
   const open = key.indexOf("{");

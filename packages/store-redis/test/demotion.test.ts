@@ -68,7 +68,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
     };
   });
 
-  describe.each(Object.entries(stores))("%s", (_, open) => {
+  describe.each(Object.entries(stores))("a store, made as %s,", (_, open) => {
     async function connected(): Promise<RedisStore | KeyvRedisStore> {
       const store = open(url, patientMs);
       opened.push(store);

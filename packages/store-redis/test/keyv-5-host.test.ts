@@ -27,7 +27,7 @@ describeWithRedis(servers, "Keyv 5", () => {
     createKeyv: (store) => createKeyv({ store, keys: Keyring.generate() }),
   };
 
-  describe.each(Object.entries(stores))("on %s", (_, open) => {
+  describe.each(Object.entries(stores))("a store made by %s", (_, open) => {
     it.each(Object.entries(fronts))("keeps each value for its ttl if Keyv 5 uses %s", async (__, front) => {
       // A new namespace for each test, because all tests share a server.
       const namespace = crypto.randomUUID();

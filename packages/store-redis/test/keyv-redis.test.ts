@@ -80,7 +80,7 @@ describeWithRedis(servers, "keyvRedis", () => {
     );
   });
 
-  describe.each(Object.entries(adapters))("%s", (_, adapter) => {
+  describe.each(Object.entries(adapters))("a store over an adapter of %s", (_, adapter) => {
     function open(namespace = ""): KeyvRedisStore {
       const store = keyvRedis(adapter(node.url));
       store.namespace = namespace;
@@ -232,13 +232,16 @@ describeWithRedis(servers, "keyvRedis", () => {
   it.each([
     ["@keyv/redis 5", () => KeyvRedis5(node.url)],
     ["@keyv/valkey 1", () => KeyvValkey(node.url, { useRedisSets: false })],
-  ])("lets an adapter of %s report an error after disconnect() without ending the process", async (_, open) => {
-    const adapter = open();
-    const store = keyvRedis(adapter);
-    await store.set("key", "value");
-    await store.disconnect();
-    expect(() => Reflect.get(adapter, "emit").call(adapter, "error", new Error("late"))).not.toThrow();
-  });
+  ])(
+    "an adapter of %s does not end the process if it reports an error after disconnect() of its store",
+    async (_, open) => {
+      const adapter = open();
+      const store = keyvRedis(adapter);
+      await store.set("key", "value");
+      await store.disconnect();
+      expect(() => Reflect.get(adapter, "emit").call(adapter, "error", new Error("late"))).not.toThrow();
+    },
+  );
 
   it("keyvRedis adds one listener per event to an adapter of @keyv/valkey and to its client, even for many stores", async () => {
     const adapter = KeyvValkey(node.url, { useRedisSets: false });

@@ -152,8 +152,8 @@ export class Connection {
   }
 
   /**
-   * Removes expired rows again and again until the connection closes, with a pause of `everyMs` before each sweep. The
-   * timer does not keep the process alive.
+   * Starts to remove expired rows in the background, with a pause of `everyMs` before each sweep, until the connection
+   * closes. The timer of the pause does not keep the process alive.
    *
    * @param failed called with the error of a sweep that failed.
    */
@@ -251,7 +251,7 @@ export class Connection {
     }
   }
 
-  /** Returns the error for a file that this process cannot open or write, with the missing permission. */
+  /** Returns the error for a file that this process cannot open or write. The error names the missing permission. */
   #accessError(path: string, error: unknown): KeywardError {
     const folder = dirname(resolve(path));
     const user = "the user of this process";

@@ -9,7 +9,7 @@ export type Synchronous = "full" | "normal";
 /** The path with which SQLite creates a database in memory. The database exists until its connection closes. */
 export const inMemory = ":memory:";
 
-/** How long SQLite may block the event loop for a lock, in ms. Longer waits are asynchronous. */
+/** How long SQLite may block the event loop while it waits for a lock, in ms. After that, the store waits asynchronously. */
 const blockMs = 20;
 
 /** The application id in the header of each SQLite file that Keyward creates: the ASCII codes of "KWRD". */
@@ -49,12 +49,12 @@ interface Header {
 }
 
 /**
- * Opens the file of a store. A missing or empty file becomes a new store. A file with other content is refused. A file
- * is also refused if another user created it empty, or created a file beside it, to read or forge records. Nothing is
- * written to a refused file.
+ * Opens the file of a store. A missing or empty file becomes a new store. A file with other content is refused. If
+ * another user created the empty file, or created a file beside it (such as `-wal`), the file is refused too, because
+ * this user could read or forge records. Nothing is written to a refused file.
  *
- * @throws KeywardError `STORE_INVALID` if the file is refused, `STORE_UNAVAILABLE` if the path is not that of a regular
- * file or its folder does not exist. Errors of SQLite and of the file system are thrown unchanged.
+ * @throws KeywardError `STORE_INVALID` if the file is refused, `STORE_UNAVAILABLE` if the path does not lead to a regular
+ * file, or if its folder does not exist. Errors of SQLite and of the file system are thrown unchanged.
  */
 export function openDatabase(path: string, synchronous: Synchronous): DatabaseSync {
   const location = path === inMemory ? path : prepareFile(resolve(path));
@@ -84,7 +84,7 @@ export function schemaVersionOf(prepare: (sql: string) => StatementSync): number
  * Refuses a file whose schema differs from the schema that this package creates, because a trigger or view that an
  * attacker added would run with Keyward's statements.
  *
- * @throws KeywardError `STORE_INVALID`.
+ * @throws KeywardError `STORE_INVALID` for such a file.
  */
 export function requireKeywardSchema(location: string, database: DatabaseSync): void {
   const found = database
@@ -118,7 +118,7 @@ function withoutSpace(sql: string): string {
   return sql.replace(/\s+/g, "");
 }
 
-/** Creates the file or checks the existing one, and returns its path with symbolic links resolved. */
+/** Creates the file, or checks the existing file. Returns the path of the file with symbolic links resolved. */
 function prepareFile(path: string): string {
   const status = statSync(path, { throwIfNoEntry: false });
   if (status === undefined) {
@@ -161,7 +161,7 @@ function prepareFile(path: string): string {
 }
 
 /**
- * Refuses files beside the database (`-wal`, `-shm`, `-journal`) through which another user could read or forge writes.
+ * Throws if another user could read or forge writes through a file beside the database (`-wal`, `-shm` or `-journal`).
  */
 function requireOwnCompanions(location: string): void {
   const { uid, mode } = statSync(location);
@@ -197,8 +197,8 @@ function requireOwnCompanions(location: string): void {
 }
 
 /**
- * Creates the table, and writes the application id and the format version to the header. All this is one transaction,
- * so that no process sees a table without the header or a header without the table.
+ * If the file is empty, creates the table, and writes the application id and the format version to the header. Does both
+ * in one transaction, so that no process sees a table without the header or a header without the table. Then checks both.
  */
 function setUp(location: string, database: DatabaseSync): void {
   if (headerOf(database).applicationId !== applicationId) {

@@ -331,7 +331,7 @@ export class SqliteSpace
   }
 }
 
-/** Returns the first rows whose values together have {@link mostBytesAtOnce} bytes, and at least one row. */
+/** Returns the next rows, and stops when the values of the returned rows together have {@link mostBytesAtOnce} bytes. */
 function takeByBytes(rows: Iterable<NonNullable<Row>>, sizeOf: (row: NonNullable<Row>) => number): NonNullable<Row>[] {
   const taken: NonNullable<Row>[] = [];
   let bytes = 0;
@@ -371,7 +371,7 @@ function writeCursor(namespace: Uint8Array, key: Uint8Array): string {
   return `${Buffer.from(namespace).toString("base64url")}.${Buffer.from(key).toString("base64url")}`;
 }
 
-/** Returns the smallest namespace and key that the page after this cursor may contain. */
+/** Returns the smallest namespace and key that can be on the page after this cursor. Both are empty without a cursor. */
 function readCursor(cursor: string | undefined): [namespace: Uint8Array, key: Uint8Array] {
   if (cursor === undefined) return [Buffer.alloc(0), Buffer.alloc(0)];
   const [, namespace, key] = /^([\w-]*)\.([\w-]*)$/.exec(cursor) ?? [];

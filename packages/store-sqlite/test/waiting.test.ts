@@ -73,7 +73,7 @@ describe("a locked file", () => {
     await rejected;
   });
 
-  it("becomes a store, with the record of the waiting write, if it is empty when it is unlocked", async () => {
+  it("is made a store by the waiting write if it is empty when it is unlocked", async () => {
     const path = temporaryFile();
     const unlock = lock(path);
     const store = new SqliteStore(path);
@@ -85,7 +85,7 @@ describe("a locked file", () => {
     await store.disconnect();
   });
 
-  it("makes a write wait, and the write keeps its namespace even if the store's namespace changes meanwhile", async () => {
+  it("makes a write wait, and the write uses its original namespace even if the store's namespace changes meanwhile", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     store.namespace = "first";

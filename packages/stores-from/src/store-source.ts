@@ -1,6 +1,6 @@
 import { KeywardError } from "@keyward/core";
 
-/** The subject of every message about a source of records. */
+/** The words with which every error message about a source of records begins. */
 export const subject = "The source of the records";
 
 /** The hint of errors about a source of records that have no more specific hint. */

@@ -53,7 +53,7 @@ async function expectWorking(store: NamedStore): Promise<void> {
 }
 
 describe("storeFrom", () => {
-  it("returns a store in memory for memory:", async () => {
+  it("returns a store in memory for the source memory:", async () => {
     await expectWorking(await storeFrom(" memory:\n"));
   });
 
@@ -63,7 +63,7 @@ describe("storeFrom", () => {
     expect(existsSync(path)).toBe(true);
   });
 
-  it("returns a store over HTTP for http: on this machine, with the API key from the environment variable", async () => {
+  it("returns a store over HTTP for an http: source on this machine, with the API key from the environment variable", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], basePath: "/kv" });
     const server = createServer(async (request, response) => {
@@ -104,7 +104,7 @@ describeWithRedis(servers, "storeFrom with Redis", () => {
     expect(String(await redis.command("INFO", "keyspace"))).toMatch(/^db3:keys=2,/m);
   });
 
-  it("storeFrom returns a store over TLS for rediss:, with a password that is percent-encoded in the source", async () => {
+  it("storeFrom returns a store over TLS for a rediss: source, with the password that is percent-encoded in the source", async () => {
     const node = await startTlsRedis(servers);
     onTestFinished(() => node.stop());
     const { password = "", tls } = node.options;
@@ -124,7 +124,7 @@ describeWithRedis(servers, "storeFrom with Redis", () => {
     expect((await run(process.execPath, parameters, { env, cwd })).stdout.trim()).toBe("value");
   });
 
-  it("storeFrom returns a store on a Cluster for mode=cluster, also if the first node does not answer", async () => {
+  it("storeFrom returns a store on a Cluster for a source with mode=cluster, even if the first node does not answer", async () => {
     const cluster = await startCluster(servers);
     onTestFinished(() => cluster.stop());
     const [{ port: first } = { port: 0 }, { port: second } = { port: 0 }] = cluster.startupNodes;
@@ -132,7 +132,7 @@ describeWithRedis(servers, "storeFrom with Redis", () => {
     await expectReads(await storeFrom(`redis://127.0.0.1:1?mode=cluster&nodes=127.0.0.1:${first},127.0.0.1:${second}`));
   });
 
-  it("storeFrom returns a store on the primary of a Sentinel group, also if the first Sentinel does not answer", async () => {
+  it("storeFrom returns a store on the primary of a Sentinel group, even if the first Sentinel does not answer", async () => {
     const group = await startSentinelGroup(servers, { onDemand: true });
     onTestFinished(() => group.stop());
     const [first, second] = group.sentinels.map(({ port }) => `127.0.0.1:${port}`);
