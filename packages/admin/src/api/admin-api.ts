@@ -29,7 +29,7 @@ export interface AdminApiOptions {
   readonly publicUrl?: string | undefined;
   /** The addresses or CIDR blocks of the proxies whose `X-Forwarded-For` counts. Default: none. */
   readonly trustProxies?: readonly string[] | undefined;
-  /** The URL at which callers reach the gateway, for the answers that have a new token. Default: none. */
+  /** The URL at which callers reach the gateway, for the answers that have a new token and for `GET /whoami`. Default: none. */
   readonly callUrl?: string | undefined;
   /** Limits on requests. "lifted", for load tests, leaves only the limit of a body. */
   readonly limits?: ApiLimits | "lifted" | undefined;
@@ -108,7 +108,7 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
     const on = [method.toUpperCase(), getRoutingPath()] as const;
     api.on(...on, admission.requires(routeRights[id], { hasBody: request?.body !== undefined, addressOf }));
   }
-  handleReads(api, admin);
+  handleReads(api, admin, callUrl);
   handleWorkspaces(api, admin, callUrl);
   handleServers(api, admin);
   handleSecrets(api, admin);
