@@ -104,6 +104,15 @@ it("throws the problem of the service, with its code, hint, request id and field
   await expect(clientOf("not-a-token").whoAmI()).rejects.toMatchObject({ status: 401, code: "TOKEN_REFUSED" });
 });
 
+it("a token of each role reads the URL of the gateway, or null from a service without a gateway", async () => {
+  const callUrl = "https://keyward.example.com";
+  const { clientOf, tokenOf, operator } = await install({ callUrl });
+  const { token } = await tokenOf("member", "ci");
+  for (const one of [token, operator.token]) expect(await clientOf(one).whoAmI()).toMatchObject({ callUrl });
+  const without = await install();
+  expect(await without.clientOf(without.admin.token).whoAmI()).toMatchObject({ callUrl: null });
+});
+
 it.each([
   ["not a URL", "token", "OPTION_INVALID"],
   ["ftp://localhost", "token", "OPTION_INVALID"],

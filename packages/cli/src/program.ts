@@ -2,6 +2,7 @@ import { type Command, Option } from "commander";
 import type { CommonOptions, OpenContext, Surroundings } from "./context.ts";
 import { collect } from "./declarations/arguments.ts";
 import { declareChecks } from "./declarations/checks.ts";
+import { declareClients } from "./declarations/clients.ts";
 import { declareConfiguration } from "./declarations/configuration.ts";
 import { declareGateway } from "./declarations/gateway.ts";
 import { declareKeys } from "./declarations/keys.ts";
@@ -67,6 +68,7 @@ export function programFor(surroundings: Surroundings): Command {
   const others = program.commands.length;
   declareGateway(program, context);
   declareService(program, context);
+  declareClients(program, context);
   for (const command of program.commands.slice(others)) refuseRepeats(command);
   program.commandsGroup("HTTP KV:");
   declareKv(

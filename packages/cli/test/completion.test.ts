@@ -17,6 +17,7 @@ describe("the completion of a shell", () => {
     expect(await suggestions("keyring", "")).toEqual(expect.arrayContaining(["show", "create", "enable"]));
     expect(await suggestions("rotate", "--un")).toEqual(expect.arrayContaining(["--until", "--unregistered"]));
     expect(await suggestions("census", "--by", "")).toEqual(["store", "namespace"]);
+    expect(await suggestions("export", "--client", "")).toEqual(["claude-code", "cursor", "vscode", "windsurf"]);
   });
 
   it.each(["bash", "zsh", "fish"])("prints a script for %s", async (shell) => {

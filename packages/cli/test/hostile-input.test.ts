@@ -100,7 +100,8 @@ describe("a hostile server", () => {
 
   it("cannot write a line of its own with the name of an owner, and gets no token through a proxy", async () => {
     const owner = "ada\u001b[8m\nkeyward: all is well";
-    const whoami = { tokenId: "abcdefabcdef", owner, role: "admin", workspace: "abcdefabcdef", expires: null };
+    const ids = { tokenId: "abcdefabcdef", workspace: "abcdefabcdef" };
+    const whoami = { ...ids, owner, role: "admin", expires: null, callUrl: null };
     const { url, requests } = await answering(whoami);
     const proxy = await answering({});
     const env = { XDG_CONFIG_HOME: await newFolder(), NODE_USE_ENV_PROXY: "1", HTTP_PROXY: proxy.url };

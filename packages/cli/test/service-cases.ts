@@ -5,6 +5,7 @@ import { fileKeys } from "@keyward/keys-env";
 import { type Call, openAuditLog } from "@keyward/secrets";
 import { newCallId } from "@keyward/secrets/reader";
 import { expect, onTestFinished } from "vitest";
+import { exportClients } from "../src/service/client-configuration/exported.ts";
 import { copyOfService, startGateway } from "./gateway-process.ts";
 import { keyward, keywardReading, startKeyward } from "./keyward-process.ts";
 
@@ -248,6 +249,38 @@ export function serviceCases(
           { name: "SECOND_KEY", created: true, error: null },
         ],
       });
+    },
+    import: async (desk) => {
+      await logIn(desk);
+      await desk.failure("USAGE", "mcp.json");
+      const headers = { Authorization: `Bearer ${value.input}`, Accept: "*/*", Cookie: "a" };
+      const whole = { github: { url: server[1], headers: { Authorization: headers.Authorization } } };
+      await writeFile(desk.path("mcp.json"), JSON.stringify({ mcpServers: whole }));
+      expect(await desk.result("mcp.json", "--dry-run")).toMatchObject({
+        dryRun: true,
+        servers: [{ outcome: "added" }],
+      });
+      expect(await desk.result("mcp.json")).toMatchObject({
+        servers: [{ name: "github", slug: "github", outcome: "added", headers: [{ outcome: "set" }], error: null }],
+      });
+      const mcpServers = { ...whole, local: { command: "npx" }, other: { url: server[1], headers } };
+      await writeFile(desk.path("mcp.json"), JSON.stringify({ mcpServers }));
+      expect(await desk.resultOf({ exitCode: 1 }, "mcp.json", "--replace")).toMatchObject({
+        servers: [
+          { outcome: "present", headers: [{ secret: "Authorization", outcome: "replaced" }] },
+          { slug: null, outcome: "not-imported", error: { code: "USAGE" } },
+          { outcome: "added", headers: [{ outcome: "set" }, { outcome: "skipped" }, { outcome: "not-set" }] },
+        ],
+      });
+    },
+    export: async (desk) => {
+      await logIn(desk);
+      await desk.failure("USAGE", "--each-server");
+      await desk.do("servers", "add", ...server);
+      for (const client of exportClients) {
+        expect(await desk.result("--client", client)).toMatchObject({ client, complete: true });
+        expect(JSON.stringify(await desk.result("--client", client, "--each-server"))).toContain("/s/github/mcp");
+      }
     },
     "tokens-create": async (desk) => {
       await logIn(desk);

@@ -30,7 +30,7 @@ export interface AdminApiOptions {
   readonly publicUrl?: string | undefined;
   /** The addresses or CIDR blocks of the proxies whose `X-Forwarded-For` counts. Default: none. */
   readonly trustProxies?: readonly string[] | undefined;
-  /** The URL at which callers reach the gateway, for the answers that have a new token. Default: none. */
+  /** The URL at which callers reach the gateway, for the answers that have a new token and for `GET /whoami`. Default: none. */
   readonly callUrl?: string | undefined;
   /** Returns how the gateway of this process has seen a server. Default: the state of each server is unknown. */
   readonly stateOf?: StateOfServer | undefined;
@@ -112,7 +112,7 @@ export function createAdminApi(options: AdminApiOptions): Hono<ApiEnvironment> {
     const on = [method.toUpperCase(), getRoutingPath()] as const;
     api.on(...on, admission.requires(routeRights[id], { hasBody: request?.body !== undefined, addressOf }));
   }
-  handleReads(api, admin);
+  handleReads(api, admin, callUrl);
   handleWorkspaces(api, admin, callUrl);
   handleServers(api, admin, stateOf);
   handleSecrets(api, admin, stateOf);

@@ -206,8 +206,8 @@ export function handleCalls(api: Api, admin: SecretsService): void {
 }
 
 /** Registers the handlers that only read. */
-export function handleReads(api: Api, admin: SecretsService): void {
-  api.openapi(readingRoutes.whoAmI, (context) => context.json(toWhoAmI(admin.whoAmI(callerOf(context))), 200));
+export function handleReads(api: Api, admin: SecretsService, callUrl: string | undefined): void {
+  api.openapi(readingRoutes.whoAmI, (context) => context.json(toWhoAmI(admin.whoAmI(callerOf(context)), callUrl), 200));
   api.openapi(readingRoutes.listChanges, async (context) => {
     const { cursor, limit, from, until, ...filter } = context.req.valid("query");
     const times = { from: optionalMilliseconds(from), until: optionalMilliseconds(until) };

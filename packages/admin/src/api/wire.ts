@@ -31,8 +31,10 @@ import type { SeenState } from "./server-states.ts";
 // From the domain's models to the API's answers, and from bodies to the domain's arguments. Each field is named, so that
 // a new field of the domain reaches no answer by accident.
 
-export function toWhoAmI({ tokenId, owner, role, workspace, expires }: CallerInfo): WhoAmI {
-  return { tokenId, owner, role, workspace: workspace ?? null, expires: optionalTimeOf(expires) };
+export function toWhoAmI(info: CallerInfo, callUrl: string | undefined): WhoAmI {
+  const { tokenId, owner, role, workspace, expires } = info;
+  const where = { workspace: workspace ?? null, callUrl: callUrl ?? null };
+  return { tokenId, owner, role, expires: optionalTimeOf(expires), ...where };
 }
 
 export function toWorkspace({ id, name, revision, created, retentionDays, deleting }: WorkspaceInfo): Workspace {

@@ -1,5 +1,6 @@
 import * as fields from "@keyward/secrets/fields";
 import { z } from "zod";
+import { callUrlField } from "./call-url.ts";
 import { answerTime } from "./times.ts";
 
 /** The answer of `GET /whoami`. */
@@ -16,6 +17,7 @@ export const whoAmI = z
         examples: ["w0rkspace001"],
       }),
     expires: answerTime.nullable().meta({ description: "When your token expires. `null` for never." }),
+    callUrl: callUrlField,
   })
   .meta({ id: "WhoAmI", description: "Who you are." });
 

@@ -1,5 +1,6 @@
 import * as fields from "@keyward/secrets/fields";
 import { z } from "zod";
+import { callUrlField } from "./call-url.ts";
 import { pageOf, pageQuery } from "./paging.ts";
 import { answerTime, timeText } from "./times.ts";
 
@@ -84,15 +85,7 @@ export const issuedToken = z
         examples: ["kwt_EXAMPLE"],
       }),
     info: token,
-    callUrl: z
-      .string()
-      .max(2_048)
-      .nullable()
-      .meta({
-        description:
-          "The URL of the gateway: callers reach a server at `/s/{slug}/mcp` or `/s/{slug}/{path}` below it. `null` if the service runs without a gateway.",
-        examples: ["https://keyward.example.com"],
-      }),
+    callUrl: callUrlField,
   })
   .meta({ id: "IssuedToken", description: "A new token, with its text." });
 

@@ -1,0 +1,12 @@
+import { z } from "zod";
+
+/** The URL of the gateway, in answers. */
+export const callUrlField = z
+  .string()
+  .max(2_048)
+  .nullable()
+  .meta({
+    description:
+      "The URL of the gateway: callers reach a server at `/s/{slug}/mcp` or `/s/{slug}/{path}` below it, and all MCP servers at `/mcp`. `null` if the service runs without a gateway.",
+    examples: ["https://keyward.example.com"],
+  });
