@@ -98,6 +98,46 @@ describe("a lost store", () => {
   });
 });
 
+describe("a store or an audit whose records were removed, but not what Keyward keeps there", () => {
+  const removeFrom = (file: string, tables: readonly string[], where = "") => {
+    const database = new DatabaseSync(file);
+    for (const table of tables) database.exec(`DELETE FROM ${table} ${where}`);
+    database.close();
+  };
+
+  it("is not initialized again", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    removeFrom(
+      join(folder, ".keyward", "service.db"),
+      ["entries"],
+      "WHERE namespace = CAST('keyward-service' AS BLOB)",
+    );
+    for (const command of [
+      ["gateway", "init"],
+      ["gateway", "start", "--port", "0", "--admin-port", "0"],
+    ]) {
+      const refused = await keyward(folder, {}, ...command);
+      expect(refused.exitCode).not.toBe(0);
+      expect(refused.stderr).toMatch(/Restore the backup of the store/);
+      expect(refused.stdout).not.toContain("kwt_");
+    }
+  });
+
+  it("is not used as an audit without entries, until an operator says so", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const path = join(folder, ".keyward", "audit.db");
+    removeFrom(path, ["entries", "chains", "names", "workspaces", "installation"]);
+    expect(await keyward(folder, {}, "audit", "verify")).toMatchObject({ exitCode: 1 });
+    const doctor = await keyward(folder, {}, "gateway", "doctor");
+    expect(doctor).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("PROBLEM  audit") });
+    const refused = await keyward(folder, {}, "gateway", "start", "--port", "0", "--admin-port", "0");
+    expect(refused).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("--new-audit") });
+    await startGateway(folder, {}, "--new-audit");
+  });
+});
+
 describe("a lost configuration", () => {
   it("is named by the commands that need it, and its backup lets the keyring be restored", async () => {
     const folder = await newFolder();

@@ -49,12 +49,24 @@ export function brokenValueRule(given: unknown): string | undefined {
 /** The rule of every text that is listed or recorded. {@link hasToken} tells whether a text breaks the rule. */
 export const withoutToken = "a text without a token of this service";
 
+/** The least length of a text that has a token, or most of one. */
+const tokenLength = 41;
+const wholeToken = /kwt_[a-z0-9]{7,12}_[a-z0-9]{12}_[a-z0-9]{16}/i;
+/** The ids and the random part of a token, without what is before them, and with other signs between them. */
+const bareToken = /(?:service|[a-z0-9]{12})[_-][a-z0-9]{12}[_-][a-z0-9]{43}/i;
+
 /**
- * Returns whether a text has a token of the service, or so much of the beginning of one that the rest could be guessed: whoever
- * has all but the checksum can compute the checksum. The name of a host has a token in lower case.
+ * Returns whether a text has a token of the service, or so much of one that the rest could be guessed: whoever has all but the
+ * checksum can compute the checksum. The name of a host has a token in lower case. Also finds a token without its beginning,
+ * percent-encoded, with spaces, or in characters that look alike.
  */
 export function hasToken(text: string): boolean {
-  return /kwt_[a-z0-9]{7,12}_[a-z0-9]{12}_[a-z0-9]{16}/i.test(text);
+  if (text.length < tokenLength) return false;
+  const plain = text
+    .normalize("NFKC")
+    .replaceAll(/%([0-7][0-9a-f])/gi, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 16)))
+    .replaceAll(/\s+/g, "");
+  return wholeToken.test(plain) || bareToken.test(plain);
 }
 
 /** Returns whether the name of a secret and its value seem to be swapped. The name is shown and recorded. */

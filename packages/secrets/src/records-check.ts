@@ -28,6 +28,8 @@ import type { WorkspaceEntry } from "./workspaces/workspaces.ts";
 const valuesAtOnce = 500;
 /** How long an entry without a record may belong to an item that another process is creating. */
 const creationMs = 2_000;
+/** How long a check waits in total for deletions and sweeps that may be in progress. */
+const deletionMs = 10_000;
 
 interface ListEntry {
   readonly id: string;
@@ -44,6 +46,7 @@ export class RecordsCheck {
   readonly #parts: RecordsCheckParts;
   readonly #signal: AbortSignal | undefined;
   readonly #found = new CheckedRecords();
+  #deletionLeftMs = deletionMs;
   readonly #named = new Set<string>();
 
   constructor(parts: RecordsCheckParts, signal: AbortSignal | undefined) {
@@ -186,9 +189,11 @@ export class RecordsCheck {
     { page, entry: { id, at } }: ListedEntry<Entry>,
     isStored: () => Promise<boolean>,
   ): Promise<boolean> {
-    // Node.js warns of a negative time.
-    const leftMs = Math.max(0, Math.min(creationMs, at + creationMs - Date.now()));
-    await sleep(leftMs, undefined, { signal: this.#signal });
+    const isNew = at + creationMs > Date.now();
+    // A sweep that runs at the same time removes a record before its entry.
+    const waitMs = isNew ? creationMs : Math.min(creationMs, this.#deletionLeftMs);
+    if (!isNew) this.#deletionLeftMs -= waitMs;
+    await sleep(waitMs, undefined, { signal: this.#signal });
     if (await isStored()) return false;
     const entry = await list.entryOf({ page, id });
     if (entry === undefined || entry.deleted !== undefined) return false;

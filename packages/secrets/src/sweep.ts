@@ -191,6 +191,7 @@ export class Sweep {
           if (isPutBack) return void (await servers.removeForGood({ workspace, slug: entry.slug }, entry));
           if (server !== undefined) return await this.#sweepServer(workspace, server);
           if (!this.#isPast(entry.deleted?.at ?? entry.at, dayMs)) return;
+          await this.#requireNotReplaced(workspace, entry);
           if (!(await servers.removeForGood({ workspace, slug: entry.slug }, entry))) lost.push(entry.id);
           gone.push(listed);
         });
@@ -199,6 +200,22 @@ export class Sweep {
       await servers.removeValues(workspace, lost);
       await this.#removeEntries(list, gone, keyOf, isOf);
     }
+  }
+
+  /**
+   * Checks that someone has not put the record of a former server in the place of a server, whose values would then be removed.
+   *
+   * @throws SecretsError `RECORD_MISSING` if the record under the slug is of a server that no list names.
+   */
+  async #requireNotReplaced(workspace: string, { slug, deleted }: ServerEntry): Promise<void> {
+    if (deleted !== undefined) return;
+    const { servers, context } = this.#parts;
+    const other = (await context.store.read(serverRecord, serverKey(workspace, slug)))?.value;
+    if (other === undefined || (await servers.listOf(workspace).entryOf(other)) !== undefined) return;
+    throw missingRecord(
+      `server ${slug}`,
+      "The record of another server is in its place. Its values stay in the store.",
+    );
   }
 
   async #sweepServer(workspace: string, server: ServerRecord): Promise<void> {

@@ -139,6 +139,45 @@ describe("someone who writes to the store and has no key", () => {
     expect(await fresh.checkRecords(fresh.localOperator())).toMatchObject({ problemCount: 0, unlistedCount: 0 });
   });
 
+  it("cannot bring a workspace or its records back after the sweep has removed the lists of the workspace", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as } = service;
+    const pay = await admin.createWorkspace(as.operator, { name: "pay", adminOwner: "ana" });
+    const ana = await admin.authenticate(pay.admin.token);
+    await admin.createServer(ana, { slug: "bank", url });
+    await admin.setSecret(ana, "bank", { name: "TOKEN", value });
+    const deleted = new Map<string, unknown>();
+    for (const key of await keysIn(service, "")) {
+      if (key.includes(pay.workspace.id) && !key.startsWith("list/")) deleted.set(key, await hostile.read(key));
+    }
+    await admin.deleteWorkspace(as.operator, "pay");
+    await admin.sweep({ now: Date.now() + 1.5 * dayMs });
+    for (const [key, record] of deleted) await hostile.putBack(key, record);
+    const fresh = freshProcess(service);
+    await fresh.sweep({ now: Date.now() + 1.6 * dayMs });
+    expect((await keysIn(service, "")).filter((key) => deleted.has(key))).toEqual([]);
+    await expect(fresh.authenticate(pay.admin.token)).rejects.toMatchObject(refused);
+  });
+
+  it("cannot make the sweep erase a server by putting back the record of a deleted one with the same slug", async () => {
+    const { hostile, ...service } = await startWithSecret();
+    const { admin, as, problems } = service;
+    const key = `server/${as.admin.workspace}/github`;
+    const former = await hostile.read(key);
+    await admin.deleteServer(as.admin, "github");
+    await admin.sweep({ now: Date.now() + 2 * dayMs });
+    await admin.createServer(as.admin, { slug: "github", url });
+    await admin.setSecret(as.admin, "github", { name: "TOKEN", value });
+    const now = await hostile.read(key);
+    await hostile.putBack(key, former);
+    const fresh = service.open();
+    for (const days of [4, 6]) await fresh.sweep({ now: Date.now() + days * dayMs, abandonedAfterMs: 0 });
+    expect(problems).toContainEqual(expect.objectContaining({ code: "RECORD_MISSING" }));
+    await hostile.putBack(key, now);
+    await expectSecret(service);
+    expect(await admin.listServers(as.admin)).toMatchObject({ items: [{ slug: "github" }] });
+  });
+
   it("is not blamed for a server that another process deletes while the servers are read", async () => {
     const { hostile: _, ...service } = await startWithSecret();
     const { admin, as, keys, audit, problems } = service;

@@ -56,6 +56,26 @@ describe("a check of all records", () => {
     expect(problems).toEqual([{ record: expect.stringMatching(record), code: "RECORD_MISSING" }]);
   });
 
+  it("waits before it reports an old entry without a record, which a sweep may be removing", async () => {
+    const service = await start();
+    const { admin, as, keys, audit, hostile } = service;
+    const { info } = await admin.createToken(as.admin, { owner: "ci", role: "member" });
+    const key = `token/${as.admin.workspace}/${info.id}`;
+    await hostile.remove(key);
+    const readMs: number[] = [];
+    const store = haltedRead(service.store, async (read) => {
+      if (read.includes(key)) readMs.push(performance.now());
+    });
+    const slow = new SecretsAdmin({ store, keys, audit });
+    onTestFinished(() => slow.close());
+    vi.setSystemTime(Date.now() + 60_000);
+    onTestFinished(() => void vi.useRealTimers());
+    expect((await slow.checkRecords(admin.localOperator())).problems).toMatchObject([{ code: "RECORD_MISSING" }]);
+    const [first = 0] = readMs;
+    // A timer may fire a little early.
+    expect((readMs.at(-1) ?? 0) - first).toBeGreaterThan(1_950);
+  });
+
   it("makes Node.js print no warning about a record that was missing for long", async () => {
     const service = await start();
     const [key = ""] = await keysIn(service, "server/");

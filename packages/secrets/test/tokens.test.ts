@@ -1,6 +1,8 @@
 import { createHash } from "node:crypto";
-import { SecretsError } from "@keyward/secrets";
+import { KeywardError } from "@keyward/core";
+import { SecretsAdmin, SecretsError } from "@keyward/secrets";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { slowStore } from "./hostile-store.ts";
 import { keysIn, startService } from "./service.ts";
 
 const refused = { code: "TOKEN_REFUSED" };
@@ -125,6 +127,49 @@ describe("a token", () => {
     const ends = (await admin.listTokens(as.admin, { owner: "ci" })).items.find(({ id }) => id === info.id)?.expires;
     const second = await admin.rotateToken(as.admin, info.id, { overlapMs: 86_400_000 });
     expect(second.info.expires).toBe(ends);
+  });
+
+  it.each(["member", "admin"] as const)(
+    "of the role %s does not live longer by two rotations at once",
+    async (role) => {
+      const { admin, as, open } = await startService();
+      const { info } = await admin.createToken(as.admin, { owner: "ci", role });
+      const overlapMs = 86_400_000;
+      const both = await Promise.allSettled(
+        [admin, open()].map((each) => each.rotateToken(as.admin, info.id, { overlapMs })),
+      );
+      const made = both.flatMap((end) => (end.status === "fulfilled" ? [end.value.info] : []));
+      const errors = both.flatMap((end) => (end.status === "rejected" ? [end.reason] : []));
+      expect(made.filter(({ expires }) => expires === undefined)).toHaveLength(1);
+      for (const error of errors) expect(error).toMatchObject({ code: "SERVICE_BUSY" });
+      const valid = (await admin.listTokens(as.admin, { owner: "ci" })).items.filter(
+        ({ expires }) => expires === undefined,
+      );
+      expect(valid.map(({ id }) => id)).toEqual(
+        made.filter(({ expires }) => expires === undefined).map(({ id }) => id),
+      );
+    },
+  );
+
+  it("does not live longer by a rotation after another one that was stopped before it wrote the former token", async () => {
+    const { admin, as, store, keys, audit } = await startService();
+    const { info } = await admin.createToken(as.admin, { owner: "ci", role: "admin" });
+    let isDead = false;
+    const dying = slowStore(store, async (changes) => {
+      isDead ||= changes.includes(`token/${as.admin.workspace}/${info.id}`);
+      if (isDead) throw new KeywardError("STORE_UNAVAILABLE", "The process was killed", { hint: "Test." });
+    });
+    const killed = new SecretsAdmin({ store: dying, keys, audit });
+    onTestFinished(() => killed.close());
+    await killed.rotateToken(as.admin, info.id, { overlapMs: 3_600_000 }).catch(() => {});
+    expect(isDead).toBe(true);
+    const former = async () =>
+      (await admin.listTokens(as.admin, { owner: "ci" })).items.find(({ id }) => id === info.id);
+    const ends = (await former())?.expires;
+    expect(ends).toBeDefined();
+    const next = await admin.rotateToken(as.admin, info.id, { overlapMs: 86_400_000 });
+    expect(next.info.expires).toBe(ends);
+    expect((await former())?.expires).toBe(ends);
   });
 
   it("is revoked with all tokens of its owner", async () => {

@@ -1,5 +1,5 @@
 import type { KeyProvider, WrappableStore } from "@keyward/core";
-import { type AuditLog, openAuditLog, SecretsAdmin } from "@keyward/secrets";
+import { type AuditLog, openAuditLog, SecretsAdmin, type ServiceState } from "@keyward/secrets";
 import type { Config } from "../configuration/config.ts";
 import { closeStore } from "../configuration/sources.ts";
 import type { Context } from "../context.ts";
@@ -59,6 +59,11 @@ export async function withLocalService<Result>(
   } finally {
     await closeStore(store);
   }
+}
+
+/** Returns the state of the service in the store of the configuration. */
+export async function localState(context: Context): Promise<ServiceState> {
+  return await withLocalService(context, { mayBeNew: true }, async ({ admin }) => await admin.state());
 }
 
 /**

@@ -67,10 +67,15 @@ export async function hasOnlyBegun(file: { readonly path: string; readonly keys:
   return left <= 0;
 }
 
-/** The error for a service that has an audit, and whose store is empty. */
+/** Returns whether an audit that was used has chains of entries. Without them, someone has emptied the file. */
+export async function hasChains(file: { readonly path: string; readonly keys: KeyProvider }): Promise<boolean> {
+  return (await auditAnchor(file)).heads.length > 0;
+}
+
+/** The error for a service that has an audit, and whose store has no service. */
 export function lostStore(config: Config, auditPath: string): CommandError {
   const path = sqlitePath(config, "service");
-  return new CommandError("USAGE", `The audit has entries, and the store of the service is empty${at(path)}`, {
+  return new CommandError("USAGE", `The audit has entries, and the store has no secrets service${at(path)}`, {
     hint:
       "Restore the backup of the store. Check that its volume is mounted, and that `gateway.store` of the configuration " +
       "names the right store. If `keyward gateway init` was stopped, run `keyward gateway init` again. To begin a new " +

@@ -138,8 +138,10 @@ export class Tokens {
   async rotate(workspace: string, id: string, overlapMs: number, creator: Caller): Promise<IssuedToken> {
     const { store } = this.#context;
     const former = await this.#require(workspace, id);
-    if (isEnded(former, Date.now())) throw endedToken();
-    const { owner, role, servers, tools, methods, expires } = former;
+    // The list of admins may say that the token ends sooner: a rotation that was stopped has not written its record.
+    const listedFormer = isKeeper(former) ? asListed(former, await readKeepers(store, workspace)) : former;
+    if (listedFormer === undefined || isEnded(listedFormer, Date.now())) throw endedToken();
+    const { owner, role, servers, tools, methods, expires } = listedFormer;
     const until = Date.now() + overlapMs;
     const end = expires === undefined || expires > until ? until : expires;
     let replaced = keeperOf(former);
@@ -150,11 +152,11 @@ export class Tokens {
           const now = Date.now();
           const listed = keepers.find((keeper) => keeper.id === id && (keeper.expires ?? Infinity) > now);
           if (listed === undefined) throw endedToken();
+          // Otherwise the new token would not end, although another rotation meanwhile lets the former one end.
+          if (listed.expires !== undefined && listed.expires !== expires) throw rotatedMeanwhile();
           replaced = listed;
           const both = withKeeper(keepers, keeperOf(record), { limit: maxRotatedKeepers, now });
-          // An earlier rotation may have let the token end sooner, and not have written its record.
-          const isSooner = listed.expires !== undefined && listed.expires <= end;
-          return end === expires || isSooner ? both : withoutKeeper(both, { workspace, id, end, now });
+          return end === expires ? both : withoutKeeper(both, { workspace, id, end, now });
         }),
       undo: (record) =>
         changeKeepers(store, workspace, (keepers) =>
@@ -271,6 +273,7 @@ export class Tokens {
     try {
       await this.#change(workspace, former.id, (current) => {
         if (current.revoked !== undefined) throw endedToken();
+        if (!isKeeper(former) && current.expires !== former.expires) throw rotatedMeanwhile();
         return current.expires !== undefined && current.expires <= end ? current : { ...current, expires: end };
       });
     } catch (error) {
@@ -354,6 +357,13 @@ export function tokenInfo(token: TokenRecord, lastUsed: number | undefined): Tok
 
 function endedToken(): SecretsError {
   return tokenNotFound("is revoked or has expired");
+}
+
+/** Returns the error for a token that another rotation lets end. */
+function rotatedMeanwhile(): SecretsError {
+  return new SecretsError("SERVICE_BUSY", "Another process is rotating the token", {
+    hint: "Repeat the rotation. The new token then ends when the former one does.",
+  });
 }
 
 /** Returns the error for an id that no token of the workspace has, or for a token that has ended. */

@@ -164,6 +164,18 @@ class Verification {
     if (before === undefined || after === undefined) this.#note({}, "the record that counts the chains cannot be read");
     else if (last < before) this.#note({}, `the chains ${last + 1} to ${before} were removed from the file`);
     else if (last > after) this.#note({}, "the file has more chains than its record of their number");
+    else if (last === 0 && (await this.#wasUsed())) {
+      this.#note(
+        {},
+        "the file was used, and has no chain: all chains were removed, or the process that wrote the first entry was killed",
+      );
+    }
+  }
+
+  /** Returns whether a process has written to the file. Its own heartbeat does not count. */
+  async #wasUsed(): Promise<boolean> {
+    const { entries } = await this.#table.reserved().scan({ limit: pageSize });
+    return entries.some(({ key }) => !key.startsWith("replica/"));
   }
 
   async #registered(): Promise<number | undefined> {

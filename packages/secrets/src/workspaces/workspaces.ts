@@ -163,6 +163,20 @@ export class Workspaces {
     }
   }
 
+  /** Removes all records of a deleted workspace, except its lists. A store that cannot be scanned keeps them. */
+  async #removeUnlisted(id: string): Promise<void> {
+    const { store } = this.#context;
+    if (!store.isScannable) return;
+    const kinds = ["server", "token", "value", "used"];
+    for await (const keys of store.keys()) {
+      const own = keys.filter((key) => {
+        const [kind = "", workspace] = key.split("/");
+        return kinds.includes(kind) && workspace === id;
+      });
+      await store.remove(own);
+    }
+  }
+
   async #remove(id: string, { ifRevision }: ChangeCondition): Promise<void> {
     await this.#context.store.change(
       workspaceRecord,
@@ -229,6 +243,8 @@ export class Workspaces {
   /** Deletes a workspace by its id, whatever its name is. */
   async discard(id: string): Promise<void> {
     await this.#remove(id, {});
+    // Its lists were removed when the workspace was deleted, so they name nothing of what was put back.
+    await this.#removeUnlisted(id);
   }
 
   /** Deletes the lists of a workspace that was deleted a day ago. */

@@ -303,6 +303,18 @@ describe("verifyAudit", () => {
     for (const { problem } of problems) expect(problem).not.toMatch(/ana|bob|carl|dora|erna|github|linear/);
   });
 
+  it("finds that all chains were removed, with everything that belongs to them", async () => {
+    const emptied = temporaryAudit();
+    copyFileSync(original, emptied);
+    const database = new DatabaseSync(emptied);
+    for (const table of ["entries", "chains", "names", "workspaces", "installation"])
+      database.exec(`DELETE FROM ${table}`);
+    database.close();
+    const { ok, problems } = await verifyAudit({ path: emptied, keys });
+    expect(ok).toBe(false);
+    expect(problems).toMatchObject([{ problem: expect.stringContaining("all chains were removed") }]);
+  });
+
   it("finds pages of the file that were overwritten", async () => {
     const path = temporaryAudit();
     const bytes = readFileSync(original);

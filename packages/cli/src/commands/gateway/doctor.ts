@@ -17,12 +17,12 @@ const maxShownRecords = 20;
 const damagedHint =
   "Find out which program writes to the store. Restore a backup, or set the secret or make the token again.";
 const missingHint =
-  "Find out which program writes to the store. Restore a backup, or set the secret or make the token again. If a process was killed while it made a workspace, a server or a token, do nothing: the service forgets the rest after a day.";
+  "Find out which program writes to the store. Restore a backup, or set the secret or make the token again. If a process was killed while it made a workspace, a server or a token, do nothing: the service forgets the rest after a day. If only tokens are missing, run this command again after the next hourly sweep: a process that is killed during a sweep may leave the entry of a token that ended 30 days ago.";
 const putBackHint =
   "Find out which program writes to the store. Then restart every process of the service, which deletes the record again.";
 
 const unlistedHint =
-  "Delete nothing: calls may still use the record. Find out which program writes to the store. Restore a backup of the store, start with `keyward gateway start --revoke-tokens-before` and the time of the restore, and keep the flag for later starts. Until then, an admin revokes such a token by its id: `keyward tokens revoke <id>`.";
+  "Calls may still use the record. It may have lost its list, or someone has put it back after its deletion. If an admin deleted this server long ago, delete it again: `keyward servers remove <slug>`. Otherwise delete nothing, and find out which program writes to the store. Restore a backup of the store, start with `keyward gateway start --revoke-tokens-before` and the time of the restore, and keep the flag for later starts. Until then, an admin revokes such a token by its id: `keyward tokens revoke <id>`.";
 
 /** How a record is shown whose problem is more than that it cannot be read, by the code of the problem. */
 const recordStates: ReadonlyMap<string, { readonly state: string; readonly hint: string }> = new Map([

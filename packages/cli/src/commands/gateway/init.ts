@@ -11,7 +11,7 @@ import { CommandError } from "../../exit-codes.ts";
 import { ignoreAll } from "../../files/git-ignore.ts";
 import { writeNewFile } from "../../files/new-file.ts";
 import { type FirstTokens, setUpService } from "../../service/first-tokens.ts";
-import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
+import { auditPath, gatewayConfig, localState, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
 import { hasOnlyBegun, lostStore, usedStores } from "../../service/used-stores.ts";
 
@@ -94,14 +94,14 @@ async function requireKeysOfConfiguration(context: Context, { settings }: Config
 }
 
 /**
- * Checks that an empty store is new, and was not lost.
+ * Checks that a store without a finished service is new, and was not lost.
  *
  * @throws CommandError `USAGE` if the audit has more than the beginning of an initialization.
  */
 async function requireNotLost(context: Context, config: Config): Promise<void> {
   const isLost = async () => {
     const { service, audit } = await usedStores(context, config);
-    return audit && !service;
+    return audit && (!service || (await localState(context)) !== "initialized");
   };
   const path = auditPath(config);
   if (!(await isLost()) || (await hasOnlyBegun({ path, keys: await context.keys() }))) return;

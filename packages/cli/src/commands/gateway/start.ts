@@ -3,15 +3,15 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { RunningAdminServer } from "@keyward/admin";
 import { KeywardError, packageNotLoaded, systemCode } from "@keyward/core";
 import type { GatewayProblem, RunningGateway } from "@keyward/gateway";
-import { type ExpiringSecret, type SecretsAdmin, SecretsError, type ServiceState } from "@keyward/secrets";
+import { type ExpiringSecret, type SecretsAdmin, SecretsError } from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
 import { keyringFile } from "../../configuration/keyring-file.ts";
 import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
 import { type FirstTokens, setUpService } from "../../service/first-tokens.ts";
-import { auditPath, gatewayConfig, withLocalService } from "../../service/local-service.ts";
+import { auditPath, gatewayConfig, localState, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
-import { hasOnlyBegun, lostAudit, lostStore, usedStores } from "../../service/used-stores.ts";
+import { hasChains, hasOnlyBegun, lostAudit, lostStore, usedStores } from "../../service/used-stores.ts";
 import { errorResult } from "../../terminal/output.ts";
 import { checkFiles } from "./doctor-files.ts";
 
@@ -169,21 +169,18 @@ function warnOfNames({ output }: Context, { host, publicUrl, adminHost, adminUrl
 async function isNew(context: Context, config: Config, mayHaveNewAudit: boolean): Promise<boolean> {
   for (let attempt = 1; ; attempt++) {
     const { service, audit } = await usedStores(context, config);
-    const state = service ? await stateOf(context) : "new";
+    const file = { path: auditPath(config), keys: await context.keys() };
+    const state = service ? await localState(context) : "new";
     if (state === "initialized") {
-      if (audit || mayHaveNewAudit) return false;
-      throw lostAudit(auditPath(config));
+      if (mayHaveNewAudit || (audit && (await hasChains(file)))) return false;
+      throw lostAudit(file.path);
     }
-    // What a stopped initialization has left is begun again.
-    if (state === "initializing" || (!service && !audit)) return true;
-    if (audit && (await hasOnlyBegun({ path: auditPath(config), keys: await context.keys() }))) return true;
-    if (attempt >= waitedAttempts) throw service ? foreignStore() : lostStore(config, auditPath(config));
+    // What a stopped initialization has left is begun again, unless the audit says that the service was finished.
+    const isOnlyBegun = !audit || (await hasOnlyBegun(file));
+    if (isOnlyBegun && (audit || state === "initializing" || !service)) return true;
+    if (attempt >= waitedAttempts) throw isOnlyBegun ? foreignStore() : lostStore(config, file.path);
     await sleep(waitedMs, undefined, { signal: context.signal });
   }
-}
-
-async function stateOf(context: Context): Promise<ServiceState> {
-  return await withLocalService(context, { mayBeNew: true }, async ({ admin }) => await admin.state());
 }
 
 function foreignStore(): CommandError {
