@@ -2,7 +2,7 @@ import { CommanderError } from "commander";
 import type { Surroundings } from "./context.ts";
 import { declareCompletion } from "./declarations/completion.ts";
 import { CommandError, exitCodeOf, exitCodes, Interrupted, ProblemsPrinted } from "./exit-codes.ts";
-import { commonOutputOptions, mayHaveSecrets, withoutArguments } from "./new-program.ts";
+import { CommandLineError, commonOutputOptions, mayHaveSecrets, nameOwnHelp } from "./new-program.ts";
 import { Results } from "./terminal/results.ts";
 
 /** Loads the commands of an executable, and not those of the other one. */
@@ -76,6 +76,7 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
   const program = await programs[name](surroundings);
   try {
     await declareCompletion(program, commandLine);
+    nameOwnHelp(program);
     await program.parseAsync([...commandLine], { from: "user" });
     await new Promise<void>((resolve) => stdout.write("", () => resolve()));
     if (outputFailed) stderr.write(`${name}: the output cannot be written. Is the disk full?\n`);
@@ -87,9 +88,7 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
       if (!flagsOf(commandLine).includes("--json")) return exitCodes.usage;
       const { Output } = await import("./terminal/output.ts");
       // Commander has written the message for people to stderr.
-      new Output(surroundings, { ...commonOutputOptions(program), json: true }).error(
-        usageError(name, error, commandLine),
-      );
+      new Output(surroundings, { ...commonOutputOptions(program), json: true }).error(usageError(name, error));
       return exitCodes.usage;
     }
     if (error instanceof ProblemsPrinted) return error.exitCode;
@@ -111,13 +110,11 @@ async function main(name: keyof typeof programs, commandLine: readonly string[])
 }
 
 /** Returns the error for a mistake in the command line that commander has found. */
-function usageError(name: string, error: CommanderError, commandLine: readonly string[]): CommandError {
+function usageError(name: string, error: CommanderError): CommandError {
   const isMissing = error.code === "commander.help";
-  const message = withoutArguments(error.message, { hidesAll: mayHaveSecrets(commandLine) })
-    .replace(/^error: /, "")
-    .replaceAll("\n", " ");
+  const message = error.message.replace(/^error: /, "").replaceAll("\n", " ");
   return new CommandError("USAGE", isMissing ? "The command line names no command" : message, {
-    hint: `\`${name} --help\` lists the commands, and \`${name} <command> --help\` lists the flags of a command.`,
+    hint: error instanceof CommandLineError ? error.hint : `\`${name} --help\` lists the commands.`,
   });
 }
 

@@ -1,4 +1,4 @@
-import { Command, Help } from "commander";
+import { Command, CommanderError, Help } from "commander";
 import type { Surroundings } from "./context.ts";
 import type { OutputOptions } from "./terminal/output.ts";
 import { withoutTokens } from "./terminal/without-tokens.ts";
@@ -19,8 +19,35 @@ export function newProgram({ name, stdout, stderr }: Surroundings, description: 
       // That a flag without a value is off by default goes without saying.
       optionDescription: (option) => new Help().optionDescription(option).replace(" (default: false)", ""),
     })
-    .showHelpAfterError(`(${name} --help lists the commands)`)
     .exitOverride();
+}
+
+/** A mistake in a command line, in the words that people read. The message has no argument that may be a secret. */
+export class CommandLineError extends CommanderError {
+  /** The command whose help lists what may follow, such as `keyward tokens create --help`, and what the help lists. */
+  readonly hint: string;
+
+  constructor({ exitCode, code }: CommanderError, message: string, hint: string) {
+    super(exitCode, code, message);
+    this.hint = hint;
+  }
+}
+
+/**
+ * Makes each command of a program name its own help after a mistake in its command line, and throw `CommandLineError`. Call
+ * it when all commands are declared, because a command inherits the settings of its parent when it is declared.
+ */
+export function nameOwnHelp(command: Command, path = command.name()): void {
+  const help = `${path} --help`;
+  const listed = command.commands.length > 0 ? "lists the commands" : "lists the arguments and flags";
+  command.showHelpAfterError(`(${help} ${listed})`).exitOverride((error) => {
+    let message = error.message;
+    command.configureOutput().outputError?.(message, (shown) => {
+      message = shown;
+    });
+    throw new CommandLineError(error, message, `\`${help}\` ${listed}.`);
+  });
+  for (const each of command.commands) nameOwnHelp(each, `${path} ${each.name()}`);
 }
 
 /** Declares the options of a program about its output. */
@@ -39,16 +66,17 @@ export function commonOutputOptions(program: Command): OutputOptions {
 /** The commands whose arguments may be the value of a secret or a token. */
 const secretCommands: readonly string[] = ["secrets", "tokens", "login"];
 
-/** Returns whether a word of a command line may be a secret, so that no message may repeat a word. */
+/** Returns whether a word of a command line may be a secret, so that no message may repeat the command line. */
 export function mayHaveSecrets(commandLine: readonly string[]): boolean {
   return commandLine.some((word) => secretCommands.includes(word));
 }
 
-/** Makes a command print mistakes in its command line without any word of the command line. */
-export function hidingArguments(command: Command): Command {
-  return command.configureOutput({
+/** Makes a command and its subcommands print mistakes in a command line without any word of the command line. */
+export function hideArguments(command: Command): void {
+  command.configureOutput({
     outputError: (text, write) => write(withoutArguments(text, { hidesAll: true })),
   });
+  for (const each of command.commands) hideArguments(each);
 }
 
 /**

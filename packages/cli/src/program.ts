@@ -14,7 +14,7 @@ import { declareRecord } from "./declarations/record.ts";
 import { declareRecords } from "./declarations/records.ts";
 import { declareRotation } from "./declarations/rotation.ts";
 import { declareService } from "./declarations/service.ts";
-import { commonOutputOptions, newProgram, outputOptions } from "./new-program.ts";
+import { commonOutputOptions, hideArguments, newProgram, outputOptions } from "./new-program.ts";
 
 /** Returns the commands of `keyward`. A command loads what it needs when it runs, so that `--help` is printed at once. */
 export function programFor(surroundings: Surroundings): Command {
@@ -69,7 +69,11 @@ export function programFor(surroundings: Surroundings): Command {
   declareGateway(program, context);
   declareService(program, context);
   declareClients(program, context);
-  for (const command of program.commands.slice(others)) refuseRepeats(command);
+  for (const command of program.commands.slice(others)) {
+    refuseRepeats(command);
+    // Any word may be a pasted credential, in the place of a name, a choice or a number.
+    hideArguments(command);
+  }
   program.commandsGroup("HTTP KV:");
   declareKv(
     program.command("kv").description("Serve a store over HTTP, and manage the API keys of its clients."),

@@ -7,13 +7,13 @@ import { copyOfService, newFolder, newService, startGateway } from "./gateway-pr
 import { keyward, keywardReading, startKeyward } from "./keyward-process.ts";
 
 /** Starts a service. `run` runs a command as the first admin. */
-async function start() {
+async function start(...flags: readonly string[]) {
   const folder = await newFolder();
   const { admin } = await copyOfService(folder);
-  const { url, callUrl } = await startGateway(folder);
+  const { url, callUrl, printed } = await startGateway(folder, {}, ...flags);
   const env = { KEYWARD_URL: url, KEYWARD_TOKEN: admin };
   const run = async (...commandLine: readonly string[]) => await keyward(folder, env, ...commandLine);
-  return { folder, env, admin, callUrl, run, client: new AdminClient({ url, token: admin }) };
+  return { folder, env, admin, callUrl, printed, run, client: new AdminClient({ url, token: admin }) };
 }
 
 describe("keyward servers add", () => {
@@ -111,7 +111,20 @@ describe("keyward tokens create and rotate", () => {
       JSON.parse((await run("tokens", "create", "--owner", "ci", "--json", ...flags)).stdout);
     const scoped = await create("--servers", "github,billing");
     expect(scoped.urls).toEqual([`${callUrl}/s/github/mcp`, `${callUrl}/s/billing/`]);
-    expect((await create()).urls).toEqual([`${callUrl}/s/<server>/mcp`, `${callUrl}/s/<server>/<path>`]);
+    expect((await create()).urls).toEqual([
+      `${callUrl}/mcp`,
+      `${callUrl}/s/<server>/mcp`,
+      `${callUrl}/s/<server>/<path>`,
+    ]);
+    await client.createServer({ slug: "linear", url: "https://linear.example.com/mcp" });
+    expect((await create("--servers", "github,billing,linear")).urls).toEqual([
+      `${callUrl}/mcp`,
+      `${callUrl}/s/github/mcp`,
+      `${callUrl}/s/billing/`,
+      `${callUrl}/s/linear/mcp`,
+    ]);
+    expect((await create("--tools", "search")).urls).toEqual([`${callUrl}/mcp`, `${callUrl}/s/<server>/mcp`]);
+    expect((await create("--tools", "search", "--methods", "GET")).urls).toEqual([`${callUrl}/s/<server>/<path>`]);
     expect((await create("--role", "admin")).urls).toEqual([]);
     // A server that is gone must not cost the new token.
     await client.deleteServer("github");
@@ -233,8 +246,16 @@ describe("keyward tokens", () => {
     const created = await run("tokens", "create", "--owner", "ci", "--methods", "get,head", "--json");
     expect(JSON.parse(created.stdout).urls).toEqual([`${callUrl}/s/<server>/<path>`]);
     await run("tokens", "create", "--owner", "bot", "--servers", "github", "--tools", "search,list");
+    const shown = await run("tokens", "create", "--owner", "all");
+    expect(shown.stderr).toContain(`The URL for a client of all MCP servers: ${callUrl}/mcp\n`);
     const { stdout } = await run("tokens", "list");
     expect(stdout).toContain("all servers; methods GET,HEAD");
+    const inDays = (days: number) => new Date(Date.now() + days * 24 * 3_600_000).toISOString();
+    await client.createToken({ owner: "soon", role: "member", expires: inDays(1) });
+    await client.createToken({ owner: "later", role: "member", expires: inDays(3) });
+    const listed = (await run("tokens", "list")).stdout;
+    expect(listed).toMatch(/soon .* until \d{4}-\d\d-\d\d \d\d:\d\d UTC {2}/);
+    expect(listed).toMatch(/later .* until \d{4}-\d\d-\d\d {2}/);
     expect(stdout).toContain("github; tools search,list");
   });
 
@@ -307,6 +328,24 @@ describe("keyward secrets explain", () => {
       exitCode: 2,
       stderr: expect.stringContaining("has no tools"),
     });
+  });
+});
+
+describe("keyward calls explain", () => {
+  it("tells which entry of the log has the cause if the server cannot be reached", async () => {
+    const { run, client, callUrl, printed } = await start("--allow-address", "127.0.0.1:1");
+    await client.createServer({ slug: "gone", url: "http://127.0.0.1:1", kind: "http" });
+    const { token } = await client.createToken({ owner: "ci", role: "member" });
+    const answer = await fetch(`${callUrl}/s/gone/x`, { headers: { authorization: `Bearer ${token}` } });
+    const callId = answer.headers.get("x-request-id") ?? "";
+    const entry = `"requestId":"${callId}"`;
+    const { stdout } = await run("calls", "explain", callId);
+    expect(stdout).toContain("refused: SERVER_UNAVAILABLE");
+    expect(stdout).toContain(`the log of the gateway has it, in the entry with ${entry}`);
+    const line = printed()
+      .stderr.split("\n")
+      .find((text) => text.includes(entry));
+    expect(JSON.parse(line ?? "")).toMatchObject({ code: "SERVER_UNAVAILABLE", detail: expect.any(String) });
   });
 });
 

@@ -2,8 +2,14 @@ import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { PassThrough } from "node:stream";
 import { promisify } from "node:util";
+import type { Command } from "commander";
 import { expect, it, onTestFinished } from "vitest";
+import { collect, readList } from "../src/declarations/arguments.ts";
+import { CommandLineError, nameOwnHelp } from "../src/new-program.ts";
+import { programFor } from "../src/program.ts";
+import { Results } from "../src/terminal/results.ts";
 import { newFolder, newService, startGateway } from "./gateway-process.ts";
 import { keyward, keywardReading, startKeyward } from "./keyward-process.ts";
 
@@ -110,6 +116,69 @@ it("record commands refuse the records of the service, whose values they could d
   ]) {
     const ended = await keyward(folder, {}, "record", ...words, "--store", "service");
     expect({ words, exitCode: ended.exitCode, stdout: ended.stdout }).toEqual({ words, exitCode: 2, stdout: "" });
+  }
+});
+
+it("no mistake in a command line repeats the text that was given for a choice, a number or a time", async () => {
+  const pasted = `ghp_${randomBytes(18).toString("hex")}`;
+  const printed: string[] = [];
+  const commandsIn = (command: Command): readonly Command[] => [command, ...command.commands.flatMap(commandsIn)];
+  const results = new Results(process.stdout);
+  const newProgram = () => {
+    const stderr = Object.assign(new PassThrough(), { isTTY: false });
+    stderr.on("data", (text) => printed.push(String(text)));
+    const { signal } = new AbortController();
+    const { stdin, stdout } = process;
+    const output = { stdin, stdout, stderr, results };
+    const program = programFor({ name: "keyward", ...output, env: {}, signal, allowStop: () => {} });
+    nameOwnHelp(program);
+    return program;
+  };
+  const pathOf = (command: Command): readonly string[] =>
+    command.parent === null ? [] : [...pathOf(command.parent), command.name()];
+  const first = newProgram();
+  const ofService = first.commands.slice(first.commands.findIndex((command) => command.name() === "gateway"));
+  const wrong = ofService
+    .filter((command) => command.name() !== "kv")
+    .flatMap(commandsIn)
+    .flatMap((command) => {
+      const checked = command.options.filter(
+        ({ argChoices, parseArg }) =>
+          (argChoices ?? parseArg) !== undefined && parseArg !== collect && parseArg !== readList,
+      );
+      const path = pathOf(command);
+      return [[...path, `--${pasted}`], ...checked.map(({ long = "" }) => [...path, long, pasted])];
+    });
+  expect(wrong.length).toBeGreaterThan(60);
+  for (const words of wrong) {
+    const error: unknown = await newProgram()
+      .parseAsync(words, { from: "user" })
+      .catch((thrown: unknown) => thrown);
+    expect({ words, error }).toEqual({ words, error: expect.any(CommandLineError) });
+    if (error instanceof CommandLineError) printed.push(error.message, error.hint);
+  }
+  expect(printed.join("\n")).toContain("(not shown)");
+  expect(printed.join("\n")).not.toContain(pasted);
+});
+
+it("no message of a command that runs repeats an address or a path that was pasted", async () => {
+  const folder = await newFolder();
+  await newService(folder);
+  const pasted = `ghp_${randomBytes(18).toString("hex")}`;
+  for (const words of [
+    ["gateway", "start", "--allow-address", pasted],
+    ["gateway", "start", "--allow-address", `${pasted}:443`],
+    ["audit", "anchor", "--out", join(folder, pasted, "anchors")],
+    ["audit", "verify", "--anchor", pasted],
+  ]) {
+    for (const format of [[], ["--json"]]) {
+      const { exitCode, stdout, stderr } = await keyward(folder, {}, ...words, ...format);
+      expect({ words, exitCode, found: (stdout + stderr).includes(pasted) }).toEqual({
+        words,
+        exitCode: 2,
+        found: false,
+      });
+    }
   }
 });
 

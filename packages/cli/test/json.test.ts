@@ -759,6 +759,18 @@ describe("a command with --json", () => {
     expect(expectValid("error", ended.stdout)).toMatchObject({ error: { code: "USAGE", message } });
   });
 
+  it.each([
+    [["revoke"], "keyward revoke --help", "the arguments and flags"],
+    [["keyring", "nonsense"], "keyward keyring --help", "the commands"],
+    [["tokens", "create"], "keyward tokens create --help", "the arguments and flags"],
+    [["nonsense"], "keyward --help", "the commands"],
+  ])("names the help of the command for the mistake in %j", async (commandLine, help, listed) => {
+    const { stderr } = await keywardReading("", tmpdir(), {}, ...commandLine);
+    expect(stderr).toContain(`(${help} lists ${listed})\n`);
+    const { stdout } = await keywardReading("", tmpdir(), {}, ...commandLine, "--json");
+    expect(JSON.parse(stdout)).toMatchObject({ error: { hint: `\`${help}\` lists ${listed}.` } });
+  });
+
   // The examples need jq, which is not a part of this workspace.
   it.skipIf(spawnSync("jq", ["--version"]).status !== 0)(
     "prints output that each example of docs/command-json.md can parse",

@@ -61,6 +61,27 @@ describe("a stolen token of a member", () => {
     expect(await call("/s/tools/mcp", tool("echo"))).toEqual([200, undefined]);
   });
 
+  it("calls no HTTP API if the token is limited to tools and has no methods", async () => {
+    const { gateway, admin, caller, addServer, upstream } = await startMcp();
+    await addServer({ slug: "api", url: upstream.origin });
+    const call = async (scopes: object, init?: RequestInit) => {
+      const { token } = await admin.createToken(caller, {
+        owner: "narrow",
+        role: "member",
+        tools: ["echo"],
+        ...scopes,
+      });
+      const headers = { ...init?.headers, authorization: `Bearer ${token}` };
+      return await fetch(`${gateway.url}/s/api/items`, { ...init, headers }).then(codeOf);
+    };
+    for (const method of ["GET", "POST", "DELETE"]) expect(await call({}, { method })).toEqual([403, "NOT_ALLOWED"]);
+    expect(await call({ servers: ["api"] })).toEqual([403, "NOT_ALLOWED"]);
+    expect(upstream.requests).toEqual([]);
+    expect(await call({ methods: ["POST"] }, { method: "GET" })).toEqual([403, "NOT_ALLOWED"]);
+    expect(upstream.requests).toEqual([]);
+    expect(await call({ methods: ["POST"] }, post(message("tools/list"), {}))).toEqual([200, undefined]);
+  });
+
   it("gives no access to the servers of another workspace, and neither does a token of an admin", async () => {
     const { gateway, admin, upstream, problems } = await startMcp();
     const operator = admin.localOperator();

@@ -10,7 +10,7 @@ const slugPattern = /^[a-z0-9]+(?:-[a-z0-9]+)*$/;
 const shownText = /^[\p{L}\p{M}\p{N}\p{P}\p{S}]+(?: [\p{L}\p{M}\p{N}\p{P}\p{S}]+)*$/u;
 // Characters that are not shown at all would make two labels look alike.
 const hiddenCharacter = /\p{Default_Ignorable_Code_Point}/u;
-// RFC 9110, section 5.6.2.
+// RFC 9110, section 5.6.2. The functions that check a change refuse `*`, which older records may have.
 const headerPattern = /^[A-Za-z0-9!#$%&'*+.^_`|~-]+$/;
 
 /** The largest number of secrets of one server. */
@@ -29,7 +29,7 @@ export const fieldRules = {
   callId: "the id of a call, which has 12 to 64 letters, digits, `_` and `-`",
   owner: "1 to 100 printable characters, without a space at either end",
   secretName: "1 to 128 letters, digits, `_`, `-` and `.`, beginning with a letter or `_`",
-  header: "the name of an HTTP header, of at most 128 letters, digits and the signs !#$%&'*+.^_`|~-",
+  header: "the name of an HTTP header, of at most 128 letters, digits and the signs !#$%&'+.^_`|~-",
   tool: "1 to 128 visible ASCII characters",
   method: "`GET`, `HEAD`, `POST`, `PUT`, `PATCH` or `DELETE`",
   template: "7 to 256 printable ASCII characters",

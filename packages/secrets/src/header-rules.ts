@@ -87,6 +87,11 @@ export function holdingBack(direction: "request" | "answer", name: string): stri
   return ruleFor(plainName(name), direction === "request" ? heldBack : heldBackFromAnswers);
 }
 
+/** Returns whether a name seems to be a pattern for several headers, such as `X-*`. Settings and rules name single headers. */
+export function isPattern(name: string): boolean {
+  return name.includes("*");
+}
+
 /** Returns whether a server could take one header for the other one. */
 export function isSameHeader(one: string, other: string): boolean {
   return plainName(one) === plainName(other);

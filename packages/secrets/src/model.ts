@@ -170,7 +170,7 @@ export interface TokenInfo {
   readonly role: Role;
   /** The slugs of the servers that the token may call. `undefined` for all servers of the workspace. */
   readonly servers: readonly string[] | undefined;
-  /** The tools that the token may call. `undefined` for all. */
+  /** The tools that the token may call. `undefined` for all. With tools and without `methods`: no server of the kind `http`. */
   readonly tools: readonly string[] | undefined;
   /** The HTTP methods that the token may use. `undefined` for all. */
   readonly methods: readonly string[] | undefined;
@@ -194,7 +194,10 @@ export interface NewToken {
   readonly role: Role;
   /** The slugs of the servers that a member may call, at most 100. Default: all servers of the workspace. */
   readonly servers?: readonly string[] | undefined;
-  /** The tools that a member may call, at most 100. Default: all. */
+  /**
+   * The tools that a member may call, at most 100. Default: all. With tools and without `methods`, a member calls no server
+   * of the kind `http`, which has no tools.
+   */
   readonly tools?: readonly string[] | undefined;
   /** The HTTP methods that a member may use. Default: all. */
   readonly methods?: readonly string[] | undefined;
@@ -399,7 +402,7 @@ export interface ExplainedCall {
  * - `TOKEN_REVOKED`, `TOKEN_EXPIRED`: the token is not valid.
  * - `ROLE_NOT_ALLOWED`: the role of the token does not call servers.
  * - `SERVER_OUT_OF_SCOPE`, `TOOL_OUT_OF_SCOPE`, `METHOD_OUT_OF_SCOPE`: the token is limited to other servers, tools or HTTP
- *   methods.
+ *   methods. `TOOL_OUT_OF_SCOPE` for a server of the kind `http`: the token has tools, and no methods.
  * - `SERVER_DISABLED`: an admin has disabled the server.
  * - `SECRET_EXPIRED`: the value of a secret has expired.
  * - `SECRET_ORIGIN_CHANGED`: a value was set for another origin than the URL of the server has now.

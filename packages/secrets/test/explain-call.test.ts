@@ -58,10 +58,10 @@ describe("explainCall", () => {
     const { info } = await admin.createToken(as.admin, scoped);
     expect((await explain(info.id, "search")).refusals).toEqual(["SERVER_OUT_OF_SCOPE"]);
     expect((await explain(info.id, "delete")).refusals).toEqual(["SERVER_OUT_OF_SCOPE", "TOOL_OUT_OF_SCOPE"]);
-    // The gateway does not know the tools of a server that is not an MCP server.
+    // A server that is not an MCP server has no tools, so the tool in the question makes no difference.
     await admin.createServer(as.admin, { slug: "api", url: "https://api.example.com", kind: "http" });
     const ofApi = await admin.explainCall(as.admin, { server: "api", tokenId: info.id, tool: "delete" });
-    expect(ofApi.refusals).toEqual(["SERVER_OUT_OF_SCOPE"]);
+    expect(ofApi.refusals).toEqual(["SERVER_OUT_OF_SCOPE", "TOOL_OUT_OF_SCOPE"]);
     await admin.revokeToken(as.admin, info.id);
     expect((await explain(info.id)).refusals).toEqual(["TOKEN_REVOKED", "SERVER_OUT_OF_SCOPE"]);
     expect((await explain(as.auditor.tokenId)).refusals).toEqual(["ROLE_NOT_ALLOWED"]);
@@ -90,6 +90,18 @@ describe("explainCall", () => {
     expect(await refusals("POST")).toEqual(["METHOD_OUT_OF_SCOPE"]);
     expect(await refusals()).toEqual([]);
     await expect(refusals("BREW")).rejects.toMatchObject({ code: "FIELD_INVALID" });
+  });
+
+  it("says that a token with tools calls a server that is not an MCP server only if it has methods, too", async () => {
+    const { admin, as } = await startWithServer();
+    await admin.createServer(as.admin, { slug: "api", url: "https://api.example.com", kind: "http" });
+    const refusals = async (scopes: object) => {
+      const { info } = await admin.createToken(as.admin, { owner: "ci", role: "member", ...scopes });
+      return (await admin.explainCall(as.admin, { server: "api", tokenId: info.id, method: "POST" })).refusals;
+    };
+    expect(await refusals({ tools: ["search"] })).toEqual(["TOOL_OUT_OF_SCOPE"]);
+    expect(await refusals({ tools: ["search"], methods: ["POST"] })).toEqual([]);
+    expect(await refusals({ tools: ["search"], methods: ["GET"] })).toEqual(["METHOD_OUT_OF_SCOPE"]);
   });
 
   it("says why the server or a secret would be refused", async () => {

@@ -82,6 +82,17 @@ describe("calls in progress", () => {
     for (const { reason } of ended) expect(reason).toBe("TOKEN_NARROWED");
   });
 
+  it("end when their token is narrowed to tools and their server is not an MCP server", async () => {
+    const { service } = await startWithCalls();
+    const { admin, as, reader } = service;
+    await admin.createServer(as.admin, { slug: "api", url, kind: "http" });
+    const { token, info } = await admin.createToken(as.admin, { owner: "mia", role: "member" });
+    const call = { ...(await reader.forCall(token, "api")), method: "GET" };
+    expect(await reader.stillAllowed([call])).toEqual([]);
+    await changeToken(service, info.id, (record) => ({ ...record, revision: 9, tools: ["search"] }));
+    expect(await reader.stillAllowed([call])).toMatchObject([{ reason: "TOKEN_NARROWED" }]);
+  });
+
   it("end when their server is disabled, deleted, or deleted and created again", async () => {
     const { service, ended } = await startWithCalls();
     const { admin, as } = service;

@@ -302,4 +302,16 @@ describe("a rule", () => {
     await admin.setInjection(as.admin, "github", "TOKEN", rule);
     expect((await reader.forCall(tokens.member, "github")).secrets[0]?.rule).toEqual(rule);
   });
+
+  it("names a single header, and no pattern for several", async () => {
+    const { set, admin, as } = await startWithServer();
+    for (const rule of [
+      { kind: "header", header: "X-*" },
+      { kind: "template", header: "*", template: "key {value}" },
+    ] as const) {
+      const refused = { code: "FIELD_INVALID", message: expect.stringContaining("without `*`") };
+      await expect(set("TOKEN", newValue(), { rule })).rejects.toMatchObject(refused);
+    }
+    expect((await admin.listSecrets(as.admin, "github")).secrets).toEqual([]);
+  });
 });

@@ -64,6 +64,7 @@ describe("the headers of a server's settings", () => {
     ["a name with the end of a line", ["x-a\r\nhost"]],
     ["a name of 129 characters", ["x".repeat(129)]],
     ["a name outside ASCII", ["x-é"]],
+    ["a pattern", ["x-*"]],
   ])("cannot be %s", async (_, names) => {
     const { admin, as } = await startService();
     await admin.createServer(as.admin, { slug: "api", url, forwardHeaders: many(20), relayHeaders: many(20) });

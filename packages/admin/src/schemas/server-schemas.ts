@@ -12,12 +12,12 @@ const urlText = fields.urlField.meta({
 
 const forwardHeaders = fields.headersField.meta({
   description:
-    "Headers of callers that the gateway forwards to the server, besides those that it always forwards. Stored in lower case. Not those that the gateway sets itself or must not forward, such as Authorization and Cookie.",
+    "Headers of callers that the gateway forwards to the server, besides those that it always forwards. Stored in lower case, and without `*`. Not those that the gateway sets itself or must not forward, such as Authorization and Cookie.",
   examples: [["x-github-api-version"]],
 });
 const relayHeaders = fields.headersField.meta({
   description:
-    "Headers of the server that the gateway relays to callers, besides those that it always relays. Stored in lower case. Not those that the gateway sets itself or must not relay, such as Set-Cookie.",
+    "Headers of the server that the gateway relays to callers, besides those that it always relays. Stored in lower case, and without `*`. Not those that the gateway sets itself or must not relay, such as Set-Cookie.",
   examples: [["x-ratelimit-remaining"]],
 });
 

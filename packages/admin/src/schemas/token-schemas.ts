@@ -32,7 +32,11 @@ export const newToken = z
       .min(1)
       .max(100)
       .optional()
-      .meta({ description: "The tools that a member may call. Default: all.", examples: [["list_issues"]] }),
+      .meta({
+        description:
+          "The tools that a member may call. Default: all. With tools and without `methods`, a member calls no server of the kind `http`, which has no tools.",
+        examples: [["list_issues"]],
+      }),
     methods: z
       .array(fields.methodField)
       .min(1)
@@ -53,10 +57,10 @@ export const token = z
       .array(fields.slugField)
       .nullable()
       .meta({ description: "The servers that the token may call. `null` for all.", examples: [["github"]] }),
-    tools: z
-      .array(fields.toolField)
-      .nullable()
-      .meta({ description: "The tools that the token may call. `null` for all." }),
+    tools: z.array(fields.toolField).nullable().meta({
+      description:
+        "The tools that the token may call. `null` for all. With tools and without `methods`: no server of the kind `http`.",
+    }),
     methods: z
       .array(z.string())
       .nullable()

@@ -1,6 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { OpenContext } from "../context.ts";
-import { hidingArguments } from "../new-program.ts";
 import { amountBetween, collect, readTime } from "./arguments.ts";
 
 /** Declares the commands that set up and run the secrets service on this machine. */
@@ -61,7 +60,8 @@ export function declareGateway(program: Command, context: OpenContext): void {
       async (options) => await (await import("../commands/gateway/doctor.ts")).gatewayDoctor(await context(), options),
     );
 
-  hidingArguments(program.command("login"))
+  program
+    .command("login")
     .description("Store the URL of a service and a token, for the commands below. Asks, or reads the token from stdin.")
     .option("--url <url>", "the URL of the service, such as https://keyward.example.com")
     .addOption(new Option("--token [token]").hideHelp())

@@ -1,7 +1,6 @@
 import type { CallOutcome, ChangeAction } from "@keyward/admin/client";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type { OpenContext } from "../context.ts";
-import { hidingArguments } from "../new-program.ts";
 import { readDuration } from "../terminal/durations.ts";
 import { amountBetween, collect, readFutureTime, readList, readTime } from "./arguments.ts";
 
@@ -123,12 +122,9 @@ function declareServers(servers: Command, context: OpenContext): void {
 
 function declareSecrets(secrets: Command, context: OpenContext): void {
   const load = () => import("../commands/service/secrets.ts");
-  hidingArguments(secrets);
-  hidingArguments(
-    conditional(ruled(valued(secrets.command("set <server> <name> [value]"))))
-      .usage("[options] <server> <name>")
-      .description("Set a value. Asks for the value without showing it, or reads it from stdin or a file."),
-  )
+  conditional(ruled(valued(secrets.command("set <server> <name> [value]"))))
+    .usage("[options] <server> <name>")
+    .description("Set a value. Asks for the value without showing it, or reads it from stdin or a file.")
     .option("--from-file <file>", "the file that has the value")
     .addHelpText(
       "after",
@@ -172,12 +168,10 @@ function declareSecrets(secrets: Command, context: OpenContext): void {
       "\nThe exit code is 0 also for a call that would be refused. With --json, `refusals` is empty for a call that would be made.",
     )
     .action(async (options) => await (await load()).explainSecrets(await context(), options));
-  for (const command of secrets.commands) hidingArguments(command);
 }
 
 function declareTokens(tokens: Command, context: OpenContext): void {
   const load = () => import("../commands/service/tokens.ts");
-  hidingArguments(tokens);
   tokens
     .command("create")
     .description("Create a token and print it once.")
@@ -188,7 +182,11 @@ function declareTokens(tokens: Command, context: OpenContext): void {
         .default("member"),
     )
     .option("--servers <slugs>", "the servers that a member may call (default: all)", readList)
-    .option("--tools <names>", "the tools that a member may call (default: all)", readList)
+    .option(
+      "--tools <names>",
+      "the tools that a member may call; without --methods, no server of the kind http (default: all)",
+      readList,
+    )
     .option("--methods <methods>", "the HTTP methods that a member may use (default: all)", readMethods)
     .option("--expires <time>", "when the token expires, such as 2030-01-31 (default: never)", readFutureTime)
     .addHelpText("after", "\nExample:\n  keyward tokens create --owner ci --servers github")
@@ -216,7 +214,6 @@ function declareTokens(tokens: Command, context: OpenContext): void {
     .option("--workspace <name>", "the workspace of which the token is an admin (default: a token of an operator)")
     .option("--owner <owner>", "the label of the token", "recovered")
     .action(async (options) => await (await load()).recoverToken(await context(), options));
-  for (const command of tokens.commands) hidingArguments(command);
 }
 
 function declareCalls(calls: Command, context: OpenContext): void {

@@ -6,10 +6,15 @@ import { cannotWrite } from "./new-file.ts";
  * cannot be written, as on a full disk, no part of it stays in the file.
  *
  * @param options.mode the mode of a new file. Default: 0600, so that only its owner can read it.
+ * @param options.shown what an error calls the file. Default: the path, which may be a pasted credential.
  * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file cannot be written; CommandError `USAGE` if its folder does not exist,
  * or if the path is that of a folder.
  */
-export async function appendLine(path: string, line: string, { mode = 0o600 } = {}): Promise<void> {
+export async function appendLine(
+  path: string,
+  line: string,
+  { mode = 0o600, shown = `The file ${path}` } = {},
+): Promise<void> {
   try {
     const file = await open(path, "a", mode);
     try {
@@ -18,7 +23,7 @@ export async function appendLine(path: string, line: string, { mode = 0o600 } = 
       await file.close();
     }
   } catch (error) {
-    throw cannotWrite(path, error);
+    throw cannotWrite(shown, error);
   }
 }
 

@@ -54,24 +54,28 @@ async function writeWhole(
     await syncFolder(dirname(path));
   } catch (error) {
     if (systemCode(error) === "EEXIST") throw existsAlready(path);
-    throw cannotWrite(path, error);
+    throw cannotWrite(`The file ${path}`, error);
   }
 }
 
-/** Returns the error for a file that cannot be written. */
-export function cannotWrite(path: string, error: unknown): KeywardError | CommandError {
+/**
+ * Returns the error for a file that cannot be written.
+ *
+ * @param file what the message calls the file, such as its path.
+ */
+export function cannotWrite(file: string, error: unknown): KeywardError | CommandError {
   const code = systemCode(error);
   if (code === "ENOENT" || code === "ENOTDIR") {
-    return new CommandError("USAGE", `The file ${path} cannot be written, because its folder does not exist`, {
+    return new CommandError("USAGE", `${file} cannot be written, because its folder does not exist`, {
       hint: "Make the folder, or correct the path.",
     });
   }
   if (code === "EISDIR") {
-    return new CommandError("USAGE", `The file ${path} cannot be written, because it is a folder`, {
+    return new CommandError("USAGE", `${file} cannot be written, because it is a folder`, {
       hint: "Pass the path of a file.",
     });
   }
-  return new KeywardError("PROVIDER_UNAVAILABLE", `The file ${path} cannot be written (${code})`, {
+  return new KeywardError("PROVIDER_UNAVAILABLE", `${file} cannot be written (${code})`, {
     hint: "Check that the folder exists, that you may write to it, and that its disk is not full.",
   });
 }

@@ -6,6 +6,9 @@ export function callPath(slug: string, kind: Server["kind"]): string {
   return kind === "mcp" ? `/s/${slug}/mcp` : `/s/${slug}/`;
 }
 
+/** The path at the gateway at which callers reach all MCP servers of their token. */
+export const allMcpPath = "/mcp";
+
 /** Returns the paths for a server whose kind is not known: one for each kind. */
 export function callPathsOf(slug: string): readonly string[] {
   return [`/s/${slug}/mcp`, `/s/${slug}/<path>`];
@@ -43,7 +46,7 @@ export async function allowanceNote(url: string): Promise<string | undefined> {
   if (!isOwn && protocol === "https:") return undefined;
   const address = isLocalName ? "127.0.0.1" : family === 0 ? "<address>" : hostname;
   const reason = isOwn ? "is not public" : "has plain HTTP";
-  return `Calls to this server need \`keyward gateway start --allow-address ${address}:${shownPort}\`, because the URL ${reason}.`;
+  return `The URL ${reason}, so the gateway refuses calls to this server, unless it was started with \`keyward gateway start --allow-address ${address}:${shownPort}\`.`;
 }
 
 /** Returns why the gateway can never call an address; `undefined` if it can, or if an operator can allow the address. */

@@ -8,6 +8,8 @@ const terms: readonly (readonly [term: RegExp, inCommands: string])[] = [
   [/; the (?:body|query|path|header) field (\S+) (?=must |is )/g, '; the field "$1" '],
   [/\bfield "?forwardHeaders(?:\.\d+)?"?/, "flag --forward-header"],
   [/\bfield "?relayHeaders(?:\.\d+)?"?/, "flag --relay-header"],
+  [/\bfield "?injection\.(header|template)"?/, "flag --$1"],
+  [/\bfield "?(expires|owner|servers|tools|methods)(?:\.\d+)?"?(?=[ ,])/, "flag --$1"],
   [
     /^Correct the fields\. The OpenAPI document of the service has the rule of each field\.$/,
     "Correct the command line. Nothing was changed. `--help` after the command lists its arguments and flags.",

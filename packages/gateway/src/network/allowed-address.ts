@@ -23,7 +23,8 @@ export function parseAllowedAddress(text: string): AllowedAddress {
   const isWritten = range !== undefined && (bracketed !== undefined) === (range.bytes.length === 16);
   if (!isWritten || port > 65_535) {
     throw new TypeError(
-      `${JSON.stringify(text)} is not an address and a port. Write \`127.0.0.1:3000\` or \`[::1]:8080\` for an address, \`10.0.0.0/8:443\` or \`[fd00::/8]:443\` for a range, or \`main/github=10.0.0.7:443\` for one server. A port is a number from 1 to 65535.`,
+      // Not repeated: an operator may have pasted a credential in the place of the address.
+      `The text is not an address and a port. Write \`127.0.0.1:3000\` or \`[::1]:8080\` for an address, \`10.0.0.0/8:443\` or \`[fd00::/8]:443\` for a range, or \`main/github=10.0.0.7:443\` for one server. A port is a number from 1 to 65535.`,
     );
   }
   const problem = problemWith(range);

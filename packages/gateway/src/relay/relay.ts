@@ -503,13 +503,18 @@ function bodyRefused(): GatewayProblem {
   });
 }
 
-/** @throws GatewayProblem `NOT_ALLOWED` if the scopes of the token do not have the method or the tool. */
+/** @throws GatewayProblem `NOT_ALLOWED` if the scopes of the token do not allow the method or the tool. */
 function requireScope(
   { server, tools, methods }: CallGrant,
   target: { readonly method?: string; readonly tool?: string | undefined },
 ): void {
-  const [outside] = scopesWithout({ tools, methods }, { ...target, server: server.slug });
+  const [outside] = scopesWithout({ tools, methods }, { ...target, server: server.slug, kind: server.kind });
   if (outside === undefined) return;
+  if (outside === "tool" && server.kind === "http") {
+    throw new GatewayProblem("NOT_ALLOWED", "This token may call only tools, and this server has none", {
+      hint: "Ask an admin of the workspace for a token that also has the HTTP methods that you need.",
+    });
+  }
   throw new GatewayProblem("NOT_ALLOWED", `This token may not use this ${outside} of the server`, {
     hint: "Ask an admin of the workspace for a token with a wider scope.",
   });

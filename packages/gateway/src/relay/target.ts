@@ -26,7 +26,7 @@ export function readTarget(target: string): CallTarget {
   const [, slug, path, query = ""] = route.exec(target) ?? [];
   if (slug === undefined || path === undefined || slug.length > 32) {
     throw new GatewayProblem("ROUTE_NOT_FOUND", "The gateway has no such path", {
-      hint: "The path of a call is /s/<server>/mcp for an MCP server, and /s/<server>/<path> for another server.",
+      hint: "The path of a call is /s/<server>/mcp for an MCP server, /mcp for all MCP servers of the token, and /s/<server>/<path> for another server.",
     });
   }
   if (!pathCharacters.test(path) || separators.test(path) || path.includes("//") || hasDotSegment(path)) {
@@ -46,7 +46,7 @@ export function pathAt(serverUrl: URL, kind: "mcp" | "http", { path, query }: Ca
   // An MCP server has one endpoint, which is its URL.
   if (path === "/mcp") return `${base === "" ? "/" : base}${query}`;
   throw new GatewayProblem("ROUTE_NOT_FOUND", "An MCP server has no other path than its endpoint", {
-    hint: "The path of a call to an MCP server is /s/<server>/mcp.",
+    hint: "The path of a call to an MCP server is /s/<server>/mcp, and /mcp for all MCP servers of the token.",
   });
 }
 

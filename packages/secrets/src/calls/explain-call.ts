@@ -34,7 +34,7 @@ export async function explainCall(
   const end = endOfToken(token, workspace, batch);
   // The gateway knows the tools of MCP servers only. Each message to an MCP server is a POST.
   const asked = server.kind === "mcp" ? { tool, method: "POST" } : { method };
-  const outside = scopesWithout(token, { server: slug, ...asked });
+  const outside = scopesWithout(token, { server: slug, kind: server.kind, ...asked });
   const isUnusable = (why: SecretInfo["unusable"]) => secrets.some(({ unusable }) => unusable === why);
   const refusals: readonly (CallRefusal | false | undefined)[] = [
     end,

@@ -2,6 +2,7 @@ import { keysOfToken } from "../access/authentication.ts";
 import type { Caller } from "../access/caller.ts";
 import { hasRight } from "../access/rights.ts";
 import { endOfToken, type TokenEnd } from "../access/token-end.ts";
+import type { ServerKind } from "../model.ts";
 import { installation, serverKey, tokenKey } from "../records/record-keys.ts";
 import { type ServerRecord, serverRecord } from "../records/server-record.ts";
 import { type TokenRecord, tokenRecord } from "../records/token-record.ts";
@@ -13,7 +14,7 @@ export interface OpenCall {
   /** Who made the call. */
   readonly caller: Caller;
   /** The server of the call, as it was when the call began. */
-  readonly server: { readonly id: string; readonly slug: string };
+  readonly server: { readonly id: string; readonly slug: string; readonly kind: ServerKind };
   /** The tool that was called. `undefined` if no tool was called. */
   readonly tool?: string | undefined;
   /** The HTTP method of the call. `undefined` to leave methods out. */
@@ -118,10 +119,10 @@ function tokenOf({ caller }: OpenCall): { readonly workspace: string; readonly i
 
 function endOf(call: OpenCall, records: Records): CallEnd | undefined {
   const { workspace, id } = tokenOf(call);
-  const { id: serverId, slug } = call.server;
+  const { id: serverId, slug, kind } = call.server;
   const { token, end } = records.token(workspace, id);
   if (token === undefined || end !== undefined) return end ?? "TOKEN_REVOKED";
-  const target = { server: slug, tool: call.tool, method: call.method };
+  const target = { server: slug, kind, tool: call.tool, method: call.method };
   if (!hasRight(token.role, "servers.call") || scopesWithout(token, target).length > 0) return "TOKEN_NARROWED";
   const server = records.server(workspace, slug);
   if (server?.id !== serverId || server.deleting) return "SERVER_REMOVED";

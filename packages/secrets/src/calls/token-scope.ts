@@ -1,7 +1,11 @@
+import type { ServerKind } from "../model.ts";
+
 /** What a call asks of the scopes of its token. */
 export interface CallTarget {
   /** The slug of the server. */
   readonly server: string;
+  /** The kind of the server. */
+  readonly kind: ServerKind;
   /** The tool that is called. `undefined` if no tool is called. */
   readonly tool?: string | undefined;
   /** The HTTP method. `undefined` to leave methods out. */
@@ -21,18 +25,22 @@ export interface TokenScopes {
 /**
  * Returns which scopes of a token a call is outside of.
  *
+ * A server of the kind `http` has no tools. So a token with tools may call such a server only if the token has methods, too.
+ *
  * @example
- * console.log(scopesWithout({ tools: ["list_issues"] }, { server: "github", tool: "create_issue" })); // [ "tool" ]
+ * const target = { server: "github", kind: "mcp", tool: "create_issue" } as const;
+ * console.log(scopesWithout({ tools: ["list_issues"] }, target)); // [ "tool" ]
  */
 export function scopesWithout(
   { servers, tools, methods }: TokenScopes,
-  { server, tool, method }: CallTarget,
+  { server, kind, tool, method }: CallTarget,
 ): readonly ("server" | "tool" | "method")[] {
   const isOutside = (scope: readonly string[] | undefined, name: string | undefined) =>
     scope !== undefined && name !== undefined && !scope.includes(name);
   const outside: ("server" | "tool" | "method")[] = [];
   if (isOutside(servers, server)) outside.push("server");
-  if (isOutside(tools, tool)) outside.push("tool");
+  const hasNoTool = kind === "http" && tools !== undefined && methods === undefined;
+  if (hasNoTool || isOutside(tools, tool)) outside.push("tool");
   if (isOutside(methods, method)) outside.push("method");
   return outside;
 }

@@ -1,5 +1,6 @@
 import { invalidField, requireNoToken } from "../field-checks.ts";
 import { isRefusedHeader, ruleField } from "../fields.ts";
+import { isPattern } from "../header-rules.ts";
 import type { InjectionRule } from "../model.ts";
 
 const placeholder = "{value}";
@@ -7,7 +8,7 @@ const placeholder = "{value}";
 /**
  * Checks how a value enters a request, and returns the rule.
  *
- * @throws SecretsError `FIELD_INVALID` if the rule is malformed, or if it names a header that the gateway sets itself.
+ * @throws SecretsError `FIELD_INVALID` if the rule is malformed, if the name of its header has `*`, or if the gateway sets that header itself.
  */
 export function requireRule(given: unknown): InjectionRule {
   const read = ruleField.safeParse(given);
@@ -19,6 +20,9 @@ export function requireRule(given: unknown): InjectionRule {
   }
   const rule = read.data;
   requireNoToken("injection.header", headerOf(rule));
+  if (isPattern(headerOf(rule))) {
+    throw invalidField("injection.header", "without `*`, because the name is the name of one header");
+  }
   if (isRefusedHeader(headerOf(rule))) {
     throw invalidField(
       "injection.header",

@@ -1,13 +1,13 @@
 import { invalidField, requireField } from "../field-checks.ts";
 import { headersField, maxHeadersOfServer } from "../fields.ts";
-import { holdingBack } from "../header-rules.ts";
+import { holdingBack, isPattern } from "../header-rules.ts";
 
 const directions = { forwardHeaders: "request", relayHeaders: "answer" } as const;
 
 /**
  * Checks a list of headers that may pass the gateway, and returns each header once, in lower case; `undefined` for no list.
  *
- * @throws SecretsError `FIELD_INVALID` for more than 20 headers, a text that is no name of a header, or a header that the
+ * @throws SecretsError `FIELD_INVALID` for more than 20 headers, a text that is no name of a header, a name with `*`, or a header that the
  * gateway sets itself or must not pass on.
  */
 export function requireHeaders(
@@ -17,6 +17,7 @@ export function requireHeaders(
   if (given === undefined) return undefined;
   const rule = `a list of at most ${maxHeadersOfServer} names of headers, each of at most 128 characters`;
   const names = requireField(field, headersField, given, rule).map((name) => name.toLowerCase());
+  if (names.some(isPattern)) throw invalidField(field, "without `*`, because each name is the name of one header");
   for (const name of names) {
     const holding = holdingBack(directions[field], name);
     if (holding === undefined) continue;

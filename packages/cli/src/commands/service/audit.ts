@@ -65,12 +65,12 @@ export async function anchor(context: Context, { out }: { readonly out?: string 
     const { ok, problemCount } = await verifyAudit({ ...file, anchors, signal: context.signal });
     if (!ok) {
       throw new SecretsError("AUDIT_INVALID", `No anchor was made: the audit has ${countOf(problemCount, "problem")}`, {
-        hint: `Run \`keyward audit verify --anchor ${out}\`, which lists the problems. Keep ${out} as it is. If the audit was restored from a backup that is older than the last anchor, begin another file of anchors.`,
+        hint: `Run \`keyward audit verify --anchor <file>\` with the file of --out, which lists the problems. Keep the file as it is. If the audit was restored from a backup that is older than the last anchor, begin another file of anchors.`,
       });
     }
   }
   const heads = await auditAnchor(file);
-  await appendLine(out, jsonOf(heads));
+  await appendLine(out, jsonOf(heads), { shown: "The file of --out" });
   context.output.result(`${out} has the anchor. Keep it on another machine.`, { anchor: heads, file: out });
 }
 

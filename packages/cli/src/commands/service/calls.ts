@@ -68,6 +68,9 @@ export async function explainCall(context: Context, id: string): Promise<void> {
     ...(mcpMethod === null ? [] : [["MCP", tool === null ? mcpMethod : `${mcpMethod} ${tool}`]]),
     ["answer", `${status ?? "none: the caller left before the answer"}, ${answerBytes} bytes`],
     ["outcome", reason === null ? call.outcome : `${call.outcome}: ${reason}`],
+    ...(reason === "SERVER_UNAVAILABLE"
+      ? [["cause", `the log of the gateway has it, in the entry with "requestId":"${call.callId}"`]]
+      : []),
     ...call.secrets.map(({ name, revision }) => ["secret", `${name}, revision ${revision}`]),
     ["redactions", String(call.redactions)],
   ];

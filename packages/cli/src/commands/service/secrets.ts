@@ -60,7 +60,7 @@ export async function setInjection(
   const injection = injectionOf(flags);
   if (injection === undefined) {
     throw new CommandError("USAGE", "The command line has no rule", {
-      hint: "Pass one of --bearer, --basic, --header <name> and --template <text>.",
+      hint: "Pass one of --bearer, --basic, --header <name> and --template <text>. For the header with the name of the secret, pass this name to --header.",
     });
   }
   const { client } = await adminAccess(context);
@@ -245,7 +245,8 @@ const refusalTexts: Readonly<Record<CallExplanation["refusals"][number], string>
   TOKEN_EXPIRED: "The token has expired. Create another one: `keyward tokens create`.",
   ROLE_NOT_ALLOWED: "Only a token with the role member calls servers.",
   SERVER_OUT_OF_SCOPE: "The token is limited to other servers.",
-  TOOL_OUT_OF_SCOPE: "The token is limited to other tools.",
+  TOOL_OUT_OF_SCOPE:
+    "The token is limited to other tools. A server of the kind http has no tools, so such a token calls it only with --methods.",
   METHOD_OUT_OF_SCOPE: "The token is limited to other HTTP methods. A call of an MCP server is a POST.",
   SERVER_DISABLED: "The server is disabled. `keyward servers set <slug> --enable` allows calls again.",
   SECRET_EXPIRED: "The value of a secret has expired. Set a new one: `keyward secrets set <server> <name>`.",

@@ -3,11 +3,11 @@ import type { Context } from "../../context.ts";
 import { CommandError } from "../../exit-codes.ts";
 import { localTokenResult, tokenResult } from "../../results/service-results.ts";
 import { adminAccess } from "../../service/admin-access.ts";
-import { callPath, callPathsOf } from "../../service/call-address.ts";
+import { allMcpPath, callPath, callPathsOf } from "../../service/call-address.ts";
 import { type ListOptions, listAll } from "../../service/listed.ts";
 import { shownSince } from "../../terminal/durations.ts";
 import { oneLine, table } from "../../terminal/output.ts";
-import { dayOf } from "../../terminal/times.ts";
+import { dayOf, endOf } from "../../terminal/times.ts";
 
 /** An HTTP method of a call. */
 export type HttpMethod = "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE";
@@ -59,7 +59,7 @@ function printEnds({ output }: Context, id: string, { info }: IssuedToken, overl
   output.progress(`The former token (id ${id}) ${isOver}.`);
   if (info.expires === null) return;
   output.notice(
-    `The new token ends at ${info.expires}, as the former one would have: a rotation does not lengthen the life of a token. A token that is being replaced already has such an end: then use the token that replaced it, and revoke the new one. For a longer life, run \`keyward tokens create\`.`,
+    `The new token ends at ${info.expires}, as the former one would have: a rotation does not lengthen the life of a token. If you rotated the former token before, an earlier rotation set this end. Then use the token which that rotation printed, and revoke the one which is printed now. For a longer life, run \`keyward tokens create\`.`,
   );
 }
 
@@ -134,11 +134,11 @@ export async function recoverToken(
 }
 
 async function printIssued({ output }: Context, client: AdminClient, issued: IssuedToken): Promise<void> {
-  const { token, info } = issued;
+  const { token, info, callUrl } = issued;
   const urls = await urlsFor(client, issued);
   const until = info.expires === null ? "" : `, until ${info.expires}`;
   output.progress(`The token of ${oneLine(info.owner)} (${info.role}, id ${info.id})${until}. It is printed once.`);
-  for (const one of urls) output.progress(oneLine(`The URL for a client: ${one}`));
+  for (const one of urls) output.progress(oneLine(`${labelOf(one, callUrl)}: ${one}`));
   output.result(token, { token, info: tokenResult(info), urls });
 }
 
@@ -149,7 +149,16 @@ async function urlsFor(client: AdminClient, { info, callUrl }: IssuedToken): Pro
   for (const slug of info.servers ?? []) paths.push(...(await pathsTo(client, slug)));
   // Each call of an MCP server is a POST.
   const hasPost = info.methods?.includes("POST") ?? true;
-  return paths.filter((path) => hasPost || !path.endsWith("/mcp")).map((path) => `${callUrl}${path}`);
+  const callsApis = info.tools === null || info.methods !== null;
+  const callable = paths.filter((path) => (path.endsWith("/mcp") ? hasPost : callsApis));
+  const toMcp = callable.filter((path) => path.endsWith("/mcp"));
+  const hasSeveral = info.servers === null || toMcp.length > 1;
+  const all = toMcp.length > 0 && hasSeveral ? [allMcpPath, ...callable] : callable;
+  return all.map((path) => `${callUrl}${path}`);
+}
+
+function labelOf(url: string, callUrl: string | null): string {
+  return url === `${callUrl}${allMcpPath}` ? "The URL for a client of all MCP servers" : "The URL for a client";
 }
 
 /** Returns the path to a server; for a server that cannot be read, the path for each kind. */
@@ -187,5 +196,5 @@ function scopesOf({ role, servers, tools, methods }: Token): string {
 function stateOf({ revoked, expires }: Token): string {
   if (revoked !== null) return `revoked ${dayOf(revoked)}`;
   if (expires === null) return "valid";
-  return Date.parse(expires) <= Date.now() ? `expired ${dayOf(expires)}` : `until ${dayOf(expires)}`;
+  return Date.parse(expires) <= Date.now() ? `expired ${dayOf(expires)}` : `until ${endOf(expires)}`;
 }
