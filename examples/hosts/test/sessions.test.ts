@@ -80,7 +80,7 @@ describe.each(cases)("%s", (_, start, options) => {
     expect(await browser.get("/me")).toMatchObject({ status: 200, body: { user: null } });
   });
 
-  it("answers with an error and keeps the record if a session was tampered with, and without a user if the record is missing", async () => {
+  it("responds with status 500 and keeps the record if a session was tampered with, and without a user if the record is missing", async () => {
     const { store, browser } = await open();
     await browser.post("/login/ada");
     await tamperWith(store);
@@ -92,7 +92,7 @@ describe.each(cases)("%s", (_, start, options) => {
     expect(await browser.get("/me")).toMatchObject({ status: 200, body: { user: null } });
   });
 
-  it("extends a session that is used, and ends a session that is not used", async () => {
+  it("extends the expiry of a session at each request, and ends a session that is not used", async () => {
     vi.useFakeTimers({ toFake: ["Date"] });
     const { browser } = await open();
     await browser.post("/login/ada");
@@ -107,7 +107,7 @@ describe.each(cases)("%s", (_, start, options) => {
     expect(await browser.get("/me")).toMatchObject({ status: 200, body: { user: null } });
   });
 
-  it("keeps what another request writes while a request only reads the session", async () => {
+  it("does not undo the write of another request when a concurrent request only reads the session", async () => {
     const { slow, browser } = await open();
     await browser.post("/login/ada");
     const reading = browser.tab().get("/slow");
@@ -131,14 +131,17 @@ describe.each(cases)("%s", (_, start, options) => {
   });
 });
 
-it.each(Object.entries(hosts))("%s refuses a store that cannot extend a session", async (_, start) => {
-  const records = new Map<string, unknown>();
-  const store = {
-    get: async (key: string) => records.get(key),
-    set: async (key: string, value: unknown) => records.set(key, value),
-    delete: async (key: string) => records.delete(key),
-    clear: async () => records.clear(),
-  };
-  const sessions = createKeyv({ store, keys: Keyring.generate() });
-  await expect(start(sessions, async () => {})).rejects.toThrow("a store with `replace`");
-});
+it.each(Object.entries(hosts))(
+  "%s refuses a store without the method replace, because it cannot extend a session",
+  async (_, start) => {
+    const records = new Map<string, unknown>();
+    const store = {
+      get: async (key: string) => records.get(key),
+      set: async (key: string, value: unknown) => records.set(key, value),
+      delete: async (key: string) => records.delete(key),
+      clear: async () => records.clear(),
+    };
+    const sessions = createKeyv({ store, keys: Keyring.generate() });
+    await expect(start(sessions, async () => {})).rejects.toThrow("a store with `replace`");
+  },
+);
