@@ -58,7 +58,7 @@ describe("refreshMs", () => {
     await Promise.all([store, ...others].map((one) => one.disconnect()));
   });
 
-  it("makes stores use a changed keyring even if every record is under a key of the former keyring", async () => {
+  it("makes stores use a changed keyring even if no record is under its new key", async () => {
     const { before, promoted } = rotation();
     const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
     const rings: Keyring[] = [];
@@ -96,7 +96,7 @@ describe("refreshMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("causes loads after longer and longer pauses while loads fail, and the keyring in use stays in use", async () => {
+  it("makes the pauses between loads longer while loads fail, and stores keep the keyring in use", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const warnings: number[] = [];
     store.on("provider:error", (_: unknown, { times }: Repetition) => warnings.push(times));
@@ -135,7 +135,7 @@ describe("refreshMs", () => {
     await store.disconnect();
   });
 
-  it("counts from the last load, even if a change that the provider reported caused that load", async () => {
+  it("is counted from the last load, even if a change that the provider reported caused that load", async () => {
     const { before, staged } = rotation();
     const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
     await vi.advanceTimersByTimeAsync(800);

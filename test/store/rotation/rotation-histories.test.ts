@@ -165,7 +165,7 @@ const life = fc.record({
   halts: fc.option(fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constant(600))),
 });
 
-it("a rotation loses no record and adds only one key, even if processes are killed, halted or late, or two operators run it", async () => {
+it("a rotation loses no record and adds only one key, even if operators are killed, two operators run it, or replicas halt, join or leave", async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(life, { minLength: 1, maxLength: 5 }),

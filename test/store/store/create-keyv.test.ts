@@ -355,7 +355,7 @@ describe("createKeyv", () => {
 
 describe("a record with JSON that Keyv cannot have written", () => {
   it.each(["7", '"text"', "[]", "null", '{"a":1}'])(
-    "makes every read reject, and does not count as missing: %s",
+    "makes every read reject, instead of counting as missing: %s",
     async (text) => {
       const keyv = createKeyv({ store: new Map(), keys: newRing() });
       await keyv.encryptedStore.set("key", text);
@@ -364,10 +364,10 @@ describe("a record with JSON that Keyv cannot have written", () => {
       await expectRefusal(drain(keyv), "RECORD_MALFORMED");
     },
   );
+});
 
-  it("is not the JSON that Keyv writes for undefined, which a read returns as undefined", async () => {
-    const keyv = createKeyv({ store: new Map(), keys: newRing() });
-    await keyv.set("key", undefined, 60_000);
-    expect(await keyv.get("key")).toBeUndefined();
-  });
+it("a Keyv that createKeyv made returns undefined for a record that was written with the value undefined", async () => {
+  const keyv = createKeyv({ store: new Map(), keys: newRing() });
+  await keyv.set("key", undefined, 60_000);
+  expect(await keyv.get("key")).toBeUndefined();
 });

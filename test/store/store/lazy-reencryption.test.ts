@@ -253,7 +253,7 @@ describe("a lazy re-encryption that fails", () => {
   });
 });
 
-it("a record that does not fit in the queue is re-encrypted after its next read", async () => {
+it("a record that does not fit in the queue of lazy re-encryption is re-encrypted after its next read", async () => {
   const keys = Array.from({ length: 1_500 }, (_, index) => `key ${index}`);
   const { inner, store, emitted } = await rotated(keys);
   expect(await store.getMany(keys)).toHaveLength(1_500);
@@ -327,7 +327,7 @@ describe("lazy re-encryption, between two batches,", () => {
   });
 });
 
-it("a record is re-encrypted with the keyring that is in use when the record is replaced", async () => {
+it("lazy re-encryption uses the keyring that is in use when the record is replaced, not when it was read", async () => {
   const { before, promoted } = rotation();
   const third = promoted.add({ id: "third" }).promote("third");
   const inner = new WatchedStore();

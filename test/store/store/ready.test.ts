@@ -83,7 +83,7 @@ describe("ready()", () => {
   });
 
   it.each(Object.entries(withReservedSpace))(
-    "rejects if the keyring of the process is not that of the records in a %s",
+    "rejects if the keyring of the process is not the keyring of the records in a %s",
     async (_, open) => {
       const inner = open();
       const right = createKeyv({ store: inner, keys: newRing("right"), namespace: "flows" });
@@ -211,8 +211,8 @@ describe("ready()", () => {
 });
 
 const servers = await findRedisServers();
-describeWithRedis(servers, "ready() over Redis", () => {
-  it("rejects while the server is down, and resolves when the server is back", async () => {
+describeWithRedis(servers, "a store over Redis", () => {
+  it("ready() rejects while the Redis server is down, and resolves when the server is back", async () => {
     const server = await startRedis(servers);
     onTestFinished(() => server.stop());
     const store = new RedisStore(server.url, { timeoutMs: 500 });
