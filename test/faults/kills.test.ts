@@ -134,7 +134,7 @@ async function expectKillsCostNothing(address: string, folder: string): Promise<
   }
 }
 
-const name = `a bulk job that is killed and resumed ${kills} times repeats only the pages that a kill interrupted (seed ${seed})`;
+const name = `a bulk re-encryption that is killed and resumed ${kills} times repeats only the pages that a kill interrupted (seed ${seed})`;
 
 it(`${name} over SQLite`, options, async () => {
   const folder = await temporaryFolder();

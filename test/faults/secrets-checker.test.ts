@@ -122,7 +122,7 @@ describe("the checker of histories of the secrets service", () => {
       problem: "an operation failed",
       events: [{ ...set("a", 20, 30), code: "SERVICE_BUSY" }],
     },
-  ])("finds $name", ({ events, problem }) => {
+  ])("reports $name", ({ events, problem }) => {
     const problems = problemsIn([...created, ...events]);
     expect(problems.join("\n")).toContain(problem);
   });

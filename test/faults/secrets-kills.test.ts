@@ -143,9 +143,9 @@ async function callOf(reader: SecretsReader, token: string, slug: string): Promi
   }
 }
 
-const randomly = `${randomKills} kills at random moments lose no change, bring back nothing deleted and leave no stray records (seed ${seed})`;
+const randomly = `${randomKills} kills of admin processes at random moments lose no change, bring back nothing deleted and leave no stray records (seed ${seed})`;
 const stepwise =
-  "a process killed at any write loses no change, brings back nothing deleted and leaves no stray records: %s";
+  "a process that is killed at any write of an operation loses no change, brings back nothing deleted and leaves no stray records: %s";
 
 describe("over SQLite", () => {
   it.each(killed)(stepwise, options, (name) => expectKillsCostNothing(name, undefined, async () => undefined));

@@ -82,7 +82,7 @@ async function expectRaceWithoutProblem(server?: string): Promise<void> {
   await expectWholeAfterSweep(service);
 }
 
-const name = `two admins, two readers and rotations at once lose no record, bring none back, and leave none over (seed ${seed})`;
+const name = `two admins, two readers and rotations at the same time lose no change, bring back nothing deleted and leave no stray records (seed ${seed})`;
 
 it(`${name}, over SQLite`, options, async () => {
   await expectRaceWithoutProblem();
@@ -91,7 +91,7 @@ it(`${name}, over SQLite`, options, async () => {
 it.each<{ readonly name: string; readonly flaws: Flaws }>([
   { name: "drops changes that it acknowledges", flaws: { admin: "dropped" } },
   { name: "returns records that were replaced", flaws: { reader: "old" } },
-])("a store that $name is found", options, async ({ flaws }) => {
+])("the check of the race reports problems over a store that $name", options, async ({ flaws }) => {
   const service = await startSharedService();
   const { events } = await race(service, flaws, 1_500);
   const problems = problemsIn(events).map((problem) => problem.slice(0, problem.indexOf(":")));

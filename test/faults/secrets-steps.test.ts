@@ -67,7 +67,7 @@ async function checkLate(operation: Operation, { store, fault, outcome }: Struck
   await service.expectNothingLeft(store, operation, view);
 }
 
-it("can be recovered when the first start ends at any call to the store", async () => {
+it("the secrets service can be recovered after its initialization was halted at any call to the store", async () => {
   const { keys } = service;
   onTestFinished(() => void vi.useRealTimers());
   for (let at = 1; ; at++) {
@@ -101,7 +101,7 @@ it("can be recovered when the first start ends at any call to the store", async 
   }
 });
 
-it("sets no secret on a server that was created in the place of the one for which the set began", async () => {
+it("a set of a secret rejects with SERVER_NOT_FOUND if its server was deleted and created again before the value was stored", async () => {
   const { callers, records } = service;
   const secret = { name: "ONE", value: "value for the former server" };
   // After the write that hands out the number of the value, the next write stores the value.
@@ -124,7 +124,7 @@ it("sets no secret on a server that was created in the place of the one for whic
 
 describe.each(operations)("$name", (operation) => {
   it.each(faultKinds)(
-    "loses no change, brings back nothing deleted and leaves no stray records when one call to the store is: %s",
+    "loses no change, brings back nothing deleted and leaves no stray records if one of its calls to the store has this fault: %s",
     async (kind) => {
       onTestFinished(() => void vi.useRealTimers());
       const allowed = await service.allowedFor(operation);

@@ -68,8 +68,8 @@ const valueNamed = (secret: string) => (key: string, value: unknown) =>
   key.startsWith("value/") && JSON.stringify(value).includes(`"name":"${secret}"`);
 const endsWith = (end: string) => (key: string) => key.endsWith(end);
 
-describe("an older record that was put back", () => {
-  it("is refused by every process that has seen the revocation, if it is the record of a revoked token", async () => {
+describe("an older record that an attacker has put back", () => {
+  it("is refused by each process that has read the revocation, if the record contains a revoked token", async () => {
     const service = await startTampered();
     const { raw, world, process, reader } = service;
     const key = await keyOf(service, endsWith(`/${world.ids.member}`));
@@ -84,7 +84,7 @@ describe("an older record that was put back", () => {
     });
   });
 
-  it("hands out no value if it is the record of a server with an earlier URL, also to a process that has seen nothing", async () => {
+  it("releases no secret, even in a process that has read nothing before, if the record contains the earlier URL of a server", async () => {
     const service = await startTampered();
     const { raw, world, process, reader, restart } = service;
     const key = await keyOf(service, (each) => each.startsWith("server/") && each.endsWith("/jira"));
@@ -101,7 +101,7 @@ describe("an older record that was put back", () => {
   });
 });
 
-describe("a record that was moved", () => {
+describe("a record that an attacker has moved", () => {
   it.each([
     {
       name: "a value to another secret of its server",
@@ -118,7 +118,7 @@ describe("a record that was moved", () => {
       to: (key: string, value: unknown) =>
         key.startsWith("server/") && key.endsWith("/github") && JSON.stringify(value).includes('"name":"ONE"'),
     },
-  ])("$name is refused, and nothing is sent", async ({ from, to, code }) => {
+  ])("is refused under its new key, and no value is released: $name", async ({ from, to, code }) => {
     const service = await startTampered();
     const { raw, world, reader, restart } = service;
     await raw.set(await keyOf(service, to), await take(service, await keyOf(service, from)));
@@ -127,7 +127,7 @@ describe("a record that was moved", () => {
     expect(await codeOfCall(reader, world.tokens.spare)).toBe("answered");
   });
 
-  it("gives its holder nothing if it is the record of a token, moved to the id of another token", async () => {
+  it("is refused if it is the record of an admin's token under the id of a member's token, so the member stays a member", async () => {
     const service = await startTampered();
     const { raw, world, restart } = service;
     const keyOfToken = async (id: string) =>
@@ -146,7 +146,7 @@ async function plant({ store, keys }: Tampered, key: string, value: unknown): Pr
   await encrypted.disconnect();
 }
 
-describe("a record of another form", () => {
+describe("a record whose form the service does not know", () => {
   it.each([
     { name: "the installation", of: (key: string) => key === "service" },
     { name: "a workspace", of: (key: string, value: unknown) => isWorkspace(key, value, "main") },
@@ -154,7 +154,7 @@ describe("a record of another form", () => {
     { name: "a value", of: valueNamed("ONE") },
     { name: "the page of a list", of: (key: string) => key === "list/workspaces/0" },
     { name: "the head of a list", of: (key: string) => key === "list/workspaces/head" },
-  ])("is refused and never written over: $name", async ({ of }) => {
+  ])("is refused and not overwritten: $name", async ({ of }) => {
     for (const change of [{ v: 2 }, { later: true }, undefined]) {
       const service = await startTampered();
       const { raw, world, process, restart } = service;
@@ -178,7 +178,7 @@ describe("a record of another form", () => {
     }
   });
 
-  it("does not keep the sweep from the other servers and workspaces, and is reported", async () => {
+  it("is reported as a problem by a sweep, and does not make the sweep fail", async () => {
     const service = await startTampered();
     const { process, problems, restart } = service;
     const key = await keyOf(service, (each, value) => isServerOf(each, value, "ONE"));
@@ -200,7 +200,7 @@ function isServerOf(key: string, value: unknown, secret: string): boolean {
 }
 
 describe("the wrong keyring", () => {
-  it("is refused by every call and change, and nothing is written over", async () => {
+  it("makes every call and change reject, and the store stays unchanged", async () => {
     const { store, world, process } = await startTampered();
     const dump = async () => (await store.scan({ limit: 10_000 })).entries.map(({ key, value }) => [key, value]);
     const before = await dump();
@@ -224,7 +224,7 @@ describe("the wrong keyring", () => {
 });
 
 describe("a restore of yesterday's backup", () => {
-  it("is refused by a running process, and after a restart every token from before is refused", async () => {
+  it("is refused by a running process, and revokeTokensBefore() after a restart makes all earlier tokens invalid", async () => {
     const folder = await temporaryFolder();
     const [path, saved] = [join(folder, "service.db"), join(folder, "backup.db")];
     const keys = guardMaterial(Keyring.generate("restored"));
