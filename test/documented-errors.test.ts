@@ -38,7 +38,7 @@ describe("docs/errors.md", () => {
     ...codesOf("secrets", "secrets-error.ts", "SecretsErrorCode"),
   ];
 
-  it("has a section for each error code, and no section for another word", () => {
+  it("has a section for each error code, and no section for a code that no package throws", () => {
     expect(codes).toEqual(expect.arrayContaining(["RECORD_TAMPERED", "SECRET_UNUSABLE"]));
     expect([...sections.keys()].sort()).toEqual([...codes].sort());
   });

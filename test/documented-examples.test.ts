@@ -274,12 +274,12 @@ describe("the examples in docstrings", () => {
     },
   );
 
-  it("include every example that is listed as endless", () => {
+  it("include every example that this test lists as one that never ends", () => {
     const names = examples.map(({ name }) => name);
     expect([...endless.keys()].filter((name) => !names.includes(name))).toEqual([]);
   });
 
-  it("use every variable and every import that this test adds to them", () => {
+  it("use every variable and every import that this test adds", () => {
     const usedIn = (texts: readonly string[]) => new Set(texts.flatMap((text) => [...identifiersIn(text)]));
     const inExamples = usedIn(examples.map(({ code }) => code));
     const unused = (name: string) => {
@@ -350,7 +350,7 @@ export class Shown {
     return { folder: own, program };
   }
 
-  it("finds the code, the name and the line of each example, with a fence or without", () => {
+  it("finds the code, the name and the line of each example, with or without a code fence", () => {
     expect(examplesIn("a.ts", source)).toEqual([
       { file: "a.ts", name: "shown", info: "", line: 8, code: "first();\nif (true) {\n  second();\n}" },
       { file: "a.ts", name: "method", info: "", line: 19, code: "\nthird();\n" },

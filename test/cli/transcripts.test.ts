@@ -49,7 +49,7 @@ describe("what the commands print", () => {
     await compare(name, {});
   });
 
-  it("has a transcript for each kind of source", () => {
+  it("has a transcript for the help, for each kind of store and for each key service", () => {
     expect(readdirSync(folder).map((name) => basename(name, ".txt"))).toEqual(
       expect.arrayContaining(["help", "memory", "sqlite", "redis", "openbao", "moto"]),
     );
