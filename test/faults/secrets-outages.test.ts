@@ -119,14 +119,14 @@ describeWithRedis(servers, "Redis behind a proxy", () => {
 
 const isRoot = process.getuid?.() === 0;
 
-/** Mounts a file system of a size on a folder until the end of the test. Skips the test if root may not. */
+/** Mounts a file system of this size on a folder until the end of the test. Skips the test if root may not mount here. */
 function mount(folder: string, size: string, { skip }: TestContext): void {
   try {
     execFileSync("mount", ["-t", "tmpfs", "-o", `size=${size}`, "none", folder], { stdio: "ignore" });
   } catch {
     skip("root may not mount a file system here");
   }
-  // Lazily, because a failed test may have left a file open.
+  // The option -l unmounts even if a failed test has left a file open.
   onTestFinished(() => void execFileSync("umount", ["-l", folder]));
 }
 
@@ -146,7 +146,7 @@ describe.skipIf(process.platform !== "linux" || !isRoot)("a SQLite file on a ful
     const rest = join(folder, "rest");
     expect(() => writeFileSync(rest, Buffer.alloc(2_000_000))).toThrow("ENOSPC");
 
-    // The file may have free pages, which take some values.
+    // The SQLite file may have free pages, so some values are accepted although the disk is full.
     const [accepted, refused]: [string[], string[]] = [[], []];
     for (let count = 0; count < 200 && refused.length < 3; count++) {
       const name = `LARGE_${count}`;
@@ -175,7 +175,7 @@ describe.skipIf(process.platform !== "linux" || !isRoot)("a SQLite file on a ful
   });
 });
 
-/** Two processes initialize the service in the same empty store at once, again and again. */
+/** Repeatedly lets two processes initialize the service in the same empty store at the same time. */
 async function expectOneInitialization(next: (round: number) => Promise<string>): Promise<void> {
   const folder = await temporaryFolder();
   const keyringPath = join(folder, "keyring.json");

@@ -21,13 +21,13 @@ interface Race {
   readonly rotations: number;
 }
 
-/** The flaws of the stores of the first admin and of the first reader. */
+/** A flaw in the store of the first admin process, and a flaw in the store of the first reader process. */
 interface Flaws {
   readonly admin?: "dropped";
   readonly reader?: "old";
 }
 
-/** Two admins and two readers work at once, while the keys are rotated again and again. */
+/** Runs two admin processes and two reader processes at the same time, while the keys are rotated repeatedly. */
 async function race(service: SharedService, flaws: Flaws = {}, raceMs = racedMs): Promise<Race> {
   const { folder, address, keyringPath, admins, keys } = service;
   const files = admins.map((_, index) => join(folder, `admin-${index}.jsonl`));

@@ -12,7 +12,7 @@ import { operations, prepare, processOf, type ServiceProcess, type World } from 
 import { acceptingAudit, codeOf, recordsOf } from "./secrets-view.ts";
 import { temporaryFolder } from "./sqlite.ts";
 
-/** A service in memory, whose records a test changes as someone who can write to the store. */
+/** A service in memory. The test changes its records, as an attacker could who can write to the store. */
 interface Tampered {
   readonly store: MemoryStore;
   /** The stored bytes of the records. */
@@ -46,7 +46,7 @@ async function startTampered(): Promise<Tampered> {
   return { store, raw, keys, world, process: await processOf(admin, world), reader, problems, restart };
 }
 
-/** Returns the key of the one record whose key matches. */
+/** Returns the key of the only record for which `matches` returns true. */
 async function keyOf({ store, keys }: Tampered, matches: (key: string, value: unknown) => boolean): Promise<string> {
   const found = [...(await recordsOf({ store, keys }))].filter(([key, value]) => matches(key, value));
   const [first] = found;
@@ -95,7 +95,7 @@ describe("an older record that an attacker has put back", () => {
     await raw.set(key, before);
     expect(await codeOfCall(reader, world.tokens.member, "jira")).toBe("RECORD_ROLLED_BACK");
     expect(await codeOfCall(restart().reader, world.tokens.member, "jira")).toBe("SECRET_UNUSABLE");
-    // The new value, in the place of the value that the earlier record names.
+    // Stores the new value under the key of the value that the earlier server record names.
     await raw.set(formerValue, await take(service, await keyOf(service, valueNamed("KEY"))));
     expect(await codeOfCall(restart().reader, world.tokens.member, "jira")).toBe("RECORD_TAMPERED");
   });
@@ -138,7 +138,7 @@ describe("a record that an attacker has moved", () => {
   });
 });
 
-/** Writes a record of another form, which is encrypted under the right key. */
+/** Writes a record whose form the service does not know, encrypted under the right key. */
 async function plant({ store, keys }: Tampered, key: string, value: unknown): Promise<void> {
   const encrypted = new EncryptedStore(store.namespaced(serviceNamespace), { keys, scope: scopeOfServiceRecord });
   encrypted.namespace = serviceNamespace;
@@ -173,7 +173,7 @@ describe("a record whose form the service does not know", () => {
         codes.push(await run({ ...process, admin }, world, "nobody").then(() => "done", codeOf));
       }
       expect(codes).toContain("RECORD_INVALID");
-      // A value is deleted with its secret, and never read for that.
+      // The record of a value is deleted together with its secret, without being read.
       if (!key.startsWith("value/")) expect(await raw.get(key)).toEqual(planted);
     }
   });
@@ -281,7 +281,7 @@ describe("a restore of yesterday's backup", () => {
   });
 });
 
-/** Copies the records of a SQLite file into another one, which processes may have open. */
+/** Copies the records of a SQLite file into another SQLite file, which processes may have open. */
 async function copyDatabase(from: string, to: string): Promise<void> {
   const source = new DatabaseSync(from);
   try {
