@@ -63,7 +63,7 @@ const otherImports: readonly Import[] = [
   { name: "writeFile", from: "node:fs/promises", kind: "value" },
 ];
 
-/** Examples that do not end by themselves, by the documented name, each with the reason. They are stopped. */
+/** Examples that never end and must be stopped, by the documented name, each with the reason. */
 const endless: ReadonlyMap<string, string> = new Map([
   ["reencryptionWorker", "the worker waits for jobs until the process receives SIGTERM"],
 ]);
@@ -102,12 +102,12 @@ const withoutExample: ReadonlyMap<string, string> = new Map([
   ["sameKeyring", "a comparison that the authors of a key provider call with two keyrings"],
 ]);
 
-/** The same in each run, so that a Redis server that outlives the run never has records under another key. */
+/** The key of all examples. It is the same in each run, because a Redis server that outlives a run keeps records under it. */
 const encryptionKey = Buffer.from("a key for examples in docstrings").toString("base64");
 
 /** An example that waits for something that never happens is stopped after this time. A busy machine is slow. */
 const longestRunMs = 100_000;
-/** An example that is listed as endless is stopped after this time. */
+/** An example in the list `endless` is stopped after this time. */
 const endlessRunMs = 5_000;
 
 /** Finds the examples in the docstrings of a source file. */

@@ -106,10 +106,10 @@ describe("refreshMs", () => {
     expect(keys.loads).toBeGreaterThanOrEqual(5);
     expect(keys.loads).toBeLessThanOrEqual(6);
     await vi.advanceTimersByTimeAsync(590_000);
-    // No pause is longer than 6 seconds, and of those that are as long as they get, none is shorter than 5.
+    // No pause is longer than 6 seconds. After the first loads, no pause is shorter than 5 seconds.
     expect(keys.loads).toBeGreaterThanOrEqual(100);
     expect(keys.loads).toBeLessThanOrEqual(124);
-    // Warnings are emitted after 0, 5, 10, 20, 40, 80, 160 and 300 seconds at the earliest, each with the number of failed loads since.
+    // Warnings are emitted after 0, 5, 10, 20, 40, 80, 160 and 300 seconds at the earliest, each with the number of failed loads since the previous warning.
     expect(warnings[0]).toBe(1);
     expect(warnings.length).toBeGreaterThanOrEqual(6);
     expect(warnings.length).toBeLessThanOrEqual(8);
@@ -360,7 +360,7 @@ it("a load that takes longer than timeoutMs fails", async () => {
   release();
 });
 
-describe("freshness", () => {
+describe("the freshness of a key provider", () => {
   it.each<[string, KeyFreshness]>([
     ["a refreshMs of 0", { refreshMs: 0 }],
     ["a refreshMs that is not a number", { refreshMs: Number.NaN }],
@@ -369,7 +369,7 @@ describe("freshness", () => {
     ["an infinite maxAgeMs", { maxAgeMs: Number.POSITIVE_INFINITY }],
     ["a timeoutMs of half a millisecond", { timeoutMs: 0.5 }],
     ["a maxAgeMs that is not longer than timeoutMs", { maxAgeMs: 15_000 }],
-  ])("refuses %s", async (_, freshness) => {
+  ])("is refused by EncryptedStore if it has %s", async (_, freshness) => {
     const keys = new TestKeys(newRing(), freshness);
     await expectRefusal(() => new EncryptedStore(new Map(), { keys }), "VALUE_INVALID");
   });

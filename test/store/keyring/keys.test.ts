@@ -449,7 +449,7 @@ describe("a record under a key id that the keyring lacks", () => {
     const store = new EncryptedStore(inner, { keys });
     const error = await expectRefusal(store.getMany(records.map(({ key }) => key)), "RECORDS_UNREADABLE");
     expect(error.errors).toHaveLength(6);
-    // With a load of its own for each, at one a second, a thousand forged ids would delay a batch by a thousand seconds.
+    // If each id caused a load, at one load a second, a thousand forged ids would delay a batch by a thousand seconds.
     expect(keys.loads).toBeLessThanOrEqual(3);
   });
 });

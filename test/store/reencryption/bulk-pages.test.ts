@@ -25,13 +25,13 @@ interface Page {
   readonly bytesInProgress: number;
 }
 
-/** Logs its scans, and can be slow. */
+/** A memory store that logs its scans, and whose replacements can be slow. */
 class LoggingStore extends MemoryStore {
   readonly scans: Page[] = [];
   msPerReplacement = 0;
   #bytesInProgress = 0;
 
-  /** Drops the log: the first write to a store scans it. */
+  /** Clears the log, because the first write to a store also scans the store. */
   forget(): void {
     this.scans.length = 0;
     this.#bytesInProgress = 0;
@@ -63,7 +63,7 @@ class LoggingStore extends MemoryStore {
   }
 }
 
-/** A store to re-encrypt, with values of these sizes in bytes. */
+/** Returns a store to re-encrypt, with values of these sizes in bytes. */
 async function rotated<Store extends MemoryStore>(inner: Store, sizes: readonly number[]) {
   const rings = rotation();
   const writer = new EncryptedStore(inner, { keys: rings.before });
@@ -218,7 +218,7 @@ describe("maxPerSecond", () => {
   });
 });
 
-/** Divided by the last digit of the key. */
+/** A memory store whose ranges divide the records by the last digit of their keys. */
 class DividedStore extends MemoryStore implements RangedStore {
   override namespaced(): MemoryStore {
     return this;

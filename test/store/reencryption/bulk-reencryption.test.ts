@@ -24,7 +24,7 @@ const value = `${marker}value`;
 const folder = await mkdtemp(join(tmpdir(), "keyward-bulk-"));
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** Three namespaces of records under the old key, and a store whose primary is the new key. */
+/** Returns a backend with records under the old key in three namespaces, and a store whose primary is the new key. */
 async function rotated(countPerNamespace: number, Store: new () => MemoryStore = MemoryStore) {
   const rings = rotation();
   const inner = new Store();

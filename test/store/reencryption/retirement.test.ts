@@ -19,7 +19,7 @@ import { contentOf, damaged } from "../store/inner-stores.ts";
 
 const value = `${marker}value`;
 
-/** Two backends with records under the old key in two namespaces each, and stores whose primary is the new one. */
+/** Returns two backends with records under the old key in two namespaces each, and stores whose primary is the new key. */
 async function rotated() {
   const rings = rotation();
   const [cache, archive] = [new MemoryStore(), new MemoryStore()];

@@ -195,7 +195,7 @@ describe("a rotation whose old key was enabled again during the grace", () => {
       const begun = await call(keys, { ...patient, until: "disable" });
       const disabledAtMs = begun.disabledAtMs ?? Number.POSITIVE_INFINITY;
       expect(statusesOf(begun.keyring)).toContain(`${from} disabled`);
-      // A process that was halted wrote a record under the key, and an operator enables the key for its sake.
+      // A process that was halted wrote a record under the key, and an operator enables the key to make the record readable.
       const enabled = begun.keyring.enable(from);
       const elsewhere = new MemoryStore();
       await new EncryptedStore(elsewhere, { keys: enabled.promote(from) }).set("late", "value");

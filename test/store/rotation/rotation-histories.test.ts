@@ -98,7 +98,7 @@ class Application {
         for (const store of Object.values(this.#stores)) await store.settled();
         this.#idle.resolve();
         await this.#paused;
-        // An immediate write is what could do harm.
+        // A write is the first call after the halt, because a write is the call that could do harm.
         turn += 6 - (turn % 6);
       }
       const backend = turn % 2 === 0 ? "archive" : "cache";

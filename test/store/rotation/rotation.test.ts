@@ -60,21 +60,24 @@ describe("rotateKey", () => {
     ["an unknown field", { ID: "2026-12" }, "VALUE_INVALID"],
     ["material of 5 characters", { id: "2026-12", material: "short" }, "KEY_INVALID"],
     ["a disabled key", { id: "2026-12", status: "disabled" }, "VALUE_INVALID"],
-  ])("rejects %s as the new key before it begins, so that a corrected call rotates", async (_, newKey, code) => {
-    const { inner, operator, idsIn } = await begun();
-    const { provider, options } = operator();
-    const before = await contentOf(inner);
-    const wrong = { ...options, newKey };
-    for (const call of [planRotation, rotateKey]) {
-      await expectRefusal(() => Reflect.apply(call, undefined, [provider, wrong]), code);
-    }
-    const revocation = { ...wrong, id: "old", order: "reencrypt-first" };
-    await expectRefusal(() => Reflect.apply(revokeKey, undefined, [provider, revocation]), code);
-    expect(await rotationStatus(provider, options)).toBeUndefined();
-    expect(await contentOf(inner)).toEqual(before);
-    expect(await rotateKey(provider, options)).toMatchObject({ step: "done", to: "new" });
-    expect(await idsIn()).toEqual(["new"]);
-  });
+  ])(
+    "rejects %s as the new key before it changes anything, and a corrected call rotates the key",
+    async (_, newKey, code) => {
+      const { inner, operator, idsIn } = await begun();
+      const { provider, options } = operator();
+      const before = await contentOf(inner);
+      const wrong = { ...options, newKey };
+      for (const call of [planRotation, rotateKey]) {
+        await expectRefusal(() => Reflect.apply(call, undefined, [provider, wrong]), code);
+      }
+      const revocation = { ...wrong, id: "old", order: "reencrypt-first" };
+      await expectRefusal(() => Reflect.apply(revokeKey, undefined, [provider, revocation]), code);
+      expect(await rotationStatus(provider, options)).toBeUndefined();
+      expect(await contentOf(inner)).toEqual(before);
+      expect(await rotateKey(provider, options)).toMatchObject({ step: "done", to: "new" });
+      expect(await idsIn()).toEqual(["new"]);
+    },
+  );
 
   it("replaces the primary key, removes the old key, and reports each step", async () => {
     const { source, inner, app, operator, idsIn, expectReadable } = await begun();

@@ -179,14 +179,14 @@ describe("a Keyv that createKeyv made", () => {
   });
 });
 
-/** Every text that a log could show for an error, including its causes. */
+/** Returns every text that a log could show for an error and its causes. */
 function shown(error: unknown): string {
   const deep = { depth: Number.POSITIVE_INFINITY, showHidden: true, maxStringLength: null };
   if (!(error instanceof Error)) return `${inspect(error, deep)} ${String(error)}`;
   return [error.message, error.stack, inspect(error, deep), JSON.stringify(error), shown(error.cause)].join("\n");
 }
 
-/** The first six characters of a secret that occur in a text; undefined if there are none. */
+/** Returns the first six consecutive characters of a secret that occur in a text, or undefined if there are none. */
 function quoted(text: string, where: string): string | undefined {
   const starts = Array.from({ length: text.length - 5 }, (_, at) => text.slice(at, at + 6));
   return starts.find((stretch) => where.includes(stretch));

@@ -27,7 +27,7 @@ function listen(store: EncryptedStore): EmittedEvent[] {
   return emitted;
 }
 
-/** Records under the old key, and a store whose primary is the new key. */
+/** Returns a backend with records under the old key, and a store whose primary is the new key. */
 async function rotated(keys: readonly string[], expires?: number) {
   const { before, promoted } = rotation();
   const inner = new WatchedStore();
@@ -283,7 +283,7 @@ describe("lazy re-encryption, between two batches,", () => {
       for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
       return count;
     };
-    /** Returns whether the pause of one second cannot be over yet. */
+    /** Returns true if the pause of one second cannot have ended yet. */
     const isPausing = () => performance.now() - readAtMs < 1_000;
     return { writer, store, emitted: listen(store), countAfterTurns, isPausing };
   }

@@ -476,7 +476,7 @@ describe("the check record", () => {
     await new EncryptedStore(inner, { keys: after }).set("founding", value);
     const keys = new TestKeys(before);
     const store = new EncryptedStore(inner, { keys });
-    // The process loads its keyring before the rotation. To decrypt the check record it reloads it, and its key was removed.
+    // The read below makes the process load the keyring from before the rotation, which cannot decrypt the check record.
     const elsewhere = new MemoryStore();
     await new EncryptedStore(elsewhere, { keys: before }).set("earlier", value);
     await inner.set("earlier", await elsewhere.get("earlier"));

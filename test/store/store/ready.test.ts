@@ -35,12 +35,12 @@ const withoutReservedSpace: Readonly<Record<string, () => WrappableStore>> = {
   "Keyv 5 adapter": () => new LeastKeyv5Adapter(),
 };
 
-/** Everything in a memory store, its reserved space included. */
+/** Returns all records in a memory store, including its reserved space. */
 async function everythingIn(store: MemoryStore): Promise<readonly unknown[]> {
   return [await contentOf(store), (await store.reserved().scan()).entries];
 }
 
-/** A provider that returns no keyring. */
+/** The error of a key provider that cannot load its keyring. */
 const unavailable = new KeywardError("PROVIDER_UNAVAILABLE", "The vault is sealed", { hint: "Unseal the vault." });
 
 describe.each(Object.entries({ ...withReservedSpace, ...withoutReservedSpace }))("ready() over a %s", (_, open) => {
