@@ -117,7 +117,7 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-describe.each(cases)("%s", (_, { start, tampered }, options) => {
+describe.each(cases)("an application that uses %s", (_, { start, tampered }, options) => {
   async function open() {
     // Apollo and got report failed requests here, too.
     vi.spyOn(console, "error").mockReturnValue();
