@@ -202,7 +202,7 @@ describe("the packed tarballs", () => {
     symlinkSync(realpathSync(from), installed(dependency));
   }
 
-  describe.each(named)("$name", ({ name, folder: packageFolder }) => {
+  describe.each(named)("the tarball of $name", ({ name, folder: packageFolder }) => {
     it("contains only its build, its README, its LICENSE and the other files that its manifest names", () => {
       const files = readdirSync(installed(name), { recursive: true, withFileTypes: true })
         .filter((entry) => entry.isFile())

@@ -42,7 +42,10 @@ export interface ManyServersFigures {
 /** The length of the measurement. */
 export interface CallEffort {
   readonly rounds: number;
-  /** Time for which calls are sent to each process before the first round. Node.js compiles the code of a gateway after some thousand calls. */
+  /**
+   * Time for which calls are sent to each process before the first round. Node.js compiles the code of a gateway after some
+   * thousand calls.
+   */
   readonly warmUpMs: number;
   readonly sliceMs: number;
 }

@@ -1,4 +1,4 @@
-/** An operation or a call that one process made. Times are in nanoseconds, from one clock that all processes share. */
+/** An operation or a call of one process. All processes share one clock. Times are in nanoseconds. */
 export type ServiceEvent = ServiceChangeEvent | CallEvent;
 
 /** The begin and the end of an operation or call. If a kill or a failure interrupted the operation, the end is absent. */
@@ -7,7 +7,7 @@ export interface Span {
   readonly ended?: number;
 }
 
-/** An operation of an admin. `code` is the code with which it was refused. Absent if the operation was acknowledged, or has no end. */
+/** An operation of an admin. `code` is the code of the refusal, if the operation was refused. */
 export type ServiceChangeEvent = Span & { readonly code?: string } & (
     | { readonly kind: "create server" | "change URL"; readonly slug: string; readonly url: string }
     | { readonly kind: "delete server" | "delete all secrets"; readonly slug: string }

@@ -11,7 +11,8 @@ const alwaysAllowed: ReadonlySet<string> = new Set(["STORE_UNAVAILABLE"]);
 
 /**
  * Checks the events of several concurrent processes, and returns the problems. A read may return a value if the write of
- * this value began before the read ended, unless another write began after the end of that write and was acknowledged before the read began.
+ * this value began before the read ended, unless the value was overwritten before the read. A value counts as overwritten
+ * if another write began after the write of this value had ended, and was acknowledged before the read began.
  *
  * @param options.mayFail true if the store may have been unreachable. Then an operation that failed may have taken effect.
  */

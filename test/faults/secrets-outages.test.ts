@@ -204,20 +204,26 @@ async function expectOneInitialization(next: (round: number) => Promise<string>)
   for (const each of processes) await each.end();
 }
 
-const twice = `two processes that initialize the secrets service in one store at the same time create only one operator, in each of ${rounds} rounds`;
-
-it(`${twice}, over SQLite`, options, async () => {
-  const folder = await temporaryFolder();
-  await expectOneInitialization(async (round) => join(folder, `${round}.db`));
-});
+it(
+  `two processes that initialize the secrets service in one SQLite file at the same time create only one operator, in each of ${rounds} rounds`,
+  options,
+  async () => {
+    const folder = await temporaryFolder();
+    await expectOneInitialization(async (round) => join(folder, `${round}.db`));
+  },
+);
 
 describeWithRedis(servers, "a first start", () => {
-  it(`${twice}, over Redis`, options, async () => {
-    const node = await startRedis(servers);
-    onTestFinished(() => node.stop());
-    await expectOneInitialization(async () => {
-      await node.command("FLUSHALL");
-      return node.url;
-    });
-  });
+  it(
+    `two processes that initialize the secrets service in one Redis at the same time create only one operator, in each of ${rounds} rounds`,
+    options,
+    async () => {
+      const node = await startRedis(servers);
+      onTestFinished(() => node.stop());
+      await expectOneInitialization(async () => {
+        await node.command("FLUSHALL");
+        return node.url;
+      });
+    },
+  );
 });

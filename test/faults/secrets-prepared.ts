@@ -89,7 +89,7 @@ export class PreparedService {
     return end;
   }
 
-  /** Expects that an ended process has left an allowed state, that the operation can be repeated, and that sweeps remove the rest. */
+  /** Expects that a process has left an allowed state, that the operation can be repeated, and that sweeps remove the rest. */
   async expectEnded(operation: Operation, store: WrappableStore, allowed: Allowed, isDone: boolean): Promise<void> {
     expectOneOf(isDone ? [allowed.done] : allowed.ended, await this.viewOf(store));
     await this.expectWhole(store, operation);

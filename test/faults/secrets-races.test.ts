@@ -82,11 +82,13 @@ async function expectRaceWithoutProblem(server?: string): Promise<void> {
   await expectWholeAfterSweep(service);
 }
 
-const name = `two admins, two readers and rotations at the same time lose no change, bring back nothing deleted and leave no stray records (seed ${seed})`;
-
-it(`${name}, over SQLite`, options, async () => {
-  await expectRaceWithoutProblem();
-});
+it(
+  `two admins, two readers and rotations at the same time lose no change, bring back nothing deleted and leave no stray records over SQLite (seed ${seed})`,
+  options,
+  async () => {
+    await expectRaceWithoutProblem();
+  },
+);
 
 it.each<{ readonly name: string; readonly flaws: Flaws }>([
   { name: "drops changes that it acknowledges", flaws: { admin: "dropped" } },
@@ -100,9 +102,13 @@ it.each<{ readonly name: string; readonly flaws: Flaws }>([
 });
 
 describeWithRedis(servers, "a Redis server", () => {
-  it(`${name}, over Redis`, options, async () => {
-    const node = await startRedis(servers);
-    onTestFinished(() => node.stop());
-    await expectRaceWithoutProblem(node.url);
-  });
+  it(
+    `two admins, two readers and rotations at the same time lose no change, bring back nothing deleted and leave no stray records over Redis (seed ${seed})`,
+    options,
+    async () => {
+      const node = await startRedis(servers);
+      onTestFinished(() => node.stop());
+      await expectRaceWithoutProblem(node.url);
+    },
+  );
 });

@@ -122,7 +122,7 @@ it("a set of a secret rejects with SERVER_NOT_FOUND if its server was deleted an
   }
 });
 
-describe.each(operations)("$name", (operation) => {
+describe.each(operations)('the operation "$name"', (operation) => {
   it.each(faultKinds)(
     "loses no change, brings back nothing deleted and leaves no stray records if one of its calls to the store has this fault: %s",
     async (kind) => {

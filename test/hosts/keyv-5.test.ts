@@ -31,7 +31,7 @@ const hostOptions = {
 
 for (const [storeName, openStore] of Object.entries(stores)) {
   describe.each(Object.entries(fronts))(`Keyv 5 over %s on ${storeName}`, (_, front) => {
-    describe.each(Object.entries(hostOptions))("%s", (__, options) => {
+    describe.each(Object.entries(hostOptions))("made %s", (__, options) => {
       async function openHost(): Promise<Keyv5> {
         return new Keyv5({ store: front(await openStore()), throwOnErrors: true, ...options });
       }

@@ -36,7 +36,7 @@ async function openStore(freshness: KeyFreshness, ring = newRing()) {
   return { keys, store };
 }
 
-describe("refreshMs", () => {
+describe("the setting refreshMs", () => {
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
   });
@@ -109,7 +109,8 @@ describe("refreshMs", () => {
     // No pause is longer than 6 seconds. After the first loads, no pause is shorter than 5 seconds.
     expect(keys.loads).toBeGreaterThanOrEqual(100);
     expect(keys.loads).toBeLessThanOrEqual(124);
-    // Warnings are emitted after 0, 5, 10, 20, 40, 80, 160 and 300 seconds at the earliest, each with the number of failed loads since the previous warning.
+    // Warnings are emitted after 0, 5, 10, 20, 40, 80, 160 and 300 seconds at the earliest. Each has the number of loads that
+    // have failed since the previous warning.
     expect(warnings[0]).toBe(1);
     expect(warnings.length).toBeGreaterThanOrEqual(6);
     expect(warnings.length).toBeLessThanOrEqual(8);
@@ -156,7 +157,7 @@ it("refreshMs does not keep a process alive", async () => {
   await store.disconnect();
 });
 
-describe("maxAgeMs", () => {
+describe("the setting maxAgeMs", () => {
   const freshness = { maxAgeMs: 60_000, timeoutMs: 10_000 };
 
   beforeEach(() => {

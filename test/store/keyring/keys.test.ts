@@ -407,7 +407,7 @@ describe("a record under a key id that the keyring lacks", () => {
     await vi.waitFor(async () => expect(await store.get("key")).toBe(value), 20_000);
   });
 
-  it("causes a load even if a load for another missing key id has just failed to find that id", async () => {
+  it("causes a load even if the previous load was for another missing key id and did not find it", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("real", value);

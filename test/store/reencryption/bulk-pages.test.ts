@@ -25,7 +25,7 @@ interface Page {
   readonly bytesInProgress: number;
 }
 
-/** A memory store that logs its scans, and whose replacements can be slow. */
+/** Logs the scans of a memory store, and can make its replacements slow. */
 class LoggingStore extends MemoryStore {
   readonly scans: Page[] = [];
   msPerReplacement = 0;

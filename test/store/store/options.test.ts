@@ -221,7 +221,7 @@ const tools: Readonly<
   },
 };
 
-describe.each(Object.entries(tools))("%s", (_, tool) => {
+describe.each(Object.entries(tools))("the function %s", (_, tool) => {
   async function withRecord() {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
