@@ -145,7 +145,7 @@ function onImports(broken: (found: Import, module: Module, workspace: Workspace)
 }
 
 const rules: Record<string, Rule> = {
-  "only the relay of the gateway reads the values of secrets": onImports(({ specifier }, module) => {
+  "only the relay of the gateway imports the reader of the values of secrets": onImports(({ specifier }, module) => {
     const isRelay = module.file.startsWith("packages/gateway/src/relay/");
     if (specifier !== "@keyward/secrets/reader" || !isSource(module) || isRelay) return undefined;
     return "imports the reader of secrets' values";
@@ -166,7 +166,7 @@ const rules: Record<string, Rule> = {
         .map((needed) => `${folder}/package.json: ${name} may not depend on ${needed}`),
     ),
 
-  "core imports the types of keyv and few of its values": onImports(({ specifier, names }, module) => {
+  "core imports types from keyv, and at run time only a few values": onImports(({ specifier, names }, module) => {
     if (!isSource(module) || module.owner !== "packages/core" || packageOf(specifier) !== "keyv") return undefined;
     const others = names?.filter((name) => !keyvAtRunTime.includes(name)) ?? ["everything"];
     return others.length === 0 ? undefined : `core imports ${others.join(", ")} from keyv`;
@@ -264,7 +264,7 @@ describe("the workspace", () => {
     expect(workspace.modules.flatMap(({ imports }) => imports).length).toBeGreaterThan(0);
   });
 
-  it.each(Object.entries(rules))("%s", (_, rule) => {
+  it.each(Object.entries(rules))("follows the rule: %s", (_, rule) => {
     expect(rule(workspace)).toEqual([]);
   });
 });
@@ -373,7 +373,7 @@ describe("the rules", () => {
     ["packages/core/src/errors/a.ts", "\n".repeat(451), "packages/core/src/errors/a.ts has 451 lines"],
     ["packages/core/src/a.ts", "", "packages/core/src/a.ts is in none of the folders"],
     ["packages/core/src/cache/a.ts", "", "packages/core/src/cache/a.ts is in none of the folders"],
-  ])("report a breach in %s: %s", (file, content, expected) => {
+  ])("report that the file %s breaks a rule if it contains %j", (file, content, expected) => {
     expect(breaches({ [file]: content })).toEqual(expect.arrayContaining([expect.stringContaining(expected)]));
   });
 });

@@ -17,8 +17,8 @@ const entries = {
 };
 
 /**
- * Makes a bundle of the sources of the command, for the tests that start the command as a process. Most of the time of a
- * process is spent with loading several hundred modules. The bundle has fewer, and the same code.
+ * Bundles the sources of the command, for the tests that start the command as a process. Such a process spends most of its
+ * time loading several hundred modules. The bundle has the same code in fewer modules.
  */
 export default async function bundleCommand(): Promise<void> {
   const build = await rolldown({
@@ -56,10 +56,10 @@ export default async function bundleCommand(): Promise<void> {
   await rename(unfinished, bundle).catch(async () => await rm(unfinished, { recursive: true }));
 }
 
-/** Modules of these packages become a part of the bundle, because they are many and are loaded by most commands. */
+/** Matches the packages that become part of the bundle, because they have many modules that most commands load. */
 const bundled = /\/node_modules\/(?:zod|commander)\//;
 
-/** Replaces the name of each other package by the path of its file, because its folder is out of reach of the bundle. */
+/** Replaces the name of each other package by the path of its file, because the bundle cannot resolve the name from its folder. */
 const packagesOfOthers: Plugin = {
   name: "packages of others",
   async resolveId(source, importer) {

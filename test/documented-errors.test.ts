@@ -5,7 +5,7 @@ import { withProject } from "./compiler.ts";
 import { readPages } from "./markdown.ts";
 import { repository } from "./workspace.ts";
 
-/** The union members of the type of the codes that a package throws, read by the compiler. */
+/** Returns the codes that a package throws. The compiler reads them from the union type of the codes. */
 function codesOf(folder: string, file: string, type: string): string[] {
   const root = join(repository, "packages", folder);
   return withProject(root, ({ checker, program }) => {
@@ -18,7 +18,7 @@ function codesOf(folder: string, file: string, type: string): string[] {
   });
 }
 
-/** The headings of the page that are an error code, with the text below each. */
+/** Returns the text below each heading of the page that is an error code. */
 function sectionsOf(prose: readonly string[]): Map<string, string> {
   const sections = new Map<string, string>();
   let code: string | undefined;
@@ -38,7 +38,7 @@ describe("docs/errors.md", () => {
     ...codesOf("secrets", "secrets-error.ts", "SecretsErrorCode"),
   ];
 
-  it("has a section for each error code, and no section for another word", () => {
+  it("has a section for each error code, and no section for a code that no package throws", () => {
     expect(codes).toEqual(expect.arrayContaining(["RECORD_TAMPERED", "SECRET_UNUSABLE"]));
     expect([...sections.keys()].sort()).toEqual([...codes].sort());
   });
@@ -64,7 +64,7 @@ describe("docs/errors.md", () => {
   });
 });
 
-/** The link of an error with this code, which the compiler has read and so is a KeywardErrorCode. */
+/** Returns the link of an error with this code. The compiler has read the code from a type, so the code is valid. */
 function linkOf(code: string): string {
   const error: KeywardError = Reflect.construct(KeywardError, [code, "It failed", { hint: "Repeat it." }]);
   return error.link;

@@ -63,7 +63,7 @@ const otherImports: readonly Import[] = [
   { name: "writeFile", from: "node:fs/promises", kind: "value" },
 ];
 
-/** Examples that do not end by themselves, by the documented name, each with the reason. They are stopped. */
+/** Examples that never end and must be stopped, by the documented name, each with the reason. */
 const endless: ReadonlyMap<string, string> = new Map([
   ["reencryptionWorker", "the worker waits for jobs until the process receives SIGTERM"],
 ]);
@@ -102,12 +102,12 @@ const withoutExample: ReadonlyMap<string, string> = new Map([
   ["sameKeyring", "a comparison that the authors of a key provider call with two keyrings"],
 ]);
 
-/** The same in each run, so that a Redis server that outlives the run never has records under another key. */
+/** The key of all examples. It is the same in each run, because a Redis server that outlives a run keeps records under it. */
 const encryptionKey = Buffer.from("a key for examples in docstrings").toString("base64");
 
 /** An example that waits for something that never happens is stopped after this time. A busy machine is slow. */
 const longestRunMs = 100_000;
-/** An example that is listed as endless is stopped after this time. */
+/** An example in the list `endless` is stopped after this time. */
 const endlessRunMs = 5_000;
 
 /** Finds the examples in the docstrings of a source file. */
@@ -274,12 +274,12 @@ describe("the examples in docstrings", () => {
     },
   );
 
-  it("include every example that is listed as endless", () => {
+  it("include every example that this test lists as one that never ends", () => {
     const names = examples.map(({ name }) => name);
     expect([...endless.keys()].filter((name) => !names.includes(name))).toEqual([]);
   });
 
-  it("use every variable and every import that this test adds to them", () => {
+  it("use every variable and every import that this test adds", () => {
     const usedIn = (texts: readonly string[]) => new Set(texts.flatMap((text) => [...identifiersIn(text)]));
     const inExamples = usedIn(examples.map(({ code }) => code));
     const unused = (name: string) => {
@@ -350,7 +350,7 @@ export class Shown {
     return { folder: own, program };
   }
 
-  it("finds the code, the name and the line of each example, with a fence or without", () => {
+  it("finds the code, the name and the line of each example, with or without a code fence", () => {
     expect(examplesIn("a.ts", source)).toEqual([
       { file: "a.ts", name: "shown", info: "", line: 8, code: "first();\nif (true) {\n  second();\n}" },
       { file: "a.ts", name: "method", info: "", line: 19, code: "\nthird();\n" },

@@ -79,7 +79,7 @@ function unmentioned(names: readonly string[], readme: string): string[] {
 }
 
 describe.each(publishedLibraries(repository).map(({ folder, manifest }) => ({ name: manifest.name, folder })))(
-  "$name",
+  "the package $name",
   ({ folder }) => {
     const surface = readSurface(join(repository, folder));
 

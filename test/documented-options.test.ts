@@ -24,7 +24,7 @@ const packagesWithTables = [
 /** Core's tools for operators have options too, which pages in `docs` explain. Core's README has tables only of the options that every user passes. */
 const checkedInCore = ["CreateKeyvOptions", "EncryptedStoreOptions", "ReplicaOptions"];
 
-/** The options of each exported type whose name ends in `Options`, by the name of the type. */
+/** Returns the options of each exported type whose name ends in `Options`, by the name of the type. */
 function optionsOf(packageFolder: string, sources: string): Map<string, string[]> {
   return withProject(packageFolder, (project) => {
     const { checker, program } = project;
@@ -39,7 +39,7 @@ function optionsOf(packageFolder: string, sources: string): Map<string, string[]
   });
 }
 
-/** The properties of a type, inherited ones included, except those that another project declares. */
+/** Returns the properties of a type, including inherited properties, except properties that another project declares. */
 function optionNames(exported: Named, sources: string, { checker }: Project): string[] {
   const symbol = exported.flags & SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported;
   const isOurs = ({ declarations }: Named) =>
@@ -53,7 +53,7 @@ function optionNames(exported: Named, sources: string, { checker }: Project): st
     .map(({ name }) => name);
 }
 
-/** The options that no row of a table names as code. */
+/** Returns the options that no row of a table names as code. */
 function optionsWithoutRow(options: readonly string[], readme: string): string[] {
   const rows = readPage("README.md", readme).prose.filter((line) => line.startsWith("|"));
   const code = rows.flatMap((row) => [...row.matchAll(/`([^`]+)`/g)].map(([, text = ""]) => text));

@@ -202,7 +202,7 @@ describe("the packed tarballs", () => {
     symlinkSync(realpathSync(from), installed(dependency));
   }
 
-  describe.each(named)("$name", ({ name, folder: packageFolder }) => {
+  describe.each(named)("the tarball of $name", ({ name, folder: packageFolder }) => {
     it("contains only its build, its README, its LICENSE and the other files that its manifest names", () => {
       const files = readdirSync(installed(name), { recursive: true, withFileTypes: true })
         .filter((entry) => entry.isFile())
@@ -221,7 +221,7 @@ describe("the packed tarballs", () => {
       expect(messages.map((message) => formatMessage(message, pkg))).toEqual([]);
     });
 
-    it("depends only on released versions, and not on versions of the workspace", () => {
+    it("has only dependencies with a version range, and none with the version of the workspace", () => {
       const { dependencies, peerDependencies, devDependencies, exports } = readManifest(installed(name));
       const ranges = Object.values({ ...devDependencies, ...dependencies, ...peerDependencies });
       expect(ranges.filter((range) => !/^[\^~]?\d/.test(range))).toEqual([]);
@@ -297,7 +297,7 @@ describe("the packed tarballs", () => {
       ["esm", "mjs"],
       ["cjs", "cjs"],
     ] as const)(
-      "can be bundled by esbuild as %s, and the bundle names a provider package that is missing",
+      "can be bundled by esbuild as %s, and the error of the bundle names a provider package that is missing",
       async (format, ending) => {
         const outfile = join(bundles, `main.${ending}`);
         const entryPoints = [join(application, "main.js")];
@@ -352,7 +352,7 @@ describe("the packed tarballs", () => {
     for (const { name } of libraries) expect(listed).toContain(`${installed(name)}/dist/index.d.ts`);
   });
 
-  it("pass the tests of libraries that use Keyv, which are in test/hosts", async () => {
+  it("pass the tests in test/hosts, which run libraries that use Keyv", async () => {
     const files = readdirSync(join(repository, "test", "hosts")).filter((file) => file.endsWith(".test.ts"));
     for (const path of ["test/hosts", "test/store/store/inner-stores.ts", "docs/hosts.md"]) {
       cpSync(join(repository, path), join(consumer, path), { recursive: true });

@@ -1,11 +1,11 @@
 import { sampleRecords } from "./sample-records.ts";
 
-/** An answer of the server that the bench calls. Its name is the path at the server. */
+/** An answer of the server that the bench calls. The name of the answer is the path under which the server returns it. */
 export interface CallAnswer {
   readonly name: string;
   readonly title: string;
   readonly contentType: string;
-  /** What is written at once. A stream of events has a part for each event. */
+  /** The parts of the body. The server writes each part at once. A stream of events has a part for each event. */
   readonly parts: readonly Buffer[];
 }
 

@@ -5,7 +5,7 @@ import { quantile } from "./rounds.ts";
 /** The calls that are sent in one slice of a round. */
 export interface Slice {
   readonly origin: string;
-  /** The paths in turn. */
+  /** The paths to which the calls are sent in turn. */
   readonly paths: readonly string[];
   readonly token: string;
   /** The length of the body of an answer; `undefined` if it varies. */
@@ -22,7 +22,7 @@ export interface CallRequest {
   readonly headers: Readonly<Record<string, string>>;
 }
 
-/** What the calls of one slice took. */
+/** Measurements of the calls of one slice. */
 export interface SliceFigures {
   readonly calls: number;
   readonly elapsedMs: number;

@@ -10,7 +10,7 @@ import { quantile, shuffled } from "./rounds.ts";
 export const callsName = "calls through the gateway";
 export const manyServersName = "calls in a workspace with many servers";
 
-/** What the calls of one contender take. A ratio is the median of the ratios in each round. */
+/** Measurements of the calls of one contender. Each ratio is the median of the ratios in all rounds. */
 export interface CallFigures {
   readonly answer: string;
   readonly contender: string;
@@ -19,11 +19,11 @@ export interface CallFigures {
   readonly p50Ms: number;
   readonly toProxy: CallRatios;
   readonly toDirect: CallRatios;
-  /** To the same gateway without redaction; for a gateway with redaction only. */
+  /** Ratios to the same gateway without redaction. `undefined` unless the contender is a gateway with redaction. */
   readonly toPlain: CallRatios | undefined;
 }
 
-/** Figures of a contender, divided by those of another one. */
+/** Measurements of a contender, divided by the measurements of another contender. */
 export interface CallRatios {
   readonly cpu: number;
   readonly perSecond: number;
@@ -39,10 +39,13 @@ export interface ManyServersFigures {
   readonly ratio: CallRatios;
 }
 
-/** How long the measurement takes. */
+/** The length of the measurement. */
 export interface CallEffort {
   readonly rounds: number;
-  /** For how long calls are sent to each process before the first round. The code of a gateway is compiled after some thousand calls. */
+  /**
+   * Time for which calls are sent to each process before the first round. Node.js compiles the code of a gateway after some
+   * thousand calls.
+   */
   readonly warmUpMs: number;
   readonly sliceMs: number;
 }
@@ -61,7 +64,7 @@ export interface Target {
   readonly token: string;
 }
 
-/** What a gateway has besides servers that are not called. */
+/** The store of a gateway, and its servers that are called. */
 interface GatewayServers {
   /** The URL of a Redis server. Default: the store is SQLite. */
   readonly redis?: string;
@@ -154,7 +157,7 @@ export class CallProcesses implements AsyncDisposable {
   readonly origin: string;
   readonly #load: ChildProcess;
   readonly #children: ChildProcess[];
-  /** The URLs that calls were sent to already, with the request. */
+  /** The URLs and requests that are already warmed up. */
   readonly #warm = new Set<string>();
   readonly #stops: (() => Promise<void>)[] = [];
 

@@ -10,7 +10,7 @@ export interface WorkspaceCallFigures {
   readonly endpoint: string;
   readonly cpuUs: number;
   readonly p50Ms: number;
-  /** To the same call through the endpoint of the server; `undefined` for a request that a server does not answer alone. */
+  /** Ratios to the same call through the endpoint of one server. `undefined` for a request that only the workspace can answer. */
   readonly ratio: CallRatios | undefined;
 }
 

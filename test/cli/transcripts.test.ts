@@ -42,30 +42,30 @@ function expectNoSecrets(ran: readonly Ran[], files: ReadonlyMap<string, string>
 
 const timeout = 300_000;
 
-describe("what the commands print", () => {
+describe("the output of the commands", () => {
   const withServers = ["redis.txt", "openbao.txt", "moto.txt"];
   const others = readdirSync(folder).filter((name) => !withServers.includes(name));
   it.each(others)("equals the transcript %s", { timeout }, async (name) => {
     await compare(name, {});
   });
 
-  it("has a transcript for each kind of source", () => {
+  it("has a transcript for the help, for each kind of store and for each key service", () => {
     expect(readdirSync(folder).map((name) => basename(name, ".txt"))).toEqual(
       expect.arrayContaining(["help", "memory", "sqlite", "redis", "openbao", "moto"]),
     );
   });
 });
 
-describeWithRedis(redisServers, "what the commands print over Redis", () => {
-  it("equals the transcript redis.txt", { timeout }, async () => {
+describeWithRedis(redisServers, "a Redis server", () => {
+  it("the output of the commands over Redis equals the transcript redis.txt", { timeout }, async () => {
     const redis = await startRedis(redisServers);
     onTestFinished(() => redis.stop());
     await compare("redis.txt", { KEYWARD_STORE_SESSIONS: redis.url });
   });
 });
 
-describeWithVault(vaultServers, "what the commands print with keys in OpenBao", () => {
-  it("equals the transcript openbao.txt", { timeout }, async () => {
+describeWithVault(vaultServers, "an OpenBao server", () => {
+  it("the output of the commands with keys in OpenBao equals the transcript openbao.txt", { timeout }, async () => {
     const vault = await startVault(vaultServers);
     onTestFinished(() => vault.stop());
     await vault.request("POST", "sys/mounts/secret", { type: "kv", options: { version: "2" } });
@@ -80,8 +80,8 @@ describeWithVault(vaultServers, "what the commands print with keys in OpenBao", 
   });
 });
 
-describeWithMoto(motoServers, "what the commands print with keys in AWS", () => {
-  it("equals the transcript moto.txt", { timeout }, async () => {
+describeWithMoto(motoServers, "a moto server", () => {
+  it("the output of the commands with keys in AWS equals the transcript moto.txt", { timeout }, async () => {
     const moto = await startMoto(motoServers);
     onTestFinished(() => moto.stop());
     await compare("moto.txt", {

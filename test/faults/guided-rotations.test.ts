@@ -39,7 +39,7 @@ describeWithRedis(redisServers, "a guided rotation of four processes over Redis"
   afterAll(() => redis.stop());
 
   it(
-    `a guided rotation fails no call while a mounted directory is changed and the operator is killed at each step (seed ${seed})`,
+    `no call fails in a guided rotation of keys in mounted directories while the operator process is killed at each step (seed ${seed})`,
     options,
     async () => {
       await redis.command("FLUSHALL");
@@ -78,7 +78,7 @@ describeWithRedis(redisServers, "a guided rotation of four processes over Redis"
   );
 
   it(
-    `a guided rotation fails no call while environment variables change by rolling restarts and the operator is killed at each step (seed ${seed})`,
+    `no call fails in a guided rotation of keys in environment variables while processes restart one by one and the operator process is killed at each step (seed ${seed})`,
     options,
     async () => {
       await redis.command("FLUSHALL");

@@ -7,7 +7,7 @@ export interface Operation {
 
 /**
  * All operations on one key, in order. Only one writer uses the key, one operation after the other. An operation that began
- * and was never acknowledged may have happened or not, until a later operation is acknowledged or seen.
+ * and was never acknowledged may or may not have taken effect, until a later operation is acknowledged or seen.
  */
 export class KeyHistory {
   readonly key: string;
@@ -55,7 +55,7 @@ export class KeyHistory {
     };
   }
 
-  /** Returns false if every operation that can have been the last one has removed the record. */
+  /** Returns true if the record may exist. Returns false if every operation that may have been the last one removes the record. */
   mayBeThere(): boolean {
     return this.#operations
       .slice(this.#floor())

@@ -134,18 +134,24 @@ async function expectKillsCostNothing(address: string, folder: string): Promise<
   }
 }
 
-const name = `a bulk job that is killed and resumed ${kills} times repeats only the pages that a kill interrupted (seed ${seed})`;
-
-it(`${name} over SQLite`, options, async () => {
-  const folder = await temporaryFolder();
-  await expectKillsCostNothing(join(folder, "records.db"), folder);
-});
+it(
+  `a bulk re-encryption over SQLite that is killed and resumed ${kills} times repeats only the pages that a kill interrupted (seed ${seed})`,
+  options,
+  async () => {
+    const folder = await temporaryFolder();
+    await expectKillsCostNothing(join(folder, "records.db"), folder);
+  },
+);
 
 describeWithRedis(servers, "a Redis server", () => {
-  it(`${name} over Redis`, options, async () => {
-    const folder = await temporaryFolder();
-    const node = await startRedis(servers);
-    onTestFinished(() => node.stop());
-    await expectKillsCostNothing(node.url, folder);
-  });
+  it(
+    `a bulk re-encryption over Redis that is killed and resumed ${kills} times repeats only the pages that a kill interrupted (seed ${seed})`,
+    options,
+    async () => {
+      const folder = await temporaryFolder();
+      const node = await startRedis(servers);
+      onTestFinished(() => node.stop());
+      await expectKillsCostNothing(node.url, folder);
+    },
+  );
 });

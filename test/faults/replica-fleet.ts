@@ -11,7 +11,7 @@ const script = fileURLToPath(new URL("./replica-process.ts", import.meta.url));
 /** Environment variables of a process. */
 type Variables = Readonly<Record<string, string>>;
 
-/** Addresses at which the processes of an application find their records and their keys. */
+/** The number of processes of an application, and where they find their records and keys. */
 export interface FleetPlan {
   readonly address: string;
   /** Source of the keys, for `keysFrom`; or the source of each process. */
@@ -45,8 +45,8 @@ export class Fleet {
   }
 
   /**
-   * Restarts, one after another, each process whose environment variables are not those that `wanted` returns. As in a
-   * rollout of Kubernetes, variables that change meanwhile replace those of the restarts that are left.
+   * Restarts, one after another, each process whose environment variables differ from the result of `wanted`. If the result
+   * changes meanwhile, the remaining restarts use the new result, as in a rollout of Kubernetes.
    */
   async rollOut(wanted: () => Variables, pauseMs: number): Promise<void> {
     for (;;) {
@@ -73,7 +73,7 @@ export class Fleet {
     this.#replicas[0]?.child.kill("SIGCONT");
   }
 
-  /** Ends all processes. Expects that each made calls and that no call failed. Returns the number of their calls. */
+  /** Ends all processes. Expects that each process made calls, and that no call failed. Returns the number of calls. */
   async expectNoFailure(): Promise<number> {
     const last = await Promise.all(this.#replicas.map((replica) => replica.end()));
     const ends = [...this.#ends, ...last];

@@ -7,7 +7,7 @@ import { openStore } from "./open-store.ts";
 import { below, pick, randomFrom } from "./random.ts";
 import { Versions } from "./versions.ts";
 
-/** A message of the replica process to the test: the process is running, it may be stopped now, or its result at its end. */
+/** A message of the replica process to the test: it is running, it may be stopped now, or its result at its end. */
 export type ReplicaMessage =
   | { readonly kind: "working" | "idle" }
   | { readonly kind: "end"; readonly calls: number; readonly failures: readonly string[] };

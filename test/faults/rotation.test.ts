@@ -142,7 +142,7 @@ describeWithRedis(servers, "a Redis server", () => {
   });
 });
 
-it("a process that has nothing else to do ends although its heartbeat timer is set", options, async () => {
+it("a process exits when it has nothing else to do, although its heartbeat timer is set", options, async () => {
   const { address, keyring, one, two } = await atWork();
   const visitor = new Process("visitor", address, keyring, "visitor");
   expect((await visitor.exited)[0]).toBe(0);

@@ -94,7 +94,7 @@ describeWithRedis(redisServers, `${processes} processes over Redis, whose keys r
     });
     afterAll(() => vi.unstubAllEnvs());
 
-    it(`${processes} processes fail no call in ${rotations} rotations (seed ${seed})`, options, async () => {
+    it(`no call of ${processes} processes fails in ${rotations} rotations (seed ${seed})`, options, async () => {
       const { fleet, operator } = await start(service);
       for (let rotation = 1; rotation <= rotations; rotation++) await operator.rotate();
       await fleet.expectNoFailure();
@@ -102,7 +102,7 @@ describeWithRedis(redisServers, `${processes} processes over Redis, whose keys r
     });
 
     it(
-      `${processes} processes fail no call while one of them is paused during a rotation (seed ${seed})`,
+      `no call of ${processes} processes fails while one of them is paused during a rotation (seed ${seed})`,
       options,
       async () => {
         const { fleet, operator } = await start(service);
@@ -118,7 +118,7 @@ describeWithRedis(redisServers, `${processes} processes over Redis, whose keys r
     );
 
     it(
-      `${processes} processes fail no call while the key service is unavailable during a rotation (seed ${seed})`,
+      `no call of ${processes} processes fails while the key service is unavailable during a rotation (seed ${seed})`,
       options,
       async () => {
         const { fleet, operator } = await start(service);
@@ -135,7 +135,7 @@ describeWithRedis(redisServers, `${processes} processes over Redis, whose keys r
     );
 
     it(
-      `${processes} processes fail no call while the operator process is killed at each step of a rotation (seed ${seed})`,
+      `no call of ${processes} processes fails while the operator process is killed at each step of a rotation (seed ${seed})`,
       options,
       async () => {
         const { fleet, operator, source } = await start(service);
@@ -159,7 +159,7 @@ describeWithRedis(redisServers, `${processes} processes over Redis, whose keys r
       },
     );
 
-    it("the processes ask the key service only once if 1,000 reads find records under a key that their keyring lacks", async () => {
+    it("a process asks the key service only once if 1,000 concurrent reads find records under a key that its keyring lacks", async () => {
       const source = service.newSource();
       const operators = await keysFrom(source);
       const old = Keyring.generate("old");

@@ -23,19 +23,22 @@ const sent = (began: number, ended: number, value?: string) =>
 
 describe("the checker of histories of the secrets service", () => {
   it.each<{ readonly name: string; readonly events: readonly ServiceEvent[] }>([
-    { name: "a call that overlaps with a set", events: [set("a", 20, 30), set("b", 40, 60), sent(50, 55, "a")] },
+    {
+      name: "the old value while the set of a new value is in progress",
+      events: [set("a", 20, 30), set("b", 40, 60), sent(50, 55, "a")],
+    },
     {
       name: "the new value while its set is in progress",
       events: [set("a", 20, 30), set("b", 40, 60), sent(45, 50, "b")],
     },
-    { name: "a set that a kill has interrupted, and that was made", events: [set("a", 20), sent(50, 55, "a")] },
-    { name: "a set that a kill has interrupted, and that was not made", events: [set("a", 20), sent(50, 55)] },
+    { name: "a set that a kill interrupted, and that took effect", events: [set("a", 20), sent(50, 55, "a")] },
+    { name: "a set that a kill interrupted, and that took no effect", events: [set("a", 20), sent(50, 55)] },
     {
-      name: "a call after a deletion",
+      name: "a call that sends no value after the secret was deleted",
       events: [set("a", 20, 30), { kind: "delete secret", slug, name: "ONE", began: 40, ended: 50 }, sent(60, 70)],
     },
     {
-      name: "a refusal after the URL has another origin",
+      name: "a call that is refused after the URL got another origin",
       events: [
         set("a", 20, 30),
         { kind: "change URL", slug, url: "https://two.example.com", began: 40, ended: 50 },
@@ -43,7 +46,7 @@ describe("the checker of histories of the secrets service", () => {
       ],
     },
     {
-      name: "a refusal after a revocation",
+      name: "a call that is refused after its token was revoked",
       events: [{ kind: "revoke token", token, began: 20, ended: 30 }, call(40, 50, { code: "TOKEN_REFUSED" })],
     },
   ])("accepts $name", ({ events }) => {
@@ -71,8 +74,8 @@ describe("the checker of histories of the secrets service", () => {
         sent(80, 90, "a"),
       ],
     },
-    { name: "a value that nobody has set", problem: "superseded or revived", events: [sent(20, 30, "a")] },
-    { name: "a set that was dropped", problem: "was lost", events: [set("a", 20, 30), sent(40, 50)] },
+    { name: "a value that no admin has set", problem: "superseded or revived", events: [sent(20, 30, "a")] },
+    { name: "an acknowledged set that has no effect", problem: "was lost", events: [set("a", 20, 30), sent(40, 50)] },
     {
       name: "the value of a set that was refused",
       problem: "superseded or revived",
@@ -89,12 +92,12 @@ describe("the checker of histories of the secrets service", () => {
       events: [call(20, 30, { code: "TOKEN_REFUSED" })],
     },
     {
-      name: "a server that is missing",
+      name: "an existing server that a call does not find",
       problem: "a server was missing",
       events: [call(20, 30, { code: "SERVER_NOT_FOUND" })],
     },
     {
-      name: "a former URL",
+      name: "a call that would go to a former URL",
       problem: "a URL that the server did not have",
       events: [{ kind: "change URL", slug, url: "https://one.example.com/other", began: 20, ended: 30 }, sent(40, 50)],
     },
@@ -108,21 +111,21 @@ describe("the checker of histories of the secrets service", () => {
       ],
     },
     {
-      name: "a refusal without a change of the URL",
+      name: "a call that is refused although the URL was not changed",
       problem: "a call was refused",
       events: [set("a", 20, 30), call(40, 50, { code: "SECRET_UNUSABLE" })],
     },
     {
-      name: "any other failure of a call",
+      name: "a call that fails with another code",
       problem: "a call failed",
       events: [call(20, 30, { code: "RECORD_INVALID" })],
     },
     {
-      name: "an operation that fails for another reason",
+      name: "an operation that fails with an unexpected code",
       problem: "an operation failed",
       events: [{ ...set("a", 20, 30), code: "SERVICE_BUSY" }],
     },
-  ])("finds $name", ({ events, problem }) => {
+  ])("reports $name", ({ events, problem }) => {
     const problems = problemsIn([...created, ...events]);
     expect(problems.join("\n")).toContain(problem);
   });

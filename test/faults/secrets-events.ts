@@ -1,13 +1,13 @@
-/** What one process did to the service, or read from it. Times are of one clock that all processes share, in ns. */
+/** An operation or a call of one process. All processes share one clock. Times are in nanoseconds. */
 export type ServiceEvent = ServiceChangeEvent | CallEvent;
 
-/** The begin and the end of anything that takes time. An operation that a kill or a failure interrupted has no end. */
+/** The begin and the end of an operation or call. If a kill or a failure interrupted the operation, the end is absent. */
 export interface Span {
   readonly began: number;
   readonly ended?: number;
 }
 
-/** An operation of an admin. `code` is the refusal; absent if the operation was acknowledged, or has no end. */
+/** An operation of an admin. `code` is the code of the refusal, if the operation was refused. */
 export type ServiceChangeEvent = Span & { readonly code?: string } & (
     | { readonly kind: "create server" | "change URL"; readonly slug: string; readonly url: string }
     | { readonly kind: "delete server" | "delete all secrets"; readonly slug: string }
@@ -17,7 +17,7 @@ export type ServiceChangeEvent = Span & { readonly code?: string } & (
     | { readonly kind: "revoke token"; readonly token: string }
   );
 
-/** A call through the gateway: what it would send, or why it was refused. */
+/** A call through the gateway: the URL and values that it would send, or the code with which it was refused. */
 export interface CallEvent extends Span {
   readonly kind: "call";
   readonly token: string;
@@ -32,7 +32,7 @@ export type EventLine =
   | { readonly at: "begin"; readonly number: number; readonly event: ServiceEvent }
   | { readonly at: "end"; readonly number: number; readonly event: ServiceEvent };
 
-/** Returns the events of a file of {@link EventLine}s. Of an operation without an end, the begin is returned. */
+/** Returns the events of a file of {@link EventLine}s. An operation without an end is an event with only its begin. */
 export function eventsOf(text: string): readonly ServiceEvent[] {
   const events = new Map<number, ServiceEvent>();
   // A process that was killed may have written a part of its last line.

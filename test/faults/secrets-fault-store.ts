@@ -4,15 +4,16 @@ import type { KeyvStorageEntry } from "keyv";
 import { soak } from "./settings.ts";
 
 /**
- * What happens to one call to the store, and to those after it.
+ * The fault in one call to the store, and what it does to later calls.
  *
- * - `halted`: the call and all later ones get no answer, and write nothing, as if the process were killed before the call.
+ * - `halted`: this call and all later calls write nothing and get no answer, as if the process were killed before this call.
  * - `failed`: the call writes nothing and rejects.
  * - `failed, but made`: the call writes, and rejects.
- * - `away` and `away, but made`: as these two, and all later calls reject too.
+ * - `away`: like `failed`, and all later calls reject too.
+ * - `away, but made`: like `failed, but made`, and all later calls reject too.
  * - `repeated`: the call is made twice, as if the first answer were lost. The second answer is returned.
- * - `late`: the call is made when the test releases it, and the process goes on then.
- * - `late, of a dead process`: the same, but the process never goes on.
+ * - `late`: the call is made when the test releases it. Then the process continues.
+ * - `late, of a dead process`: the call is made when the test releases it. The process never continues.
  * - `failed, and made late`: the call rejects at once, and is made when the test releases it.
  * - `repeated late`: the call is made at once, and made again when the test releases it. The second answer is returned.
  */
@@ -41,47 +42,47 @@ export class Fault {
   #calls = 0;
   #isWrite = false;
 
-  /** @param at the number of the call that the fault strikes, from 1. */
+  /** @param at the number of the call in which the fault occurs. The first call has the number 1. */
   constructor(kind: FaultKind, at: number) {
     this.kind = kind;
     this.#at = at;
   }
 
-  /** Resolves when the fault has struck. */
+  /** Resolves when the fault has occurred. */
   get struck(): Promise<void> {
     return this.#struck.promise;
   }
 
-  /** True if there was a call that the fault could strike. */
+  /** True if the process has made the call in which the fault occurs. */
   get hasStruck(): boolean {
     return this.#calls >= this.#at;
   }
 
-  /** True if the call that the fault could strike reads, and the fault is one of writes. The process went on then. */
+  /** True if the fault affects only writes, and the call in which it would occur is a read. Then the process has continued. */
   get isHarmless(): boolean {
     return this.hasStruck && this.needsWrite && !this.#isWrite;
   }
 
   /**
-   * True if the fault differs from another one only for a call that writes. `away` from a read on leaves the records that
-   * `away` from the next write on leaves, and only the soak looks at both.
+   * True if the fault is tested only in calls that write. `away` from a read on leaves the same records as `away` from the
+   * next write on, so only the soak tests both.
    */
   get needsWrite(): boolean {
     return this.kind !== "failed" && (this.kind !== "away" || !soak);
   }
 
-  /** True if the process of the fault has to wait until the test releases the call. */
+  /** True if the call is made, or repeated, only when the test releases it. */
   get waits(): boolean {
     return this.kind.includes("late");
   }
 
-  /** Makes a call that is late, and resolves when it was made. */
+  /** Makes the late call. Resolves when the call was made. */
   async release(): Promise<void> {
     this.#released.resolve();
     await this.#landed.promise;
   }
 
-  /** Makes a call of the process, or does to it what the fault says. */
+  /** Makes a call of the process, or applies the fault to the call. */
   async pass<Result>(isWrite: boolean, make: () => Promise<Result>): Promise<Result> {
     this.#calls++;
     if (this.#calls < this.#at) return await make();

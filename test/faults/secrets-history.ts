@@ -1,19 +1,20 @@
 import type { CallEvent, ServiceChangeEvent, ServiceEvent, Span } from "./secrets-events.ts";
 
-/** One write of a register: an operation, and the value that the register has after it. */
+/** One write of a register: when the operation took place, and the value that the register has after it. */
 interface Write {
   readonly span: Span;
   readonly value: string | undefined;
 }
 
-/** What a process can meet besides the outcome of other operations. */
+/** Codes with which any operation may fail, whatever other processes do. */
 const alwaysAllowed: ReadonlySet<string> = new Set(["STORE_UNAVAILABLE"]);
 
 /**
- * Checks what several processes did at once. A value may be read if its write began before the read ended, and if no
- * other write was acknowledged that began after the end of this one and ended before the read began. Returns the problems.
+ * Checks the events of several concurrent processes, and returns the problems. A read may return a value if the write of
+ * this value began before the read ended, unless the value was overwritten before the read. A value counts as overwritten
+ * if another write began after the write of this value had ended, and was acknowledged before the read began.
  *
- * @param options.mayFail whether the store may have been away, so that operations failed and may have been made.
+ * @param options.mayFail true if the store may have been unreachable. Then an operation that failed may have taken effect.
  */
 export function problemsIn(
   events: readonly ServiceEvent[],
@@ -160,7 +161,7 @@ class History {
   /** Returns the writes whose value a read of a register may return. */
   #possible(register: string, { began, ended = Number.POSITIVE_INFINITY }: Span): readonly Write[] {
     const all = this.#writesOf(register);
-    // Of the writes that ended before the read began, only those count that overlap with the one that began last.
+    // Of the writes that ended before the read began, a read may return the write that began last, and writes that overlap with it.
     let floor = Number.NEGATIVE_INFINITY;
     for (const { span } of all) if ((span.ended ?? Infinity) < began) floor = Math.max(floor, span.began);
     return all.filter(({ span }) => span.began <= ended && (span.ended ?? Infinity) >= floor);

@@ -22,7 +22,7 @@ import { seed, soak, testTimeoutMs } from "./settings.ts";
 import { temporaryFolder } from "./sqlite.ts";
 
 const servers = await findRedisServers();
-/** Each test fills a store of its own from this service. */
+/** Each test copies the records of this service into a separate store. */
 const service = await PreparedService.make();
 const options = { timeout: testTimeoutMs };
 const isReporting = process.env["KEYWARD_REPORT"] === "1";
@@ -37,7 +37,7 @@ async function killAtEachWrite(
 ): Promise<number> {
   const allowed = await service.allowedFor(operation);
   const order: KillOrder = { keyring: exportKeyring(service.keys), world: service.world };
-  // The state before a write is the state after the one before it, so a short run kills at each state once.
+  // The state before a write is the state after the previous write, so a short run kills only before each write.
   const sides = soak ? ["before", "after"] : ["before"];
   for (let at = 1, kills = 0; ; at++) {
     for (const side of sides) {
@@ -81,7 +81,7 @@ async function expectKillsCostNothing(name: string, server: string | undefined, 
   expect(kills).toBeGreaterThanOrEqual(2);
 }
 
-/** Two admins work until they are killed at a random moment, again and again. */
+/** Repeatedly starts two admin processes, and kills each of them at a random moment. */
 async function expectRandomKillsCostNothing(server?: string): Promise<void> {
   const random = randomFrom(seed + 40);
   const service = await startSharedService(server);
@@ -143,9 +143,9 @@ async function callOf(reader: SecretsReader, token: string, slug: string): Promi
   }
 }
 
-const randomly = `${randomKills} kills at random moments lose no change, bring back nothing deleted and leave no stray records (seed ${seed})`;
+const randomly = `${randomKills} kills of admin processes at random moments lose no change, bring back nothing deleted and leave no stray records (seed ${seed})`;
 const stepwise =
-  "a process killed at any write loses no change, brings back nothing deleted and leaves no stray records: %s";
+  "a process that is killed at any write of an operation loses no change, brings back nothing deleted and leaves no stray records: %s";
 
 describe("over SQLite", () => {
   it.each(killed)(stepwise, options, (name) => expectKillsCostNothing(name, undefined, async () => undefined));

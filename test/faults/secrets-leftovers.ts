@@ -23,8 +23,12 @@ type Records = ReadonlyMap<string, unknown>;
 type Part = readonly [key: string, parts: readonly string[], value: unknown];
 
 /**
- * Returns what is wrong with the records of a service whatever its processes do: a list that lacks a record that can be
- * used, or names a record twice; a secret without its value; a workspace whose list of admins names no valid token.
+ * Returns the contradictions in the records of a service, which must never occur:
+ *
+ * - a usable record that no list names, or that lists name twice
+ * - two workspaces with the same name
+ * - a secret without its value
+ * - a workspace whose list of admins names a token that is missing or revoked
  */
 export function contradictionsIn(records: Records): readonly string[] {
   const problems: string[] = [];
@@ -76,7 +80,7 @@ export function unmanagedIn(records: Records, now = Date.now()): readonly string
   });
 }
 
-/** Returns the records and entries that belong to nothing, and that a sweep should have removed. */
+/** Returns the unused records and entries that a sweep should have removed. */
 export function leftoversIn(records: Records): readonly string[] {
   const problems: string[] = [];
   const workspaces = new Set(partsOf(records, "workspace").map(([, [each = ""]]) => each));
@@ -116,7 +120,7 @@ function openWorkspaces(records: Records): ReadonlyMap<string, z.infer<typeof wo
   return new Map(all.filter(({ deleting }) => !deleting).map((each) => [each.id, each]));
 }
 
-/** Returns the records that belong to a workspace or to the installation, with what their keys say. */
+/** Returns the records that belong to a workspace or to the installation, with the parts of their keys. */
 function ownedIn(records: Records): readonly Part[] {
   const lists = partsOf(records, "list").filter(([key]) => !key.startsWith("list/workspaces/"));
   return [...["token", "server", "value", "used"].flatMap((kind) => partsOf(records, kind)), ...lists];

@@ -1,12 +1,12 @@
 import type { Caller, InjectionRule, Role, SecretsAdmin, SecretsErrorCode } from "@keyward/secrets";
 
-/** The secrets service of one process, with callers. */
+/** The secrets service in one process, and the callers of its operations. */
 export interface ServiceProcess {
   readonly admin: SecretsAdmin;
   readonly as: Readonly<Record<"admin" | "operator" | "spare" | "local", Caller>>;
 }
 
-/** What tests know of a service that {@link prepare} has filled: the texts and ids of its tokens. */
+/** The tokens of a service that {@link prepare} has filled, with their texts and ids. */
 export interface World {
   readonly tokens: Readonly<Record<TokenName, string>>;
   readonly ids: Readonly<Record<TokenName, string>>;
@@ -18,24 +18,24 @@ export interface World {
 
 type TokenName = "admin" | "second" | "member" | "other" | "operator" | "spare" | "spareAdmin";
 
-/** @param who is part of what is written, so that the writes of two processes differ. */
+/** @param who a name that becomes part of the written values, so that the writes of two processes differ. */
 export type ServiceStep = (process: ServiceProcess, world: World, who: string) => Promise<unknown>;
 
 /** A change of the service, or a sweep. */
 export interface Operation {
   readonly name: string;
   readonly run: ServiceStep;
-  /** What other processes do while this process is halted. Default: the same. */
+  /** The operation of other processes while this process is halted. Default: `run`. */
   readonly others?: ServiceStep;
-  /** What other processes do after that, while this process is still halted. */
+  /** A further operation of other processes after `others`, while this process is still halted. */
   readonly meanwhile?: ServiceStep;
-  /** Operations of which each leaves a state in which a process that ends may leave this operation. */
+  /** Operations that each produce a state that is allowed if the process ends in the middle of this operation. */
   readonly between?: readonly ServiceStep[];
-  /** Operations of which each leaves a state in which two processes may leave this operation if they do so at once. */
+  /** Operations that each produce a state that is allowed if two processes make this operation at the same time. */
   readonly atOnce?: readonly ServiceStep[];
-  /** True if the operation changes many records, each by itself, and is repeated until it was made whole. */
+  /** True if the operation changes many records one by one, and must be repeated until it is complete. */
   readonly isGradual?: boolean;
-  /** The codes with which the operation is refused if it was made before, or if another process has made it. */
+  /** The codes with which the operation may be refused if this or another process has already made it. */
   readonly refusals: readonly SecretsErrorCode[];
 }
 

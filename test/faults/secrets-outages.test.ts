@@ -28,51 +28,57 @@ const cuts = soak ? 300 : 30;
 const rounds = soak ? 100 : 20;
 
 describeWithRedis(servers, "Redis behind a proxy", () => {
-  it("refuses every call and change while the store is away, and recovers", options, async () => {
-    const node = await startRedis(servers);
-    const proxy = await startProxy(node.port);
-    const store = new RedisStore(`redis://127.0.0.1:${proxy.port}`, { timeoutMs: 400 });
-    const keys = guardMaterial(Keyring.generate("outage"));
-    const admin = new SecretsAdmin({ store, keys, audit: acceptingAudit });
-    const reader = new SecretsReader({ store, keys });
-    onTestFinished(async () => {
-      await store.disconnect();
-      await proxy.close();
-      await node.stop();
-    });
-    const world = await prepare(admin);
-    const ready = await processOf(admin, world);
-    await reader.forCall(world.tokens.member, "github");
-    const before = await viewOf({ store, keys }, world);
+  it(
+    "the secrets service refuses every call and change while its store is unreachable, and recovers without a restart",
+    options,
+    async () => {
+      const node = await startRedis(servers);
+      const proxy = await startProxy(node.port);
+      const store = new RedisStore(`redis://127.0.0.1:${proxy.port}`, { timeoutMs: 400 });
+      const keys = guardMaterial(Keyring.generate("outage"));
+      const admin = new SecretsAdmin({ store, keys, audit: acceptingAudit });
+      const reader = new SecretsReader({ store, keys });
+      onTestFinished(async () => {
+        await store.disconnect();
+        await proxy.close();
+        await node.stop();
+      });
+      const world = await prepare(admin);
+      const ready = await processOf(admin, world);
+      await reader.forCall(world.tokens.member, "github");
+      const before = await viewOf({ store, keys }, world);
 
-    // Nothing listens on the port of a server that has been stopped.
-    const gone = await startProxy(node.port);
-    await gone.close();
-    proxy.leadTo(gone.port);
-    proxy.cut();
-    const away = { code: "STORE_UNAVAILABLE" };
-    for (const token of [world.tokens.member, world.tokens.other]) {
-      await expect(reader.forCall(token, "github")).rejects.toMatchObject(away);
-    }
-    await expect(admin.authenticate(world.tokens.admin)).rejects.toMatchObject(away);
-    await expect(admin.ready()).rejects.toMatchObject(away);
-    const codes = await Promise.all(
-      operations.map(({ run }) => run(ready, world, "nobody").then(() => "done", codeOf)),
-    );
-    expect(codes).toEqual(operations.map(() => "STORE_UNAVAILABLE"));
+      // Nothing listens on the port of a server that has been stopped.
+      const gone = await startProxy(node.port);
+      await gone.close();
+      proxy.leadTo(gone.port);
+      proxy.cut();
+      const away = { code: "STORE_UNAVAILABLE" };
+      for (const token of [world.tokens.member, world.tokens.other]) {
+        await expect(reader.forCall(token, "github")).rejects.toMatchObject(away);
+      }
+      await expect(admin.authenticate(world.tokens.admin)).rejects.toMatchObject(away);
+      await expect(admin.ready()).rejects.toMatchObject(away);
+      const codes = await Promise.all(
+        operations.map(({ run }) => run(ready, world, "nobody").then(() => "done", codeOf)),
+      );
+      expect(codes).toEqual(operations.map(() => "STORE_UNAVAILABLE"));
 
-    proxy.leadTo(node.port);
-    await expect.poll(async () => await reader.forCall(world.tokens.member, "github").then(() => "", codeOf)).toBe("");
-    expect(await viewOf({ store, keys }, world)).toBe(before);
-    await admin.setSecret(ready.as.admin, "github", { name: "ONE", value: "value after the outage" });
-    const { secrets } = await reader.forCall(world.tokens.member, "github");
-    expect(secrets.map(({ value }) => value.reveal())).toContain("value after the outage");
-    await admin.close();
-    await reader.close();
-  });
+      proxy.leadTo(node.port);
+      await expect
+        .poll(async () => await reader.forCall(world.tokens.member, "github").then(() => "", codeOf))
+        .toBe("");
+      expect(await viewOf({ store, keys }, world)).toBe(before);
+      await admin.setSecret(ready.as.admin, "github", { name: "ONE", value: "value after the outage" });
+      const { secrets } = await reader.forCall(world.tokens.member, "github");
+      expect(secrets.map(({ value }) => value.reveal())).toContain("value after the outage");
+      await admin.close();
+      await reader.close();
+    },
+  );
 
   it(
-    `loses no change, brings back nothing deleted and leaves no stray records when connections are cut ${cuts} times (seed ${seed})`,
+    `the secrets service loses no change, brings back nothing deleted and leaves no stray records when its connections are cut ${cuts} times (seed ${seed})`,
     options,
     async () => {
       const random = randomFrom(seed + 50);
@@ -113,19 +119,19 @@ describeWithRedis(servers, "Redis behind a proxy", () => {
 
 const isRoot = process.getuid?.() === 0;
 
-/** Mounts a file system of a size on a folder until the end of the test. Skips the test if root may not. */
+/** Mounts a file system of this size on a folder until the end of the test. Skips the test if root may not mount here. */
 function mount(folder: string, size: string, { skip }: TestContext): void {
   try {
     execFileSync("mount", ["-t", "tmpfs", "-o", `size=${size}`, "none", folder], { stdio: "ignore" });
   } catch {
     skip("root may not mount a file system here");
   }
-  // Lazily, because a failed test may have left a file open.
+  // The option -l unmounts even if a failed test has left a file open.
   onTestFinished(() => void execFileSync("umount", ["-l", folder]));
 }
 
 describe.skipIf(process.platform !== "linux" || !isRoot)("a SQLite file on a full disk", () => {
-  it("keeps the old state of whatever is refused, and accepts changes when there is space", async (context) => {
+  it("stores nothing of a secret whose set was refused, and stores the secret when there is space again", async (context) => {
     const folder = await temporaryFolder();
     mount(folder, "1m", context);
     const store = new SqliteStore(join(folder, "service.db"));
@@ -140,7 +146,7 @@ describe.skipIf(process.platform !== "linux" || !isRoot)("a SQLite file on a ful
     const rest = join(folder, "rest");
     expect(() => writeFileSync(rest, Buffer.alloc(2_000_000))).toThrow("ENOSPC");
 
-    // The file may have free pages, which take some values.
+    // The SQLite file may have free pages, so some values are accepted although the disk is full.
     const [accepted, refused]: [string[], string[]] = [[], []];
     for (let count = 0; count < 200 && refused.length < 3; count++) {
       const name = `LARGE_${count}`;
@@ -169,7 +175,7 @@ describe.skipIf(process.platform !== "linux" || !isRoot)("a SQLite file on a ful
   });
 });
 
-/** Two processes initialize the service in the same empty store at once, again and again. */
+/** Repeatedly lets two processes initialize the service in the same empty store at the same time. */
 async function expectOneInitialization(next: (round: number) => Promise<string>): Promise<void> {
   const folder = await temporaryFolder();
   const keyringPath = join(folder, "keyring.json");
@@ -198,20 +204,26 @@ async function expectOneInitialization(next: (round: number) => Promise<string>)
   for (const each of processes) await each.end();
 }
 
-const twice = `two processes that initialize one store at once make one operator, ${rounds} times`;
-
-it(`${twice}, over SQLite`, options, async () => {
-  const folder = await temporaryFolder();
-  await expectOneInitialization(async (round) => join(folder, `${round}.db`));
-});
+it(
+  `two processes that initialize the secrets service in one SQLite file at the same time create only one operator, in each of ${rounds} rounds`,
+  options,
+  async () => {
+    const folder = await temporaryFolder();
+    await expectOneInitialization(async (round) => join(folder, `${round}.db`));
+  },
+);
 
 describeWithRedis(servers, "a first start", () => {
-  it(`${twice}, over Redis`, options, async () => {
-    const node = await startRedis(servers);
-    onTestFinished(() => node.stop());
-    await expectOneInitialization(async () => {
-      await node.command("FLUSHALL");
-      return node.url;
-    });
-  });
+  it(
+    `two processes that initialize the secrets service in one Redis at the same time create only one operator, in each of ${rounds} rounds`,
+    options,
+    async () => {
+      const node = await startRedis(servers);
+      onTestFinished(() => node.stop());
+      await expectOneInitialization(async () => {
+        await node.command("FLUSHALL");
+        return node.url;
+      });
+    },
+  );
 });

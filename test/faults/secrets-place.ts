@@ -41,7 +41,7 @@ export async function startSharedService(server?: string): Promise<SharedService
   return { folder, address, keyringPath, keys, admins: [first.admin, second] };
 }
 
-/** Sweeps as days later, and expects that every record that is left belongs to what exists, and that nothing is missing. */
+/** Sweeps as if days had passed. Expects that no unused record remains, and that no record is missing. */
 export async function expectWholeAfterSweep({ address, keys }: Pick<SharedService, "address" | "keys">): Promise<void> {
   const store = openStore(address);
   const problems: unknown[] = [];

@@ -16,25 +16,25 @@ import {
 import { acceptingAudit, codeOf, recordsOf, viewOf } from "./secrets-view.ts";
 
 const dayMs = 24 * 3_600_000;
-/** The process that meets the fault. */
+/** The name of the process in which the fault occurs. */
 export const mine = "mine";
 const others = "others";
 
 /** The views that the checks of an operation allow. */
 export interface Allowed {
   readonly done: string;
-  /** After the process has ended at any call. Empty if every state is allowed. */
+  /** The views after the process has ended at any call. Empty if every state is allowed. */
   readonly ended: readonly string[];
   readonly repeated: readonly string[];
-  /** After others have done the same, and the process was as if it never began. */
+  /** The view after only other processes have made the operation. */
   readonly others: string;
-  /** After this process and others have done the same at once, and this process was not the last. */
+  /** The views after this and another process have made the operation at the same time, and this process was not the last. */
   readonly both: readonly string[];
-  /** After others have done the same, and then this process, unless it was refused. */
+  /** The views after another process and then this process have made the operation, unless this process was refused. */
   readonly afterOthers: readonly string[];
 }
 
-/** A service in memory from which each case of a test begins, and the checks of what becomes of it. */
+/** A service in memory, which each case of a test copies, and the checks of the service after the case. */
 export class PreparedService {
   readonly keys: Keyring;
   readonly records: MemoryStore;
@@ -49,7 +49,7 @@ export class PreparedService {
     this.callers = callers;
   }
 
-  /** Fills a service, and leaves in it what processes that were killed have not finished. */
+  /** Fills a service, and leaves the unfinished work of killed processes in it. */
   static async make(): Promise<PreparedService> {
     const keys = guardMaterial(Keyring.generate("steps"));
     const records = new MemoryStore();
@@ -65,12 +65,12 @@ export class PreparedService {
     return new SecretsAdmin({ store, keys: this.keys, audit: acceptingAudit });
   }
 
-  /** Returns what processes see that open the service in a store now. */
+  /** Returns the view of a process that opens the service in a store now. */
   async viewOf(store: WrappableStore): Promise<string> {
     return await viewOf({ store, keys: this.keys }, this.world);
   }
 
-  /** Makes a step in a process of its own, to which the store answers. The step may be refused with a code of the operation. */
+  /** Makes a step in a separate process without faults. The step may be refused with a code of the operation. */
   async makeStep(operation: Operation, step: ServiceStep, store: WrappableStore, who: string): Promise<string> {
     const admin = this.open(store);
     const end = await step({ admin, as: this.callers }, this.world, who).then(() => "done", codeOf);
@@ -79,7 +79,7 @@ export class PreparedService {
     return end;
   }
 
-  /** Others do the same while a process is halted, and sweep. Returns how it ended for them. */
+  /** Makes the operation and a sweep in other processes while a process is halted. Returns "done" or the code of the refusal. */
   async makeByOthers(operation: Operation, store: WrappableStore): Promise<string> {
     const end = await this.makeStep(operation, operation.others ?? operation.run, store, others);
     if (operation.meanwhile !== undefined) await this.makeStep(operation, operation.meanwhile, store, others);
@@ -89,7 +89,7 @@ export class PreparedService {
     return end;
   }
 
-  /** Expects that a process has left the old state or the new one, that the operation can be repeated, and a whole sweep. */
+  /** Expects that a process has left an allowed state, that the operation can be repeated, and that sweeps remove the rest. */
   async expectEnded(operation: Operation, store: WrappableStore, allowed: Allowed, isDone: boolean): Promise<void> {
     expectOneOf(isDone ? [allowed.done] : allowed.ended, await this.viewOf(store));
     await this.expectWhole(store, operation);
@@ -106,7 +106,7 @@ export class PreparedService {
     if (operation.isGradual !== true) expect(unmanagedIn(records)).toEqual([]);
   }
 
-  /** Expects that sweeps leave no record that belongs to nothing, and that processes see the same view as before. */
+  /** Expects that sweeps remove all unused records, and that processes see the same view as before. */
   async expectNothingLeft(store: WrappableStore, operation: Operation, before: string): Promise<void> {
     for (const days of [2, 4]) await this.#sweepAfter(store, days);
     expect(await this.viewOf(store)).toBe(before);
@@ -150,14 +150,14 @@ export class PreparedService {
     await admin.close();
   }
 
-  /** Returns what is seen after steps that each process makes whole. */
+  /** Returns the view after steps that processes have completed. */
   async #viewAfter(operation: Operation, steps: readonly (readonly [ServiceStep, string])[]): Promise<string> {
     const store = await copyOf(this.records);
     for (const [step, who] of steps) await this.makeStep(operation, step, store, who);
     return await this.viewOf(store);
   }
 
-  /** Leaves a server and a workspace that are half deleted, the value of no secret, and an entry of no server. */
+  /** Leaves a half-deleted server, a half-deleted workspace, a value without a secret, and a list entry without a server. */
   async #leaveRemains(admin: SecretsAdmin): Promise<void> {
     const { callers, records } = this;
     await admin.createServer(callers.admin, { slug: "half", url: "https://mcp.example.com" });

@@ -21,13 +21,13 @@ interface Race {
   readonly rotations: number;
 }
 
-/** The flaws of the stores of the first admin and of the first reader. */
+/** A flaw in the store of the first admin process, and a flaw in the store of the first reader process. */
 interface Flaws {
   readonly admin?: "dropped";
   readonly reader?: "old";
 }
 
-/** Two admins and two readers work at once, while the keys are rotated again and again. */
+/** Runs two admin processes and two reader processes at the same time, while the keys are rotated repeatedly. */
 async function race(service: SharedService, flaws: Flaws = {}, raceMs = racedMs): Promise<Race> {
   const { folder, address, keyringPath, admins, keys } = service;
   const files = admins.map((_, index) => join(folder, `admin-${index}.jsonl`));
@@ -82,16 +82,18 @@ async function expectRaceWithoutProblem(server?: string): Promise<void> {
   await expectWholeAfterSweep(service);
 }
 
-const name = `two admins, two readers and rotations at once lose no record, bring none back, and leave none over (seed ${seed})`;
-
-it(`${name}, over SQLite`, options, async () => {
-  await expectRaceWithoutProblem();
-});
+it(
+  `two admins, two readers and rotations at the same time lose no change, bring back nothing deleted and leave no stray records over SQLite (seed ${seed})`,
+  options,
+  async () => {
+    await expectRaceWithoutProblem();
+  },
+);
 
 it.each<{ readonly name: string; readonly flaws: Flaws }>([
   { name: "drops changes that it acknowledges", flaws: { admin: "dropped" } },
   { name: "returns records that were replaced", flaws: { reader: "old" } },
-])("a store that $name is found", options, async ({ flaws }) => {
+])("the check of the race reports problems over a store that $name", options, async ({ flaws }) => {
   const service = await startSharedService();
   const { events } = await race(service, flaws, 1_500);
   const problems = problemsIn(events).map((problem) => problem.slice(0, problem.indexOf(":")));
@@ -100,9 +102,13 @@ it.each<{ readonly name: string; readonly flaws: Flaws }>([
 });
 
 describeWithRedis(servers, "a Redis server", () => {
-  it(`${name}, over Redis`, options, async () => {
-    const node = await startRedis(servers);
-    onTestFinished(() => node.stop());
-    await expectRaceWithoutProblem(node.url);
-  });
+  it(
+    `two admins, two readers and rotations at the same time lose no change, bring back nothing deleted and leave no stray records over Redis (seed ${seed})`,
+    options,
+    async () => {
+      const node = await startRedis(servers);
+      onTestFinished(() => node.stop());
+      await expectRaceWithoutProblem(node.url);
+    },
+  );
 });

@@ -22,7 +22,7 @@ afterAll(() => {
 interface Struck {
   readonly store: MemoryStore;
   readonly fault: Fault;
-  /** Resolves to "done", to the code of the refusal, or never. */
+  /** Resolves to "done" or to the code of the refusal. Never resolves if the process was halted. */
   readonly outcome: Promise<string>;
 }
 
@@ -35,21 +35,21 @@ async function strike(operation: Operation, kind: FaultKind, at: number): Promis
   return { store, fault, outcome };
 }
 
-/** The process ends, fails or goes on, and then others look, repeat the operation and sweep. */
+/** Checks the store after the process has ended, failed or continued. Then repeats the operation, and sweeps. */
 async function checkEnded(operation: Operation, { store, fault, outcome }: Struck, allowed: Allowed): Promise<void> {
   const end = fault.kind === "halted" ? "" : await outcome;
   if (end !== "" && end !== "done") expect([...operation.refusals, "STORE_UNAVAILABLE"]).toContain(end);
   await service.expectEnded(operation, store, allowed, end === "done");
 }
 
-/** Others change the same while a write of the process is on its way. Then the write arrives. */
+/** Makes the operation in other processes before the delayed write of the process arrives. Then checks the result. */
 async function checkLate(operation: Operation, { store, fault, outcome }: Struck, allowed: Allowed): Promise<void> {
   const isDead = fault.kind === "late, of a dead process";
   const isFailed = fault.kind === "failed, and made late";
   const early = isFailed ? await outcome : "";
   if (early !== "" && early !== "done") expect([...operation.refusals, "STORE_UNAVAILABLE"]).toContain(early);
   expectOneOf(early === "done" ? [allowed.done] : allowed.ended, await service.viewOf(store));
-  // Others take over what a process has begun that was halted. A call that is only in the network arrives sooner.
+  // Other processes take over the work of a halted process after an hour. A call that is only late arrives sooner.
   if (!isDead && !isFailed) passAnHour();
   const end = await service.makeByOthers(operation, store);
   await fault.release();
@@ -60,14 +60,14 @@ async function checkLate(operation: Operation, { store, fault, outcome }: Struck
   const acknowledged = [...allowed.both, ...allowed.afterOthers];
   const view = await service.viewOf(store);
   if (own === "done") expectOneOf([...acknowledged, ...mineOrNone], view);
-  // What is refused was not made.
+  // A refused operation has changed nothing.
   else if (own !== "") expectOneOf([...refused, ...mineOrNone], view);
   else expectOneOf([...acknowledged, ...refused, ...mineOrNone], view);
   await service.expectWhole(store, operation);
   await service.expectNothingLeft(store, operation, view);
 }
 
-it("can be recovered when the first start ends at any call to the store", async () => {
+it("the secrets service can be recovered after its initialization was halted at any call to the store", async () => {
   const { keys } = service;
   onTestFinished(() => void vi.useRealTimers());
   for (let at = 1; ; at++) {
@@ -101,7 +101,7 @@ it("can be recovered when the first start ends at any call to the store", async 
   }
 });
 
-it("sets no secret on a server that was created in the place of the one for which the set began", async () => {
+it("a set of a secret rejects with SERVER_NOT_FOUND if its server was deleted and created again before the value was stored", async () => {
   const { callers, records } = service;
   const secret = { name: "ONE", value: "value for the former server" };
   // After the write that hands out the number of the value, the next write stores the value.
@@ -122,9 +122,9 @@ it("sets no secret on a server that was created in the place of the one for whic
   }
 });
 
-describe.each(operations)("$name", (operation) => {
+describe.each(operations)('the operation "$name"', (operation) => {
   it.each(faultKinds)(
-    "loses no change, brings back nothing deleted and leaves no stray records when one call to the store is: %s",
+    "loses no change, brings back nothing deleted and leaves no stray records if one of its calls to the store has this fault: %s",
     async (kind) => {
       onTestFinished(() => void vi.useRealTimers());
       const allowed = await service.allowedFor(operation);

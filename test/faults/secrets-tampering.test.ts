@@ -12,7 +12,7 @@ import { operations, prepare, processOf, type ServiceProcess, type World } from 
 import { acceptingAudit, codeOf, recordsOf } from "./secrets-view.ts";
 import { temporaryFolder } from "./sqlite.ts";
 
-/** A service in memory, whose records a test changes as someone who can write to the store. */
+/** A service in memory. The test changes its records, as an attacker could who can write to the store. */
 interface Tampered {
   readonly store: MemoryStore;
   /** The stored bytes of the records. */
@@ -46,7 +46,7 @@ async function startTampered(): Promise<Tampered> {
   return { store, raw, keys, world, process: await processOf(admin, world), reader, problems, restart };
 }
 
-/** Returns the key of the one record whose key matches. */
+/** Returns the key of the only record for which `matches` returns true. */
 async function keyOf({ store, keys }: Tampered, matches: (key: string, value: unknown) => boolean): Promise<string> {
   const found = [...(await recordsOf({ store, keys }))].filter(([key, value]) => matches(key, value));
   const [first] = found;
@@ -68,8 +68,8 @@ const valueNamed = (secret: string) => (key: string, value: unknown) =>
   key.startsWith("value/") && JSON.stringify(value).includes(`"name":"${secret}"`);
 const endsWith = (end: string) => (key: string) => key.endsWith(end);
 
-describe("an older record that was put back", () => {
-  it("is refused by every process that has seen the revocation, if it is the record of a revoked token", async () => {
+describe("an older record that an attacker has put back", () => {
+  it("is refused by each process that has read the revocation, if the record contains a revoked token", async () => {
     const service = await startTampered();
     const { raw, world, process, reader } = service;
     const key = await keyOf(service, endsWith(`/${world.ids.member}`));
@@ -84,7 +84,7 @@ describe("an older record that was put back", () => {
     });
   });
 
-  it("hands out no value if it is the record of a server with an earlier URL, also to a process that has seen nothing", async () => {
+  it("releases no secret, even in a process that has read nothing before, if the record contains the earlier URL of a server", async () => {
     const service = await startTampered();
     const { raw, world, process, reader, restart } = service;
     const key = await keyOf(service, (each) => each.startsWith("server/") && each.endsWith("/jira"));
@@ -95,13 +95,13 @@ describe("an older record that was put back", () => {
     await raw.set(key, before);
     expect(await codeOfCall(reader, world.tokens.member, "jira")).toBe("RECORD_ROLLED_BACK");
     expect(await codeOfCall(restart().reader, world.tokens.member, "jira")).toBe("SECRET_UNUSABLE");
-    // The new value, in the place of the value that the earlier record names.
+    // Stores the new value under the key of the value that the earlier server record names.
     await raw.set(formerValue, await take(service, await keyOf(service, valueNamed("KEY"))));
     expect(await codeOfCall(restart().reader, world.tokens.member, "jira")).toBe("RECORD_TAMPERED");
   });
 });
 
-describe("a record that was moved", () => {
+describe("a record that an attacker has moved", () => {
   it.each([
     {
       name: "a value to another secret of its server",
@@ -118,7 +118,7 @@ describe("a record that was moved", () => {
       to: (key: string, value: unknown) =>
         key.startsWith("server/") && key.endsWith("/github") && JSON.stringify(value).includes('"name":"ONE"'),
     },
-  ])("$name is refused, and nothing is sent", async ({ from, to, code }) => {
+  ])("is refused under its new key, and no value is released: $name", async ({ from, to, code }) => {
     const service = await startTampered();
     const { raw, world, reader, restart } = service;
     await raw.set(await keyOf(service, to), await take(service, await keyOf(service, from)));
@@ -127,7 +127,7 @@ describe("a record that was moved", () => {
     expect(await codeOfCall(reader, world.tokens.spare)).toBe("answered");
   });
 
-  it("gives its holder nothing if it is the record of a token, moved to the id of another token", async () => {
+  it("is refused if it is the record of an admin's token under the id of a member's token, so the member stays a member", async () => {
     const service = await startTampered();
     const { raw, world, restart } = service;
     const keyOfToken = async (id: string) =>
@@ -138,7 +138,7 @@ describe("a record that was moved", () => {
   });
 });
 
-/** Writes a record of another form, which is encrypted under the right key. */
+/** Writes a record whose form the service does not know, encrypted under the right key. */
 async function plant({ store, keys }: Tampered, key: string, value: unknown): Promise<void> {
   const encrypted = new EncryptedStore(store.namespaced(serviceNamespace), { keys, scope: scopeOfServiceRecord });
   encrypted.namespace = serviceNamespace;
@@ -146,7 +146,7 @@ async function plant({ store, keys }: Tampered, key: string, value: unknown): Pr
   await encrypted.disconnect();
 }
 
-describe("a record of another form", () => {
+describe("a record whose form the service does not know", () => {
   it.each([
     { name: "the installation", of: (key: string) => key === "service" },
     { name: "a workspace", of: (key: string, value: unknown) => isWorkspace(key, value, "main") },
@@ -154,7 +154,7 @@ describe("a record of another form", () => {
     { name: "a value", of: valueNamed("ONE") },
     { name: "the page of a list", of: (key: string) => key === "list/workspaces/0" },
     { name: "the head of a list", of: (key: string) => key === "list/workspaces/head" },
-  ])("is refused and never written over: $name", async ({ of }) => {
+  ])("is refused and not overwritten: $name", async ({ of }) => {
     for (const change of [{ v: 2 }, { later: true }, undefined]) {
       const service = await startTampered();
       const { raw, world, process, restart } = service;
@@ -173,12 +173,12 @@ describe("a record of another form", () => {
         codes.push(await run({ ...process, admin }, world, "nobody").then(() => "done", codeOf));
       }
       expect(codes).toContain("RECORD_INVALID");
-      // A value is deleted with its secret, and never read for that.
+      // The record of a value is deleted together with its secret, without being read.
       if (!key.startsWith("value/")) expect(await raw.get(key)).toEqual(planted);
     }
   });
 
-  it("does not keep the sweep from the other servers and workspaces, and is reported", async () => {
+  it("is reported as a problem by a sweep, and does not make the sweep fail", async () => {
     const service = await startTampered();
     const { process, problems, restart } = service;
     const key = await keyOf(service, (each, value) => isServerOf(each, value, "ONE"));
@@ -200,7 +200,7 @@ function isServerOf(key: string, value: unknown, secret: string): boolean {
 }
 
 describe("the wrong keyring", () => {
-  it("is refused by every call and change, and nothing is written over", async () => {
+  it("makes every call and change reject, and the store stays unchanged", async () => {
     const { store, world, process } = await startTampered();
     const dump = async () => (await store.scan({ limit: 10_000 })).entries.map(({ key, value }) => [key, value]);
     const before = await dump();
@@ -224,7 +224,7 @@ describe("the wrong keyring", () => {
 });
 
 describe("a restore of yesterday's backup", () => {
-  it("is refused by a running process, and after a restart every token from before is refused", async () => {
+  it("is refused by a running process, and revokeTokensBefore() after a restart makes all earlier tokens invalid", async () => {
     const folder = await temporaryFolder();
     const [path, saved] = [join(folder, "service.db"), join(folder, "backup.db")];
     const keys = guardMaterial(Keyring.generate("restored"));
@@ -281,7 +281,7 @@ describe("a restore of yesterday's backup", () => {
   });
 });
 
-/** Copies the records of a SQLite file into another one, which processes may have open. */
+/** Copies the records of a SQLite file into another SQLite file, which processes may have open. */
 async function copyDatabase(from: string, to: string): Promise<void> {
   const source = new DatabaseSync(from);
   try {

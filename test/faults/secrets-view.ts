@@ -12,7 +12,7 @@ import {
 import { SecretsReader } from "@keyward/secrets/reader";
 import type { World } from "./secrets-operations.ts";
 
-/** Where a service is stored. */
+/** The store of a service, and the keys of its records. */
 export interface ServicePlace {
   readonly store: WrappableStore;
   readonly keys: Keyring;
@@ -31,15 +31,15 @@ export const acceptingAudit: AuditLog = {
   close: async () => undefined,
 };
 
-/** Returns the code of a refusal. Throws what is not an error of the service or of the store. */
+/** Returns the code of an error of the service or of the store. Throws any other error. */
 export function codeOf(error: unknown): string {
   if (error instanceof SecretsError || error instanceof KeywardError) return error.code;
   throw error;
 }
 
 /**
- * Returns what processes that open the service now see: its workspaces, servers and tokens as lists name them, what is
- * known about secrets, which tokens are accepted, and what calls would send. Without times, ids and revisions.
+ * Returns the view of a process that opens the service now, as text: the listed workspaces, servers and tokens, the
+ * metadata of secrets, the tokens that are accepted, and the values that calls would send. Leaves out times, ids and revisions.
  */
 export async function viewOf({ store, keys }: ServicePlace, world: World): Promise<string> {
   const admin = new SecretsAdmin({ store, keys, audit: acceptingAudit });

@@ -113,7 +113,7 @@ async function expectNoFailedRead(address: string): Promise<void> {
 }
 
 it(
-  `two processes whose keyrings change at different times fail no read in ${rotations} rotations over SQLite (seed ${seed})`,
+  `no read of two processes whose keyrings change at different times fails in ${rotations} rotations over SQLite (seed ${seed})`,
   options,
   async () => {
     await expectNoFailedRead(join(await temporaryFolder(), "records.db"));
@@ -122,7 +122,7 @@ it(
 
 describeWithRedis(servers, "a Redis server", () => {
   it(
-    `two processes whose keyrings change at different times fail no read in ${rotations} rotations over Redis (seed ${seed})`,
+    `no read of two processes whose keyrings change at different times fails in ${rotations} rotations over Redis (seed ${seed})`,
     options,
     async () => {
       const node = await startRedis(servers);

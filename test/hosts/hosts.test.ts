@@ -69,7 +69,7 @@ describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => 
     expect(await cache.get("two")).toBeUndefined();
   });
 
-  it("serves Apollo's Keyv adapter as its cache, although its times to live are in seconds", async () => {
+  it("serves Apollo's Keyv adapter as its cache, although Apollo passes times to live in seconds", async () => {
     const keyv = new Keyv5({ store: await open(), throwOnErrors: true });
     // The adapter's types come from Keyv's CommonJS build, which TypeScript considers different types.
     const adapter: KeyvAdapter<string> = Reflect.construct(KeyvAdapter, [keyv]);
@@ -112,7 +112,7 @@ describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => 
     expect(page.asked()).toBe(askedBefore);
   });
 
-  it("serves cacheable-request as its cache if cacheable-request limits the ttl of responses", async () => {
+  it("serves cacheable-request as its cache if the option maxTtl of cacheable-request is set", async () => {
     const page = await cacheablePage();
     const send = new CacheableRequest(request, await open()).request();
     const isFromCache = async () =>
@@ -132,7 +132,7 @@ describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => 
 });
 
 // npm installs the alias keyv-5 next to the keyv that got imports, and got recognizes a Keyv by its class.
-it("a request of got rejects if its cache is a Keyv 5 of another installed copy, and the hint names the copy to use", async () => {
+it("a request of got rejects if its cache is a Keyv 5 from another installed copy of keyv, and the hint states which copy to import", async () => {
   const { Keyv: OtherKeyv5 }: typeof import("keyv-5") = createRequire(import.meta.url)("keyv-5");
   const store = createKeyv({ store: new Map(), keys: Keyring.generate(), namespace: "http" });
   const cache = new OtherKeyv5({ store });

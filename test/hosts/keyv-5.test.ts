@@ -31,7 +31,7 @@ const hostOptions = {
 
 for (const [storeName, openStore] of Object.entries(stores)) {
   describe.each(Object.entries(fronts))(`Keyv 5 over %s on ${storeName}`, (_, front) => {
-    describe.each(Object.entries(hostOptions))("%s", (__, options) => {
+    describe.each(Object.entries(hostOptions))("made %s", (__, options) => {
       async function openHost(): Promise<Keyv5> {
         return new Keyv5({ store: front(await openStore()), throwOnErrors: true, ...options });
       }
@@ -57,7 +57,7 @@ for (const [storeName, openStore] of Object.entries(stores)) {
         expect(await host.get(["short", "short too", "long", "forever"])).toEqual([undefined, undefined, 2, 3]);
       });
 
-      it("answers reads, deletions and clears as it does over a store that was made for Keyv 5", async () => {
+      it("returns written values of every JSON type and bytes, and deletes and clears them", async () => {
         const host = await openHost();
         const values = { text: "täxt", colon: ":x", none: null, no: false, zero: 0, list: [1, [2]] };
         for (const [key, value] of Object.entries(values)) await host.set(key, value);
@@ -78,7 +78,7 @@ for (const [storeName, openStore] of Object.entries(stores)) {
 }
 
 describe("a namespace of createKeyv", () => {
-  it("separates the records of two hosts that have the same namespace", async () => {
+  it("separates the records of two hosts whose own namespaces are equal", async () => {
     const store = new MemoryStore();
     const keys = Keyring.generate();
     const [one, other] = ["one", "other"].map((namespace) => {
@@ -157,7 +157,7 @@ describe("a record that touch has extended", () => {
     vi.useRealTimers();
   });
 
-  it("stays if createKeyv wrote it, and getRaw returns the former expiry", async () => {
+  it("is returned until its new expiry if createKeyv wrote it, although getRaw returns the former expiry", async () => {
     vi.useFakeTimers({ toFake: ["Date"] });
     const keyv = open();
     await keyv.set("key", "value", minuteMs);
@@ -170,7 +170,7 @@ describe("a record that touch has extended", () => {
     expect(await keyv.get("key")).toBeUndefined();
   });
 
-  it("ends at the former expiry if a Keyv 5 wrote it", async () => {
+  it("is absent from its former expiry on if a Keyv 5 wrote it", async () => {
     vi.useFakeTimers({ toFake: ["Date"] });
     const keyv = open();
     const host = new Keyv5({ store: keyv, useKeyPrefix: false, throwOnErrors: true });

@@ -443,7 +443,7 @@ describe("createKeyv over a store that fails", () => {
   );
 
   it.each(["postGet", "postSetMany", "postDelete"])(
-    "runs a hook that was added under its former name %s",
+    "runs a hook that was added under its former name %s although the call rejects",
     async (name) => {
       const { keyv, adapter } = subjects.createKeyv({});
       keyv.on("warn", () => undefined);
@@ -463,7 +463,7 @@ describe("createKeyv over a store that fails", () => {
     },
   );
 
-  it("counts errors in its statistics as a plain Keyv does, also if keys are sanitized", async () => {
+  it("counts the same errors in its statistics as a plain Keyv, even with sanitized keys", async () => {
     const behaviour: Behaviour = async ({ keyv, adapter }) => {
       adapter.failure = new Error("down");
       await Promise.allSettled([keyv.get("a;b"), keyv.getMany(["c--d", "e"])]);
@@ -654,7 +654,7 @@ describe("the differences of createKeyv from Keyv", () => {
     expect(listed).toEqual(Object.keys(deviations));
   });
 
-  it("include that a batch with a symbol rejects and counts an error for each key", async () => {
+  it("include that setMany of symbols rejects, and counts an error for each key", async () => {
     const { keyv, adapter } = subjects.createKeyv({ stats: true });
     const entries = ["a", "b"].map((key) => ({ key, value: Symbol(key) }));
     await expect(keyv.setMany(entries)).rejects.toMatchObject({ code: "VALUE_INVALID" });

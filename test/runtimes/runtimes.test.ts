@@ -171,7 +171,7 @@ for (const runtime of runtimes) {
     describe(name, () => suite(runtime, module));
   } else if (process.env["CI"] === "true") {
     describe(name, () => {
-      it("has its runtime on this machine", () => {
+      it("finds its runtime on this machine", () => {
         throw new Error(runtime.missing);
       });
     });

@@ -49,7 +49,7 @@ export function describeWithServer(
     describe(name, suite);
   } else if (process.env["CI"] === "true") {
     describe(name, () => {
-      it("has the server that its tests need", () => {
+      it("this machine has the server that the tests need", () => {
         throw new Error(missing);
       });
     });

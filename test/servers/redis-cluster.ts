@@ -31,8 +31,8 @@ export interface MoveOptions {
 /**
  * Starts six nodes: the first three are primaries, each with one replica.
  *
- * @param options `failover`: a primary that dies is replaced within seconds. So is a primary that a busy machine lets
- * wait. Default: false, no primary is replaced for a minute.
+ * @param options `failover`: if true, a primary that dies is replaced within seconds, and so is a primary that a busy machine
+ * delays. Default: false, no primary is replaced for a minute.
  */
 export async function startCluster(
   servers: RedisServers,

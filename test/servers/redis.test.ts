@@ -113,7 +113,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     expect(await cluster.primaries()).toHaveLength(3);
   });
 
-  it("the Redis server gives a slot and its records to another node of its Cluster", async () => {
+  it("the Redis server can move a slot with its records to another node of its Cluster", async () => {
     const cluster = await startCluster(servers);
     onTestFinished(() => cluster.stop());
     const slot = 12_182;

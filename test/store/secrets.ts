@@ -2,7 +2,7 @@ import { inspect } from "node:util";
 import { exportKeyring, type Keyring } from "@keyward/core";
 import { expect } from "vitest";
 
-/** The prefix of every value in these tests, by which values are found in errors and logs that must not show any. */
+/** The prefix of every value in these tests. Errors and logs must not show values, so they are searched for this prefix. */
 export const marker = "s3cr3t-";
 
 const markerShapes = [
@@ -11,7 +11,7 @@ const markerShapes = [
   Buffer.from(marker).toString("base64url").slice(0, 8),
 ];
 
-/** An envelope of which more is quoted than an error message may show: its header and 60 characters of its body. */
+/** Matches the header and 60 characters of the body of an envelope, which is more than an error message may show. */
 const wholeEnvelope = /kw1[.:][\w-]{1,32}[.:][\w-]{60}/;
 
 const guarded = new Set<string>();

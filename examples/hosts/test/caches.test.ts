@@ -117,7 +117,7 @@ afterEach(() => {
   vi.restoreAllMocks();
 });
 
-describe.each(cases)("%s", (_, { start, tampered }, options) => {
+describe.each(cases)("an application that uses %s", (_, { start, tampered }, options) => {
   async function open() {
     // Apollo and got report failed requests here, too.
     vi.spyOn(console, "error").mockReturnValue();
@@ -153,7 +153,7 @@ describe.each(cases)("%s", (_, { start, tampered }, options) => {
     return opened;
   }
 
-  it("answers from the encrypted store in another process, and stores no plaintext", async () => {
+  it("answers in a second process from the record that the first process stored, and stores no plaintext", async () => {
     const { store, start, requests, codes } = await openWithRecord();
     const read = await start();
     expect(await read()).toContain("ada-lovelace");
@@ -168,7 +168,7 @@ describe.each(cases)("%s", (_, { start, tampered }, options) => {
     expect(codes).toEqual([]);
   });
 
-  it("distinguishes a record that was tampered with from a missing record, and keeps the record", async () => {
+  it("reports RECORD_TAMPERED for a record that was tampered with and keeps the record, and reports no error for a missing record", async () => {
     const { store, start, requests, codes } = await openWithRecord();
     await tamperWith(store);
     const stored = await storedText(store);
@@ -194,7 +194,7 @@ describe.each(cases)("%s", (_, { start, tampered }, options) => {
     expect(codes).toEqual([]);
   });
 
-  it("lets records expire that are not used again", async () => {
+  it("sets an expiry on its records, so that an unused record has expired after 25 hours", async () => {
     vi.useFakeTimers({ toFake: ["Date"] });
     const { store } = await openWithRecord();
     vi.setSystemTime(Date.now() + 25 * 60 * 60_000);
@@ -208,7 +208,7 @@ function codesOf(error: unknown): string[] {
   return [...("code" in error && typeof error.code === "string" ? [error.code] : []), ...codesOf(error.cause)];
 }
 
-describe("a cache that treats a record that was tampered with as missing", () => {
+describe("a cache that returns undefined for a record that was tampered with", () => {
   async function open() {
     const store = new MemoryStore();
     const keyv = createKeyv({ store, keys: Keyring.generate() });
@@ -219,7 +219,7 @@ describe("a cache that treats a record that was tampered with as missing", () =>
     return { store, keyv, codes, report };
   }
 
-  it("reports the error of each read: cache-manager", async () => {
+  it("reports the error of each read of such a record: cache-manager", async () => {
     const { store, keyv, codes, report } = await open();
     const cache = encryptedCache(keyv, report);
     await cache.set("bad", 1);
@@ -236,7 +236,7 @@ describe("a cache that treats a record that was tampered with as missing", () =>
     expect(codes).toEqual([]);
   });
 
-  it("reports the error of each read: cacheable", async () => {
+  it("reports the error of each read of such a record: cacheable", async () => {
     const { store, keyv, codes, report } = await open();
     const cache = cacheWithEncryptedSecondary(keyv, report);
     await cache.set("bad", 1);
@@ -255,7 +255,7 @@ describe("a cache that treats a record that was tampered with as missing", () =>
 describe.each([
   ["got", cachingClient],
   ["cacheable-request", cachedRequests],
-] as const)("concurrent requests of %s", (_, start) => {
+] as const)("requests of %s", (_, start) => {
   async function open() {
     const store = new MemoryStore();
     const arrived = Promise.withResolvers<void>();
@@ -272,19 +272,22 @@ describe.each([
   }
 
   // A Keyv 5 that loses a listener while it emits an event leaves out the next one, so the number of requests matters.
-  it.each([1, 2, 3])("fail only if their own response was tampered with (earlier requests: %i)", async (count) => {
-    const { store, arrived, release, url, send } = await open();
-    for (let sent = 0; sent < count; sent++) await send(`${url}/page`);
-    await expect.poll(() => recordsIn(store)).toHaveLength(1);
-    await tamperWith(store);
-    const slow = send(`${url}/slow`);
-    await arrived.promise;
-    expect(codesOf(await send(`${url}/page`).catch((error: unknown) => error))).toContain("RECORD_TAMPERED");
-    release.resolve();
-    expect(await slow).toMatchObject({ body: "page" });
-  });
+  it.each([1, 2, 3])(
+    "fail only if their own stored response was tampered with, even if they are concurrent (earlier requests: %i)",
+    async (count) => {
+      const { store, arrived, release, url, send } = await open();
+      for (let sent = 0; sent < count; sent++) await send(`${url}/page`);
+      await expect.poll(() => recordsIn(store)).toHaveLength(1);
+      await tamperWith(store);
+      const slow = send(`${url}/slow`);
+      await arrived.promise;
+      expect(codesOf(await send(`${url}/page`).catch((error: unknown) => error))).toContain("RECORD_TAMPERED");
+      release.resolve();
+      expect(await slow).toMatchObject({ body: "page" });
+    },
+  );
 
-  it("leave no listeners behind", async () => {
+  it("remove their listeners from the cache, so that 120 requests cause no warning", async () => {
     const warn = vi.spyOn(console, "warn").mockReturnValue();
     const { url, send } = await open();
     for (let sent = 0; sent < 120; sent++) await send(`${url}/page`);

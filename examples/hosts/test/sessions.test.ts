@@ -54,7 +54,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-describe.each(cases)("%s", (_, start, options) => {
+describe.each(cases)("the encrypted sessions of %s", (_, start, options) => {
   async function open() {
     const store = new MemoryStore();
     const slow = { entered: Promise.withResolvers<void>(), finish: Promise.withResolvers<void>() };
@@ -67,7 +67,7 @@ describe.each(cases)("%s", (_, start, options) => {
     return { store, slow, browser };
   }
 
-  it("keeps a session across requests, and stores no plaintext", async () => {
+  it("last across requests, and leave no plaintext in the store", async () => {
     const { store, browser } = await open();
     expect(await browser.get("/me")).toMatchObject({ status: 200, body: { user: null } });
     expect(await browser.post("/login/ada-lovelace")).toMatchObject({ status: 200 });
@@ -80,7 +80,7 @@ describe.each(cases)("%s", (_, start, options) => {
     expect(await browser.get("/me")).toMatchObject({ status: 200, body: { user: null } });
   });
 
-  it("answers with an error and keeps the record if a session was tampered with, and without a user if the record is missing", async () => {
+  it("cause responses with status 500 and keep their record if it was tampered with, and count as logged out if it is missing", async () => {
     const { store, browser } = await open();
     await browser.post("/login/ada");
     await tamperWith(store);
@@ -92,7 +92,7 @@ describe.each(cases)("%s", (_, start, options) => {
     expect(await browser.get("/me")).toMatchObject({ status: 200, body: { user: null } });
   });
 
-  it("extends a session that is used, and ends a session that is not used", async () => {
+  it("have their expiry extended by each request, and end if they are not used", async () => {
     vi.useFakeTimers({ toFake: ["Date"] });
     const { browser } = await open();
     await browser.post("/login/ada");
@@ -107,7 +107,7 @@ describe.each(cases)("%s", (_, start, options) => {
     expect(await browser.get("/me")).toMatchObject({ status: 200, body: { user: null } });
   });
 
-  it("keeps what another request writes while a request only reads the session", async () => {
+  it("keep the write of one request if a concurrent request only reads the session", async () => {
     const { slow, browser } = await open();
     await browser.post("/login/ada");
     const reading = browser.tab().get("/slow");
@@ -118,7 +118,7 @@ describe.each(cases)("%s", (_, start, options) => {
     expect(await browser.get("/me")).toMatchObject({ body: { user: "grace" } });
   });
 
-  it("does not bring back a session that ends while a request reads it", async () => {
+  it("do not come back if they end while a request reads them", async () => {
     const { slow, browser } = await open();
     await browser.post("/login/ada");
     const tab = browser.tab();
@@ -131,14 +131,17 @@ describe.each(cases)("%s", (_, start, options) => {
   });
 });
 
-it.each(Object.entries(hosts))("%s refuses a store that cannot extend a session", async (_, start) => {
-  const records = new Map<string, unknown>();
-  const store = {
-    get: async (key: string) => records.get(key),
-    set: async (key: string, value: unknown) => records.set(key, value),
-    delete: async (key: string) => records.delete(key),
-    clear: async () => records.clear(),
-  };
-  const sessions = createKeyv({ store, keys: Keyring.generate() });
-  await expect(start(sessions, async () => {})).rejects.toThrow("a store with `replace`");
-});
+it.each(Object.entries(hosts))(
+  "%s refuses a store without the method replace, because it cannot extend a session",
+  async (_, start) => {
+    const records = new Map<string, unknown>();
+    const store = {
+      get: async (key: string) => records.get(key),
+      set: async (key: string, value: unknown) => records.set(key, value),
+      delete: async (key: string) => records.delete(key),
+      clear: async () => records.clear(),
+    };
+    const sessions = createKeyv({ store, keys: Keyring.generate() });
+    await expect(start(sessions, async () => {})).rejects.toThrow("a store with `replace`");
+  },
+);

@@ -50,8 +50,8 @@ it("the CI environment takes its key from an environment variable", async () => 
 });
 
 const aws = await findMoto();
-describeWithMoto(aws, "the production environment on AWS", () => {
-  it("the environment keeps its keyring in Secrets Manager", async () => {
+describeWithMoto(aws, "an environment on AWS", () => {
+  it("the production environment on AWS keeps its keyring in Secrets Manager", async () => {
     const server = await startMoto(aws);
     onTestFinished(() => server.stop());
     const run = machine("production-aws", {
@@ -65,8 +65,8 @@ describeWithMoto(aws, "the production environment on AWS", () => {
 });
 
 const vault = await findVaultServers();
-describeWithVault(vault, "the production environment with Vault", () => {
-  it("the environment keeps its keyring in a KV secret, and logs in to Vault by AppRole", async () => {
+describeWithVault(vault, "an environment with Vault", () => {
+  it("the production environment with Vault keeps its keyring in a KV secret, and logs in by AppRole", async () => {
     const server = await startVault(vault);
     onTestFinished(() => server.stop());
     await server.request("POST", "sys/mounts/secret", { type: "kv", options: { version: "2" } });

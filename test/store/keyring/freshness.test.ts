@@ -36,7 +36,7 @@ async function openStore(freshness: KeyFreshness, ring = newRing()) {
   return { keys, store };
 }
 
-describe("refreshMs", () => {
+describe("the setting refreshMs", () => {
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
   });
@@ -58,7 +58,7 @@ describe("refreshMs", () => {
     await Promise.all([store, ...others].map((one) => one.disconnect()));
   });
 
-  it("makes stores use a changed keyring even if every record is under a key of the former keyring", async () => {
+  it("makes stores use a changed keyring even if no record is under its new key", async () => {
     const { before, promoted } = rotation();
     const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
     const rings: Keyring[] = [];
@@ -96,7 +96,7 @@ describe("refreshMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("causes loads after longer and longer pauses while loads fail, and the keyring in use stays in use", async () => {
+  it("makes the pauses between loads longer while loads fail, and stores keep the keyring in use", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const warnings: number[] = [];
     store.on("provider:error", (_: unknown, { times }: Repetition) => warnings.push(times));
@@ -106,10 +106,11 @@ describe("refreshMs", () => {
     expect(keys.loads).toBeGreaterThanOrEqual(5);
     expect(keys.loads).toBeLessThanOrEqual(6);
     await vi.advanceTimersByTimeAsync(590_000);
-    // No pause is longer than 6 seconds, and of those that are as long as they get, none is shorter than 5.
+    // No pause is longer than 6 seconds. After the first loads, no pause is shorter than 5 seconds.
     expect(keys.loads).toBeGreaterThanOrEqual(100);
     expect(keys.loads).toBeLessThanOrEqual(124);
-    // Warnings are emitted after 0, 5, 10, 20, 40, 80, 160 and 300 seconds at the earliest, each with the number of failed loads since.
+    // Warnings are emitted after 0, 5, 10, 20, 40, 80, 160 and 300 seconds at the earliest. Each has the number of loads that
+    // have failed since the previous warning.
     expect(warnings[0]).toBe(1);
     expect(warnings.length).toBeGreaterThanOrEqual(6);
     expect(warnings.length).toBeLessThanOrEqual(8);
@@ -135,7 +136,7 @@ describe("refreshMs", () => {
     await store.disconnect();
   });
 
-  it("counts from the last load, even if a change that the provider reported caused that load", async () => {
+  it("is counted from the last load, even if a change that the provider reported caused that load", async () => {
     const { before, staged } = rotation();
     const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
     await vi.advanceTimersByTimeAsync(800);
@@ -156,7 +157,7 @@ it("refreshMs does not keep a process alive", async () => {
   await store.disconnect();
 });
 
-describe("maxAgeMs", () => {
+describe("the setting maxAgeMs", () => {
   const freshness = { maxAgeMs: 60_000, timeoutMs: 10_000 };
 
   beforeEach(() => {
@@ -360,7 +361,7 @@ it("a load that takes longer than timeoutMs fails", async () => {
   release();
 });
 
-describe("freshness", () => {
+describe("the freshness of a key provider", () => {
   it.each<[string, KeyFreshness]>([
     ["a refreshMs of 0", { refreshMs: 0 }],
     ["a refreshMs that is not a number", { refreshMs: Number.NaN }],
@@ -369,7 +370,7 @@ describe("freshness", () => {
     ["an infinite maxAgeMs", { maxAgeMs: Number.POSITIVE_INFINITY }],
     ["a timeoutMs of half a millisecond", { timeoutMs: 0.5 }],
     ["a maxAgeMs that is not longer than timeoutMs", { maxAgeMs: 15_000 }],
-  ])("refuses %s", async (_, freshness) => {
+  ])("is refused by EncryptedStore if it has %s", async (_, freshness) => {
     const keys = new TestKeys(newRing(), freshness);
     await expectRefusal(() => new EncryptedStore(new Map(), { keys }), "VALUE_INVALID");
   });

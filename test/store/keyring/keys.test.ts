@@ -369,8 +369,8 @@ describe("a running process", () => {
   });
 });
 
-describe("a key id that the keyring lacks", () => {
-  it("causes one load of the keyring for all concurrent reads of records with this key id", async () => {
+describe("a record under a key id that the keyring lacks", () => {
+  it("causes one load of the keyring for all concurrent reads of such records", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     const names = Array.from({ length: 1_000 }, (_, index) => `key ${index}`);
@@ -396,7 +396,7 @@ describe("a key id that the keyring lacks", () => {
     expect(keys.loads).toBeLessThanOrEqual(2);
   });
 
-  it("is found after the provider has reported a changed keyring with this key id", async () => {
+  it("can be decrypted as soon as the provider has reported a changed keyring with this key id", async () => {
     const { before, staged, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("key", value);
@@ -407,7 +407,7 @@ describe("a key id that the keyring lacks", () => {
     await vi.waitFor(async () => expect(await store.get("key")).toBe(value), 20_000);
   });
 
-  it("causes a load even if another key id was not found just before", async () => {
+  it("causes a load even if the previous load was for another missing key id and did not find it", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("real", value);
@@ -419,7 +419,7 @@ describe("a key id that the keyring lacks", () => {
     expect(await store.get("real")).toBe(value);
   });
 
-  it("is found without delay, and causes few loads, even if an attacker forges a thousand other key ids", async () => {
+  it("is read without delay and with few loads of the keyring, even if an attacker forges a thousand other key ids", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("real", value);
@@ -441,7 +441,7 @@ describe("a key id that the keyring lacks", () => {
     expect(keys.loads).toBeLessThanOrEqual(4);
   });
 
-  it("shares its load with other key ids of the same batch that the keyring lacks", async () => {
+  it("shares loads of the keyring with records of the same batch under other missing key ids", async () => {
     const inner = new MemoryStore();
     const records = forged(6);
     await inner.setMany(records);
@@ -449,7 +449,7 @@ describe("a key id that the keyring lacks", () => {
     const store = new EncryptedStore(inner, { keys });
     const error = await expectRefusal(store.getMany(records.map(({ key }) => key)), "RECORDS_UNREADABLE");
     expect(error.errors).toHaveLength(6);
-    // With a load of its own for each, at one a second, a thousand forged ids would delay a batch by a thousand seconds.
+    // If each id caused a load, at one load a second, a thousand forged ids would delay a batch by a thousand seconds.
     expect(keys.loads).toBeLessThanOrEqual(3);
   });
 });

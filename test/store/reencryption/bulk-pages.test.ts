@@ -25,13 +25,13 @@ interface Page {
   readonly bytesInProgress: number;
 }
 
-/** Logs its scans, and can be slow. */
+/** Logs the scans of a memory store, and can make its replacements slow. */
 class LoggingStore extends MemoryStore {
   readonly scans: Page[] = [];
   msPerReplacement = 0;
   #bytesInProgress = 0;
 
-  /** Drops the log: the first write to a store scans it. */
+  /** Clears the log, because the first write to a store also scans the store. */
   forget(): void {
     this.scans.length = 0;
     this.#bytesInProgress = 0;
@@ -63,7 +63,7 @@ class LoggingStore extends MemoryStore {
   }
 }
 
-/** A store to re-encrypt, with values of these sizes in bytes. */
+/** Returns a store to re-encrypt, with values of these sizes in bytes. */
 async function rotated<Store extends MemoryStore>(inner: Store, sizes: readonly number[]) {
   const rings = rotation();
   const writer = new EncryptedStore(inner, { keys: rings.before });
@@ -93,7 +93,7 @@ function memoryCheckpoint(): Checkpoint & { text: string | undefined } {
 }
 
 describe("a page of a bulk re-encryption", () => {
-  it("has few records at first, and grows to batchSize if the records are small", async () => {
+  it("has 16 records at first, and grows to batchSize if the records are small", async () => {
     const { inner, store, expectMoved } = await rotated(new LoggingStore(), sizes(700, 100));
     // Pages also shrink if they take long, as on a busy machine.
     vi.useFakeTimers({ toFake: ["performance"] });
@@ -121,7 +121,7 @@ describe("a page of a bulk re-encryption", () => {
     for (const { bytes } of inner.scans.slice(counted + 1)) expect(bytes).toBeLessThan(targetBytes + 1);
   });
 
-  it("has fewer records while the records are large, more when they are small again, and waits while earlier pages have many bytes", async () => {
+  it("has fewer records while they are large and more when they are small again, and is not read while many bytes of earlier pages are unwritten", async () => {
     const mixed = [...sizes(1_100, 10), ...sizes(600, 40_000), ...sizes(2_000, 10)];
     const { inner, store, expectMoved } = await rotated(new LoggingStore(), mixed);
     inner.msPerReplacement = 0.01;
@@ -162,7 +162,7 @@ describe("maxPerSecond", () => {
     await expectMoved();
   });
 
-  it("is not exceeded after the store was slow for a while, not even to catch up", async () => {
+  it("is not exceeded to catch up after the store was slow for a while", async () => {
     const { inner, store } = await rotated(new LoggingStore(), sizes(120, 10));
     const scan = inner.scan.bind(inner);
     vi.spyOn(inner, "scan").mockImplementationOnce(async (options) => {
@@ -177,7 +177,7 @@ describe("maxPerSecond", () => {
     expect(last.atMs - first.atMs).toBeGreaterThanOrEqual((looked / 100) * 1_000 - 2 * inner.scans.length);
   });
 
-  it("does not delay the stop of a job when its signal is aborted, and the job has saved its progress", async () => {
+  it("does not delay the stop of a job whose signal is aborted, and the next run continues where the job stopped", async () => {
     // A store may return more records than requested.
     class GenerousStore extends LoggingStore {
       override scan(options: { readonly cursor?: string } = {}): Promise<ScanPage> {
@@ -205,7 +205,7 @@ describe("maxPerSecond", () => {
     expect(inner.scans).toEqual([]);
   });
 
-  it("leaves no listener on the signal after the re-encryption whose rate it limited", async () => {
+  it("leaves no listener on the abort signal when the re-encryption is done", async () => {
     const { store } = await rotated(new LoggingStore(), sizes(60, 10));
     const { signal } = new AbortController();
     const added = vi.spyOn(signal, "addEventListener");
@@ -218,7 +218,7 @@ describe("maxPerSecond", () => {
   });
 });
 
-/** Divided by the last digit of the key. */
+/** A memory store whose ranges divide the records by the last digit of their keys. */
 class DividedStore extends MemoryStore implements RangedStore {
   override namespaced(): MemoryStore {
     return this;

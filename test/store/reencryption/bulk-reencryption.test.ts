@@ -24,7 +24,7 @@ const value = `${marker}value`;
 const folder = await mkdtemp(join(tmpdir(), "keyward-bulk-"));
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** Three namespaces of records under the old key, and a store whose primary is the new key. */
+/** Returns a backend with records under the old key in three namespaces, and a store whose primary is the new key. */
 async function rotated(countPerNamespace: number, Store: new () => MemoryStore = MemoryStore) {
   const rings = rotation();
   const inner = new Store();
@@ -276,7 +276,7 @@ describe("reencrypt", () => {
     expectNoSecrets(report);
   });
 
-  it("counts a record as unreadable if a format in the option accept throws an error of any kind for the record", async () => {
+  it("counts a record as unreadable if a format in the option accept throws any error for it", async () => {
     const { inner, rings } = await rotated(3);
     await inner.set("foreign", value);
     const parsing = { name: "parsing", read: (stored: unknown) => JSON.parse(String(stored)) };
@@ -307,7 +307,7 @@ describe("reencrypt", () => {
     expect(await reencrypt(following)).toMatchObject({ unreadable: 0, complete: true });
   });
 
-  it("encrypts a plaintext record whose expiry may be any number", async () => {
+  it("encrypts plaintext records, whatever number their expiry is", async () => {
     const inner = new MemoryStore();
     const times = [0, -1, 1.5, Date.now() + 60_000.5, 2 ** 48, Number.MAX_SAFE_INTEGER, 1e300];
     for (const expires of times) await inner.set(`at ${expires}`, JSON.stringify({ value, expires }));
@@ -475,7 +475,7 @@ describe("reencrypt", () => {
     expect(keyIdIn(await inner.namespaced("ns:with::marks").get("key 99"))).toBe("third");
   });
 
-  it("leaves every record under the primary that its report names, even if the primary changes while pages are in progress", async () => {
+  it("re-encrypts every record under the primary that its report names, even if the primary changes while pages are in progress", async () => {
     const rings = rotation();
     const third = rings.promoted.add({ id: "third" }).promote("third");
     const keys = new TestKeys(rings.promoted);

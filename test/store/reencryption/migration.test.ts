@@ -121,7 +121,7 @@ describe("migrate", () => {
     expect(report).toMatchObject({ unread: [{ code: "RECORD_TAMPERED", records: 1 }], complete: false });
   });
 
-  it("sets plaintextForbidden for plaintext in a namespace for which the keyring forbids plaintext", async () => {
+  it("sets plaintextForbidden in the report for plaintext in a namespace for which the keyring forbids plaintext", async () => {
     const inner = new MemoryStore();
     const keys = newRing("k1").forbidPlaintext("flows");
     const store = new EncryptedStore(inner, { keys, accept: [plaintext()] });
@@ -174,7 +174,7 @@ describe("the options of migrate and reencrypt", () => {
     ["removeExpired", "no"],
     ["namespaces", "flows"],
     ["namespaces", [1]],
-  ])("refuse %s: %j, and nothing is written", async (option, value) => {
+  ])("are refused if %s is %j, and nothing is written", async (option, value) => {
     const { inner, store } = await mixed();
     const before = await contentOf(inner);
     for (const call of [migrate, reencrypt]) {
@@ -187,7 +187,7 @@ describe("the options of migrate and reencrypt", () => {
     expect(await contentOf(inner)).toEqual(before);
   });
 
-  it("start over with `removeExpired` if the checkpoint was written without it, so that every expired record is removed", async () => {
+  it("make a job with `removeExpired` start over if its checkpoint was written without this option, so that every expired record is removed", async () => {
     const inner = new MemoryStore();
     const keys = newRing("k1");
     for (let index = 0; index < 200; index++) {
@@ -210,7 +210,7 @@ describe("the options of migrate and reencrypt", () => {
   });
 });
 
-it("migrate also counts the records whose form comes after the first 1,000 forms", async () => {
+it("migrate counts the records of all forms after the first 1,000 forms together", async () => {
   const inner = new MemoryStore();
   const names = ["iv", "nonce", "tag", "auth", "mac", "hmac", "salt", "data", "ct", "alg", "enc"];
   for (let bits = 0; bits < 2 ** names.length; bits++) {

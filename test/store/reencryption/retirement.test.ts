@@ -19,7 +19,7 @@ import { contentOf, damaged } from "../store/inner-stores.ts";
 
 const value = `${marker}value`;
 
-/** Two backends with records under the old key in two namespaces each, and stores whose primary is the new one. */
+/** Returns two backends with records under the old key in two namespaces each, and stores whose primary is the new key. */
 async function rotated() {
   const rings = rotation();
   const [cache, archive] = [new MemoryStore(), new MemoryStore()];
@@ -122,7 +122,7 @@ describe("retireKey", () => {
     expect(Object.values({ ...error.counts })).toEqual([1]);
   });
 
-  describe("abandonUnreadable", () => {
+  describe("with the option abandonUnreadable", () => {
     it("retires a key whose records no key can decrypt, and lists these records", async () => {
       const { rings, stores, cache } = await rotated();
       const flows = cache.namespaced("flows");
@@ -355,7 +355,7 @@ describe("retireKey", () => {
 describe.each([
   ["retireKey", retireKey],
   ["forbidPlaintext", forbidPlaintext],
-] as const)("%s", (_, change) => {
+] as const)("the function %s", (_, change) => {
   /** Returns two stores of four records each, none of which prevents the change. `old` is both the key id and the namespace. */
   async function ready() {
     const { rings, stores } = await rotated();

@@ -71,7 +71,7 @@ describe("a rotation whose new key was removed or disabled by hand", () => {
   const steps = ["add", "distribute"] as const;
 
   it.each(steps)(
-    "rejects after step %s, and its hint names the call that ends the rotation, so that another rotation can begin",
+    "rejects after step %s with a hint to call rollBackRotation, and another rotation can begin after that call",
     async (until) => {
       const { keys, store, options } = await rotationFrom("first");
       const { keyring } = await rotateKey(keys, { ...options, ...second, until });
@@ -90,7 +90,7 @@ describe("a rotation whose new key was removed or disabled by hand", () => {
     },
   );
 
-  it.each(steps)("continues after step %s when the key was put back", async (until) => {
+  it.each(steps)("continues after step %s if the removed key was put back", async (until) => {
     const { keys, store, options } = await rotationFrom("first");
     const { keyring } = await rotateKey(keys, { ...options, ...second, until });
     const without = keyring.disable("second").remove("second");
@@ -101,21 +101,24 @@ describe("a rotation whose new key was removed or disabled by hand", () => {
     expect(await store.get("key")).toBe("value");
   });
 
-  it.each(steps)("continues after step %s when the disabled key was enabled, and can be rolled back", async (until) => {
-    for (const isEnabledAgain of [true, false]) {
-      const { keys, store, options } = await rotationFrom("first");
-      const { keyring } = await rotateKey(keys, { ...options, ...second, until });
-      const disabled = keyring.disable("second");
-      keys.become(disabled);
-      const { hint } = await expectRefusal(rotateKey(keys, { ...options, ...second }), "KEY_DISABLED");
-      expect(hint).toContain('enable key "second"');
-      expect(hint).toContain("call `rollBackRotation`");
-      if (isEnabledAgain) keys.become(disabled.enable("second"));
-      const report = isEnabledAgain ? await rotateKey(keys, options) : await rollBackRotation(keys, options);
-      expect(report).toMatchObject({ step: "done", to: isEnabledAgain ? "second" : "first" });
-      expect(await store.get("key")).toBe("value");
-    }
-  });
+  it.each(steps)(
+    "continues after step %s if the disabled key was enabled, and can be rolled back if it was not",
+    async (until) => {
+      for (const isEnabledAgain of [true, false]) {
+        const { keys, store, options } = await rotationFrom("first");
+        const { keyring } = await rotateKey(keys, { ...options, ...second, until });
+        const disabled = keyring.disable("second");
+        keys.become(disabled);
+        const { hint } = await expectRefusal(rotateKey(keys, { ...options, ...second }), "KEY_DISABLED");
+        expect(hint).toContain('enable key "second"');
+        expect(hint).toContain("call `rollBackRotation`");
+        if (isEnabledAgain) keys.become(disabled.enable("second"));
+        const report = isEnabledAgain ? await rotateKey(keys, options) : await rollBackRotation(keys, options);
+        expect(report).toMatchObject({ step: "done", to: isEnabledAgain ? "second" : "first" });
+        expect(await store.get("key")).toBe("value");
+      }
+    },
+  );
 
   it("is refused at its start if the new key is disabled, or if the keyring has its material under another id", async () => {
     const { keys, options } = await rotationFrom("first");
@@ -132,7 +135,7 @@ describe("a rotation whose new key was removed or disabled by hand", () => {
     expect(await rotateKey(keys, { ...options, newKey: { id: "third" } })).toMatchObject({ step: "done" });
   });
 
-  it("names another new key in the hint of a revocation, but does not accept the compromised key as the new key", async () => {
+  it("can be finished with another new key if it is a revocation, but not with the compromised key as the new key", async () => {
     for (const order of ["reencrypt-first", "disable-first"] as const) {
       const { keys, options } = await rotationFrom("first");
       const revocation = { ...options, id: "first", order };
@@ -150,22 +153,25 @@ describe("a rotation whose new key was removed or disabled by hand", () => {
 });
 
 describe("a rotation during which a third key was promoted by hand", () => {
-  it.each(["rotate", "roll-back"] as const)("can continue with that key: %s", async (kind) => {
-    const { keys, inner, store, options } = await rotationFrom("first");
-    let { keyring } = await rotateKey(keys, { ...options, newKey: { id: "second" }, until: "reencrypt" });
-    if (kind === "roll-back") ({ keyring } = await rollBackRotation(keys, { ...options, until: "distribute" }));
-    keys.become(keyring.add({ id: "third" }).promote("third"));
-    await store.set("other", "value");
-    for (const call of kind === "rotate" ? [rotateKey, rollBackRotation] : [rollBackRotation]) {
-      const { hint } = await expectRefusal(call(keys, options), "KEYRING_INVALID");
-      expect(hint).toContain('`rotateKey` with `newKey: { id: "third" }`');
-    }
-    expect(await rotationStatus(keys, options)).toMatchObject({ kind });
-    const report = await rotateKey(keys, { ...options, newKey: { id: "third" } });
-    expect(report).toMatchObject({ kind: "rotate", step: "done", to: "third" });
-    expect([...(await census(inner)).keys.keys()]).toEqual(["third"]);
-    expect(await store.getMany(["key", "other"])).toEqual(["value", "value"]);
-  });
+  it.each(["rotate", "roll-back"] as const)(
+    "rejects until rotateKey gets the third key as the new key, and then continues with this key: %s",
+    async (kind) => {
+      const { keys, inner, store, options } = await rotationFrom("first");
+      let { keyring } = await rotateKey(keys, { ...options, newKey: { id: "second" }, until: "reencrypt" });
+      if (kind === "roll-back") ({ keyring } = await rollBackRotation(keys, { ...options, until: "distribute" }));
+      keys.become(keyring.add({ id: "third" }).promote("third"));
+      await store.set("other", "value");
+      for (const call of kind === "rotate" ? [rotateKey, rollBackRotation] : [rollBackRotation]) {
+        const { hint } = await expectRefusal(call(keys, options), "KEYRING_INVALID");
+        expect(hint).toContain('`rotateKey` with `newKey: { id: "third" }`');
+      }
+      expect(await rotationStatus(keys, options)).toMatchObject({ kind });
+      const report = await rotateKey(keys, { ...options, newKey: { id: "third" } });
+      expect(report).toMatchObject({ kind: "rotate", step: "done", to: "third" });
+      expect([...(await census(inner)).keys.keys()]).toEqual(["third"]);
+      expect(await store.getMany(["key", "other"])).toEqual(["value", "value"]);
+    },
+  );
 });
 
 describe("a rotation whose old key was enabled again during the grace", () => {
@@ -180,7 +186,7 @@ describe("a rotation whose old key was enabled again during the grace", () => {
   } as const;
 
   it.each(["rotate", "roll-back", "revoke"] as const)(
-    "re-encrypts the records, disables the key again, and begins its grace again: %s",
+    "re-encrypts the records under the old key, disables the key again, and begins its grace again: %s",
     async (kind) => {
       const { keys, inner, store, options } = await rotationFrom("first");
       const { from, call } = goals[kind];
@@ -189,7 +195,7 @@ describe("a rotation whose old key was enabled again during the grace", () => {
       const begun = await call(keys, { ...patient, until: "disable" });
       const disabledAtMs = begun.disabledAtMs ?? Number.POSITIVE_INFINITY;
       expect(statusesOf(begun.keyring)).toContain(`${from} disabled`);
-      // A process that was halted wrote a record under the key, and an operator enables the key for its sake.
+      // A process that was halted wrote a record under the key, and an operator enables the key to make the record readable.
       const enabled = begun.keyring.enable(from);
       const elsewhere = new MemoryStore();
       await new EncryptedStore(elsewhere, { keys: enabled.promote(from) }).set("late", "value");

@@ -242,7 +242,7 @@ describe("a guided rotation", () => {
     await expectReadable();
   });
 
-  it("waits for a replica that has not loaded the new key, names its keys, and continues when the replica has loaded the key", async () => {
+  it("rejects with REPLICA_BEHIND and names the keys of a replica that has not loaded the new key, and continues after it has", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { late, follow } = await lateReplica(source, inner);
     const { provider, options } = operator();
@@ -381,7 +381,7 @@ describe("a guided rotation", () => {
     await expectReadable();
   });
 
-  it("rolls back during the grace, because the old key stays enabled until it is removed", async () => {
+  it("can be rolled back during the grace, because the old key stays enabled until it is removed", async () => {
     const { source, operator, asked, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "grace" });
@@ -397,7 +397,7 @@ describe("a guided rotation", () => {
     await expectReadable();
   });
 
-  it("stops with ROTATION_IN_PROGRESS while it waits for a change, if another operator rolls back", async () => {
+  it("rejects with ROTATION_IN_PROGRESS if another operator rolls it back while it waits for a change", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "distribute" });
@@ -414,7 +414,7 @@ describe("a guided rotation", () => {
     await expectReadable();
   });
 
-  it("rolls back a rotation whose new key was never added", async () => {
+  it("can be rolled back before its new key was added, and the roll-back asks for no change", async () => {
     const { source, operator, asked, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     const stop = new AbortController();
@@ -445,7 +445,7 @@ describe("a guided rotation", () => {
     await app.set("after too", value);
   });
 
-  it("stops at once while it waits for replicas, if another operator rolls back", async () => {
+  it("rejects with ROTATION_IN_PROGRESS if another operator rolls it back while it waits for replicas", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { follow } = await lateReplica(source, inner);
     const { provider, options } = operator();
@@ -489,7 +489,7 @@ describe("a guided rotation", () => {
     expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
   });
 
-  it("revokes a key with the order disable-first by one change, which replaces the key, and keeps the reserved space readable", async () => {
+  it("revokes a key with the order disable-first by two changes, add and replace, and keeps the reserved space readable", async () => {
     const { source, inner, app, operator, asked, idsIn } = await begun();
     const { provider, options } = operator();
     const scoped = () => new EncryptedStore(new MemoryStore(inner), { keys: source.provider(), scope: "tenant" });
@@ -526,7 +526,7 @@ describe("a guided rotation", () => {
     await app.set("after", value);
   });
 
-  it("waits for a replica that has another key under the id of the new key", async () => {
+  it("rejects with REPLICA_BEHIND if a replica has another key under the id of the new key", async () => {
     const { source, inner, operator } = await begun();
     const own = new PlainKeys("new");
     const wrong = new EncryptedStore(new MemoryStore(inner), {
@@ -541,7 +541,7 @@ describe("a guided rotation", () => {
     expect(error.hint).toContain("after the same id, they have different keys");
   });
 
-  it("refuses to begin or continue with keys from before a rotation that is done", async () => {
+  it("rejects with KEYRING_ROLLBACK if its process has the keys from before another rotation that is done", async () => {
     const { source, operator } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "promote" });
@@ -554,7 +554,7 @@ describe("a guided rotation", () => {
     expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
   });
 
-  it("lets a roll-back that overtakes a waiting run make the old key the primary again", async () => {
+  it("can be rolled back by another operator while it waits for the removal of the old key", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "grace" });
@@ -570,7 +570,7 @@ describe("a guided rotation", () => {
     await expectReadable();
   });
 
-  it("can continue with another id of the new key, if the operator added the key without the id in the instruction", async () => {
+  it("continues if the operator added the new key under another id, and the next call passes that id", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "distribute" });
@@ -585,7 +585,7 @@ describe("a guided rotation", () => {
     await expectReadable();
   });
 
-  it("rejects with KEY_UNKNOWN if the old key was removed while records were re-encrypted", async () => {
+  it("rejects with KEY_UNKNOWN if the old key was removed at the step `reencrypt`, and continues after the key was put back", async () => {
     const { source, inner, operator } = await begun();
     const before = source.ring;
     const { provider, options } = operator();
@@ -611,7 +611,7 @@ describe("a guided rotation", () => {
     expect(problems).toEqual([expect.stringContaining('the keys "old", "New", and "old" is the primary')]);
   });
 
-  it("can be stopped while `instruct` waits for the operator", async () => {
+  it("rejects when its signal is aborted while `instruct` waits for the operator", async () => {
     const { operator } = await begun();
     const { provider, options } = operator();
     const stop = new AbortController();

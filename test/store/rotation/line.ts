@@ -68,7 +68,7 @@ export class Line {
     });
   }
 
-  /** Returns the same wrapper for the same store: stores promise this for their reserved space. */
+  /** Returns the same wrapper for the same store, because a store must return the same object for its reserved space. */
   #once(inner: unknown, reserved: boolean): object {
     if (typeof inner !== "object" || inner === null) throw new Error("not a store");
     let wrapped = this.#wrapped.get(inner);

@@ -32,7 +32,7 @@ function loadsOf(keys: TestKeys) {
 }
 
 describe("rotateKey with a provider that counts its loads", () => {
-  it("loads the keyring once in each step, once after each save, and once at its end", async () => {
+  it("loads the keyring at most once in each step, once after each save, and once at its end", async () => {
     const keys = new TestKeys(newRing("first"));
     const store = new EncryptedStore(new MemoryStore(), { keys });
     onTestFinished(() => store.disconnect());

@@ -42,28 +42,31 @@ describe("retireKey during a rotation", () => {
     ["rotate", "revoke"].flatMap((kind) =>
       (["add", "distribute", "promote", "reencrypt", "disable", "grace"] as const).map((until) => ({ kind, until })),
     ),
-  )("refuses both keys of the rotation, and lets it finish: $kind after step $until", async ({ kind, until }) => {
-    const world = await begun();
-    const { source, keys, stores } = world;
-    const run = rotations[kind] ?? rotate;
-    await run(world, until);
-    const before = idsOf(source.ring);
-    for (const id of ["old", "new"]) {
-      for (const to of ["disabled", "removed"] as const) {
-        const error = await expectRefusal(retireKey(keys, stores, id, { to }), "ROTATION_IN_PROGRESS");
-        expect(error.keyId).toBe(id);
-        expect(error.hint).toContain(kind === "rotate" ? "`rotateKey`" : "`revokeKey`");
-        // A rotation can be rolled back until it has disabled the old key.
-        const isReversible = kind === "rotate" && before.includes("old enabled");
-        expect(error.hint.includes("`rollBackRotation`")).toBe(isReversible);
+  )(
+    "refuses to retire either key of the rotation, which can then finish: $kind after step $until",
+    async ({ kind, until }) => {
+      const world = await begun();
+      const { source, keys, stores } = world;
+      const run = rotations[kind] ?? rotate;
+      await run(world, until);
+      const before = idsOf(source.ring);
+      for (const id of ["old", "new"]) {
+        for (const to of ["disabled", "removed"] as const) {
+          const error = await expectRefusal(retireKey(keys, stores, id, { to }), "ROTATION_IN_PROGRESS");
+          expect(error.keyId).toBe(id);
+          expect(error.hint).toContain(kind === "rotate" ? "`rotateKey`" : "`revokeKey`");
+          // A rotation can be rolled back until it has disabled the old key.
+          const isReversible = kind === "rotate" && before.includes("old enabled");
+          expect(error.hint.includes("`rollBackRotation`")).toBe(isReversible);
+        }
       }
-    }
-    expect(idsOf(source.ring)).toEqual(before);
-    expect(await run(world)).toMatchObject({ step: "done" });
-    expect(idsOf(source.ring)).toEqual(["new enabled"]);
-  });
+      expect(idsOf(source.ring)).toEqual(before);
+      expect(await run(world)).toMatchObject({ step: "done" });
+      expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    },
+  );
 
-  it("refuses both keys of a roll-back, and the keys of the rotation if the roll-back cannot be finished", async () => {
+  it("refuses to retire either key of a roll-back, even if the roll-back cannot be finished", async () => {
     const world = await begun();
     const { source, keys, stores } = world;
     await rotate(world, "reencrypt");
@@ -80,7 +83,7 @@ describe("retireKey during a rotation", () => {
     expect(idsOf(source.ring)).toEqual(["new enabled"]);
   });
 
-  it("removes the old key of a revocation disable-first, which leaves this key to the operator", async () => {
+  it("removes the old key of a revocation with the order disable-first, which does not remove this key itself", async () => {
     const { source, keys, stores, options } = await begun();
     const revocation = { ...options, id: "old", order: "disable-first", newKey: { id: "new" } } as const;
     await revokeKey(keys, { ...revocation, until: "distribute" });
@@ -92,7 +95,7 @@ describe("retireKey during a rotation", () => {
     expect(idsOf(source.ring)).toEqual(["new enabled"]);
   });
 
-  it("retires a third key, and the new key of a rotation that is done", async () => {
+  it("retires a key that takes no part in the rotation, and retires the new key after the rotation is done", async () => {
     const world = await begun();
     const { source, inner, keys, stores } = world;
     source.ring = source.ring.add({ id: "third" });
@@ -117,7 +120,7 @@ describe("retireKey during a rotation", () => {
     expect(idsOf(world.source.ring)).toEqual(["new enabled"]);
   });
 
-  it("changes nothing if a rotation to the key began while the records were counted", async () => {
+  it("rejects and changes nothing if a rotation to the key begins while the records are counted", async () => {
     const world = await begun();
     const { source, inner } = world;
     source.ring = source.ring.add({ id: "new" });

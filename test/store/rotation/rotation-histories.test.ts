@@ -98,7 +98,7 @@ class Application {
         for (const store of Object.values(this.#stores)) await store.settled();
         this.#idle.resolve();
         await this.#paused;
-        // An immediate write is what could do harm.
+        // A write is the first call after the halt, because a write is the call that could do harm.
         turn += 6 - (turn % 6);
       }
       const backend = turn % 2 === 0 ? "archive" : "cache";
@@ -165,7 +165,7 @@ const life = fc.record({
   halts: fc.option(fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constant(600))),
 });
 
-it("a rotation loses no record and adds only one key, even if processes are killed, halted or late, or two operators run it", async () => {
+it("a rotation loses no record and adds only one key, even if operators are killed, two operators run it, or replicas halt, join or leave", async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(life, { minLength: 1, maxLength: 5 }),

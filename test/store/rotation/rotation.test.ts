@@ -60,21 +60,24 @@ describe("rotateKey", () => {
     ["an unknown field", { ID: "2026-12" }, "VALUE_INVALID"],
     ["material of 5 characters", { id: "2026-12", material: "short" }, "KEY_INVALID"],
     ["a disabled key", { id: "2026-12", status: "disabled" }, "VALUE_INVALID"],
-  ])("rejects %s as the new key before it begins, so that a corrected call rotates", async (_, newKey, code) => {
-    const { inner, operator, idsIn } = await begun();
-    const { provider, options } = operator();
-    const before = await contentOf(inner);
-    const wrong = { ...options, newKey };
-    for (const call of [planRotation, rotateKey]) {
-      await expectRefusal(() => Reflect.apply(call, undefined, [provider, wrong]), code);
-    }
-    const revocation = { ...wrong, id: "old", order: "reencrypt-first" };
-    await expectRefusal(() => Reflect.apply(revokeKey, undefined, [provider, revocation]), code);
-    expect(await rotationStatus(provider, options)).toBeUndefined();
-    expect(await contentOf(inner)).toEqual(before);
-    expect(await rotateKey(provider, options)).toMatchObject({ step: "done", to: "new" });
-    expect(await idsIn()).toEqual(["new"]);
-  });
+  ])(
+    "rejects %s as the new key before it changes anything, and a corrected call rotates the key",
+    async (_, newKey, code) => {
+      const { inner, operator, idsIn } = await begun();
+      const { provider, options } = operator();
+      const before = await contentOf(inner);
+      const wrong = { ...options, newKey };
+      for (const call of [planRotation, rotateKey]) {
+        await expectRefusal(() => Reflect.apply(call, undefined, [provider, wrong]), code);
+      }
+      const revocation = { ...wrong, id: "old", order: "reencrypt-first" };
+      await expectRefusal(() => Reflect.apply(revokeKey, undefined, [provider, revocation]), code);
+      expect(await rotationStatus(provider, options)).toBeUndefined();
+      expect(await contentOf(inner)).toEqual(before);
+      expect(await rotateKey(provider, options)).toMatchObject({ step: "done", to: "new" });
+      expect(await idsIn()).toEqual(["new"]);
+    },
+  );
 
   it("replaces the primary key, removes the old key, and reports each step", async () => {
     const { source, inner, app, operator, idsIn, expectReadable } = await begun();
@@ -125,7 +128,7 @@ describe("rotateKey", () => {
     expect(source.saves).toBe(saves);
   });
 
-  it("rejects with REPLICA_BEHIND and the name of a replica whose provider is behind, and resumes when the provider has the keyring", async () => {
+  it("rejects with REPLICA_BEHIND and the name of a replica whose provider is behind, and resumes when the provider returns the changed keyring", async () => {
     const { source, inner, operator } = await begun();
     const [lagging, before] = [source.provider(), source.ring];
     let follows = false;
@@ -183,14 +186,14 @@ describe("rotateKey", () => {
       expect(await inner.has("late")).toBe(false);
     });
 
-    it("continues even if the reserved space has garbage in the place of check records", async () => {
+    it("continues even if check records in the reserved space contain garbage", async () => {
       const { inner, turn } = await scoped();
       for (const key of ["check/garbage", "check/"]) await inner.reserved().set(key, "garbage");
       expect(await turn("drain")).toMatchObject({ step: "reencrypt" });
     });
   });
 
-  it("does not wait for a replica that disconnected, and waits for one lease if a replica ended without disconnecting", async () => {
+  it("does not wait for a replica that disconnected, and waits for one lease if a replica was killed", async () => {
     const { source, inner, app, operator, expectReadable } = await begun();
     const [left, ended] = [source.provider(), source.provider()];
     const leaving = new EncryptedStore(new MemoryStore(inner), { keys: left, replica });
@@ -232,7 +235,7 @@ describe("rotateKey", () => {
     expect(await rotateKey(provider, { stores: { flows }, graceMs: 0, ...alone })).toMatchObject({ step: "done" });
   });
 
-  it("rejects before it changes anything if the provider, a store or an option is not fit for a rotation", async () => {
+  it("rejects before it changes anything if the provider is read-only, a store is missing or unsuitable, or an option is invalid", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const { load } = provider;
@@ -334,7 +337,7 @@ describe("rotateKey", () => {
     },
   );
 
-  it("changes nothing if another run began and finished the same rotation while this run was beginning", async () => {
+  it("returns the new key of another run and changes nothing if that run began and finished the rotation in the meantime", async () => {
     const { source, inner, operator } = await begun();
     const [slow, quick] = [operator(), operator()];
     const reserved = inner.reserved();
@@ -422,7 +425,7 @@ describe("rotateKey", () => {
 });
 
 describe("the record of a rotation", () => {
-  it("is written again by rotateKey if the store loses it, and the rotation continues", async () => {
+  it("is written again by the running rotation if the store loses it, and the rotation continues", async () => {
     const { source, inner, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     const lost = new Map<RotationStep, Promise<unknown>>();
@@ -452,7 +455,7 @@ describe("the record of a rotation", () => {
     await expectRefusal(rotateKey(provider, options), "STORE_INVALID");
   });
 
-  it("makes rotateKey reject with ROTATION_IN_PROGRESS if the record of another rotation replaces it before rotateKey is done", async () => {
+  it("makes a run reject with ROTATION_IN_PROGRESS if the record of another rotation replaces it before the run is done", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let replaces = false;
@@ -791,7 +794,7 @@ describe("revokeKey", () => {
     },
   );
 
-  it("disables a key again that an operator had enabled, and re-encrypts no record, if the order is disable-first", async () => {
+  it("disables a key again that an operator enabled by hand, and re-encrypts no record, if the order is disable-first", async () => {
     const { source, operator, idsIn, app } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "disable" });

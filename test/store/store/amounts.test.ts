@@ -39,7 +39,7 @@ describe.each<[string, readonly number[], (value: number) => Partial<RotateKeyOp
   ["concurrency", [...wrong, 0], (concurrency) => ({ reencrypt: { concurrency } })],
   ["maxPerSecond", [...wrong, 0], (maxPerSecond) => ({ reencrypt: { maxPerSecond } })],
 ])("the option %s of a rotation", (name, values, given) => {
-  it.each(values)("the option cannot be %d: the call rejects before anything is changed", async (amount) => {
+  it.each(values)(`the option ${name} cannot be %d: the call rejects before anything is changed`, async (amount) => {
     const { source, provider, inner, options } = begun();
     const all = { ...options, ...given(amount) };
     const revocation = { ...all, id: "old", order: "disable-first" } as const;
@@ -81,7 +81,7 @@ describe.each<[string, readonly number[], (value: number) => unknown]>([
   ["longestCallMs", [...noDuration, 3_600_001], (longestCallMs) => storeWith({ replica: { longestCallMs } })],
   ["longestCallMs of the store", [...noDuration, 3_600_001], (longestCallMs) => storeThatTakes(longestCallMs)],
 ])("the %s", (name, values, give) => {
-  it.each(values)("the number cannot be %d", async (amount) => {
+  it.each(values)(`the ${name} cannot be %d`, async (amount) => {
     const error = await expectRefusal(async () => await give(amount), "VALUE_INVALID");
     expect(error.message).toContain(name.split(" ")[0]);
     expect(error.message).toMatch(/is not an integer between \d+ and \d+ \(in \w+\), but/);

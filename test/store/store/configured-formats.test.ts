@@ -316,7 +316,7 @@ describe("aesCbc with a MAC", () => {
     detectsAlterations(withOneKey);
   });
 
-  it("leaves records unchanged if the MAC has a separate key, because a correct MAC does not show that the encryption key is right", async () => {
+  it("leaves records unencrypted if the MAC has a separate key, because a correct MAC does not show that the encryption key is right", async () => {
     const inner = new MemoryStore();
     const written = program("iv-ciphertext", "sha256");
     const [former, current] = [written.newKey(), written.newKey()];
@@ -329,7 +329,7 @@ describe("aesCbc with a MAC", () => {
     expect(await contentOf(inner)).toEqual(before);
   });
 
-  it("needs as many keys for the MAC as for the encryption", async () => {
+  it("is refused if it has fewer keys for the MAC than for the encryption", async () => {
     const options = {
       key: ["a", "b"],
       layout: "iv-ciphertext-mac",
@@ -358,7 +358,7 @@ describe("aesCbc without a MAC", () => {
   });
 
   describe("by default", () => readsAndMigrates(program(false)));
-  it("has its records encrypted if the option encryptUnauthenticated is true", async () => {
+  it("lets lazy re-encryption encrypt its records if the option encryptUnauthenticated is true", async () => {
     const { write, format, newKey } = program(true);
     const key = newKey();
     const inner = new MemoryStore();

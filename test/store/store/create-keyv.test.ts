@@ -179,14 +179,14 @@ describe("a Keyv that createKeyv made", () => {
   });
 });
 
-/** Every text that a log could show for an error, including its causes. */
+/** Returns every text that a log could show for an error and its causes. */
 function shown(error: unknown): string {
   const deep = { depth: Number.POSITIVE_INFINITY, showHidden: true, maxStringLength: null };
   if (!(error instanceof Error)) return `${inspect(error, deep)} ${String(error)}`;
   return [error.message, error.stack, inspect(error, deep), JSON.stringify(error), shown(error.cause)].join("\n");
 }
 
-/** The first six characters of a secret that occur in a text; undefined if there are none. */
+/** Returns the first six consecutive characters of a secret that occur in a text, or undefined if there are none. */
 function quoted(text: string, where: string): string | undefined {
   const starts = Array.from({ length: text.length - 5 }, (_, at) => text.slice(at, at + 6));
   return starts.find((stretch) => where.includes(stretch));
@@ -355,7 +355,7 @@ describe("createKeyv", () => {
 
 describe("a record with JSON that Keyv cannot have written", () => {
   it.each(["7", '"text"', "[]", "null", '{"a":1}'])(
-    "makes every read reject, and does not count as missing: %s",
+    "makes every read reject, instead of counting as missing: %s",
     async (text) => {
       const keyv = createKeyv({ store: new Map(), keys: newRing() });
       await keyv.encryptedStore.set("key", text);
@@ -364,10 +364,10 @@ describe("a record with JSON that Keyv cannot have written", () => {
       await expectRefusal(drain(keyv), "RECORD_MALFORMED");
     },
   );
+});
 
-  it("is not the JSON that Keyv writes for undefined, which a read returns as undefined", async () => {
-    const keyv = createKeyv({ store: new Map(), keys: newRing() });
-    await keyv.set("key", undefined, 60_000);
-    expect(await keyv.get("key")).toBeUndefined();
-  });
+it("a Keyv that createKeyv made returns undefined for a record that was written with the value undefined", async () => {
+  const keyv = createKeyv({ store: new Map(), keys: newRing() });
+  await keyv.set("key", undefined, 60_000);
+  expect(await keyv.get("key")).toBeUndefined();
 });

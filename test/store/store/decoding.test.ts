@@ -219,7 +219,7 @@ describe("a decrypted value that Keyv cannot have written", () => {
     expect(await keyv.get("odd")).toBe(1);
   });
 
-  it("is refused by setRaw and setManyRaw", async () => {
+  it("cannot be written with setRaw or setManyRaw", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     const price = { value: 10, currency: "EUR" };
     await expectRefusal(keyv.setRaw("price", price), "VALUE_INVALID");

@@ -107,7 +107,7 @@ describeWithRedis(servers, "Redis", () => {
 });
 
 describe("a shared connection", () => {
-  it("is closed when its last user leaves, and closed again if a user then leaves once more", async () => {
+  it("is closed when its last user leaves it, and again if a user leaves it a second time", async () => {
     let closed = 0;
     const shared = {};
     const close = async () => {
@@ -123,7 +123,7 @@ describe("a shared connection", () => {
     expect(closed).toBe(2);
   });
 
-  it("does not count as in use after an attempt to close it failed", async () => {
+  it("is closed when its next user leaves it, after an earlier attempt to close it failed", async () => {
     const shared = {};
     let failing = true;
     const close = async () => {

@@ -132,7 +132,7 @@ describe("an expiry in the past", () => {
     },
   );
 
-  it("includes an expiry in the current millisecond", async () => {
+  it("makes a write delete the stored record even if it is the current millisecond", async () => {
     const { map, store } = overStoreWithoutExpiry();
     const now = stopTime();
     await store.set("key", value, now);
@@ -146,7 +146,7 @@ describe("an expiry in the past", () => {
     expect(await keyv.get("key")).toBeUndefined();
   });
 
-  it("applies only if it is in the last of several entries with the same key in a batch", async () => {
+  it("deletes a record in a batch only if it is in the last entry with the key of the record", async () => {
     const { store } = overStoreWithoutExpiry();
     await store.setMany([
       { key: "key", value },

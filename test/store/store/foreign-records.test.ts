@@ -104,7 +104,7 @@ describe("a record in a foreign format that the Keyv cannot decode", () => {
     expect(keyIdIn(await inner.get("plain"))).toBe("");
   });
 
-  it("is not encrypted after a read through keyv.encryptedStore, and causes reencrypt:error", async () => {
+  it("is not encrypted after a read through keyv.encryptedStore, and causes the event reencrypt:error", async () => {
     const inner = new MemoryStore();
     await inner.set("odd", "text");
     const { encryptedStore } = createKeyv({ store: inner, keys: newRing(), accept: [anything] });
@@ -117,7 +117,7 @@ describe("a record in a foreign format that the Keyv cannot decode", () => {
     expect(await inner.get("odd")).toBe("text");
   });
 
-  it("is left unencrypted by an EncryptedStore only if its option decode throws for the record", async () => {
+  it("is left unencrypted by an EncryptedStore only if the option decode of the store throws for the record", async () => {
     for (const decode of [
       (value: unknown) => JSON.parse(String(value)),
       async (value: unknown) => JSON.parse(String(value)),
@@ -209,27 +209,30 @@ describe("the result that a foreign format returns", () => {
     "the result of readKeyvJson": [readKeyvJson(`{"value":1,"expires":${soon}}`), soon],
   };
 
-  it.each(Object.entries(accepted))("is read and encrypted, with its expiry: %s", async (_, [result, expires]) => {
-    const inner = new MemoryStore();
-    await inner.set("old", "old");
-    const keys = newRing("k1");
-    const keyv = createKeyv({ store: inner, keys, accept: [saying(result)] });
-    expect(await keyv.get("old")).toBe(1);
-    await keyv.encryptedStore.settled();
-    const sealed = await inner.get("old");
-    expect(keyIdIn(sealed)).toBe("k1");
-    // The backend has no expiry for the record: its expiry is in the envelope.
-    const at = async (nowMs: number) => {
-      vi.useFakeTimers({ toFake: ["Date"], now: nowMs });
-      try {
-        return await createKeyv({ store: inner, keys }).get("old");
-      } finally {
-        vi.useRealTimers();
-      }
-    };
-    expect(await at((expires ?? 2 ** 42) - 1)).toBe(1);
-    if (expires !== undefined) expect(await at(expires)).toBeUndefined();
-  });
+  it.each(Object.entries(accepted))(
+    "is returned by a read, and then encrypted with its expiry: %s",
+    async (_, [result, expires]) => {
+      const inner = new MemoryStore();
+      await inner.set("old", "old");
+      const keys = newRing("k1");
+      const keyv = createKeyv({ store: inner, keys, accept: [saying(result)] });
+      expect(await keyv.get("old")).toBe(1);
+      await keyv.encryptedStore.settled();
+      const sealed = await inner.get("old");
+      expect(keyIdIn(sealed)).toBe("k1");
+      // The backend has no expiry for the record: its expiry is in the envelope.
+      const at = async (nowMs: number) => {
+        vi.useFakeTimers({ toFake: ["Date"], now: nowMs });
+        try {
+          return await createKeyv({ store: inner, keys }).get("old");
+        } finally {
+          vi.useRealTimers();
+        }
+      };
+      expect(await at((expires ?? 2 ** 42) - 1)).toBe(1);
+      if (expires !== undefined) expect(await at(expires)).toBeUndefined();
+    },
+  );
 
   it("does not make an expired record of a plain Keyv readable again", async () => {
     const key = randomBytes(32);

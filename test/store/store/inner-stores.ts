@@ -2,18 +2,18 @@ import type { Replacement, StoredValue } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { type KeyvBridgeStore, KeyvMemoryAdapter, type KeyvStorageEntry } from "keyv";
 
-/** The content of a store, in an order and form that can be compared. */
+/** Returns the content of a store in an order and form that can be compared. */
 export async function contentOf(store: MemoryStore): Promise<readonly string[]> {
   const { entries } = await store.scan({ limit: 1_000_000 });
   return entries.map(({ namespace, key, value }) => JSON.stringify([namespace, key, textOf(value)])).sort();
 }
 
-/** A stored value as text that shows every byte of it. */
+/** Returns a stored value as text with one character for each byte. */
 export function textOf(value: StoredValue): string {
   return typeof value === "string" ? value : Buffer.from(value).toString("latin1");
 }
 
-/** The value with one bit of its ciphertext flipped, in the form it came in. */
+/** Returns an envelope with one changed byte or character in its ciphertext, in the same form, text or bytes. */
 export function damaged(value: StoredValue): StoredValue {
   if (typeof value !== "string") {
     const bytes = Buffer.from(value);
@@ -25,7 +25,7 @@ export function damaged(value: StoredValue): StoredValue {
   return value.slice(0, at) + (value[at] === "A" ? "B" : "A") + value.slice(at + 1);
 }
 
-/** The id of the key that an envelope was encrypted under; "" for any other value. */
+/** Returns the id of the key under which an envelope was encrypted, or "" for any other value. */
 export function keyIdIn(value: StoredValue | undefined): string {
   return /^kw1[.:]([\w-]+)[.:]/.exec(value === undefined ? "" : textOf(value))?.[1] ?? "";
 }

@@ -14,20 +14,20 @@ async function storeWithRecord() {
   return { inner, keys, store };
 }
 
-describe("keepDecrypted", () => {
-  it("returns a value that another process has written", async () => {
+describe("a store with the option keepDecrypted", () => {
+  it("returns the newer value that another process has written", async () => {
     const { inner, keys, store } = await storeWithRecord();
     await new EncryptedStore(inner, { keys }).set("a", "second");
     expect(await store.get("a")).toBe("second");
   });
 
-  it("returns nothing for a record that was deleted", async () => {
+  it("returns undefined for a record that was deleted after a read", async () => {
     const { inner, store } = await storeWithRecord();
     await inner.delete("a");
     expect(await store.get("a")).toBeUndefined();
   });
 
-  it("returns nothing for a record that has expired since, also if the store still returns the record", async () => {
+  it("returns undefined for a record that has expired since a read, even if the backend still returns the record", async () => {
     const inner = new Map<string, unknown>();
     const store = new EncryptedStore(inner, { keys: newRing(), keepDecrypted: 10 });
     const expires = Date.now() + 100;
@@ -38,7 +38,7 @@ describe("keepDecrypted", () => {
     expect(await store.get("a")).toBeUndefined();
   });
 
-  it("refuses a record that was copied to another key, or altered", async () => {
+  it("refuses a record that was altered or copied to another key after a read", async () => {
     const { inner, store } = await storeWithRecord();
     const sealed = await inner.get("a");
     await inner.set("b", sealed);
@@ -51,7 +51,7 @@ describe("keepDecrypted", () => {
     expect(await store.get("a")).toBe("first");
   });
 
-  it("refuses a record whose key is disabled in a new keyring", async () => {
+  it("refuses a record whose key was disabled after a read", async () => {
     const { promoted, disabled } = rotation();
     const keys = new TestKeys(promoted);
     const inner = new MemoryStore();
@@ -63,7 +63,7 @@ describe("keepDecrypted", () => {
     await store.disconnect();
   });
 
-  it("re-encrypts a record under an older key that was decrypted before a rotation", async () => {
+  it("re-encrypts a record that it decrypted before a rotation", async () => {
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);
     const inner = new MemoryStore();
@@ -80,7 +80,7 @@ describe("keepDecrypted", () => {
     await store.disconnect();
   });
 
-  it("does not change the bytes of a value that an application has changed", async () => {
+  it("returns the stored bytes even if an application changed the bytes of an earlier read", async () => {
     const store = new EncryptedStore(new MemoryStore(), { keys: newRing(), keepDecrypted: 10 });
     await store.set("a", Buffer.from("bytes"));
     const value = await store.get("a");

@@ -27,7 +27,7 @@ function listen(store: EncryptedStore): EmittedEvent[] {
   return emitted;
 }
 
-/** Records under the old key, and a store whose primary is the new key. */
+/** Returns a backend with records under the old key, and a store whose primary is the new key. */
 async function rotated(keys: readonly string[], expires?: number) {
   const { before, promoted } = rotation();
   const inner = new WatchedStore();
@@ -253,7 +253,7 @@ describe("a lazy re-encryption that fails", () => {
   });
 });
 
-it("a record that does not fit in the queue is re-encrypted after its next read", async () => {
+it("a record that does not fit in the queue of lazy re-encryption is re-encrypted after its next read", async () => {
   const keys = Array.from({ length: 1_500 }, (_, index) => `key ${index}`);
   const { inner, store, emitted } = await rotated(keys);
   expect(await store.getMany(keys)).toHaveLength(1_500);
@@ -283,7 +283,7 @@ describe("lazy re-encryption, between two batches,", () => {
       for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
       return count;
     };
-    /** Returns whether the pause of one second cannot be over yet. */
+    /** Returns true if the pause of one second cannot have ended yet. */
     const isPausing = () => performance.now() - readAtMs < 1_000;
     return { writer, store, emitted: listen(store), countAfterTurns, isPausing };
   }
@@ -327,7 +327,7 @@ describe("lazy re-encryption, between two batches,", () => {
   });
 });
 
-it("a record is re-encrypted with the keyring that is in use when the record is replaced", async () => {
+it("lazy re-encryption uses the keyring that is in use when the record is replaced, not when it was read", async () => {
   const { before, promoted } = rotation();
   const third = promoted.add({ id: "third" }).promote("third");
   const inner = new WatchedStore();

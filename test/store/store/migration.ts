@@ -5,7 +5,7 @@ import { expectRefusal } from "../refusals.ts";
 import { newRing } from "../rings.ts";
 import { contentOf, keyIdIn } from "./inner-stores.ts";
 
-/** What a test knows about a program that encrypted records before Keyward, and about the format that reads them. */
+/** A program that encrypted records before Keyward, and the format that reads these records. */
 export interface OldProgram<Key> {
   /** Makes a new key of the program. */
   newKey(): Key;
@@ -13,9 +13,9 @@ export interface OldProgram<Key> {
   write(text: string, key: Key): string | Uint8Array | Promise<string | Uint8Array>;
   /** Returns the format, with the keys in the order in which they are tried. */
   format(keys: readonly Key[]): ForeignFormat;
-  /** What the program encrypts for the value `{ step: "zażółć 🔐" }`. Default: what Keyv writes. */
+  /** The text that the program encrypts for the value `{ step: "zażółć 🔐" }`. Default: the text that Keyv writes. */
   readonly text?: string;
-  /** How many records under wrong keys a test writes. Default: 20. */
+  /** Number of records under wrong keys that a test writes. Default: 20. */
   readonly wrongRecords?: number;
 }
 

@@ -102,7 +102,7 @@ describe("fernet", () => {
     describe("with cryptography.fernet of Python", () => readsAndMigrates(recorded(records, (key) => fernet({ key }))));
   }
 
-  it("makes a record expire after ttlMs", async () => {
+  it("makes a record expire ttlMs after the time in its token", async () => {
     const key = npmProgram.newKey();
     const time = new Date("2026-11-27T10:00:00Z");
     const token = new Fernet.Token({ secret: new Fernet.Secret(key), time: time.toISOString(), ttl: 0 }).encode("text");
@@ -226,7 +226,7 @@ describe("compactJwe", () => {
     });
   });
 
-  it("refuses a record whose exp is not a time, and a record that is compressed", async () => {
+  it("rejects a record whose claim exp is not a time, and rejects a compressed record", async () => {
     const key = randomBytes(32);
     const format = compactJwe({ key });
     const keys = newRing();
@@ -327,7 +327,7 @@ describe("cryptoJs", () => {
     format: (passphrase) => cryptoJs({ passphrase, encryptUnauthenticated }),
   });
   describe("by default", () => readsAndMigrates(program(false)));
-  describe("if the user chose to encrypt its records", () => {
+  describe("with encryptUnauthenticated: true", () => {
     const { newKey, write, format } = program(true);
     it("lets lazy and bulk re-encryption encrypt the records", async () => {
       const [current, former] = [newKey(), newKey()];

@@ -21,7 +21,7 @@ const prefixed = {
 } as const;
 
 describe.each(Object.entries(prefixed))("over one %s", (_, open) => {
-  it("the records of namespaces whose keys cannot be confused are kept separate", async () => {
+  it("the records of namespaces whose prefixed keys cannot collide are kept separate", async () => {
     const inner = open();
     const keys = newRing();
     const keyvs = ["a", "b", "aa", ":a"].map((namespace) => createKeyv({ store: inner, keys, namespace }));
@@ -69,7 +69,7 @@ it("two Keyvs with different namespaces over one Map iterate over and clear only
 });
 
 describe("the namespace of a store", () => {
-  it("does not prevent another store from using the adapter with another namespace before its own store makes a call", async () => {
+  it("can be changed before the first call of the store, and does not yet prevent another store from using another namespace", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = newRing();
     const [one, other] = [new EncryptedStore(inner, { keys }), new EncryptedStore(inner, { keys })];
@@ -82,7 +82,7 @@ describe("the namespace of a store", () => {
     expect(await one.get("key")).toBe(`${marker}x`);
   });
 
-  it("makes calls reject if it is changed while it is in use, and its records stay in it", async () => {
+  it("makes calls reject if it is changed after the first call, and no record is moved", async () => {
     const map = new Map<string, unknown>();
     const store = new EncryptedStore(map, { keys: newRing() });
     store.namespace = "a";
@@ -94,7 +94,7 @@ describe("the namespace of a store", () => {
     expect([...map.keys()]).toEqual(["a::key"]);
   });
 
-  it("does not prevent a store with another namespace from using the adapter after its users have disconnected", async () => {
+  it("no longer prevents another namespace on the same adapter after all its stores have disconnected", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = newRing();
     const users = [1, 2].map(() => createKeyv({ store: inner, keys, namespace: "a" }));
@@ -109,7 +109,7 @@ describe("the namespace of a store", () => {
     for (const user of users) await expectRefusal(user.get("key"), "NAMESPACE_CONFLICT");
   });
 
-  it("makes calls reject if the adapter is set to another namespace", async () => {
+  it("makes calls reject if the application sets the adapter to another namespace", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keyv = createKeyv({ store: inner, keys: newRing(), namespace: "a" });
     await keyv.set("key", 1);

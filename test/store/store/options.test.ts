@@ -95,7 +95,7 @@ const takers: Readonly<Record<string, (store: EncryptedStore, keys: KeyProvider)
   aesCbc: () => untyped(aesCbc, { key: "k", layout: "iv-ciphertext", ...misspelt }),
 };
 
-describe("options that are unknown or no object", () => {
+describe("options that are unknown or not an object", () => {
   it.each(Object.entries(takers))(
     "are refused by %s before anything is done, with an error that names the unknown option",
     async (_, call) => {
@@ -152,14 +152,14 @@ describe("an invalid value of an option", () => {
       "VALUE_INVALID",
     );
   });
+});
 
-  it("is not the null that createKeyv accepts as an omitted serialization or compression", async () => {
-    const none = { serialization: null, compression: null };
-    const keyv = untyped(createKeyv, { store: new Map(), keys: newRing(), ...none });
-    if (!(keyv instanceof Keyv)) throw new Error("createKeyv did not return a Keyv");
-    await keyv.set("key", value);
-    expect(await keyv.get("key")).toBe(value);
-  });
+it("createKeyv treats null as the default of the options serialization and compression", async () => {
+  const none = { serialization: null, compression: null };
+  const keyv = untyped(createKeyv, { store: new Map(), keys: newRing(), ...none });
+  if (!(keyv instanceof Keyv)) throw new Error("createKeyv did not return a Keyv");
+  await keyv.set("key", value);
+  expect(await keyv.get("key")).toBe(value);
 });
 
 describe("the option store", () => {
@@ -177,7 +177,7 @@ describe("the option store", () => {
     await expectRefusal(() => untyped(createKeyv, { store: given, keys: newRing() }), "STORE_INVALID");
   });
 
-  it("may be an object with only the four methods of a Keyv 5 adapter", async () => {
+  it("may be an object that has only the four required methods of a Keyv 5 adapter", async () => {
     const keyv = createKeyv({ store: new LeastKeyv5Adapter(), keys: newRing() });
     await keyv.set("key", value);
     expect(await keyv.get("key")).toBe(value);
@@ -221,7 +221,7 @@ const tools: Readonly<
   },
 };
 
-describe.each(Object.entries(tools))("%s", (_, tool) => {
+describe.each(Object.entries(tools))("the function %s", (_, tool) => {
   async function withRecord() {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
@@ -245,7 +245,7 @@ describe.each(Object.entries(tools))("%s", (_, tool) => {
     ["an object", () => ({})],
     ["null", () => null],
     ["nothing", () => undefined],
-  ])("refuses %s with a hint that states what to pass", async (name, make) => {
+  ])("refuses %s instead of a store, with a hint that states what to pass", async (name, make) => {
     const { keys } = await withRecord();
     const given = make();
     const isRaw = name === "an object" && (tool === tools["census"] || tool === tools["rangesOf"]);
@@ -258,7 +258,7 @@ describe.each(Object.entries(tools))("%s", (_, tool) => {
   });
 });
 
-describe("the named stores that a tool takes", () => {
+describe("an argument with named stores", () => {
   it.each([
     ["a Keyv", () => new Keyv()],
     ["a single Keyv that createKeyv made", () => createKeyv({ store: new Map(), keys: newRing() })],
@@ -266,7 +266,7 @@ describe("the named stores that a tool takes", () => {
     ["a list", () => [new EncryptedStore(new Map(), { keys: newRing() })]],
     ["null", () => null],
     ["nothing", () => undefined],
-  ])("cannot be %s", async (_, make) => {
+  ])("is refused if it is %s", async (_, make) => {
     const keys = new TestKeys(rotation().promoted);
     const stores = make();
     await expectRefusal(() => untyped(retireKey, keys, stores, "old"), "VALUE_INVALID");

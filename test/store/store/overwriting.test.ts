@@ -193,7 +193,7 @@ describe("a record that could not be read", () => {
     }
   });
 
-  it("is not overwritten if allowOverwrite() was called before a record under its key was deleted", async () => {
+  it("is not overwritten if allowOverwrite() was called for an earlier record under its key, which was then deleted", async () => {
     const { inner, store } = await withBroken(["bad"]);
     const other = await inner.get("bad");
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
@@ -216,7 +216,7 @@ describe("a record that could not be read", () => {
     expect(await inner.get("bad")).toEqual(other);
   });
 
-  it("does not cause a read when another record is written", async () => {
+  it("causes no additional read when another record is written", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     inner.calls.length = 0;
@@ -470,13 +470,13 @@ describe("the check record", () => {
     }
   });
 
-  it("makes a process reload a keyring that cannot decrypt it, and write with the reloaded keyring", async () => {
+  it("makes a process reload its keyring if that keyring cannot decrypt it, and write with the reloaded keyring", async () => {
     const { before, after } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: after }).set("founding", value);
     const keys = new TestKeys(before);
     const store = new EncryptedStore(inner, { keys });
-    // The process loads its keyring before the rotation. To decrypt the check record it reloads it, and its key was removed.
+    // The read below makes the process load the keyring from before the rotation, which cannot decrypt the check record.
     const elsewhere = new MemoryStore();
     await new EncryptedStore(elsewhere, { keys: before }).set("earlier", value);
     await inner.set("earlier", await elsewhere.get("earlier"));

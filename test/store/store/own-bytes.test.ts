@@ -13,7 +13,7 @@ import { newRing, rotation } from "../rings.ts";
 
 // A small Buffer of Node.js is a view of a pool, and its `buffer` exposes the bytes of other Buffers.
 
-/** Every array of bytes in the arguments of a call. */
+/** Returns every array of bytes in the arguments of a call. */
 function bytesIn(given: unknown): Uint8Array[] {
   if (given instanceof Uint8Array) return [given];
   return typeof given === "object" && given !== null ? Object.values(given).flatMap(bytesIn) : [];

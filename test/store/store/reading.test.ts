@@ -128,7 +128,7 @@ it("an iterator yields every readable record before it throws, and does not thro
   }
 });
 
-it("each batch is one call of the wrapped store, and expired records cause one more call", async () => {
+it("each batch makes one call of the wrapped store, and expired records in a batch cause one more call", async () => {
   const inner = new WatchedStore();
   const store = new EncryptedStore(inner, { keys: newRing() });
   const keys = Array.from({ length: 50 }, (_, index) => `key ${index}`);

@@ -35,12 +35,12 @@ const withoutReservedSpace: Readonly<Record<string, () => WrappableStore>> = {
   "Keyv 5 adapter": () => new LeastKeyv5Adapter(),
 };
 
-/** Everything in a memory store, its reserved space included. */
+/** Returns all records in a memory store, including its reserved space. */
 async function everythingIn(store: MemoryStore): Promise<readonly unknown[]> {
   return [await contentOf(store), (await store.reserved().scan()).entries];
 }
 
-/** A provider that returns no keyring. */
+/** The error of a key provider that cannot load its keyring. */
 const unavailable = new KeywardError("PROVIDER_UNAVAILABLE", "The vault is sealed", { hint: "Unseal the vault." });
 
 describe.each(Object.entries({ ...withReservedSpace, ...withoutReservedSpace }))("ready() over a %s", (_, open) => {
@@ -83,7 +83,7 @@ describe("ready()", () => {
   });
 
   it.each(Object.entries(withReservedSpace))(
-    "rejects if the keyring of the process is not that of the records in a %s",
+    "rejects if the keyring of the process is not the keyring of the records in a %s",
     async (_, open) => {
       const inner = open();
       const right = createKeyv({ store: inner, keys: newRing("right"), namespace: "flows" });
@@ -211,8 +211,8 @@ describe("ready()", () => {
 });
 
 const servers = await findRedisServers();
-describeWithRedis(servers, "ready() over Redis", () => {
-  it("rejects while the server is down, and resolves when the server is back", async () => {
+describeWithRedis(servers, "a store over Redis", () => {
+  it("ready() rejects while the Redis server is down, and resolves when the server is back", async () => {
     const server = await startRedis(servers);
     onTestFinished(() => server.stop());
     const store = new RedisStore(server.url, { timeoutMs: 500 });

@@ -151,7 +151,7 @@ describe("replace()", () => {
     await expectRefusal(store.set("bad", "new"), "OVERWRITE_REFUSED");
   });
 
-  it("rejects a record whose key was disabled after the record was read", async () => {
+  it("rejects if the key of the record was disabled after the record was read", async () => {
     const inner = new MemoryStore();
     const rings = rotation();
     await new EncryptedStore(inner, { keys: rings.before }).set("key", "old");
@@ -170,7 +170,7 @@ describe("replace()", () => {
     expect(keyIdIn(await read("key"))).toBe("old");
   });
 
-  it("rejects a record whose key was disabled while the write waited for the check record", async () => {
+  it("rejects if the key of the record was disabled while the write waited for the check record", async () => {
     const inner = new MemoryStore();
     const rings = rotation();
     await new EncryptedStore(inner, { keys: rings.before }).set("key", "old");
@@ -249,7 +249,7 @@ describe("replace()", () => {
     expect([await isExpired(expires - 1), await isExpired(expires)]).toEqual([false, true]);
   });
 
-  it("gives a new record no expiry if the store, whose clock is behind, still has the expired record", async () => {
+  it("sets no expiry on a new record if a store whose clock is behind still has the expired record", async () => {
     const { inner, store } = open(new SlowClock());
     await store.set("key", "old", Date.now() + 20);
     await expect.poll(() => store.get("key")).toBeUndefined();
@@ -263,7 +263,7 @@ describe("replace()", () => {
 });
 
 describe("touch()", () => {
-  it("extends and ends the life of a record without changing its value", async () => {
+  it("extends, shortens and removes the expiry of a record without changing its value", async () => {
     const { store } = open();
     await store.set("key", "value", Date.now() + 3_600_000);
     expect(await store.touch("key", Date.now() + 50)).toBe(true);
@@ -306,7 +306,7 @@ describe("touch()", () => {
     expect(map.size).toBe(0);
   });
 
-  it("extends a record of a Keyv that createKeyv made", async () => {
+  it("extends the expiry of a record of a Keyv that createKeyv made", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), namespace: "sessions" });
     await keyv.set("42", { user: 7 }, 200);
     expect(await keyv.encryptedStore.touch?.("42", Date.now() + 3_600_000)).toBe(true);
@@ -318,7 +318,7 @@ describe("touch()", () => {
 });
 
 describe("the expiry of a replacement over a Map", () => {
-  it("is set, removed and kept", async () => {
+  it("is set, removed or kept, as the call specifies", async () => {
     const map = new Map<string, unknown>();
     const store = atomic(new EncryptedStore(map, { keys: newRing(), reencrypt: "off" }));
     await store.set("key", "old", Date.now() + 100);
@@ -336,7 +336,7 @@ describe("the expiry of a replacement over a Map", () => {
 });
 
 describe("a replacement that runs together with other calls of the same process", () => {
-  it("is not undone by lazy re-encryption in a store with one writer", async () => {
+  it('is not undone by lazy re-encryption with reencrypt: "on-read-may-undo-writes"', async () => {
     const rings = rotation();
     const slow = Promise.withResolvers<void>();
     let isSlow = false;
@@ -359,7 +359,7 @@ describe("a replacement that runs together with other calls of the same process"
     expect(await store.get("key")).toBe("1");
   });
 
-  it("waits for its turn, so that hundreds of calls for one record are all made", async () => {
+  it("waits for earlier calls for the same record, so that hundreds of concurrent calls all succeed", async () => {
     const watched = new WatchedStore();
     const { store } = open(watched);
     await store.set("key", "0");
@@ -498,7 +498,7 @@ describe("touch() of a record that the process cannot use", () => {
 });
 
 describe("getManyOrErrors()", () => {
-  it("returns the values of the records beside one that cannot be decrypted", async () => {
+  it("returns an error for a record that cannot be decrypted, and the values of the other records", async () => {
     const { inner, store } = open();
     await store.setMany(["a", "b", "c"].map((key) => ({ key, value: key })));
     await inner.set("b", damaged((await inner.get("b")) as StoredValue));

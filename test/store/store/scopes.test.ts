@@ -121,7 +121,7 @@ describe("a store with a function as its scope", () => {
     expect(await new EncryptedStore(inner, { keys: rings.after, scope: "billing" }).get("billing/key")).toBe("value");
   });
 
-  it("is processed by each tool in one pass, and the reserved space does not grow with the number of scopes", async () => {
+  it("is re-encrypted by rotateKey in one pass, and has one check record for any number of scopes", async () => {
     const scopes = Array.from({ length: 300 }, (_, index) => `scope-${index}`);
     const inner = new MemoryStore();
     const keys = new TestKeys(newRing("first"));
@@ -158,7 +158,7 @@ describe("a store with a function as its scope", () => {
     expect(read).toEqual(entries.map(({ value }) => value));
   });
 
-  it("lets a key be retired without a store for each scope, even if stores of single scopes have left check records", async () => {
+  it("allows retireKey without a store of each scope, even if stores of single scopes have created check records", async () => {
     const rings = rotation();
     const inner = new MemoryStore();
     for (const scope of ["billing", "support"]) {
@@ -175,7 +175,7 @@ describe("a store with a function as its scope", () => {
     }
   });
 
-  it("loses no record to a wrong scope name: the record is reported, keeps its key in use, and is read after a correction", async () => {
+  it("loses no record if its function returns a wrong name: re-encryption reports the record, retireKey keeps its key, and a corrected function reads it", async () => {
     const rings = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: rings.before, scope: scopeOf }).setMany([
@@ -238,7 +238,7 @@ describe("a store with a function as its scope", () => {
     },
   );
 
-  it("rejects a name that no scope can have", async () => {
+  it("rejects a write if its function returns a name that no scope can have", async () => {
     const store = new EncryptedStore(new MemoryStore(), { keys: newRing(), scope: ({ key }) => key });
     expect(await refusal(store.set("x".repeat(1_001), "value"))).toMatchObject({ code: "VALUE_INVALID" });
     const illFormed = new EncryptedStore(new MemoryStore(), { keys: newRing(), scope: () => "\ud800" });
@@ -246,7 +246,7 @@ describe("a store with a function as its scope", () => {
     expect(await store.set("x".repeat(1_000), "value")).toBe(true);
   });
 
-  it("uses only the records of one scope if its keyring was derived for that scope", async () => {
+  it("reads and writes only the records of one scope if its keyring was derived for that scope", async () => {
     const keys = newRing();
     const inner = new MemoryStore();
     const all = new EncryptedStore(inner, { keys, scope: scopeOf });

@@ -142,7 +142,7 @@ describe("the values of an application", () => {
     expect(await keyv.getMany(["json", "text"])).toEqual([value, ":smile: hello"]);
   });
 
-  it("are not read as plaintext if a JSON object of an encrypted format was altered", async () => {
+  it("are not read as plaintext if the JSON object with their ciphertext was altered", async () => {
     const iv = randomBytes(12);
     const cipher = createCipheriv("aes-256-gcm", key, iv);
     const data = cipher.update('{"step":1}', "utf8", "base64") + cipher.final("base64");
@@ -158,7 +158,7 @@ describe("the values of an application", () => {
     expect(await migrate(keyv)).toMatchObject({ complete: false, unread: [{ code: "RECORD_TAMPERED", records: 2 }] });
   });
 
-  it("stay unreadable if one of two expiries has passed", async () => {
+  it("are absent if one of their two expiries has passed", async () => {
     const password = randomBytes(24).toString("hex");
     const ended = { value: "x", expires: Date.now() - 60_000 };
     const sealed = await hapiIron.seal(ended, password, { ...hapiIron.defaults, ttl: 3_600_000 });

@@ -13,7 +13,7 @@ import { contentOf, textOf } from "./inner-stores.ts";
 const folder = await mkdtemp(join(tmpdir(), "keyward-values-"));
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** The complete content of a Map as text. */
+/** Returns all values in a Map as one text. */
 function shown(map: ReadonlyMap<string, unknown>): string {
   return JSON.stringify([...map.values()]);
 }
