@@ -57,7 +57,7 @@ it.each([
   for (let count = 0; count < 3; count++) expect(await isServed(server.url)).toBe(true);
 });
 
-it("at maxConnections, the server accepts a new connection without closing one whose request is in progress", async () => {
+it("the server accepts a connection beyond maxConnections without closing one whose request is in progress", async () => {
   const { service, admin } = await install();
   const { promise: released, resolve: release } = Promise.withResolvers<void>();
   let asked = 0;

@@ -17,7 +17,7 @@ it("the API accepts a new valid token after any number of invalid tokens from th
   expect((await send((await tokenOf("member", "somebody")).token, "GET", "/whoami")).status).toBe(200);
 });
 
-it("after 10 refusals of a token in a minute, the API answers it with 429 without asking the store", async () => {
+it("the API answers a token with 429, without asking the store, after 10 refusals of the token in a minute", async () => {
   const { service, tokenOf, admin } = await install();
   let asked = 0;
   const counting = serviceWith(service, "authenticate", (token, options) => {

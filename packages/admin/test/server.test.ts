@@ -253,7 +253,7 @@ it.each([
   [["127.0.0.0/8"], "2001:db8::7", "2001:db8::7"],
   [["10.0.0.0/8"], "203.0.113.9", "127.0.0.1"],
 ])(
-  "with trustProxies %j and X-Forwarded-For %j, the client has the address %s",
+  "the server, with trustProxies %j and X-Forwarded-For %j, records the address %s",
   async (trustProxies, forwarded, address) => {
     const installation = await install();
     const { url } = await start(installation, { trustProxies });
