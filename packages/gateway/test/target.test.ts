@@ -83,7 +83,7 @@ describe("the path of a call", () => {
     expect(pathAt(new URL("https://example.com/mcp"), "mcp", readTarget("/s/github/mcp"))).toBe("/mcp");
     expect(pathAt(new URL("https://example.com"), "mcp", readTarget("/s/github/mcp"))).toBe("/");
     expect(() => pathAt(new URL("https://example.com/mcp"), "mcp", readTarget("/s/github/mcp/other"))).toThrow(
-      /no other path/,
+      /can only be \/mcp/,
     );
   });
 });
