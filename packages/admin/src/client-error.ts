@@ -6,7 +6,7 @@ export interface AdminApiErrorDetails {
   readonly hint: string;
   /** The id of the request, as the log of the service names it. `undefined` if the answer has none. */
   readonly requestId?: string | undefined;
-  /** After how many seconds the request may be sent again, if the service said so. */
+  /** After how many seconds the request may be sent again. `undefined` if the answer does not say this. */
   readonly retryAfterSeconds?: number | undefined;
   /** The error that caused the {@link AdminApiError}. */
   readonly cause?: unknown;
@@ -19,7 +19,7 @@ export interface AdminApiErrorDetails {
  * - `OPTION_INVALID`: an option of the client is not valid.
  * - `FIELD_INVALID` without a status: a name is empty, `.` or `..`. No request was sent.
  * - `SERVICE_UNREACHABLE`: no answer arrived. A change may have been made or not.
- * - `ANSWER_INVALID`: the answer is not one of the admin API. A change may have been made or not.
+ * - `ANSWER_INVALID`: the answer does not follow the OpenAPI document of the admin API. A change may have been made or not.
  *
  * The message and the properties never contain a token or a secret's value.
  */
@@ -33,7 +33,7 @@ export class AdminApiError extends Error {
   readonly hint: string;
   /** The id of the request, as the log of the service names it. `undefined` if the answer has none. */
   readonly requestId: string | undefined;
-  /** After how many seconds the request may be sent again, if the service said so. */
+  /** After how many seconds the request may be sent again. `undefined` if the answer does not say this. */
   readonly retryAfterSeconds: number | undefined;
 
   /** Creates an error. The `message` must not contain a token or a secret's value. */

@@ -53,7 +53,7 @@ export class ClientTransport {
       );
     }
     this.#authorization = `Bearer ${token}`;
-    // Called as a function of its own: a browser refuses to call fetch as a method of another object.
+    // Wrapped in a function, because a browser refuses to call fetch as a method of another object.
     this.#fetch = (input, init) => (fetch ?? globalThis.fetch)(input, init);
     this.#timeoutMs = timeoutMs;
   }
@@ -63,15 +63,15 @@ export class ClientTransport {
     const { status, text, requestId } = await this.#exchange(request);
     const checked = schema.safeParse(parseJson(text));
     if (checked.success) return checked.data;
-    // Only the place of a problem: a message of the schema could quote the answer, which may have a new token.
+    // Names only the fields: a message of the schema could quote the answer, which may contain a new token.
     const places = checked.error.issues.slice(0, 3).map(({ path }) => path.map(String).join(".") || "the whole body");
     throw new AdminApiError(
       "ANSWER_INVALID",
-      `${this.#url} sent an answer that is not one of the admin API (${places.join(", ")})`,
+      `${this.#url} sent an answer that does not match the admin API (${places.join(", ")})`,
       {
         status,
         requestId,
-        hint: "Check the URL of the service, and that the client and the service have one release.",
+        hint: "Check the URL of the service. Use the same release of Keyward for the client and the service.",
       },
     );
   }
@@ -117,7 +117,7 @@ export class ClientTransport {
     if (text === undefined) {
       throw new AdminApiError("ANSWER_INVALID", `${this.#url} sent more than ${maxAnswerBytes} bytes`, {
         status: response.status,
-        hint: "Check that the URL is the one of the admin API.",
+        hint: "Check that the URL belongs to the admin API.",
       });
     }
     if (!response.ok) throw this.#refused(response, text);
@@ -133,11 +133,11 @@ export class ClientTransport {
       return new AdminApiError("ANSWER_INVALID", `${this.#url} answered ${status} without problem details`, {
         status,
         retryAfterSeconds,
-        hint: "Check that the URL is the one of the admin API, and that no proxy answered instead.",
+        hint: "Check that the URL belongs to the admin API, and that no proxy answered instead of it.",
       });
     }
     const { type, code, detail, hint, instance } = checked.data;
-    // The gateway for calls answers with problem details too, which would send the reader to look for a wrong path.
+    // The gateway also answers with problem details. Its hint would make the reader search for a mistake in the path.
     if (type.startsWith("docs/calls.md#")) {
       return new AdminApiError("ANSWER_INVALID", `${this.#url} is the gateway for calls, and not the admin API`, {
         status,
@@ -164,7 +164,7 @@ export class ClientTransport {
     });
   }
 
-  /** Removes what a hostile service could put into a terminal: control characters, and the token itself. */
+  /** Removes control characters and the token from a text of the service, because a hostile service could send them. */
   #printable(text: string): string {
     const token = this.#authorization.slice("Bearer ".length);
     return text.replaceAll(token, "REDACTED").replace(/[\p{Cc}\p{Cf}]/gu, " ");
@@ -198,7 +198,7 @@ function misconfigured(message: string, hint: string): AdminApiError {
   return new AdminApiError("OPTION_INVALID", message, { status: undefined, hint });
 }
 
-/** Returns the body as text; `undefined` if it is longer than an answer of the admin API can be. */
+/** Returns the body as text; `undefined` if the body has more than {@link maxAnswerBytes} bytes. */
 async function boundedText(response: Response): Promise<string | undefined> {
   if (response.body === null) return "";
   const pieces: Uint8Array[] = [];
@@ -219,7 +219,7 @@ function parseJson(text: string): unknown {
   }
 }
 
-/** Returns the code of a system error, such as ECONNREFUSED. Its message could quote headers. */
+/** Returns the code of a system error, such as ECONNREFUSED. The message is not used, because it could quote headers. */
 function systemCode(error: unknown): string | undefined {
   for (let at: unknown = error, depth = 0; at instanceof Error && depth < 5; at = at.cause, depth++) {
     if ("code" in at && typeof at.code === "string" && /^[A-Z0-9_]{1,40}$/.test(at.code)) return at.code;

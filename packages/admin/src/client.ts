@@ -108,7 +108,7 @@ export interface CallListFilter {
 
 /**
  * A client of the admin API, with one method for each route. Every method throws an `AdminApiError` if the service
- * refuses the request, if it cannot be reached, or if its answer is not one of the admin API. Times are in RFC 3339. The
+ * refuses the request or cannot be reached, or if the answer does not match the admin API. Times are in RFC 3339. The
  * client sends each request once and follows no redirect.
  *
  * @example
@@ -131,7 +131,7 @@ export class AdminClient {
     this.#transport = new ClientTransport(options);
   }
 
-  /** Returns who the token's holder is. */
+  /** Returns the owner, role and workspace of the token that this client uses. */
   whoAmI(): Promise<WhoAmI> {
     return this.#transport.send({ method: "GET", path: ["whoami"] }, whoAmI);
   }
@@ -181,18 +181,18 @@ export class AdminClient {
     return this.#transport.sendWithoutAnswer({ method: "DELETE", path: ["mcp-servers", slug], ifRevision });
   }
 
-  /** Sets a new value of a secret. The next call uses it. */
+  /** Creates a secret, or replaces its value. The next call uses the new value. */
   setSecret(slug: string, body: NewSecret, { ifRevision }: RevisionCondition = {}): Promise<SecretChange> {
     const path = ["mcp-servers", slug, "secrets"];
     return this.#transport.send({ method: "POST", path, body, ifRevision }, secretChange);
   }
 
-  /** Returns what is known about all secrets of a server, sorted by name. Never a value. */
+  /** Returns all secrets of a server without their values, sorted by name. */
   listSecrets(slug: string): Promise<SecretList> {
     return this.#transport.send({ method: "GET", path: ["mcp-servers", slug, "secrets"] }, secretList);
   }
 
-  /** Deletes a secret. Returns its server. */
+  /** Deletes a secret. Returns the server that the secret belonged to. */
   deleteSecret(slug: string, name: string, { ifRevision }: RevisionCondition = {}): Promise<Server> {
     const path = ["mcp-servers", slug, "secrets", name];
     return this.#transport.send({ method: "DELETE", path, ifRevision }, server);
@@ -221,7 +221,7 @@ export class AdminClient {
     return this.#transport.send({ method: "GET", path }, injection);
   }
 
-  /** Creates a token. Its text is returned once. */
+  /** Creates a token, and returns its text. No other method returns the text of the token. */
   createToken(body: NewToken): Promise<IssuedToken> {
     return this.#transport.send({ method: "POST", path: ["tokens"], body }, issuedToken);
   }
@@ -246,7 +246,7 @@ export class AdminClient {
     return (await this.#transport.send(request, revokedTokens)).revoked;
   }
 
-  /** Creates a token like another one, which stays valid for `overlapMs` milliseconds. */
+  /** Replaces a token by a new one with the same owner, role and scopes. The old one stays valid for `overlapMs` ms. */
   rotateToken(id: string, { overlapMs }: { readonly overlapMs: number }): Promise<IssuedToken> {
     const path = ["tokens", id, "rotate"];
     return this.#transport.send({ method: "POST", path, body: { overlapMs } }, issuedToken);
@@ -261,7 +261,7 @@ export class AdminClient {
     return this.#transport.send({ method: "GET", path: ["changes"], query }, changePage);
   }
 
-  /** Returns a page of the calls, the call that ended last first. */
+  /** Returns a page of the calls. The call that ended last is first. */
   listCalls(
     { owner, server: slug, tool, token: tokenId, outcome, from, until }: CallListFilter = {},
     { cursor, limit }: ListPage = {},
@@ -270,12 +270,12 @@ export class AdminClient {
     return this.#transport.send({ method: "GET", path: ["calls"], query }, callPage);
   }
 
-  /** Returns a call by its id, which its caller got with the answer. */
+  /** Returns the call with an id. The gateway sends the id of a call to its caller, with the answer. */
   getCall(id: string): Promise<RecordedCall> {
     return this.#transport.send({ method: "GET", path: ["calls", id] }, call);
   }
 
-  /** Returns which secrets a call to a server would use, or why it would be refused. Never a value. */
+  /** Returns which secrets a call to a server would use, or why it would be refused. Does not return values. */
   explainCall(
     slug: string,
     {
@@ -284,9 +284,9 @@ export class AdminClient {
       method,
     }: {
       readonly tokenId: string;
-      /** For an MCP server. */
+      /** The tool that would be called. For an MCP server. */
       readonly tool?: string | undefined;
-      /** For a server of the kind `http`. */
+      /** The HTTP method of the call. For a server of the kind `http`. */
       readonly method?: NonNullable<NewToken["methods"]>[number] | undefined;
     },
   ): Promise<CallExplanation> {

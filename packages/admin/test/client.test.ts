@@ -16,7 +16,7 @@ function folder(): string {
 }
 
 it.each(["memory", "SQLite and an audit file"])(
-  "has a method for each route, and creates, changes and deletes servers, secrets and tokens in %s",
+  "AdminClient calls each route, and creates, changes and deletes servers, secrets and tokens in %s",
   async (place) => {
     const path = folder();
     const store = place === "memory" ? new MemoryStore() : new SqliteStore(join(path, "service.db"));
@@ -86,7 +86,7 @@ it.each(["memory", "SQLite and an audit file"])(
   },
 );
 
-it("throws the problem of the service, with its code, hint, request id and fields", async () => {
+it("AdminClient throws an error with the code, hint and request id of the service's answer", async () => {
   const { clientOf, admin } = await install();
   const client = clientOf(admin.token);
   await expect(client.getServer("nowhere")).rejects.toMatchObject({
@@ -104,7 +104,7 @@ it("throws the problem of the service, with its code, hint, request id and field
   await expect(clientOf("not-a-token").whoAmI()).rejects.toMatchObject({ status: 401, code: "TOKEN_REFUSED" });
 });
 
-it("a token of each role reads the URL of the gateway, or null from a service without a gateway", async () => {
+it("whoAmI() returns the URL of the gateway to each role, or null if the service runs without a gateway", async () => {
   const callUrl = "https://keyward.example.com";
   const { clientOf, tokenOf, operator } = await install({ callUrl });
   const { token } = await tokenOf("member", "ci");
@@ -121,14 +121,14 @@ it.each([
   ["https://keyward.example.com/?a=b", "token", "OPTION_INVALID"],
   ["https://keyward.example.com", "two words", "OPTION_INVALID"],
   ["https://keyward.example.com", "", "OPTION_INVALID"],
-])("refuses the URL %s with the token %j, and repeats neither", (url, token, code) => {
+])("AdminClient refuses the URL %s with the token %j, and its error contains neither", (url, token, code) => {
   expect(() => new AdminClient({ url, token })).toThrow(expect.objectContaining({ code }));
   expect(() => new AdminClient({ url, token })).toThrow(
     expect.objectContaining({ message: expect.not.stringContaining("password@") }),
   );
 });
 
-/** Starts a server that is not a secrets service. */
+/** Starts an HTTP server that sends the answers of a test, and is not a secrets service. */
 async function serve(answer: (target: string) => { status: number; headers?: Record<string, string>; body?: string }) {
   const requests: string[] = [];
   const server = createServer((request, response) => {
@@ -147,7 +147,7 @@ async function serve(answer: (target: string) => { status: number; headers?: Rec
   return { url: `http://127.0.0.1:${port}`, requests };
 }
 
-it("refuses answers that are not of the admin API, and shows no token that they repeat", async () => {
+it("AdminClient refuses answers that do not match the admin API, and its error contains no token from them", async () => {
   const token = "kwt_a_b_0123456789";
   const hostile = JSON.stringify({
     type: "x",
@@ -176,7 +176,7 @@ it("refuses answers that are not of the admin API, and shows no token that they 
   }
 });
 
-it.each(["", ".", ".."])("sends no request for the name %j, which would lead to another route", async (name) => {
+it.each(["", ".", ".."])("AdminClient sends no request for the name %j, which would change the route", async (name) => {
   let requests = 0;
   const fetch = async () => {
     requests++;
@@ -189,7 +189,7 @@ it.each(["", ".", ".."])("sends no request for the name %j, which would lead to 
   expect(requests).toBe(0);
 });
 
-it("reports a service that cannot be reached or does not answer in time", async () => {
+it("AdminClient rejects with SERVICE_UNREACHABLE if the service is down or does not answer in time", async () => {
   const { url } = await serve(() => ({ status: 200, body: "{}" }));
   const port = Number(new URL(url).port);
   const silent = new AdminClient({

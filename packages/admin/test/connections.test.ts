@@ -5,7 +5,7 @@ import { type AdminServerOptions, startAdminServer } from "@keyward/admin";
 import { expect, it, onTestFinished } from "vitest";
 import { install, serviceWith } from "./installation.ts";
 
-/** So long that a test which waits for one of these times fails. */
+/** One hour each, so that a test fails if the server waits for one of these times. */
 const unlimited = { requestTimeoutMs: 3_600_000, idleTimeoutMs: 3_600_000, drainMs: 3_600_000 };
 
 async function start(options: Partial<AdminServerOptions> = {}) {
@@ -15,7 +15,7 @@ async function start(options: Partial<AdminServerOptions> = {}) {
   return { ...installation, server };
 }
 
-/** Opens a connection that sends nothing but a text. */
+/** Opens a connection, and sends only `text` on it. */
 async function open(url: string, text = ""): Promise<Socket> {
   const socket = connect({ port: Number(new URL(url).port), host: "127.0.0.1", allowHalfOpen: true });
   socket.on("error", () => {});
@@ -33,7 +33,7 @@ async function isServed(url: string): Promise<boolean> {
 }
 
 it.each(["", "GET / HTTP/1.1\r\n"])(
-  "closes a connection that sends %j and no more, although its client does not close its side",
+  "the server closes a connection that sends only %j, even if the client does not close its side",
   async (text) => {
     const { server } = await start({ ...unlimited, headersTimeoutMs: 100 });
     const socket = await open(server.url, text);
@@ -41,7 +41,7 @@ it.each(["", "GET / HTTP/1.1\r\n"])(
     socket.on("data", (piece) => pieces.push(piece));
     await once(socket, "end");
     expect(Buffer.concat(pieces).toString()).toMatch(/^HTTP\/1\.1 408 /);
-    // The server ends when it has no open connection.
+    // close() resolves only after all connections are closed.
     await server.close();
   },
 );
@@ -51,13 +51,13 @@ it.each([
   ["have sent a part of their headers", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n"],
   ["have sent a part of a body", "POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"],
   ["have had their answer", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"],
-])("answers others while as many connections as it allows %s", async (_, text) => {
+])("the server answers new clients while as many connections as maxConnections allows %s", async (_, text) => {
   const { server } = await start({ maxConnections: 5 });
   for (let count = 0; count < 20; count++) await open(server.url, text);
   for (let count = 0; count < 3; count++) expect(await isServed(server.url)).toBe(true);
 });
 
-it("does not close the connection of a request that it is answering for a new connection", async () => {
+it("the server accepts a connection beyond maxConnections without closing one whose request is in progress", async () => {
   const { service, admin } = await install();
   const { promise: released, resolve: release } = Promise.withResolvers<void>();
   let asked = 0;
@@ -76,7 +76,7 @@ it("does not close the connection of a request that it is answering for a new co
   expect((await answer).status).toBe(200);
 });
 
-it("closes a connection whose client does not wait for the answer to its former request", async () => {
+it("the server closes a connection if the client sends a request before the answer to its previous one", async () => {
   const { service, admin } = await install();
   let asked = 0;
   const counted = serviceWith(service, "listServers", async (caller) => {
@@ -100,14 +100,14 @@ it("closes a connection whose client does not wait for the answer to its former 
   }
 });
 
-it("ends at once although a connection has sent nothing", async () => {
+it("close() does not wait for a connection that has sent nothing", async () => {
   const { server } = await start({ ...unlimited, headersTimeoutMs: unlimited.requestTimeoutMs });
   await open(server.url);
   await isServed(server.url);
   await server.close();
 });
 
-it("says that it closes the connection of a body that it has not read", async () => {
+it("an answer to a request whose body was not read has the header Connection: close", async () => {
   const { server } = await start();
   const head = "POST /api/v1/admin/tokens HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n";
   const socket = await open(server.url, `${head}{`);

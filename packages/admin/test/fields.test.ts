@@ -22,7 +22,7 @@ const valid: Readonly<Record<string, object>> = {
   [rotate]: { overlapMs: 0 },
 };
 
-// Each field at its bound, and one step beyond.
+// For each field: a value at its limit, and a value just beyond the limit.
 const cases: readonly Case[] = [
   ["POST /workspaces", "name", long(32), long(33)],
   ["POST /workspaces", "name", "a-b", "a--b"],
@@ -96,7 +96,7 @@ async function ask(installation: Installation, route: string, body: object) {
   return await send(token, method, path.replace("{id}", info.id), { body });
 }
 
-it.each(cases)("accepts %s with %s at its bound, and refuses it beyond", async (route, field, good, bad) => {
+it.each(cases)("%s accepts %s at its limit, and refuses it beyond the limit", async (route, field, good, bad) => {
   const accepted = await ask(await install(), route, { ...valid[route], [field]: good });
   expect(accepted.status, accepted.text).toBeLessThan(300);
   const refused = await ask(await install(), route, { ...valid[route], [field]: bad });
@@ -105,13 +105,13 @@ it.each(cases)("accepts %s with %s at its bound, and refuses it beyond", async (
   expect(Reflect.get(Object(refused.json), "detail")).toContain(field);
 });
 
-it.each(Object.keys(valid))("refuses %s with an unknown field, and does not repeat its name", async (route) => {
+it.each(Object.keys(valid))("%s refuses an unknown field, and the answer does not contain its name", async (route) => {
   const { status, text } = await ask(await install(), route, { ...valid[route], "secret-looking-name": 1 });
   expect(status).toBe(422);
   expect(text).not.toContain("secret-looking-name");
 });
 
-it.each(Object.keys(valid))("refuses %s with a body that is not an object", async (route) => {
+it.each(Object.keys(valid))("%s refuses a body that is not an object", async (route) => {
   for (const body of [[], "text", 1, null]) {
     const { send, admin, operator } = await install();
     const [method = "", path = ""] = route.split(" ");
@@ -128,7 +128,7 @@ it.each([
   ["/mcp-servers/a%2Fb", "slug"],
   ["/mcp-servers/github/secrets/1a/injection", "name"],
   ["/workspaces/a_b", "name"],
-])("refuses the path %s, and names the field %s", async (path, name) => {
+])("the API refuses the path %s, and the answer names the field %s", async (path, name) => {
   const { send, admin, operator } = await install();
   const token = path.startsWith("/workspaces") ? operator.token : admin.token;
   const { status, json } = await send(token, "GET", path);
@@ -136,7 +136,7 @@ it.each([
   expect(json).toMatchObject({ fields: [{ in: "path", name }] });
 });
 
-it("filters the calls by owner, server, tool, token, outcome and time, and refuses other filters", async () => {
+it("GET /calls filters by owner, server, tool, token, outcome and time, and refuses other filters", async () => {
   const { send, clientOf, admin, audit, service } = await install();
   const client = clientOf(admin.token);
   const { workspace } = await service.authenticate(admin.token);
@@ -163,7 +163,7 @@ it("filters the calls by owner, server, tool, token, outcome and time, and refus
   }
 });
 
-it("returns a call by its id, and explains a call", async () => {
+it("the API returns a recorded call by its id, and explains a call to a server", async () => {
   const { clientOf, admin, audit, service } = await install();
   const client = clientOf(admin.token);
   const caller = await service.authenticate(admin.token);
@@ -186,7 +186,7 @@ it("returns a call by its id, and explains a call", async () => {
   expect(await client.explainCall("api", call)).toMatchObject({ refusals: ["METHOD_OUT_OF_SCOPE"] });
 });
 
-it("filters the changes by owner, server, action and time, and refuses other filters", async () => {
+it("GET /changes filters by owner, server, action and time, and refuses other filters", async () => {
   const { send, clientOf, admin } = await install();
   const client = clientOf(admin.token);
   await client.createServer({ slug: "github", url: "https://mcp.example.com" });

@@ -9,7 +9,7 @@ import { MemoryAudit } from "./memory-audit.ts";
 /** The path of the admin API. */
 export const apiPath = "/api/v1/admin";
 
-/** A secrets service with a workspace `main`, and what its tests call. */
+/** A secrets service with a workspace `main`, and functions that call its API. */
 export interface Installation {
   readonly service: SecretsAdmin;
   readonly audit: MemoryAudit;
@@ -24,13 +24,13 @@ export interface Installation {
   tokenOf(role: Role, owner: string): Promise<IssuedToken>;
 }
 
-/** What a request has besides its method and path. */
+/** The headers and the body of a request. */
 export interface SendOptions {
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: unknown;
 }
 
-/** An answer whose body was read. */
+/** An answer of the API, with its whole body. */
 export interface Answer {
   readonly status: number;
   readonly headers: Headers;
@@ -81,7 +81,7 @@ export async function install({
   };
 }
 
-/** Returns a call of a tool by the holder of a token. */
+/** Returns a call of a tool, as the gateway records it in the audit. `changed` replaces some of its fields. */
 export function toolCall(workspace: string | undefined, changed: Partial<Call> = {}): Call {
   return {
     callId: "c4ll00000001",
@@ -115,7 +115,7 @@ export function wholeText({ headers, text }: Answer): string {
   return `${[...headers].map(([name, value]) => `${name}: ${value}`).join("\n")}\n\n${text}`;
 }
 
-/** Returns the service with one method replaced, for what the real service does not do by itself. */
+/** Returns the service with one method replaced, so that a test can delay calls or make them fail. */
 export function serviceWith<Name extends keyof SecretsService>(
   service: SecretsAdmin,
   name: Name,

@@ -4,7 +4,7 @@ import { install, serviceWith } from "./installation.ts";
 
 const unknownToken = (index: number) => `kwt_unknown_${index}`;
 
-it("accepts a valid token that it has not seen, however many others from its address were refused", async () => {
+it("the API accepts a new valid token after any number of invalid tokens from the same address", async () => {
   const { send, admin, tokenOf, service } = await install();
   const garbage = Array.from({ length: 30 }, (_, index) => unknownToken(index));
   const keeper = await service.authenticate(admin.token);
@@ -17,7 +17,7 @@ it("accepts a valid token that it has not seen, however many others from its add
   expect((await send((await tokenOf("member", "somebody")).token, "GET", "/whoami")).status).toBe(200);
 });
 
-it("refuses a token with 429, without asking the store, after it was refused 10 times in a minute", async () => {
+it("the API answers a token with 429, without asking the store, after 10 refusals of the token in a minute", async () => {
   const { service, tokenOf, admin } = await install();
   let asked = 0;
   const counting = serviceWith(service, "authenticate", (token, options) => {
@@ -36,7 +36,7 @@ it("refuses a token with 429, without asking the store, after it was refused 10 
   expect(asked).toBe(10);
 });
 
-it("limits how many requests one token sends, and not those of another token", async () => {
+it("the rate limit of one token does not affect another token", async () => {
   const { send, admin, operator } = await install({ limits: { requestsPerSecond: 1, burstRequests: 3 } });
   const statuses: number[] = [];
   for (let count = 0; count < 5; count++) statuses.push((await send(admin.token, "GET", "/whoami")).status);
@@ -46,7 +46,7 @@ it("limits how many requests one token sends, and not those of another token", a
   await expect.poll(async () => (await send(admin.token, "GET", "/whoami")).status).toBe(200);
 });
 
-it("limits how many requests are in progress at once", async () => {
+it("the API answers 503 to requests beyond concurrentRequests", async () => {
   const { send, admin } = await install({ limits: { concurrentRequests: 2 } });
   const statuses = await Promise.all(
     Array.from({ length: 6 }, async () => {
@@ -60,7 +60,7 @@ it("limits how many requests are in progress at once", async () => {
   expect((await send(admin.token, "GET", "/mcp-servers")).status).toBe(200);
 });
 
-it("lifts the limits for load tests, except the one of a body", async () => {
+it('the limits "lifted" switch off each limit except the one on the size of a body', async () => {
   const { send, admin } = await install({ limits: "lifted" });
   for (let index = 0; index < 30; index++) expect((await send(unknownToken(index), "GET", "/whoami")).status).toBe(401);
   const answers = await Promise.all(Array.from({ length: 200 }, () => send(admin.token, "GET", "/whoami")));
@@ -74,7 +74,7 @@ it.each([
   [{ trustProxies: ["10.0.0.0/33"] }, "trustProxies"],
   [{ trustProxies: ["proxy.example.com"] }, "trustProxies"],
   [{ publicUrl: "keyward.example.com" }, "publicUrl"],
-])("refuses the options %j", async (options, name) => {
+])("createAdminApi refuses the options %j", async (options, name) => {
   const { service } = await install();
   expect(() => createAdminApi({ admin: service, ...options })).toThrow(
     expect.objectContaining({ code: "VALUE_INVALID", message: expect.stringContaining(name) }),

@@ -18,7 +18,7 @@ import { SecretsError } from "@keyward/secrets";
 export class MemoryAudit implements AuditLog {
   readonly entries: RecordedChange[] = [];
   readonly recordedCalls: RecordedCall[] = [];
-  /** Set this to true to let the log refuse every entry. */
+  /** While this is true, the log refuses every entry. */
   away = false;
 
   async begin(change: Change): Promise<BegunChange> {

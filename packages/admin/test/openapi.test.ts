@@ -4,7 +4,7 @@ import { routeRights } from "../src/routes/route-rights.ts";
 import { install } from "./installation.ts";
 import { operationsOf } from "./served-document.ts";
 
-it("passes the linter, with an example for each schema", async () => {
+it("the OpenAPI document passes the linter, and has an example for each schema", async () => {
   const { send } = await install();
   const { text, headers } = await send(undefined, "GET", "/openapi.json");
   expect(headers.get("content-type")).toBe("application/json");
@@ -21,13 +21,13 @@ it("passes the linter, with an example for each schema", async () => {
   expect(problems.map(({ ruleId, message, location }) => [ruleId, message, location[0]?.pointer])).toEqual([]);
 });
 
-it("names the right of each route, as the table of rights does", async () => {
+it("the OpenAPI document names for each route the same right as routeRights", async () => {
   const operations = await operationsOf(await install());
   const served = Object.fromEntries(operations.map(({ id, right }) => [id, right]));
   expect(served).toEqual({ ...routeRights, openApiDocument: "none" });
 });
 
-it("lists for each route the errors that every route can have", async () => {
+it("the OpenAPI document lists for each route the errors that all routes have in common", async () => {
   const operations = (await operationsOf(await install())).filter(({ right }) => right !== "none");
   for (const { statuses, hasBody } of operations) {
     expect(statuses).toEqual(expect.arrayContaining([401, 403, 421, 422, 429, 500, 503]));
@@ -35,7 +35,7 @@ it("lists for each route the errors that every route can have", async () => {
   }
 });
 
-it("has no text that looks like a token or a key", async () => {
+it("the OpenAPI document contains no text that looks like a token or a key", async () => {
   const { text } = await (await install()).send(undefined, "GET", "/openapi.json");
   expect(text).not.toMatch(/kwt_[a-z0-9]{4,}|sk-|ghp_|AKIA|[A-Za-z0-9+/]{40}/);
 });

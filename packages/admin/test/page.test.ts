@@ -55,13 +55,13 @@ describe.each(routes)("docs/admin-api.md on $line", ({ line, right, summary, res
   const json = blocksOf(section, "json");
   const [, status = ""] = /The status is (\d{3})/.exec(section) ?? [];
 
-  it("names the route, its right and its roles", () => {
+  it("names the route, the right that it needs, and the roles with this right", () => {
     expect(section.replaceAll("\n", " ")).toContain(
       `\`${line}\` needs the right \`${right}\`. Roles: ${rolesWithRight[right].join(", ")}.`,
     );
   });
 
-  it("has a request whose method, path and body the route accepts", () => {
+  it("shows a request with a method, a path and a body that the route accepts", () => {
     const command = blocksOf(section, "sh").join("").replaceAll("\\\n", "");
     const data = / --data '([^']*)'/.exec(command)?.[1] ?? (command.includes("--data @") ? json[0] : undefined);
     const method = / --request (\w+)/.exec(command)?.[1] ?? (data === undefined ? "GET" : "POST");
@@ -73,7 +73,7 @@ describe.each(routes)("docs/admin-api.md on $line", ({ line, right, summary, res
     if (body !== undefined) expect(body.safeParse(JSON.parse(data ?? "")).error).toBe(undefined);
   });
 
-  it("has an answer as the OpenAPI document describes it", () => {
+  it("shows an answer that matches the OpenAPI document", () => {
     expect([...responses.keys()]).toContain(status);
     const answer = answerSchema.safeParse(responses.get(status)).data?.content["application/json"].schema;
     expect(status === "204").toBe(answer === undefined);
@@ -81,12 +81,12 @@ describe.each(routes)("docs/admin-api.md on $line", ({ line, right, summary, res
     const shown: unknown = JSON.parse((json.at(-1) ?? "").replaceAll("kwt_…", "kwt_shown"));
     const read = answer.safeParse(shown);
     expect(read.error).toBe(undefined);
-    // An unknown field of the page would be missing in what was read.
+    // The schema drops unknown fields, so a field that only the page has would make the two differ.
     expect(read.data).toEqual(shown);
   });
 });
 
-it("docs/admin-api.md has a section for no other route", () => {
+it("docs/admin-api.md has no section for a route that does not exist", () => {
   const named = [...page.matchAll(/^`([A-Z]+ \/[^`]*)` needs the right/gm)].map(([, line]) => line);
   expect(named.sort()).toEqual(routes.map(({ line }) => line).sort());
 });
@@ -96,7 +96,7 @@ it("docs/admin-api.md shows problem details as the service sends them", () => {
   expect(problem.parse(JSON.parse(shown))).toEqual(JSON.parse(shown));
 });
 
-it("docs/admin-api.md lists each code with its status", () => {
+it("docs/admin-api.md lists each error code with its status", () => {
   const rows = [...page.matchAll(/^\| (\d{3}) \| (.*?) \|/gm)];
   const listed = rows.flatMap(([, status, codes = ""]) =>
     [...codes.matchAll(/`([A-Z_]+)`/g)].map(([, code]) => [code, Number(status)] as const),
@@ -104,7 +104,7 @@ it("docs/admin-api.md lists each code with its status", () => {
   expect(Object.fromEntries(listed)).toEqual(statusOfCode);
 });
 
-it("the README has a row for each route with its right and roles", () => {
+it("the README lists each route with its right and its roles", () => {
   const rows = [...readme.matchAll(/^\| `([A-Z]+ \/[^`]*)` \| `([\w.]+)` \| (.*) \|$/gm)].map((row) => row.slice(1));
   const expected = routes.map(({ line, right }) => [line, right, rolesWithRight[right].join(", ")]);
   expect(rows.sort()).toEqual(expected.sort());

@@ -3,7 +3,7 @@ import { install } from "./installation.ts";
 
 const slugs = Array.from({ length: 23 }, (_, index) => `server-${index}`);
 
-it("lists each server once, also while servers are added", async () => {
+it("a list shows each server exactly once, even if other servers are created between its pages", async () => {
   const { clientOf, admin } = await install();
   const client = clientOf(admin.token);
   for (const slug of slugs) await client.createServer({ slug, url: "https://mcp.example.com" });
@@ -20,7 +20,7 @@ it("lists each server once, also while servers are added", async () => {
   expect(seen).toEqual(slugs.toReversed());
 });
 
-it("links each page to the next page, except the last page", async () => {
+it("each page except the last one links to the next page", async () => {
   const { send, clientOf, admin } = await install();
   for (const slug of slugs) await clientOf(admin.token).createServer({ slug, url: "https://mcp.example.com" });
   const seen: string[] = [];
@@ -36,7 +36,7 @@ it("links each page to the next page, except the last page", async () => {
   expect(seen).toEqual(slugs.toReversed());
 });
 
-it("keeps the filter in the link to the next page", async () => {
+it("the link to the next page contains the filter of the request", async () => {
   const { send, tokenOf, admin } = await install();
   for (let count = 0; count < 3; count++) await tokenOf("member", "Ada Example");
   const { headers } = await send(admin.token, "GET", "/tokens?owner=Ada+Example&limit=2");
@@ -45,14 +45,14 @@ it("keeps the filter in the link to the next page", async () => {
   );
 });
 
-it.each(["0", "101", "1.5", "x", "-1", "1e1", "", "9999"])("refuses the limit %j", async (limit) => {
+it.each(["0", "101", "1.5", "x", "-1", "1e1", "", "9999"])("a list refuses the limit %j", async (limit) => {
   const { send, admin } = await install();
   const { status, json } = await send(admin.token, "GET", `/mcp-servers?limit=${limit}`);
   expect(status).toBe(422);
   expect(json).toMatchObject({ code: "FIELD_INVALID", fields: [{ in: "query", name: "limit" }] });
 });
 
-it("refuses a limit that is given twice, an unknown parameter and a cursor of another list", async () => {
+it("a list refuses a repeated limit, an unknown parameter and a cursor of another list", async () => {
   const { send, clientOf, tokenOf, admin } = await install();
   await tokenOf("member", "Ada Example");
   const { next } = await clientOf(admin.token).listTokens({ limit: 1 });

@@ -14,7 +14,7 @@ function requireProblem({ status, headers, json }: Answer) {
   return read;
 }
 
-it("answers an unknown route with 404", async () => {
+it("the API answers an unknown route with 404", async () => {
   const { send } = await install();
   const answer = await send(undefined, "GET", "/no-such-route");
   expect(answer.status).toBe(404);
@@ -22,7 +22,7 @@ it("answers an unknown route with 404", async () => {
 });
 
 it.each(["/.well-known/oauth-protected-resource", "/.well-known/oauth-authorization-server/mcp", "/", "/favicon.ico"])(
-  "answers %s with 404 in JSON, so that no client begins an OAuth discovery",
+  "the API answers %s with 404 in JSON, so that no client begins an OAuth discovery",
   async (path) => {
     const { service } = await install();
     const response = await createAdminApi({ admin: service }).request(path);
@@ -38,7 +38,7 @@ it.each([
   ["GET", "/mcp-servers/github/secrets/A", "DELETE"],
   ["OPTIONS", "/whoami", "GET, HEAD"],
   ["DELETE", "/openapi.json", "GET, HEAD"],
-])("answers %s %s with 405 and the methods of the route", async (method, path, allowed) => {
+])("the API answers %s %s with 405 and the methods of the route", async (method, path, allowed) => {
   const { send, admin } = await install();
   const answer = await send(admin.token, method, path);
   expect(answer.status).toBe(405);
@@ -58,14 +58,14 @@ it.each([
     { "if-match": "nonsense" },
     "header field if-match must be a revision in double quotes",
   ],
-])("says for %s %s %j what the field looks like", async (method, path, headers, rule) => {
+])("the answer to %s %s %j states the rule of the refused field", async (method, path, headers, rule) => {
   const { send, admin } = await install();
   const { detail } = requireProblem(await send(admin.token, method, path, { headers }));
   expect(detail).toContain(rule);
   expect(detail).not.toMatch(/regex|datetime|;/);
 });
 
-it.each(["{", "", "[", "nul", '{"slug":"a",}'])("answers the broken JSON %j with 400", async (body) => {
+it.each(["{", "", "[", "nul", '{"slug":"a",}'])("the API answers the broken JSON %j with 400", async (body) => {
   const { send, admin } = await install();
   const answer = await send(admin.token, "POST", "/mcp-servers", { body });
   expect(answer.status).toBe(400);
@@ -73,7 +73,7 @@ it.each(["{", "", "[", "nul", '{"slug":"a",}'])("answers the broken JSON %j with
 });
 
 it.each(["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml"])(
-  "answers the content type %s with 415",
+  "the API answers the content type %s with 415",
   async (type) => {
     const { send, admin } = await install();
     const answer = await send(admin.token, "POST", "/mcp-servers", { body: "{}", headers: { "content-type": type } });
@@ -82,7 +82,7 @@ it.each(["text/plain", "application/x-www-form-urlencoded", "multipart/form-data
   },
 );
 
-it("answers a body over the limit with 413, with and without a Content-Length", async () => {
+it("the API answers a body over the limit with 413, with and without a Content-Length", async () => {
   const { send, service, admin } = await install();
   const body = JSON.stringify({ name: "A", value: "x".repeat(70_000) });
   const answer = await send(admin.token, "POST", "/mcp-servers/github/secrets", { body });
@@ -97,7 +97,7 @@ it("answers a body over the limit with 413, with and without a Content-Length", 
   expect(chunked.status).toBe(413);
 });
 
-it("answers a request that the domain refuses with the error code of the domain", async () => {
+it("the API answers a request that SecretsAdmin refuses with the error code of SecretsAdmin", async () => {
   const { send, admin } = await install();
   const server = { slug: "github", url: "https://mcp.example.com" };
   await send(admin.token, "POST", "/mcp-servers", { body: server });
@@ -112,7 +112,7 @@ it("answers a request that the domain refuses with the error code of the domain"
   expect([refused.status, requireProblem(refused).code]).toEqual([422, "FIELD_INVALID"]);
 });
 
-it("repeats no text of a request in an error, even if the text has the right form", async () => {
+it("an error contains no text of the request, even if that text has a valid form", async () => {
   const { send, admin, operator } = await install({ limits: "lifted" });
   const pasted = "pasted5f2as3cr3t";
   const secrets = "/mcp-servers/github/secrets";
@@ -151,7 +151,7 @@ it("repeats no text of a request in an error, even if the text has the right for
   expect(wholeText(await send(operator.token, "GET", `/workspaces/${pasted}`))).not.toContain(pasted);
 });
 
-it("answers 503 while the audit log is unavailable, and makes no change", async () => {
+it("the API answers 503 while the audit log is unavailable, and makes no change", async () => {
   const errors: unknown[] = [];
   const { send, admin, audit } = await install({ onError: (error) => errors.push(error) });
   audit.away = true;
@@ -164,7 +164,7 @@ it("answers 503 while the audit log is unavailable, and makes no change", async 
   expect((await send(admin.token, "GET", "/mcp-servers/github")).status).toBe(404);
 });
 
-it("answers 503 on every route while the store is unavailable, and does not name the store", async () => {
+it("the API answers 503 on every route while the store is unavailable, and does not name the store", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "service" });
   const kv = await startKvServer({ store: new MemoryStore(), tenants: [entry], port: 0 });
   onTestFinished(() => kv.close());
@@ -188,7 +188,7 @@ it("answers 503 on every route while the store is unavailable, and does not name
   expect(errors).toHaveLength(4);
 });
 
-it("answers an unexpected error with 500 without details, and reports the error with the id of the request", async () => {
+it("the API answers an unexpected error with 500 without details, and reports the error with the id of the request", async () => {
   const errors: { error: unknown; requestId: string }[] = [];
   const { service, admin } = await install();
   const broken = serviceWith(service, "listServers", () => Promise.reject(new Error("a detail of the inside")));
@@ -202,7 +202,7 @@ it("answers an unexpected error with 500 without details, and reports the error 
   expect(errors[0]?.error).toMatchObject({ message: "a detail of the inside" });
 });
 
-it("answers all requests with the headers that protect a browser", async () => {
+it("the API sets the security headers for browsers in each answer", async () => {
   const { send, admin } = await install();
   for (const [token, method, path] of [
     [admin.token, "GET", "/whoami"],

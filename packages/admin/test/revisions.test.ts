@@ -10,7 +10,7 @@ async function withServer(): Promise<Installation> {
 }
 
 it.each(["/mcp-servers/github", "/mcp-servers/github/secrets", "/mcp-servers/github/secrets/A/injection"])(
-  "gives GET %s the revision as its ETag, and 304 for the same revision",
+  "GET %s answers with the revision as its ETag, and with 304 if If-None-Match has this ETag",
   async (path) => {
     const { send, admin } = await withServer();
     const etag = (await send(admin.token, "GET", path)).headers.get("etag") ?? "";
@@ -25,7 +25,7 @@ it.each(["/mcp-servers/github", "/mcp-servers/github/secrets", "/mcp-servers/git
   },
 );
 
-it("gives a workspace the revision as its ETag", async () => {
+it("GET of a workspace answers with the revision as its ETag", async () => {
   const { send, operator } = await install();
   const { headers } = await send(operator.token, "GET", "/workspaces/main");
   const etag = headers.get("etag") ?? "";
@@ -34,7 +34,7 @@ it("gives a workspace the revision as its ETag", async () => {
   expect(same.status).toBe(304);
 });
 
-it("refuses to delete a workspace of another revision", async () => {
+it("DELETE of a workspace is refused if If-Match names another revision", async () => {
   const { send, operator } = await install();
   const stale = await send(operator.token, "DELETE", "/workspaces/main", { headers: { "if-match": '"999"' } });
   expect(stale.status).toBe(412);
@@ -52,7 +52,7 @@ const changes = [
   ["PUT", "/mcp-servers/github/secrets/A/injection", { kind: "bearer" }],
 ] as const;
 
-it.each(changes)("makes %s %s only at the revision of If-Match", async (method, path, body) => {
+it.each(changes)("%s %s is refused if If-Match names another revision", async (method, path, body) => {
   const { send, admin } = await withServer();
   const ask = (ifMatch: string) => send(admin.token, method, path, { body, headers: { "if-match": ifMatch } });
   const refused = await ask('"0"');
@@ -64,14 +64,11 @@ it.each(changes)("makes %s %s only at the revision of If-Match", async (method, 
   expect(done.status, done.text).toBeLessThan(300);
 });
 
-it.each(changes)(
-  "makes the change %s %s at any revision if the request has If-Match: *",
-  async (method, path, body) => {
-    const { send, admin } = await withServer();
-    const done = await send(admin.token, method, path, { body, headers: { "if-match": "*" } });
-    expect(done.status, done.text).toBeLessThan(300);
-  },
-);
+it.each(changes)("%s %s is accepted at any revision if the request has If-Match: *", async (method, path, body) => {
+  const { send, admin } = await withServer();
+  const done = await send(admin.token, method, path, { body, headers: { "if-match": "*" } });
+  expect(done.status, done.text).toBeLessThan(300);
+});
 
 it.each(["0", '"x"', '"1', 'W/"1"', '"1", "2"', '"-1"', '"1234567890123456"'])(
   "refuses If-Match: %s, which is not an ETag of the service",
@@ -87,7 +84,7 @@ it.each(["0", '"x"', '"1', 'W/"1"', '"1", "2"', '"-1"', '"1234567890123456"'])(
   },
 );
 
-it("gives a change the ETag of the next read", async () => {
+it("the answer to a change has the same ETag as the next read", async () => {
   const { send, admin } = await withServer();
   const changed = await send(admin.token, "PATCH", "/mcp-servers/github", { body: { disabled: true } });
   const read = await send(admin.token, "GET", "/mcp-servers/github");
@@ -101,7 +98,7 @@ it("gives a change the ETag of the next read", async () => {
   expect(set.headers.get("etag")).toBe(list.headers.get("etag"));
 });
 
-it("sets a value only for the origin that the caller expects", async () => {
+it("a value is refused if the server has another origin than expectedOrigin", async () => {
   const { send, clientOf, admin } = await withServer();
   const client = clientOf(admin.token);
   const expectedOrigin = "https://mcp.example.com";

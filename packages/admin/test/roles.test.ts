@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { type Answer, type Installation, install, type SendOptions, toolCall, wholeText } from "./installation.ts";
 import { type Operation, operationsOf } from "./served-document.ts";
 
-// What a member and another workspace must not learn.
+// Texts that a member and the callers of another workspace must not see.
 const hidden = {
   secret: "HIDDEN_NAME",
   slug: "hidden-server",
@@ -113,7 +113,7 @@ function requestOf({ id }: Operation, caller: CallerKind, tokenId: string): { re
   }
 }
 
-/** What a caller with the right gets: what the path names is in the workspace `main` only. */
+/** Returns the answer to a caller with the right: 404 if the path names something of another workspace, else success. */
 function expectedOf({ path }: Operation, caller: CallerKind): "success" | 404 {
   const isElsewhere = caller === "foreign admin" || caller === "operator";
   return isElsewhere && /\{(?:slug|id)\}/.test(path) ? 404 : "success";
@@ -134,7 +134,7 @@ function isRight(text: string): text is Right {
 }
 
 describe.each(callers)("the caller %s", (caller) => {
-  it("gets exactly the statuses that the role allows, on every route", async () => {
+  it("gets from each route the status that its role and its workspace allow", async () => {
     const operations = await operationsOf(await install());
     expect(operations.length).toBeGreaterThan(20);
     for (const operation of operations) {
@@ -165,7 +165,7 @@ it.each(["none", "revoked", "expired", "member", "foreign admin"] as const)(
   },
 );
 
-it("answers a refused token in the same way for every reason", async () => {
+it("the API sends the same answer to each refused token, whatever the reason is", async () => {
   const installation = await install();
   const { send, admin } = installation;
   const altered = `${admin.token.slice(0, -1)}${admin.token.endsWith("a") ? "b" : "a"}`;
@@ -182,7 +182,7 @@ it("answers a refused token in the same way for every reason", async () => {
   expect(bodies.size).toBe(1);
 });
 
-it("refuses a caller without the right before it reads the body", async () => {
+it("the API refuses a caller without the right before it reads the body", async () => {
   const { send, token } = await scene("member");
   expect((await send(token, "POST", "/mcp-servers", { body: "{ not json" })).status).toBe(403);
 });

@@ -17,7 +17,7 @@ const shown = {
 };
 const unknown = { status: "unknown", since: null, lastSeen: null, lastError: null };
 
-it("is that of the gateway in each answer with a server, and asked for by workspace, id and revision", async () => {
+it("each answer with a server contains the state that stateOf() returns for its workspace, id and revision", async () => {
   const asked: StatedServer[] = [];
   const stateOf = (server: StatedServer) => {
     asked.push(server);
@@ -39,7 +39,7 @@ it("is that of the gateway in each answer with a server, and asked for by worksp
   ]);
 });
 
-it("is unknown without a gateway", async () => {
+it("the state of a server is unknown if the service runs without a gateway", async () => {
   const { admin, clientOf } = await install();
   const client = clientOf(admin.token);
   expect(await client.createServer({ slug: "github", url: "https://mcp.example.com" })).toMatchObject({
@@ -47,7 +47,7 @@ it("is unknown without a gateway", async () => {
   });
 });
 
-it("is no part of the revision, so a conditional read may answer 304", async () => {
+it("a new state does not change the revision, so a conditional read still answers 304", async () => {
   let state: SeenState = failed;
   const { admin, clientOf, send } = await install({ stateOf: () => state });
   await clientOf(admin.token).createServer({ slug: "github", url: "https://mcp.example.com" });

@@ -31,7 +31,7 @@ async function write(socket: Socket, text: string): Promise<void> {
   await new Promise((resolve) => socket.write(text, resolve));
 }
 
-/** Returns what the server sends until it closes the connection. */
+/** Returns everything that the server sends before it closes the connection. */
 async function received(socket: Socket): Promise<string> {
   const pieces: Buffer[] = [];
   socket.on("data", (piece) => pieces.push(piece));
@@ -50,7 +50,7 @@ function postHead(token: string, length: number): string {
   return `POST /api/v1/admin/mcp-servers HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${token}\r\nContent-Type: application/json\r\nContent-Length: ${length}\r\n\r\n`;
 }
 
-/** Sends a request on a connection of its own. Returns the status; the code of the error if there was no answer. */
+/** Sends a request on a new connection. Returns the status, or the code of the error if no answer arrived. */
 async function statusOf(url: string, token: string, body?: object): Promise<number | string> {
   return await new Promise((resolve) => {
     const sent = request(url, {
@@ -67,7 +67,7 @@ async function statusOf(url: string, token: string, body?: object): Promise<numb
   });
 }
 
-it("answers to a deletion without a body, and to a body without a length", async () => {
+it("the server accepts a deletion without a body, and a body without a length", async () => {
   const installation = await install();
   const { url } = await start(installation);
   const client = new AdminClient({ url, token: installation.admin.token });
@@ -82,7 +82,7 @@ it("answers to a deletion without a body, and to a body without a length", async
   expect(await exchange(url, chunked)).toMatch(/^HTTP\/1\.1 201 /);
 });
 
-it("serves the API to the client on a port of the loopback interface", async () => {
+it("AdminClient reaches the API on a port of the loopback interface", async () => {
   const installation = await install();
   const { url } = await start(installation);
   expect(new URL(url).hostname).toBe("127.0.0.1");
@@ -91,7 +91,7 @@ it("serves the API to the client on a port of the loopback interface", async () 
   expect((await client.listServers()).items.map(({ slug }) => slug)).toEqual(["github"]);
 });
 
-it("reads a body without a length, and refuses one that is too long", async () => {
+it("the server reads a body without a Content-Length, and refuses the body if it is too long", async () => {
   const installation = await install();
   const { url } = await start(installation);
   const post = async (text: string) => {
@@ -108,7 +108,7 @@ it("reads a body without a length, and refuses one that is too long", async () =
   expect(await post("{")).toBe(400);
 });
 
-it("makes a change without a body, whether or not the request has a Content-Length", async () => {
+it("the server accepts a change without a body, with and without a Content-Length", async () => {
   const installation = await install();
   const { url } = await start(installation);
   const client = new AdminClient({ url, token: installation.admin.token });
@@ -121,14 +121,14 @@ it("makes a change without a body, whether or not the request has a Content-Leng
   }
 });
 
-it("closes the connection of a client that sends its headers too slowly", async () => {
+it("the server closes the connection of a client that sends its headers too slowly", async () => {
   const { url } = await start(await install(), { headersTimeoutMs: 200 });
   const answer = await exchange(url, "GET /api/v1/admin/whoami HTTP/1.1\r\nHost: localhost\r\nX-Slow: ");
   expect(answer).toMatch(/^HTTP\/1\.1 408 /);
   expect(answer).toContain("application/problem+json");
 });
 
-it("closes the connection of a client that sends its body too slowly", async () => {
+it("the server closes the connection of a client that sends its body too slowly", async () => {
   const installation = await install();
   const errors: unknown[] = [];
   const { url } = await start(installation, { requestTimeoutMs: 300, onError: (error) => errors.push(error) });
@@ -137,7 +137,7 @@ it("closes the connection of a client that sends its body too slowly", async () 
   expect(errors).toEqual([]);
 });
 
-it("answers others while slow clients hold connections open", async () => {
+it("the server answers other clients while slow clients hold connections open", async () => {
   const installation = await install();
   const { url } = await start(installation, { limits: { concurrentRequests: 5 } });
   for (let count = 0; count < 50; count++) await write(connectTo(url), "GET / HTTP/1.1\r\nHost: localhost\r\n");
@@ -152,14 +152,14 @@ it.each([
   ["TRACE / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 404],
   ["GET http://evil.example.com/api/v1/admin/whoami HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 401],
   ["GET / HTTP/1.1\r\nHost: evil.example.com\r\nConnection: close\r\n\r\n", 421],
-])("answers %j with %i in problem details", async (text, status) => {
+])("the server answers %j with the status %i and problem details", async (text, status) => {
   const { url } = await start(await install());
   const answer = await exchange(url, text);
   expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
   expect(answer.toLowerCase()).toContain("content-type: application/problem+json");
 });
 
-it("finishes the requests in progress when it closes under load, and begins no other", async () => {
+it("when close() is called under load, the server finishes the requests in progress, and refuses new ones", async () => {
   const installation = await install();
   const { url, close } = await start(installation, { limits: "lifted" });
   const { token } = installation.admin;
@@ -183,7 +183,7 @@ it("finishes the requests in progress when it closes under load, and begins no o
   expect(await statusOf(`${url}/healthz`, token)).toBe("ECONNREFUSED");
 });
 
-it("closes a connection whose request does not end after drainMs", async () => {
+it("close() closes a connection if its request is still in progress after drainMs", async () => {
   const installation = await install();
   const { service, admin } = installation;
   let begun = 0;
@@ -200,7 +200,7 @@ it("closes a connection whose request does not end after drainMs", async () => {
   await closed;
 });
 
-it("answers 503 on /readyz and on the API while it closes", async () => {
+it("while the server closes, /readyz and the API answer 503", async () => {
   const installation = await install();
   const { url, close } = await start(installation);
   // Both requests have begun, so their connections stay open.
@@ -219,7 +219,7 @@ it("answers 503 on /readyz and on the API while it closes", async () => {
   await closed;
 });
 
-it("reports on /readyz which part does not answer, and on /healthz that the process is live", async () => {
+it("if a part of the service fails, /readyz names the part, and /healthz still answers that the process is live", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "service" });
   const kv = await startKvServer({ store: new MemoryStore(), tenants: [entry], port: 0 });
   onTestFinished(() => kv.close());
@@ -252,23 +252,26 @@ it.each([
   [["127.0.0.0/8"], "not an address", "127.0.0.1"],
   [["127.0.0.0/8"], "2001:db8::7", "2001:db8::7"],
   [["10.0.0.0/8"], "203.0.113.9", "127.0.0.1"],
-])("takes the client's address from X-Forwarded-For only behind %j", async (trustProxies, forwarded, address) => {
-  const installation = await install();
-  const { url } = await start(installation, { trustProxies });
-  const { status } = await fetch(`${url}/api/v1/admin/mcp-servers`, {
-    method: "POST",
-    headers: {
-      authorization: `Bearer ${installation.admin.token}`,
-      "content-type": "application/json",
-      "x-forwarded-for": forwarded,
-    },
-    body: JSON.stringify({ slug: "github", url: "https://mcp.example.com" }),
-  });
-  expect(status).toBe(201);
-  expect(installation.audit.entries[0]?.caller.address).toBe(address);
-});
+])(
+  "the server, with trustProxies %j and X-Forwarded-For %j, records the address %s",
+  async (trustProxies, forwarded, address) => {
+    const installation = await install();
+    const { url } = await start(installation, { trustProxies });
+    const { status } = await fetch(`${url}/api/v1/admin/mcp-servers`, {
+      method: "POST",
+      headers: {
+        authorization: `Bearer ${installation.admin.token}`,
+        "content-type": "application/json",
+        "x-forwarded-for": forwarded,
+      },
+      body: JSON.stringify({ slug: "github", url: "https://mcp.example.com" }),
+    });
+    expect(status).toBe(201);
+    expect(installation.audit.entries[0]?.caller.address).toBe(address);
+  },
+);
 
-it("reports a port that another server uses", async () => {
+it("startAdminServer rejects if another server uses the port", async () => {
   const installation = await install();
   const { url } = await start(installation);
   const port = Number(new URL(url).port);

@@ -6,7 +6,7 @@ import { type Installation, install, serviceWith } from "./installation.ts";
 
 interface Started extends Installation {
   readonly url: string;
-  /** Returns how many tokens were accepted. */
+  /** Returns how many times the service has accepted a token. */
   accepted(): number;
 }
 
@@ -26,7 +26,7 @@ async function start(options: Partial<AdminServerOptions> = {}): Promise<Started
 
 const body = JSON.stringify({ owner: "ana", role: "admin" });
 
-/** Begins to create a token, and holds back the body. */
+/** Sends the headers of a request that creates a token, and no body yet. */
 function begin(url: string, token: string): Socket {
   const socket = connect(Number(new URL(url).port), "127.0.0.1");
   socket.on("error", () => {});
@@ -51,7 +51,7 @@ async function whoAmI(url: string, token: string): Promise<number> {
   return (await fetch(`${url}/api/v1/admin/whoami`, { headers: { authorization: `Bearer ${token}` } })).status;
 }
 
-it("makes no change with a token that was revoked while the body was held back", async () => {
+it("a request is refused if its token was revoked before its body arrived", async () => {
   const { url, service, admin, tokenOf, accepted, audit } = await start();
   const stolen = await tokenOf("admin", "eve");
   const socket = begin(url, stolen.token);
@@ -63,7 +63,7 @@ it("makes no change with a token that was revoked while the body was held back",
   expect(audit.entries).toHaveLength(before);
 });
 
-it("answers other requests while one token holds back more bodies than concurrentRequests", async () => {
+it("other requests are answered while more requests than concurrentRequests wait for their bodies", async () => {
   const { url, admin, operator, accepted } = await start({ limits: { concurrentRequests: 3 } });
   const sockets: Socket[] = [];
   for (let count = 1; count <= 6; count++) {
@@ -74,24 +74,27 @@ it("answers other requests while one token holds back more bodies than concurren
   expect(await whoAmI(url, admin.token)).toBe(200);
   const answers = sockets.map(answerOf);
   for (const socket of sockets) socket.write(body);
-  // As many as the service has places for.
+  // As many as concurrentRequests allows.
   expect((await Promise.all(answers)).every((status) => status === "201" || status === "503")).toBe(true);
 });
 
 it.each([
   ["one token", { concurrentRequestsOfToken: 2 }, 200],
   ["one workspace", { concurrentRequestsOfWorkspace: 2 }, 429],
-])("limits the requests in progress of %s", async (_, limits, statusOfColleague) => {
-  const { url, admin, operator, tokenOf, accepted } = await start({ limits });
-  const colleague = await tokenOf("admin", "colleague");
-  const sockets = [begin(url, admin.token), begin(url, admin.token)];
-  await expect.poll(accepted).toBe(2);
-  const refused = begin(url, admin.token);
-  expect(await answerOf(refused)).toBe("429");
-  expect(await whoAmI(url, colleague.token)).toBe(statusOfColleague);
-  expect(await whoAmI(url, operator.token)).toBe(200);
-  const answers = sockets.map(answerOf);
-  for (const socket of sockets) socket.write(body);
-  expect(await Promise.all(answers)).toEqual(["201", "201"]);
-  expect(await whoAmI(url, admin.token)).toBe(200);
-});
+])(
+  "the API refuses requests beyond the limit of requests in progress with %s",
+  async (_, limits, statusOfColleague) => {
+    const { url, admin, operator, tokenOf, accepted } = await start({ limits });
+    const colleague = await tokenOf("admin", "colleague");
+    const sockets = [begin(url, admin.token), begin(url, admin.token)];
+    await expect.poll(accepted).toBe(2);
+    const refused = begin(url, admin.token);
+    expect(await answerOf(refused)).toBe("429");
+    expect(await whoAmI(url, colleague.token)).toBe(statusOfColleague);
+    expect(await whoAmI(url, operator.token)).toBe(200);
+    const answers = sockets.map(answerOf);
+    for (const socket of sockets) socket.write(body);
+    expect(await Promise.all(answers)).toEqual(["201", "201"]);
+    expect(await whoAmI(url, admin.token)).toBe(200);
+  },
+);

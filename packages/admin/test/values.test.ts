@@ -2,11 +2,11 @@ import { inspect } from "node:util";
 import { expect, it } from "vitest";
 import { type Answer, install, wholeText } from "./installation.ts";
 
-// Has characters that JSON, percent-encoding and base64 write differently. Printable, so that it fits every rule.
+// A value with characters that JSON, percent-encoding and base64 encode. It is printable, so that each field accepts it.
 const value = 'S3cret "quoted" /slash\\ +&=%ü~~~???>>>value';
 const pair = `user:${value}`;
 
-/** Returns what a text contains of a value, in the forms in which ordinary encoders write it. */
+/** Returns the forms in which common encoders write a value. */
 function formsOf(text: string): ReadonlyMap<string, string> {
   const bytes = Buffer.from(text);
   const forms = new Map([
@@ -20,7 +20,7 @@ function formsOf(text: string): ReadonlyMap<string, string> {
     ["inspect", inspect(text).slice(1, -1)],
   ]);
   for (let shift = 0; shift < 3; shift++) {
-    // Without the characters at the ends, which depend on what stands beside the value.
+    // Without the first and last characters, which depend on the bytes before and after the value.
     const shifted = Buffer.concat([Buffer.alloc(shift), bytes]);
     const inner = (encoding: "base64" | "base64url") => shifted.toString(encoding).replace(/=+$/, "").slice(4, -2);
     forms.set(`base64 at ${shift}`, inner("base64"));
@@ -37,13 +37,13 @@ function expectNoValue(where: string, text: string): void {
   }
 }
 
-it("finds a value in every form that it searches for", () => {
+it("the search of these tests finds each encoded form of a value", () => {
   for (const [form, needle] of formsOf(value)) {
     expect(() => expectNoValue("a text", `before ${needle} after`), form).toThrow("has the value as");
   }
 });
 
-it("shows no value that was set in any answer, header, audit entry or report of an error", async () => {
+it("no answer, header, audit entry or error report contains a value that was set", async () => {
   const reports: string[] = [];
   const { send, admin, operator, audit, tokenOf } = await install({
     limits: "lifted",
@@ -58,7 +58,7 @@ it("shows no value that was set in any answer, header, audit entry or report of 
   };
   const secrets = "/mcp-servers/github/secrets";
   await ask(admin.token, "POST", "/mcp-servers", { body: { slug: "github", url: "https://mcp.example.com" } });
-  // Set in each way that works.
+  // Set the value in each way that the service accepts.
   for (const [name, injection] of [
     ["A", { kind: "bearer" }],
     ["B", { kind: "header", header: "X-B" }],
@@ -94,7 +94,7 @@ it("shows no value that was set in any answer, header, audit entry or report of 
   expect(await ask(admin.token, "PATCH", "/mcp-servers/github", { body: { url: "https://other.example.com" } })).toBe(
     200,
   );
-  // Send it where it does not belong.
+  // Send the value in fields where it does not belong.
   const text = encodeURIComponent(value);
   for (const body of [
     { name: value, value },
@@ -144,7 +144,7 @@ it("shows no value that was set in any answer, header, audit entry or report of 
   expectNoValue("the reports", reports.join("\n"));
 });
 
-it("shows the text of a token only in the answer that creates it", async () => {
+it("only the answer that creates a token contains its text", async () => {
   const { send, admin, audit, clientOf } = await install();
   const client = clientOf(admin.token);
   const made = await client.createToken({ owner: "somebody", role: "member" });

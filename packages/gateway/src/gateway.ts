@@ -20,9 +20,9 @@ export interface GatewayOptions {
   readonly keys: Keyring | KeyProvider;
   /** Registers this process in the store as a replica, as the option of `EncryptedStore` does. Default: `false`. */
   readonly replica?: boolean | undefined;
-  /** Where calls are recorded. The code that opened the audit closes it. */
+  /** The audit log in which calls are recorded. The code that opened the audit log closes it. */
   readonly audit: AuditLog;
-  /** Resolves if the service can be used, for `/readyz`. */
+  /** Called for `/readyz`. Resolves if the service is ready, and rejects if it is not. */
   readonly ready: () => Promise<void>;
   /** The address to listen on, with plain HTTP. For TLS, put a proxy in front of the gateway. Default: "127.0.0.1". */
   readonly host?: string | undefined;
@@ -33,9 +33,9 @@ export interface GatewayOptions {
    * only to `localhost`, `127.0.0.1` and `[::1]`.
    */
   readonly publicUrl?: string | undefined;
-  /** The addresses or CIDR blocks of the proxies whose `X-Forwarded-For` counts. Default: none. */
+  /** The addresses or CIDR blocks of trusted proxies. Only their header `X-Forwarded-For` is read. Default: none. */
   readonly trustProxies?: readonly string[] | undefined;
-  /** Addresses that are not public, and that servers may have all the same. Default: none. */
+  /** Private addresses that the gateway may call. Default: none, so that servers must have public addresses. */
   readonly allowedAddresses?: readonly AddressException[] | undefined;
   /** Limits on calls. Default: those of {@link CallLimits}. */
   readonly limits?: CallLimits | undefined;
@@ -43,7 +43,7 @@ export interface GatewayOptions {
   readonly maxConnections?: number | undefined;
   /** How long the calls in progress may take after `close()`, in milliseconds. Default: 30,000. */
   readonly drainMs?: number | undefined;
-  /** Called with each problem that an operator should know, and the id of its call. Default: nothing. */
+  /** Called with each problem that an operator should know, and the id of its call. Default: a function that does nothing. */
   readonly onProblem?: RelayOptions["onProblem"] | undefined;
 }
 
@@ -53,11 +53,11 @@ export interface RunningGateway {
   readonly url: string;
   /** The number of calls in progress. */
   readonly openCalls: number;
-  /** Returns how a server was when this process last called it. `unknown` for a server that was changed since. */
+  /** Returns the state of a server, as the calls of this process have shown it. `unknown` if the server was changed since then. */
   stateOf(server: CalledServer): ServerState;
   /**
-   * Ends the gateway: `/readyz` answers 503, new calls are refused, streams of events that were opened with GET end between two
-   * events, and the other calls in progress have `drainMs` to end. Resolves when all connections are closed.
+   * Stops the gateway: `/readyz` answers 503, and new calls are refused. Streams of events that were opened with GET end between
+   * two events. The other calls in progress have `drainMs` to end. Resolves when all connections are closed.
    */
   close(): Promise<void>;
 }
@@ -171,7 +171,7 @@ export async function startGateway(options: GatewayOptions): Promise<RunningGate
 }
 
 function answerHealth(response: ServerResponse, missing: readonly string[]): void {
-  // An operator may ask the wrong one of the two ports of the service.
+  // Names the listener in the answer, because an operator may have the wrong one of the service's two ports.
   const listener = "calls";
   const body =
     missing.length === 0 ? { status: "ready", listener } : { status: "not ready", listener, notReady: missing };
@@ -190,8 +190,12 @@ function brokenRequest(status: number): string {
       ? new GatewayProblem("METHOD_REFUSED", "The gateway does not relay the method CONNECT", {
           hint: "Send the call to the gateway itself, and not through the gateway as a proxy.",
         })
-      : new GatewayProblem("REQUEST_MALFORMED", "The request is not valid HTTP, is too large, or arrived too slowly", {
-          hint: "Send a valid HTTP/1.1 request with a Host header.",
-        });
+      : new GatewayProblem(
+          "REQUEST_MALFORMED",
+          "The request is not valid HTTP, its headers are too large, or it arrived too slowly",
+          {
+            hint: "Send a valid HTTP/1.1 request with a Host header.",
+          },
+        );
   return JSON.stringify({ ...problemDetails(problem, randomUUID()), status });
 }

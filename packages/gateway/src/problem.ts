@@ -31,7 +31,7 @@ export const gatewayProblems = {
   UPGRADE_REFUSED: [400, "Upgrades are not relayed"],
 } as const satisfies Readonly<Record<string, readonly [status: number, title: string]>>;
 
-/** A code of a call that the gateway refuses or ends. */
+/** The code of the reason why the gateway refuses or ends a call. */
 export type GatewayProblemCode = keyof typeof gatewayProblems;
 
 const retryAfterSeconds = 5;
@@ -42,7 +42,7 @@ const retryLater: readonly GatewayProblemCode[] = [
   "SERVICE_UNAVAILABLE",
 ];
 
-/** The headers of every answer that the gateway itself gives. */
+/** The headers of each answer that the gateway itself sends, and does not relay from a server. */
 const ownHeaders = {
   "cache-control": "no-store",
   "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -65,7 +65,7 @@ export class GatewayProblem extends Error {
   readonly code: GatewayProblemCode;
   /** What the caller can do next. */
   readonly hint: string;
-  /** What the operator should know besides, such as the address of a server. Callers must not read this. */
+  /** Further details for the operator, such as the address of a server. Callers must not read this. */
   readonly operatorDetail: string | undefined;
   /** For how many seconds the caller should wait; `undefined` if waiting does not help. */
   readonly waitSeconds: number | undefined;
@@ -114,7 +114,7 @@ export class GatewayProblem extends Error {
   }
 }
 
-/** Where a problem is answered. */
+/** The response to which {@link answerProblem} writes. */
 interface ProblemResponse {
   readonly req: { readonly method?: string | undefined };
   writeHead(status: number, headers: Record<string, string>): unknown;

@@ -2,13 +2,13 @@
 export interface CalledServer {
   /** The id of the workspace. */
   readonly workspace: string;
-  /** The id of the server, which a server that is added again does not have. */
+  /** The id of the server. If a server is deleted and added again, it gets a new id. */
   readonly id: string;
   /** Grows with each change of the server. */
   readonly revision: number;
 }
 
-/** How a server was when this process last called it. Times are in milliseconds since the epoch. */
+/** The state of a server, as the calls of this process have shown it. Times are in milliseconds since the epoch. */
 export interface ServerState {
   /**
    * - `unknown`: this process has not called the server since the last change of the server.
@@ -17,17 +17,17 @@ export interface ServerState {
    * - `failed`: the server could not be reached, did not answer in time, broke off its answer, or does not answer as MCP demands.
    */
   readonly status: "unknown" | "ready" | "refused" | "failed";
-  /** Since when each call has shown this status; `undefined` if it is unknown. */
+  /** When this status began: each call since then has shown it. `undefined` if the status is unknown. */
   readonly since: number | undefined;
-  /** When a call last showed this status; `undefined` if it is unknown. */
+  /** When a call last showed this status. `undefined` if the status is unknown. */
   readonly lastSeen: number | undefined;
-  /** The last error, also of a server that is ready again. The reason names no address, and is never a text of the server. */
+  /** The last error, even if the server has answered since then. The reason contains no address and no text of the server. */
   readonly lastError: { readonly at: number; readonly reason: string } | undefined;
 }
 
 /**
- * What has called a server: a call of a caller, a call that the endpoint for all servers makes, or the endpoint when it has
- * read the lists of the server.
+ * What a call to a server was made for. `call`: a caller called the server. `endpoint`: the endpoint for all servers called it.
+ * `lists`: the endpoint read the lists of the server.
  */
 export type CallSource = "call" | "endpoint" | "lists";
 
@@ -48,12 +48,12 @@ const maxServers = 10_000;
 const listsCountMs = 120_000;
 
 /**
- * How each server was when this process last called it. Keeps the 10,000 servers that were called last. Another process
- * knows nothing of these calls.
+ * Remembers the state of each server, as the calls of this process have shown it. Keeps the 10,000 servers that were called
+ * last. Each process has its own states.
  */
 export class ServerStates {
   readonly #half: number;
-  /** The servers that were called last. When they are half of all, they become the former ones. */
+  /** The servers that were called last. When this map is full, it becomes `#former`, and a new map begins. */
   #recent = new Map<string, Entry>();
   #former = new Map<string, Entry>();
 
@@ -61,7 +61,7 @@ export class ServerStates {
     this.#half = Math.ceil(most / 2);
   }
 
-  /** Notes that a server has answered. Allocates nothing for a server that was ready before. */
+  /** Records that a server has answered. Allocates nothing for a server that was ready before. */
   noteReady(server: CalledServer, source: CallSource): void {
     const nowMs = Date.now();
     const known = this.#entry(server);
@@ -78,7 +78,7 @@ export class ServerStates {
   noteError(server: CalledServer, status: "refused" | "failed", reason: string, source: CallSource): void {
     const nowMs = Date.now();
     const known = this.#entry(server);
-    // A call that began before a change of the server says nothing about the server of now.
+    // A call that began before a change of the server says nothing about the server with its current settings.
     if (known !== undefined && known.revision > server.revision) return;
     const entry = known ?? this.#add(server, status, nowMs);
     // Of a server that could not be reached, the lists cannot be read either.
@@ -87,7 +87,7 @@ export class ServerStates {
     entry.lastError = { at: nowMs, reason };
   }
 
-  /** Returns how a server was when it was last called with the settings of now. */
+  /** Returns the state of a server, as calls with its current settings have shown it. */
   of({ workspace, id, revision }: CalledServer): ServerState {
     const known = this.#recent.get(id) ?? this.#former.get(id);
     if (known === undefined || known.workspace !== workspace) return unknown;

@@ -6,7 +6,7 @@ import { MemoryStore } from "@keyward/store-memory";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { answerJson, bodyOf, startInstallation, startUpstream, testValue } from "./installation.ts";
 
-/** A store whose reads can fail or wait, as those of a store that is away or slow. */
+/** A store whose reads can be made to fail or to wait, like the reads of an unavailable or slow store. */
 class FaultyStore {
   readonly store: WrappableStore;
   before: () => Promise<void> = async () => {};
@@ -160,7 +160,7 @@ describe("a record that cannot be read", () => {
     },
   );
 
-  it("makes the gateway refuse the call before it calls the server, also if the value was deleted", async () => {
+  it("makes the gateway refuse the call before it calls the server, even if the value's record was deleted", async () => {
     const store = new MemoryStore();
     const { call, upstream } = await startCounted(store);
     const view = store.namespaced(serviceNamespace);
@@ -233,7 +233,7 @@ describe("a gateway that is closing", () => {
     await closing;
   });
 
-  it("loses no result that a server sends as events", async () => {
+  it("relays the whole result of a call that a server sends as events", async () => {
     const { held, call, gateway } = await startHeld();
     const answer = await call("/s/api/tool", { method: "POST", body: "a" });
     await expect.poll(() => held.length).toBe(1);
@@ -243,7 +243,7 @@ describe("a gateway that is closing", () => {
     await closing;
   });
 
-  it("ends a stream of events that answers no call, between two events", async () => {
+  it("ends a stream of events that was opened with GET, between two events", async () => {
     const { held, call, gateway } = await startHeld();
     const [idle, within] = await Promise.all([call("/s/api/idle"), call("/s/api/within")]);
     await expect.poll(() => held.length).toBe(2);
@@ -256,7 +256,9 @@ describe("a gateway that is closing", () => {
 });
 
 describe("under load", () => {
-  it("no call fails while values are set, and each call has a value of its time", { timeout: 60_000 }, async () => {
+  it("no call fails while values are set, and each call uses a value that was valid during it", {
+    timeout: 60_000,
+  }, async () => {
     const upstream = await startUpstream((_, response) => answerJson(response, {}));
     const { addServer, call, admin, caller, problems } = await startInstallation([upstream], {
       limits: { callsPerSecond: 100_000, burstCalls: 100_000 },

@@ -129,7 +129,7 @@ describe("the header Authorization", () => {
     ["Bearer TOKEN extra"],
     ["Bearer TOKEN,"],
     ["TOKEN"],
-  ])("is refused if it is %j, without a word about OAuth", async (given: string | undefined) => {
+  ])("is refused if it is %j, and the answer does not mention OAuth", async (given: string | undefined) => {
     const { gateway, token, upstream } = await startMcp();
     const headers: Record<string, string> = given === undefined ? {} : { authorization: given.replace("TOKEN", token) };
     const answer = await fetch(`${gateway.url}/s/tools/mcp`, post(message("tools/list"), headers));
@@ -304,7 +304,7 @@ describe("a message of MCP", () => {
     expect(upstream.requests).toEqual([]);
   });
 
-  it("waits with others for a bounded memory, and a caller who leaves gives the memory back", async () => {
+  it("is refused if too many bodies are in memory, until a caller disconnects and its memory is released", async () => {
     const { gateway, token, call, admin, caller, problems } = await startMcp({
       limits: { maxBodyMemoryBytes: 100_000 },
     });
@@ -325,7 +325,7 @@ describe("a message of MCP", () => {
 });
 
 describe("many calls", () => {
-  it("are refused with 429 if one token makes them, and `initialize` with 503", async () => {
+  it("are refused with 429 if they have one token, except `initialize`, which is refused with 503", async () => {
     const { call, admin, caller, gateway } = await startMcp({ limits: { callsPerSecond: 1, burstCalls: 2 } });
     const statuses = await Promise.all([1, 2, 3, 4].map(() => call("/s/tools/mcp", post(message("tools/list")))));
     expect(statuses.map(({ status }) => status).sort()).toEqual([200, 200, 429, 429]);
@@ -338,7 +338,7 @@ describe("many calls", () => {
     expect((await fetch(`${gateway.url}/s/tools/mcp`, post(message("tools/list"), headers))).status).toBe(200);
   });
 
-  it("are refused when too many of one token are in progress, and a call with another token is answered", async () => {
+  it("are refused if too many with one token are in progress, while a call with another token is answered", async () => {
     const { call, admin, caller, gateway } = await startMcp({ limits: { concurrentCallsOfToken: 2 } });
     const leaving = new AbortController();
     const open = () => call("/s/tools/mcp", { signal: leaving.signal });
@@ -359,7 +359,7 @@ describe("many calls", () => {
     expect(statuses).toEqual([401, 401, 401, 429, 429]);
   });
 
-  it("that provoke answers with values are refused, so that a caller cannot guess a value", async () => {
+  it("whose answers contain values are refused after a while, so that a caller cannot guess a value", async () => {
     const upstream = await startUpstream((_, response) => answerJson(response, { value: testValue }));
     const { addServer, call } = await startInstallation([upstream], { limits: { redactionsPerHour: 3 } });
     await addServer({ slug: "api", url: upstream.origin });

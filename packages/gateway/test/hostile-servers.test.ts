@@ -81,7 +81,7 @@ describe("an answer that breaks off", () => {
     expect(await lastCall(running)).toMatchObject({ reason: "SERVER_UNAVAILABLE" });
   });
 
-  it("ends at the caller too if the server was killed within a stream, and the next call works", async () => {
+  it("ends the caller's stream if the server was killed within the stream, and the next call works", async () => {
     let open: Socket | undefined;
     const running = await startServer((request, response) => {
       if (request.url !== "/events") return void response.end("ok");
@@ -119,7 +119,7 @@ describe("an answer that is not valid HTTP", () => {
     ["headers without an end", `HTTP/1.1 200 OK\r\n${"X-Header: a\r\n".repeat(10_000)}`],
     ["a header that is too large", `HTTP/1.1 200 OK\r\nETag: ${"a".repeat(100_000)}\r\n\r\n`],
     ["a change of protocol", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: a\r\nConnection: Upgrade\r\n\r\nabc"],
-  ])("and has %s is refused", async (_, bytes) => {
+  ])("is refused if it has %s", async (_, bytes) => {
     const { call } = await startRaw(bytes);
     const seen = await seenBy(call("/s/api/"));
     expect([seen.status, codeIn(seen)]).toEqual([502, "SERVER_UNAVAILABLE"]);
@@ -184,7 +184,7 @@ describe("an answer with an odd shape", () => {
     expect(answer).toContain('etag: "\xe4\xff"');
   });
 
-  it("that belongs to a cookie, a challenge or a proxy stays at the gateway", async () => {
+  it("is relayed without headers for cookies, challenges and proxies", async () => {
     const names = ["Set-Cookie", "WWW-Authenticate", "Proxy-Authenticate", "Authentication-Info", "Clear-Site-Data"];
     const others = [
       "Alt-Svc",
@@ -210,7 +210,7 @@ describe("an answer with an odd shape", () => {
     expect(upstream.sockets).toHaveLength(1);
   });
 
-  it("that is a page can do nothing in the origin of the gateway or of the dashboard", async () => {
+  it("that is a web page cannot act in the origin of the gateway or of the dashboard", async () => {
     const { call } = await startServer((_, response) => {
       response.writeHead(200, {
         "content-type": "text/html",
@@ -238,13 +238,13 @@ describe("an answer in which values cannot be found", () => {
     ["two encodings", "Content-Encoding: gzip, gzip"],
     ["two headers of encodings", "Content-Encoding: identity\r\nContent-Encoding: gzip"],
     ["a part of the body", "Content-Range: bytes 0-8/100", "206 Partial Content"],
-  ])("because it has %s is refused", async (_, line, status = "200 OK") => {
+  ])("is refused if it has %s", async (_, line, status = "200 OK") => {
     const { call } = await startRaw(`HTTP/1.1 ${status}\r\n${line}\r\nContent-Length: 9\r\n\r\nforbidden`);
     const seen = await seenBy(call("/s/api/"));
     expect([seen.status, codeIn(seen)]).toEqual([502, "ANSWER_REFUSED"]);
   });
 
-  it("because it has a transfer coding besides chunks is refused", async () => {
+  it("is refused if it has a transfer coding other than chunked", async () => {
     const body = gzipSync(testValue);
     const head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n";
     const chunk = Buffer.concat([Buffer.from(`${body.length.toString(16)}\r\n`), body, Buffer.from("\r\n0\r\n\r\n")]);
@@ -253,7 +253,7 @@ describe("an answer in which values cannot be found", () => {
     expect([seen.status, codeIn(seen)]).toEqual([502, "ANSWER_REFUSED"]);
   });
 
-  it("because the id of its session has a value is refused", async () => {
+  it("is refused if the id of its session contains a value", async () => {
     const upstream = await startUpstream((_, response) => {
       response.writeHead(200, { "mcp-session-id": `session-${testValue}`, "content-type": "application/json" });
       response.end("{}");
@@ -281,7 +281,7 @@ describe("a server that does not stop", () => {
     await expect.poll(() => running.upstream.sockets.every(({ destroyed }) => destroyed)).toBe(true);
   });
 
-  it("is given up within a large body, and the caller sees that the body is cut off", async () => {
+  it("is disconnected in the middle of a large body, and the caller sees that the body is cut off", async () => {
     const begin = `HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n${"abcdefghi\n".repeat(20_000)}`;
     const running = await startRaw(begin, { silenceMs: 300 }, false);
     expect(await seenBy(running.call("/s/api/"))).toMatchObject({ status: 200, isWhole: false });

@@ -23,7 +23,7 @@ async function startWith(
   return installation;
 }
 
-it("is ready after an answer, whatever its status is", async () => {
+it("a server is ready after it has answered with any status but 401", async () => {
   const installation = await startWith(await startUpstream((_, response) => void response.writeHead(503).end("no")));
   expect(await installation.stateOf("api")).toMatchObject({ status: "unknown", lastSeen: undefined });
   const beforeMs = Date.now();
@@ -33,7 +33,7 @@ it("is ready after an answer, whatever its status is", async () => {
   expect(state.since).toBeGreaterThanOrEqual(beforeMs);
 });
 
-it("is refused if the server answers 401, and unknown when the secret was set again", async () => {
+it("the state is refused if the server answers 401, and unknown after the secret was set again", async () => {
   let expected = "another value";
   const upstream = await startUpstream((request, response) => {
     if (request.headers.authorization === `Bearer ${expected}`) answerJson(response, {});
@@ -55,7 +55,7 @@ it("is refused if the server answers 401, and unknown when the secret was set ag
   expect(await installation.stateOf("api")).toMatchObject({ status: "ready", lastError });
 });
 
-it("is failed while the server is dead, and ready again with the last error when it is back", async () => {
+it("the state is failed while the server is dead, and ready with the last error after the server has restarted", async () => {
   const upstream = await startMortalUpstream(ok);
   const installation = await startWith(upstream);
   await upstream.end();
@@ -70,7 +70,7 @@ it("is failed while the server is dead, and ready again with the last error when
   expect(await installation.stateOf("api")).toMatchObject({ status: "ready", lastError: { reason } });
 });
 
-it("is failed if the server breaks off its answer", async () => {
+it("the state is failed if the server breaks off its answer", async () => {
   const upstream = await startRawUpstream((socket) => {
     socket.write("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf");
     socket.destroySoon();
@@ -81,7 +81,7 @@ it("is failed if the server breaks off its answer", async () => {
   expect(await installation.stateOf("api")).toMatchObject({ status: "failed", lastError: { reason } });
 });
 
-it("is failed if the address is refused, and the reason names no address", async () => {
+it("the state is failed if the server's address is refused, and the reason contains no address", async () => {
   const upstream = await startUpstream(ok);
   const installation = await startInstallation([]);
   await installation.addServer({ slug: "api", url: upstream.origin });
@@ -92,7 +92,7 @@ it("is failed if the address is refused, and the reason names no address", async
   expect(lastError?.reason).not.toContain("127.0.0.1");
 });
 
-it("is failed if the server hangs, also when it has read the whole body of the caller", async () => {
+it("the state is failed if the server hangs, even after it has read the caller's whole body", async () => {
   const upstream = await startUpstream((request) => void bodyOf(request));
   const installation = await startWith(upstream, { limits: { silenceMs: 300 } });
   expect((await installation.call("/s/api/", { method: "POST", body: "a body" })).status).toBe(504);
@@ -100,7 +100,7 @@ it("is failed if the server hangs, also when it has read the whole body of the c
   expect(await installation.stateOf("api")).toMatchObject({ status: "failed", lastError: { reason } });
 });
 
-it("stays unknown if a caller stops in the middle of its body, leaves, or is refused", async () => {
+it("the state stays unknown if a caller stops in the middle of its body, disconnects, or is refused", async () => {
   const upstream = await startUpstream((request) => void bodyOf(request).catch(() => {}));
   const installation = await startWith(upstream, { limits: { silenceMs: 300 } });
   const { gateway, token, call } = installation;
@@ -121,7 +121,7 @@ it("stays unknown if a caller stops in the middle of its body, leaves, or is ref
   expect(await installation.stateOf("api")).toMatchObject({ status: "unknown" });
 });
 
-it("is ready while a stream of events is open", async () => {
+it("the state is ready while a stream of events is open", async () => {
   const upstream = await startUpstream((_, response) => {
     response.writeHead(200, { "content-type": "text/event-stream" }).write(": nothing\n\n");
   });
@@ -133,7 +133,7 @@ it("is ready while a stream of events is open", async () => {
   leaving.abort();
 });
 
-it("is unknown for a server that was removed and added again", async () => {
+it("the state is unknown for a server that was deleted and added again", async () => {
   const upstream = await startUpstream(ok);
   const installation = await startWith(upstream);
   await (await installation.call("/s/api/")).text();

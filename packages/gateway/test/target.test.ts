@@ -39,7 +39,7 @@ describe("the path of a call", () => {
     "/s/api/ä",
     "/s/api/a?b#c",
     "/s/api/a?b\\u0000",
-  ])("is refused if a server could read %s in another way", (target) => {
+  ])("is refused if a server could read it differently: %s", (target) => {
     expect(codeOf(target.replace("\\u0000", "\u0000"))).toBe("PATH_REFUSED");
   });
 
@@ -63,7 +63,7 @@ describe("the path of a call", () => {
     expect(codeOf(target)).toBe("ROUTE_NOT_FOUND");
   });
 
-  it("stays below the path of the server's URL, and as the caller has written it", () => {
+  it("is appended unchanged to the path of the server's URL", () => {
     const segment = fc
       .stringMatching(/^(?:[\w~!$&'()*+,;=:@-]|%4[1-9A-F]){1,8}$/)
       .filter((text) => !text.startsWith("."));
@@ -79,11 +79,11 @@ describe("the path of a call", () => {
     );
   });
 
-  it("is the endpoint alone for an MCP server", () => {
+  it("can only be /mcp for an MCP server", () => {
     expect(pathAt(new URL("https://example.com/mcp"), "mcp", readTarget("/s/github/mcp"))).toBe("/mcp");
     expect(pathAt(new URL("https://example.com"), "mcp", readTarget("/s/github/mcp"))).toBe("/");
     expect(() => pathAt(new URL("https://example.com/mcp"), "mcp", readTarget("/s/github/mcp/other"))).toThrow(
-      /no other path/,
+      /can only be \/mcp/,
     );
   });
 });

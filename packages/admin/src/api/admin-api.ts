@@ -28,15 +28,15 @@ export interface AdminApiOptions {
    * only to `localhost`, `127.0.0.1` and `[::1]`.
    */
   readonly publicUrl?: string | undefined;
-  /** The addresses or CIDR blocks of the proxies whose `X-Forwarded-For` counts. Default: none. */
+  /** The addresses or CIDR blocks of trusted proxies. Only their header `X-Forwarded-For` is read. Default: none. */
   readonly trustProxies?: readonly string[] | undefined;
-  /** The URL at which callers reach the gateway, for the answers that have a new token and for `GET /whoami`. Default: none. */
+  /** The URL at which callers reach the gateway. Answers with a new token, and of `GET /whoami`, contain it. Default: none. */
   readonly callUrl?: string | undefined;
-  /** Returns how the gateway of this process has seen a server. Default: the state of each server is unknown. */
+  /** Returns the state of a server, as the gateway of this process last saw it. Default: `unknown` for each server. */
   readonly stateOf?: StateOfServer | undefined;
-  /** Limits on requests. "lifted", for load tests, leaves only the limit of a body. */
+  /** Limits on requests. "lifted", for load tests, switches off all limits except the one on the size of a body. */
   readonly limits?: ApiLimits | "lifted" | undefined;
-  /** Called with each error that is answered with a status from 500, and the id of its request. Default: none. */
+  /** Called with each error that the API answers with a status of 500 or more, and the id of the request. Default: none. */
   readonly onError?: ((error: unknown, request: { readonly requestId: string }) => void) | undefined;
 }
 

@@ -28,7 +28,7 @@ export class Admission {
     this.#tokens = new Places(limits.concurrentRequestsOfToken, () => tooManyAtOnce("token"));
   }
 
-  /** Returns the middleware of a route that needs a right. */
+  /** Returns middleware that handles a request only if the role of its token has the right `right`. */
   requires(
     right: Right,
     {

@@ -1,12 +1,12 @@
 import type { MiddlewareHandler } from "hono";
 import type { ApiContext, ApiEnvironment } from "./api-environment.ts";
 
-/** Sets the ETag of an answer: the revision, in quotes. */
+/** Sets the header `ETag` of an answer to the revision, in quotes. */
 export function setRevision(context: ApiContext, revision: number): void {
   context.header("etag", `"${revision}"`);
 }
 
-/** Sets the header `Link` of a page to the next page. */
+/** Sets the header `Link` of an answer to the URL of the next page. Does nothing on the last page. */
 export function setNextPage(context: ApiContext, next: string | undefined): void {
   if (next === undefined) return;
   const parameters = new URL(context.req.url).searchParams;
@@ -14,12 +14,12 @@ export function setNextPage(context: ApiContext, next: string | undefined): void
   context.header("link", `<${context.req.path}?${parameters}>; rel="next"`);
 }
 
-/** Returns the condition of a change that the header If-Match names. `*` means any revision. */
+/** Returns the revision that the header If-Match demands. Returns no condition if the header is absent or `*`. */
 export function conditionOf(ifMatch: string | undefined): { readonly ifRevision?: number } {
   return ifMatch === undefined || ifMatch === "*" ? {} : { ifRevision: Number(ifMatch.slice(1, -1)) };
 }
 
-/** Answers a read with 304 if its ETag is one of If-None-Match. */
+/** Replaces the answer to a read with 304 if the header If-None-Match of the request contains the answer's ETag. */
 export const conditionalReads: MiddlewareHandler<ApiEnvironment> = async (context, next) => {
   await next();
   const etag = context.res.headers.get("etag");

@@ -6,7 +6,7 @@ export interface ApiLimits {
   readonly requestsPerSecond?: number | undefined;
   /** How many requests one token may send at once after a pause. Default: 100. */
   readonly burstRequests?: number | undefined;
-  /** How often a minute one token may be refused until it is not checked for some seconds. Default: 10. */
+  /** How many times a minute one token may be refused. After that, the service answers 429 for some seconds. Default: 10. */
   readonly refusalsPerMinute?: number | undefined;
   /** How many requests the service may work on at once. A request whose body has not arrived does not count. Default: 100. */
   readonly concurrentRequests?: number | undefined;
@@ -18,7 +18,7 @@ export interface ApiLimits {
   readonly maxBodyBytes?: number | undefined;
 }
 
-/** Limits with a value for each. */
+/** The limits, with the default for each limit that was not set. */
 export type CheckedLimits = { readonly [Name in keyof Required<ApiLimits>]: number };
 
 const defaultLimits: CheckedLimits = {
@@ -42,7 +42,7 @@ const names = {
 } as const;
 
 /**
- * Checks the limits and adds the defaults. "lifted", for load tests, leaves only the limit of a body.
+ * Checks the limits and adds the defaults. "lifted", for load tests, keeps only the limit on the size of a body.
  *
  * @throws KeywardError `VALUE_INVALID` for an unknown limit or one that is not a positive integer.
  */

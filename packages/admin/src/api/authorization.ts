@@ -23,9 +23,9 @@ export class Authorization {
   }
 
   /**
-   * Returns the caller to whom the token of a request belongs now.
+   * Checks the token of a request in the store, and returns the caller to whom the token belongs.
    *
-   * @throws SecretsError `TOKEN_REFUSED`; ProblemError for a token that may not be checked now.
+   * @throws SecretsError `TOKEN_REFUSED`; ProblemError `RATE_LIMITED` for a token that was refused too often.
    */
   async caller(header: string | undefined, address: string | undefined): Promise<Caller> {
     const token = bearerToken(header);
@@ -40,7 +40,7 @@ export class Authorization {
     }
   }
 
-  /** Counts a request. @throws ProblemError `RATE_LIMITED` if the token has sent too many. */
+  /** Counts a request of a token. @throws ProblemError `RATE_LIMITED` if the token has sent too many requests. */
   takeFromRate({ tokenId }: Caller): void {
     const waitSeconds = this.#rates.waitSeconds(tokenId);
     if (waitSeconds !== undefined) throw rateLimited(waitSeconds, "This token sent too many requests");

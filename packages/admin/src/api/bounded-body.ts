@@ -3,7 +3,7 @@ import { bodyTooLarge } from "./error-problems.ts";
 import { apiProblem } from "./problem-error.ts";
 
 /**
- * Reads the body of a request, so that its handler waits for nothing. Refuses a body of more than `maxBytes`. The
+ * Reads the whole body of a request before its handler runs. Refuses a body of more than `maxBytes`. The
  * middleware `bodyLimit` of Hono cannot be used: it clones the request, and under `@hono/node-server` a request can be cloned
  * only if that package replaces the global `Request` and `Response`.
  */

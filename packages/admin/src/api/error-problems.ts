@@ -24,18 +24,18 @@ const statuses: Readonly<Record<SecretsErrorCode, readonly [status: number, titl
   RULE_CONFLICT: [409, "Conflict"],
   LAST_ADMIN: [409, "Conflict"],
   LIMIT_REACHED: [409, "Limit reached"],
-  RECORD_ROLLED_BACK: [500, "A record was put back"],
+  RECORD_ROLLED_BACK: [500, "A record was replaced by an older version"],
   RECORD_INVALID: [500, "A record is not valid"],
   RECORD_MISSING: [500, "A record is missing"],
   CLOCK_JUMPED: [503, "The clock is ahead"],
   NOT_INITIALIZED: [503, "Not initialized"],
   ALREADY_INITIALIZED: [409, "Conflict"],
-  AUDIT_UNAVAILABLE: [503, "The audit log is away"],
+  AUDIT_UNAVAILABLE: [503, "The audit log is unavailable"],
   AUDIT_INVALID: [500, "The audit log is not valid"],
   SERVICE_BUSY: [503, "Busy"],
 };
 
-/** The codes of the store and the keys after which a later attempt may succeed. */
+/** The codes of the store and of the key provider after which a later attempt may succeed. */
 const temporary: ReadonlySet<KeywardErrorCode> = new Set([
   "STORE_UNAVAILABLE",
   "PROVIDER_UNAVAILABLE",
@@ -50,7 +50,7 @@ export const statusOfCode: Readonly<Record<string, number>> = {
   ...statusOfApiCode,
 };
 
-/** Returns the error for a request without a valid token: the same for every reason. */
+/** Returns the error for a request without a valid token. It is the same for an unknown, an expired and a revoked token. */
 export function tokenRefused(): ProblemError {
   return new ProblemError(
     {
@@ -65,7 +65,7 @@ export function tokenRefused(): ProblemError {
   );
 }
 
-/** Returns the error for a request for another host name, or from a page of another origin. */
+/** Returns the error for a request with a host name that is not the service's, or from a web page of another origin. */
 export function nameRefused(refused: RefusedName): ProblemError {
   if (refused === "host") {
     return apiProblem("HOST_REFUSED", {
@@ -81,7 +81,7 @@ export function nameRefused(refused: RefusedName): ProblemError {
   });
 }
 
-/** Returns the error for a role without the right of a route. */
+/** Returns the error for a caller whose role does not have the right that a route needs. */
 export function notAllowed(): ProblemError {
   return new ProblemError({
     type: "docs/errors.md#not_allowed",
@@ -93,7 +93,7 @@ export function notAllowed(): ProblemError {
   });
 }
 
-/** Returns the problem details for whatever a route threw. */
+/** Converts anything that a route threw into an error with problem details. */
 export function problemOf(thrown: unknown): ProblemError {
   if (thrown instanceof ProblemError) return thrown;
   if (thrown instanceof SecretsError) return ofSecretsError(thrown);
@@ -102,12 +102,12 @@ export function problemOf(thrown: unknown): ProblemError {
   return internalError();
 }
 
-/** Returns the error for what nobody expected. The details are for the log, not for the caller. */
+/** Returns the error for a fault of the service itself. It contains no details: only the log has them. */
 export function internalError(): ProblemError {
   return apiProblem("INTERNAL_ERROR", {
     title: "Internal error",
-    detail: "The service failed in a way that it does not expect",
-    hint: "Search the log of the service for the id of this request. A change may have been made or not: read the state.",
+    detail: "The service failed because of an unexpected error",
+    hint: "Search the log of the service for the id of this request. If the request was a change, read whether it was made.",
   });
 }
 
@@ -119,7 +119,7 @@ function ofSecretsError(error: SecretsError): ProblemError {
   return new ProblemError({ type: link, title, status, detail: message, code, hint }, headers);
 }
 
-/** The message of a store's error can name hosts and paths, so the caller gets the code only. */
+/** The message of a store's error can name hosts and paths, so the answer contains only the code of the error. */
 function serviceAway({ code, link }: KeywardError): ProblemError {
   return new ProblemError(
     {
@@ -164,7 +164,7 @@ export function bodyTooLarge(): ProblemError {
   });
 }
 
-/** Returns the error for a caller who may send the request after some seconds. */
+/** Returns the error for a caller who must wait `waitSeconds` before the next request. */
 export function rateLimited(waitSeconds: number, detail: string): ProblemError {
   return apiProblem(
     "RATE_LIMITED",
@@ -173,12 +173,12 @@ export function rateLimited(waitSeconds: number, detail: string): ProblemError {
   );
 }
 
-/** Returns the error for a token or a workspace that has as many requests in progress as it may. */
+/** Returns the error for a token or a workspace that already has the largest allowed number of requests in progress. */
 export function tooManyAtOnce(whose: "token" | "workspace"): ProblemError {
   return rateLimited(1, `This ${whose} already has as many requests in progress as it may`);
 }
 
-/** Returns the error for a request that the service has no place for. */
+/** Returns the error for a request that would exceed the limit of requests in progress in the whole service. */
 export function serviceBusy(): ProblemError {
   return new ProblemError(
     {

@@ -26,7 +26,7 @@ export function refusedFields(place: RefusedField["in"], issues: readonly Issue[
   });
 }
 
-/** Describes a rule in words. An issue's own message is used only where it cannot quote what was sent. */
+/** Describes a rule in words. Uses the message of an issue only if the message cannot quote what the caller sent. */
 function ruleOf(issue: Issue): string {
   switch (issue.code) {
     case "invalid_type":

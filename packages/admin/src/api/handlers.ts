@@ -40,7 +40,7 @@ function callerOf(context: Pick<ApiContext, "get">): Caller {
   return caller;
 }
 
-/** Returns a function that returns a server of the caller's workspace as the API answers it. */
+/** Returns a function that converts a server of the caller's workspace, and its state, into an answer of the API. */
 function shown(context: Pick<ApiContext, "get">, stateOf: StateOfServer): (info: ServerInfo) => Server {
   const { workspace = "" } = callerOf(context);
   return (info) => toServer(info, stateOf({ workspace, id: info.id, revision: info.revision }));
@@ -205,7 +205,7 @@ export function handleCalls(api: Api, admin: SecretsService): void {
   });
 }
 
-/** Registers the handlers that only read. */
+/** Registers the handlers of {@link readingRoutes}: who the caller is, the changes, and the state of the keys. */
 export function handleReads(api: Api, admin: SecretsService, callUrl: string | undefined): void {
   api.openapi(readingRoutes.whoAmI, (context) => context.json(toWhoAmI(admin.whoAmI(callerOf(context)), callUrl), 200));
   api.openapi(readingRoutes.listChanges, async (context) => {

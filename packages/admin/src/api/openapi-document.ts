@@ -6,7 +6,7 @@ import type { ApiEnvironment } from "./api-environment.ts";
 
 type Api = OpenAPIHono<ApiEnvironment>;
 
-/** The route of the document itself, the only one that needs no token. */
+/** The route of the OpenAPI document. It is the only route that needs no token. */
 export const documentRoute = createRoute({
   method: "get",
   path: "/openapi.json",
@@ -22,7 +22,7 @@ export const documentRoute = createRoute({
     },
     403: { description: "The request comes from a page of another origin.", content: problemContent },
     421: { description: "The host name of the request is not one of the service.", content: problemContent },
-    503: { description: "The service is busy or ending.", content: problemContent },
+    503: { description: "The service is busy or shutting down.", content: problemContent },
   },
 });
 
@@ -50,10 +50,13 @@ export function openApiText(api: Api): string {
       { name: "Workspaces", description: "For operators." },
       { name: "Servers", description: "The servers of your workspace, for admins." },
       { name: "Secrets", description: "The secrets of a server, for admins. No route returns a value." },
-      { name: "Tokens", description: "For admins: the tokens of their workspace. For operators: those of operators." },
+      {
+        name: "Tokens",
+        description: "For admins: the tokens of their workspace. For operators: the operators' tokens.",
+      },
       { name: "Changes", description: "Who changed what, for auditors, admins and operators." },
       { name: "Calls", description: "Who called what, for auditors and admins, and what a call would do, for admins." },
-      { name: "Keys", description: "The state of the encryption keys, for operators. Never a key." },
+      { name: "Keys", description: "The state of the encryption keys, for operators. No route returns key material." },
     ],
   });
   // The generator writes the flag of a regular expression into the pattern.

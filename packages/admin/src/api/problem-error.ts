@@ -1,6 +1,6 @@
 import type { Problem } from "../schemas/problem-schemas.ts";
 
-/** The usual status of each code that only the admin API has. `docs/admin-api.md` describes each code. */
+/** The usual HTTP status of each code that only the admin API uses. `docs/admin-api.md` describes each code. */
 export const statusOfApiCode = {
   BODY_MALFORMED: 400,
   BODY_TOO_LARGE: 413,
@@ -15,17 +15,17 @@ export const statusOfApiCode = {
   SERVICE_CLOSING: 503,
 } as const;
 
-/** A code that only the admin API has. */
+/** A code of an error that only the admin API uses. */
 export type ApiProblemCode = keyof typeof statusOfApiCode;
 
-/** What a problem has besides its request id. */
+/** The members of problem details, except `instance`, which is the id of the request. */
 export type ProblemFields = Omit<Problem, "instance">;
 
-/** An error that is answered with problem details. Its texts never contain what the caller sent. */
+/** An error that the API answers with problem details. Its texts never contain anything that the caller sent. */
 export class ProblemError extends Error {
   override readonly name = "ProblemError";
   readonly problem: ProblemFields;
-  /** Headers of the answer, in addition to those of every answer. */
+  /** Headers of this answer, in addition to the headers of every answer. */
   readonly headers: Readonly<Record<string, string>>;
 
   constructor(problem: ProblemFields, headers: Readonly<Record<string, string>> = {}) {
@@ -35,7 +35,7 @@ export class ProblemError extends Error {
   }
 }
 
-/** Returns an error that the admin API itself found. */
+/** Returns an error with a code that only the admin API uses, and with the usual status of the code. */
 export function apiProblem(
   code: ApiProblemCode,
   {

@@ -1,6 +1,6 @@
 import type { ProblemError } from "./problem-error.ts";
 
-/** The headers of every answer. */
+/** The headers that the admin API sets in every answer. */
 export const answerHeaders = {
   "cache-control": "no-store",
   "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",

@@ -18,15 +18,15 @@ const knownPaths: readonly KnownPath[] = (() => {
   }));
 })();
 
-/** Returns the error for a request that no route answers: 405 if the path has other methods, else 404. */
+/** Returns the error for a request without a route: 405 if the path has a route with another method, else 404. */
 export function unknownRoute(path: string): ProblemError {
   const known = knownPaths.find(({ pattern }) => pattern.test(path));
   if (known === undefined) {
     return apiProblem("ROUTE_NOT_FOUND", {
       title: "No such route",
-      detail: "The service has no route with this path",
+      detail: "The admin API has no route with this path",
       hint: path.startsWith("/s/")
-        ? "This is the admin API. Send calls of servers to the gateway, which has another URL: `keyward gateway start` prints both."
+        ? "This is the admin API. Send calls to servers to the URL of the gateway. `keyward gateway start` prints both URLs."
         : `Correct the path. ${apiPath}/openapi.json describes the routes.`,
     });
   }
@@ -35,7 +35,7 @@ export function unknownRoute(path: string): ProblemError {
     "METHOD_NOT_ALLOWED",
     {
       title: "Method not allowed",
-      detail: `The route has the methods ${allowed.join(", ")} only`,
+      detail: `This path accepts only the methods ${allowed.join(", ")}`,
       hint: `Use one of these methods. ${apiPath}/openapi.json describes the routes.`,
     },
     { allow: allowed.join(", ") },

@@ -28,8 +28,8 @@ import type { IssuedToken, newToken, Token } from "../schemas/token-schemas.ts";
 import type { Workspace } from "../schemas/workspace-schemas.ts";
 import type { SeenState } from "./server-states.ts";
 
-// From the domain's models to the API's answers, and from bodies to the domain's arguments. Each field is named, so that
-// a new field of the domain reaches no answer by accident.
+// Converts the models of @keyward/secrets into answers of the API, and bodies of requests into arguments. Each field is
+// listed, so that a new field of a model cannot get into an answer by accident.
 
 export function toWhoAmI(info: CallerInfo, callUrl: string | undefined): WhoAmI {
   const { tokenId, owner, role, workspace, expires } = info;
@@ -211,7 +211,7 @@ export function fromNewToken({ expires, ...token }: z.output<typeof newToken>): 
   return { ...token, expires: optionalMilliseconds(expires) };
 }
 
-/** Returns a time that a caller sent in milliseconds since the epoch. */
+/** Converts a time that a caller sent in RFC 3339 to milliseconds since the epoch. */
 export function optionalMilliseconds(text: string | undefined): number | undefined {
   return text === undefined ? undefined : millisecondsOf(text);
 }

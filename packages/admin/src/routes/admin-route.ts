@@ -3,7 +3,7 @@ import { z } from "zod";
 import { problem } from "../schemas/problem-schemas.ts";
 import { type OperationId, routeRights } from "./route-rights.ts";
 
-/** The path below which all routes of the admin API are. */
+/** The path with which the path of each route of the admin API begins. */
 export const apiPath = "/api/v1/admin";
 
 /** The content of every error. */
@@ -24,7 +24,7 @@ const everyError = {
     headers: z.object({ "Retry-After": z.string().meta({ examples: ["1"] }) }),
     content: problemContent,
   },
-  500: { description: "The service failed. Its log names the request.", content: problemContent },
+  500: { description: "The service failed. Its log contains the id of the request.", content: problemContent },
   503: {
     description: "The store, the keys or the audit log cannot be reached, or the service is busy.",
     headers: z.object({ "Retry-After": z.string().meta({ examples: ["5"] }) }),
@@ -40,11 +40,11 @@ const bodyErrors = {
 
 /** The errors that only some routes can answer with. */
 export const routeErrors = {
-  notFound: { 404: { description: "What the path names does not exist.", content: problemContent } },
-  conflict: { 409: { description: "The change conflicts with what exists.", content: problemContent } },
+  notFound: { 404: { description: "The path names something that does not exist.", content: problemContent } },
+  conflict: { 409: { description: "The change conflicts with the current state.", content: problemContent } },
   changed: {
     412: {
-      description: "The revision is not the one of If-Match, or the server has another origin than expected.",
+      description: "The revision differs from If-Match, or the server has another origin than expected.",
       content: problemContent,
     },
   },
@@ -57,7 +57,8 @@ export const ifMatchHeader = z.object({
     .regex(/^(?:\*|"[0-9]{1,15}")$/, 'a revision in double quotes, such as "3"')
     .optional()
     .meta({
-      description: "The ETag that was read: the change is refused with 412 if the revision is another one now.",
+      description:
+        "The ETag of an earlier read. The change is refused with 412 if the revision has changed since then.",
       examples: ['"3"'],
     }),
 });
@@ -69,7 +70,7 @@ export const ifNoneMatchHeader = z.object({
     .max(512)
     .optional()
     .meta({
-      description: "The ETag that was read: the answer is 304 without a body if the revision is still the same.",
+      description: "The ETag of an earlier read. The answer is 304 without a body if the revision is still the same.",
       examples: ['"3"'],
     }),
 });
@@ -79,13 +80,13 @@ export const noQuery = z.strictObject({});
 
 const headers = {
   etag: { ETag: z.string().meta({ description: "The revision, in quotes.", examples: ['"3"'] }) },
-  location: { Location: z.string().meta({ description: "The path of what was created." }) },
+  location: { Location: z.string().meta({ description: "The path of the created resource." }) },
   link: {
     Link: z.string().optional().meta({ description: 'The next page, with rel="next". Absent on the last page.' }),
   },
 };
 
-/** The header that an answer has. */
+/** A header that an answer of a route can have. */
 export type AnswerHeader = keyof typeof headers;
 
 /** Describes a JSON answer of a route. */
@@ -103,7 +104,7 @@ export function jsonBody<Schema extends z.ZodType>(schema: Schema) {
   return { required: true, content: { "application/json": { schema } } };
 }
 
-/** Describes a route of the admin API. The path is below {@link apiPath}. */
+/** Describes a route of the admin API. `path` is the part of the path after {@link apiPath}. */
 export function adminRoute<
   Path extends string,
   Config extends Omit<RouteConfig, "path" | "operationId" | "security" | "middleware"> & { path: Path },

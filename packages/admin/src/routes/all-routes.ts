@@ -6,7 +6,7 @@ import { serverRoutes } from "./server-routes.ts";
 import { tokenRoutes } from "./token-routes.ts";
 import { workspaceRoutes } from "./workspace-routes.ts";
 
-/** What is known about a route without its handler. */
+/** The description of a route, without its handler. */
 interface KnownRoute {
   readonly method: string;
   /** The path below the API's path, with parameters such as `{slug}`. */

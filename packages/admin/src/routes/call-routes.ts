@@ -5,7 +5,7 @@ import { adminRoute, jsonAnswer, noQuery, routeErrors } from "./admin-route.ts";
 const { notFound } = routeErrors;
 const tags = ["Calls"];
 
-/** The routes of calls: who called what, and what a call would do. */
+/** The routes that list recorded calls, and that explain what a call would do. */
 export const callRoutes = {
   listCalls: adminRoute("listCalls", {
     method: "get",
@@ -13,7 +13,7 @@ export const callRoutes = {
     tags,
     summary: "List the calls",
     request: { query: callQuery },
-    responses: { 200: jsonAnswer("A page of calls, the call that ended last first.", callPage, ["link"]) },
+    responses: { 200: jsonAnswer("A page of calls. The call that ended last is first.", callPage, ["link"]) },
   }),
   getCall: adminRoute("getCall", {
     method: "get",

@@ -39,7 +39,7 @@ export const serverRoutes = {
     request: { params: serverPath, query: noQuery, headers: ifNoneMatchHeader },
     responses: {
       200: jsonAnswer("The server.", server, ["etag"]),
-      304: { description: "The server has the revision of If-None-Match. Its state may be another one." },
+      304: { description: "The server has the revision of If-None-Match. Its state may have changed." },
       ...notFound,
     },
   }),

@@ -13,7 +13,7 @@ export const callQuery = pageQuery.extend({
   server: fields.slugField.optional().meta({ description: "Only the calls to this server." }),
   tool: fields.toolField.optional().meta({ description: "Only the calls of this tool." }),
   token: fields.idField.optional().meta({ description: "Only the calls with the token that has this id." }),
-  outcome: callOutcome.optional().meta({ description: "Only the calls that ended like this." }),
+  outcome: callOutcome.optional().meta({ description: "Only the calls with this outcome." }),
   from: timeText.optional().meta({ description: "Only the calls that ended at or after this time." }),
   until: timeText.optional().meta({ description: "Only the calls that ended before this time." }),
 });
@@ -23,7 +23,7 @@ export const callPath = z.strictObject({
   id: z
     .string()
     .regex(/^[A-Za-z0-9_-]{12,64}$/, fields.fieldRules.callId)
-    .meta({ description: "The id of a call, which its caller got with the answer.", examples: ["c4ll00000001"] }),
+    .meta({ description: "The id of a call. The gateway sends it with the answer.", examples: ["c4ll00000001"] }),
 });
 
 const size = z
@@ -38,7 +38,7 @@ export const call = z
     at: answerTime.meta({ description: "When the call began, in RFC 3339 and UTC." }),
     outcome: callOutcome.meta({
       description:
-        "`answered`, `failed`: the caller got the answer of the server, with a status below 400, or from 400. `refused`: the gateway refused or ended the call. `left`: the caller left before the answer.",
+        "`answered`: the server answered with a status below 400. `failed`: the server answered with a status of 400 or more. `refused`: the gateway refused or ended the call. `left`: the caller disconnected before the answer.",
       examples: ["answered"],
     }),
     caller: z
@@ -78,7 +78,7 @@ export const call = z
       .max(599)
       .nullable()
       .meta({
-        description: "The HTTP status that the caller got. `null` if the caller left before the answer.",
+        description: "The HTTP status that the caller got. `null` if the caller disconnected before the answer.",
         examples: [200],
       }),
     reason: z
@@ -95,10 +95,13 @@ export const call = z
           .meta({ examples: [{ name: "API_TOKEN", revision: 2 }] }),
       )
       .max(100)
-      .meta({ description: "The secrets that were put into the request. Never a value." }),
-    redactions: size.meta({ description: "How often a value was removed from the answer.", examples: [0] }),
+      .meta({ description: "The secrets that were put into the request, without their values." }),
+    redactions: size.meta({ description: "How many times a value was removed from the answer.", examples: [0] }),
   })
-  .meta({ id: "Call", description: "A recorded call. Never has a value, an argument, a body or a query." });
+  .meta({
+    id: "Call",
+    description: "A recorded call. Contains no value of a secret, no argument, no body and no query.",
+  });
 
 /** The answer of `GET /calls`. */
 export const callPage = pageOf(call, "CallPage");
@@ -109,7 +112,7 @@ export const explanationQuery = z.strictObject({
   tool: fields.toolField.optional().meta({ description: "The tool that would be called. Default: no tool." }),
   method: fields.methodField.optional().meta({
     description:
-      "The HTTP method of the call to a server of the kind `http`. Default: methods are left out. An MCP server gets `POST`.",
+      "The HTTP method of the call to a server of the kind `http`. Default: the method scope of the token is not checked. For an MCP server, the method is always `POST`.",
   }),
 });
 
@@ -173,13 +176,13 @@ export const explanation = z
         }),
       )
       .max(fields.maxSecretsOfServer)
-      .meta({ description: "The secrets that the call would use. Never a value." }),
+      .meta({ description: "The secrets that the call would use, without their values." }),
     refusals: z
       .array(callRefusal)
       .max(20)
       .meta({ description: "Why the call would be refused. Empty if it would be made.", examples: [[]] }),
   })
-  .meta({ id: "CallExplanation", description: "What a call would do. Never has a value." });
+  .meta({ id: "CallExplanation", description: "What a call would do. Contains no value of a secret." });
 
 /** A call that the audit recorded. */
 export type RecordedCall = z.infer<typeof call>;

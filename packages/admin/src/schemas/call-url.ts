@@ -1,6 +1,6 @@
 import { z } from "zod";
 
-/** The URL of the gateway, in answers. */
+/** The field of an answer with the URL of the gateway. */
 export const callUrlField = z
   .string()
   .max(2_048)

@@ -37,7 +37,7 @@ export const change = z
     action: changeAction.meta({ examples: ["secret.set"] }),
     outcome: z.enum(["done", "refused", "failed", "unknown"]).meta({
       description:
-        "`refused`: nothing was changed. `failed`, `unknown`: the store failed, or the process ended before it recorded the outcome, so the change may have been made or not.",
+        "`refused`: nothing was changed. `failed`: the service or its store failed. `unknown`: the outcome was not recorded, such as after a crash. After `failed` and `unknown`, the change may have been made or not.",
       examples: ["done"],
     }),
     revision: fields.revisionField
@@ -48,7 +48,7 @@ export const change = z
         tokenId: z.string(),
         owner: z.string(),
         role: fields.roleField,
-        address: z.string().nullable().meta({ description: "`null` for a change that was made on the machine." }),
+        address: z.string().nullable().meta({ description: "`null` for a change that was not made over the network." }),
       })
       .meta({
         description: "Who made the change.",
@@ -62,12 +62,12 @@ export const change = z
       .nullable()
       .meta({
         description:
-          "The name of the secret, the id of the token or the name of the workspace. `*` if nothing has the name.",
+          "The name of the secret, the id of the token or the name of the workspace. `*` if it does not exist.",
         examples: ["API_TOKEN"],
       }),
     detail: z.string().nullable().meta({ description: "What changed, in words." }),
   })
-  .meta({ id: "Change", description: "A recorded change. Never has a value or the text of a token." });
+  .meta({ id: "Change", description: "A recorded change. Contains no value of a secret and no text of a token." });
 
 /** The answer of `GET /changes`. */
 export const changePage = pageOf(change, "ChangePage");

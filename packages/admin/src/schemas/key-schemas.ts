@@ -16,7 +16,7 @@ export const keyCensus = z
       .min(0)
       .meta({ description: "The number of records that cannot be read, or are not encrypted.", examples: [0] }),
   })
-  .meta({ id: "KeyCensus", description: "The number of records under each key. Never a key." });
+  .meta({ id: "KeyCensus", description: "The number of records under each key. Contains no key material." });
 
 /** The state of a key rotation. */
 export const rotation = z
@@ -26,12 +26,12 @@ export const rotation = z
     order: z
       .enum(["reencrypt-first", "disable-first"])
       .nullable()
-      .meta({ description: "Whether a revocation disables the key first. `null` for the other kinds." }),
+      .meta({ description: "The order of a revocation. `null` if the rotation is no revocation." }),
     from: z.string().meta({ description: "The id of the old key.", examples: ["key-2026-05"] }),
     to: z.string().meta({ description: "The id of the new key.", examples: [exampleKey] }),
     step: z
       .enum(["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove", "done"])
-      .meta({ description: "The step that is in progress or comes next; `done` after the last one." }),
+      .meta({ description: "The step that is in progress, or the next step. `done` after the last step." }),
     startedAt: answerTime,
     disabledAt: answerTime.nullable().meta({ description: "When the old key was disabled. `null` until then." }),
     generation: z
@@ -44,11 +44,11 @@ export const rotation = z
 /** The answer of `GET /keys/rotation`. */
 export const rotationState = z
   .object({
-    rotation: rotation.nullable().meta({ description: "`null` if no rotation has a record in the store." }),
+    rotation: rotation.nullable().meta({ description: "`null` if the store contains no record of a rotation." }),
   })
   .meta({ id: "RotationState", description: "The rotation that is in progress, or the last one." });
 
-/** The number of records under each key. Never a key. */
+/** The number of records under each key. Contains no key material. */
 export type KeyCensus = z.infer<typeof keyCensus>;
 /** The state of a key rotation. */
 export type Rotation = z.infer<typeof rotation>;

@@ -31,7 +31,7 @@ export function pageOf<Item extends z.ZodType>(item: Item, id: string) {
       next: z.string().nullable().meta({ description: "The cursor of the next page. `null` on the last page." }),
       unreadable: z.array(z.string()).meta({
         description:
-          "The slugs, ids or names of items on this page that cannot be read in full, because their records were damaged or put back.",
+          "The slugs, ids or names of items on this page that cannot be read in full, because their records were damaged or replaced by older versions.",
         examples: [[]],
       }),
     })

@@ -1,6 +1,6 @@
 import { z } from "zod";
 
-/** A field that was refused: where it is, and the rule. Never the value that was sent. */
+/** A refused field: its position and its rule. Does not contain the value that was sent. */
 export const refusedField = z.object({
   in: z.enum(["body", "query", "path", "header"]),
   name: z.string().meta({ description: "The field, such as `injection.header`. Empty for the whole body." }),

@@ -43,7 +43,7 @@ export const newSecret = z
       .optional()
       .meta({ description: "Whether answers of the server are searched for the value. Default: true." }),
     expectedOrigin: fields.urlField.optional().meta({
-      description: "The origin that the server must have. With another one, the value is refused and not stored.",
+      description: "The origin that you expect. If the server has another origin, the value is refused and not stored.",
       examples: [exampleOrigin],
     }),
   })
@@ -54,7 +54,7 @@ export const secretUnusable = z.enum(["origin-changed", "expired"]).nullable().m
   description: "Why calls cannot use the value. `null` if they can.",
 });
 
-/** What is known about a secret. Never its value. */
+/** The properties of a secret, without its value. */
 export const secret = z
   .object({
     name: fields.secretNameField.meta({ examples: [exampleName] }),
@@ -77,19 +77,19 @@ export const secret = z
       .boolean()
       .meta({ description: "True if answers of the server are searched for the value.", examples: [true] }),
     origin: z.string().meta({
-      description: "The scheme, host and port that the value is bound to. It is sent to no other.",
+      description: "The scheme, host and port that the value is bound to. The value is never sent to another origin.",
       examples: [exampleOrigin],
     }),
     unusable: secretUnusable,
   })
-  .meta({ id: "Secret", description: "What is known about a secret. Never its value." });
+  .meta({ id: "Secret", description: "The properties of a secret, without its value." });
 
 /** The answer of `POST /mcp-servers/{slug}/secrets` and `PUT …/injection`. */
 export const secretChange = z
   .object({
     secret,
     created: z.boolean().meta({ description: "False if the secret had a value before.", examples: [true] }),
-    warnings: z.array(z.string()).meta({ description: "What you should know, as sentences.", examples: [[]] }),
+    warnings: z.array(z.string()).meta({ description: "Sentences that warn of a likely mistake.", examples: [[]] }),
   })
   .meta({ id: "SecretChange" });
 
@@ -105,13 +105,13 @@ export const deletedSecrets = z
 
 /** How a value enters the request to its server. */
 export type Injection = z.input<typeof injection>;
-/** What {@link AdminClient.setSecret} sends. */
+/** The body of a request of {@link AdminClient.setSecret}. */
 export type NewSecret = z.input<typeof newSecret>;
-/** What is known about a secret. Never its value. */
+/** The properties of a secret, without its value. */
 export type Secret = z.infer<typeof secret>;
-/** The outcome of {@link AdminClient.setSecret} and {@link AdminClient.setInjection}. */
+/** The result of {@link AdminClient.setSecret} and {@link AdminClient.setInjection}. */
 export type SecretChange = z.infer<typeof secretChange>;
 /** All secrets of a server, sorted by name. */
 export type SecretList = z.infer<typeof secretList>;
-/** The outcome of {@link AdminClient.deleteAllSecrets}. */
+/** The result of {@link AdminClient.deleteAllSecrets}. */
 export type DeletedSecrets = z.infer<typeof deletedSecrets>;

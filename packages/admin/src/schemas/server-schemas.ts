@@ -12,12 +12,12 @@ const urlText = fields.urlField.meta({
 
 const forwardHeaders = fields.headersField.meta({
   description:
-    "Headers of callers that the gateway forwards to the server, besides those that it always forwards. Stored in lower case, and without `*`. Not those that the gateway sets itself or must not forward, such as Authorization and Cookie.",
+    "Headers of callers that the gateway forwards to the server, in addition to those that it always forwards. Stored in lower case, and without `*`. Headers that the gateway sets itself or must not forward, such as Authorization and Cookie, are refused.",
   examples: [["x-github-api-version"]],
 });
 const relayHeaders = fields.headersField.meta({
   description:
-    "Headers of the server that the gateway relays to callers, besides those that it always relays. Stored in lower case, and without `*`. Not those that the gateway sets itself or must not relay, such as Set-Cookie.",
+    "Headers of the server that the gateway relays to callers, in addition to those that it always relays. Stored in lower case, and without `*`. Headers that the gateway sets itself or must not relay, such as Set-Cookie, are refused.",
   examples: [["x-ratelimit-remaining"]],
 });
 
@@ -49,9 +49,9 @@ export const serverChange = z
       .optional()
       .meta({ description: "True: calls to the server are refused.", examples: [true] }),
   })
-  .meta({ id: "ServerChange", description: "What changes. An absent field stays as it is." });
+  .meta({ id: "ServerChange", description: "The fields to change. An absent field keeps its value." });
 
-/** How a server was when the process that answers last called it. */
+/** The state of a server, as the calls of the answering process have shown it. */
 export const serverState = z
   .object({
     status: z.enum(["unknown", "ready", "refused", "failed"]).meta({
@@ -61,22 +61,20 @@ export const serverState = z
     }),
     since: answerTime
       .nullable()
-      .meta({ description: "Since when each call has shown this status. `null` if it is unknown." }),
-    lastSeen: answerTime
-      .nullable()
-      .meta({ description: "When a call last showed this status. `null` if it is unknown." }),
+      .meta({ description: "When this status began: each call since then has shown it. `null` for `unknown`." }),
+    lastSeen: answerTime.nullable().meta({ description: "When a call last showed this status. `null` for `unknown`." }),
     lastError: z
       .object({
         at: answerTime,
         reason: z.string().meta({ examples: ["The server did not answer in time"] }),
       })
       .nullable()
-      .meta({ description: "The last error, also of a server that is ready again. `null` if there was none." }),
+      .meta({ description: "The last error, even if the server has answered since then. `null` if there was none." }),
   })
   .meta({
     id: "ServerState",
     description:
-      "How the server was when the process that answers last called it. Another process, and this one before its start, may have seen something else. Not a part of the revision.",
+      "The state of the server, as the calls of the answering process have shown it. Another process may know another state. A change of the state does not change the revision.",
   });
 
 /** A server, without its secrets. */
@@ -105,11 +103,11 @@ export const server = z
 /** The answer of `GET /mcp-servers`. */
 export const serverPage = pageOf(server, "ServerPage");
 
-/** How a server was when the process that answers last called it. */
+/** The state of a server, as the calls of the answering process have shown it. */
 export type ServerState = z.infer<typeof serverState>;
 /** A server, without its secrets. */
 export type Server = z.infer<typeof server>;
-/** What {@link AdminClient.createServer} sends. */
+/** The body of a request of {@link AdminClient.createServer}. */
 export type NewServer = z.input<typeof newServer>;
-/** What {@link AdminClient.updateServer} sends. */
+/** The body of a request of {@link AdminClient.updateServer}. */
 export type ServerChange = z.input<typeof serverChange>;

@@ -1,6 +1,6 @@
 import { z } from "zod";
 
-// RFC 3339, in UTC or with an offset. The bound keeps the time within what the domain accepts.
+// RFC 3339, in UTC or with an offset. The secrets service refuses an earlier time.
 const earliestMs = 0;
 
 /** A time that a caller sends, in RFC 3339, at or after 1970-01-01T00:00:00Z. */

@@ -5,7 +5,7 @@ import { pageOf, pageQuery } from "./paging.ts";
 import { answerTime, timeText } from "./times.ts";
 
 const exampleOwner = "Ada Example";
-/** The largest time for which a rotated token stays valid: 30 days. */
+/** The longest time for which the old token stays valid after a rotation, in milliseconds: 30 days. */
 export const maxOverlapMs = 30 * 24 * 60 * 60 * 1_000;
 
 /** The path parameter of the routes of one token. */
@@ -119,7 +119,7 @@ export const tokenRotation = z
       .min(0)
       .max(maxOverlapMs)
       .meta({
-        description: "For how long the former token stays valid, in milliseconds: at most 30 days.",
+        description: "For how long the old token stays valid, in milliseconds: at most 30 days.",
         examples: [3_600_000],
       }),
   })
@@ -127,7 +127,7 @@ export const tokenRotation = z
 
 /** A token, without its text. */
 export type Token = z.infer<typeof token>;
-/** What {@link AdminClient.createToken} sends. */
+/** The body of a request of {@link AdminClient.createToken}. */
 export type NewToken = z.input<typeof newToken>;
 /** A new token, with its text, which cannot be read again. */
 export type IssuedToken = z.infer<typeof issuedToken>;

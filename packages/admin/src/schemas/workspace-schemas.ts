@@ -39,7 +39,7 @@ export const workspacePage = pageOf(workspace, "WorkspacePage");
 
 /** A workspace, as operators see it. */
 export type Workspace = z.infer<typeof workspace>;
-/** What {@link AdminClient.createWorkspace} sends. */
+/** The body of a request of {@link AdminClient.createWorkspace}. */
 export type NewWorkspace = z.input<typeof newWorkspace>;
 /** A new workspace, and the token of its first admin. */
 export type CreatedWorkspace = z.infer<typeof createdWorkspace>;

@@ -8,15 +8,15 @@ import { apiProblem } from "../api/problem-error.ts";
 import { answerHeaders, problemResponse } from "../api/problem-response.ts";
 import { type NotReady, readinessOf } from "./health.ts";
 
-/** The options of {@link startAdminServer}: those of `createAdminApi`, and those of a server that listens on a port. */
+/** The options of {@link startAdminServer}: all options of `createAdminApi`, and options of the HTTP server. */
 export interface AdminServerOptions extends AdminApiOptions {
   /** The address to listen on, with plain HTTP. For TLS, put a proxy in front of the server. Default: "127.0.0.1". */
   readonly host?: string | undefined;
   /** The port to listen on. 0 means any free port. Default: 8481. */
   readonly port?: number | undefined;
   /**
-   * How long the headers of a request may take to arrive, in milliseconds. For the first request of a connection, from
-   * the moment at which the connection was opened. Default: 5,000.
+   * How long the headers of a request may take to arrive, in milliseconds. For the first request of a connection, the
+   * time begins when the connection is opened. Default: 5,000.
    */
   readonly headersTimeoutMs?: number | undefined;
   /** How long a whole request may take to arrive, in milliseconds. Default: 15,000. */
@@ -24,8 +24,8 @@ export interface AdminServerOptions extends AdminApiOptions {
   /** How long a connection may stay open without any transfer, in milliseconds. Default: 30,000. */
   readonly idleTimeoutMs?: number | undefined;
   /**
-   * How many connections may be open at once. A further one closes the connection that has waited longest for its client,
-   * among those of the address that has most of them. Default: 1,000.
+   * How many connections may be open at once. For a further connection, the server closes one that waits for its client:
+   * of the client address with the most such connections, the one that has waited longest. Default: 1,000.
    */
   readonly maxConnections?: number | undefined;
   /** How long the requests in progress may take after `close()`, in milliseconds. Default: 30,000. */
@@ -37,7 +37,7 @@ export interface RunningAdminServer {
   /** The URL of the server, such as `http://127.0.0.1:8481`. */
   readonly url: string;
   /**
-   * Ends the server: `/readyz` answers 503, new requests are refused, and requests in progress have `drainMs` to end.
+   * Stops the server: `/readyz` answers 503, new requests are refused, and requests in progress have `drainMs` to end.
    * Resolves when all connections are closed. The secrets service and the store stay open.
    */
   close(): Promise<void>;
@@ -79,7 +79,7 @@ export async function startAdminServer(options: AdminServerOptions): Promise<Run
       const response = listener.isClosing
         ? problemResponse(closing(), randomUUID())
         : await api.fetch(request, bindings);
-      // The connection of a body that was not read is closed, so the client must not send another request on it.
+      // After an unread body, the server closes the connection, so the client must not send another request on it.
       if (!bindings.incoming.complete && bindings.outgoing instanceof ServerResponse) {
         bindings.outgoing.shouldKeepAlive = false;
       }
@@ -117,7 +117,7 @@ async function healthAnswer(
   if (request.method !== "GET" && request.method !== "HEAD") return undefined;
   if (pathname === "/healthz") return Response.json({ status: "live" }, { headers: answerHeaders });
   if (pathname !== "/readyz") return undefined;
-  // An operator may ask the wrong one of the two ports of the service.
+  // Names the listener in the answer, because an operator may have the wrong one of the service's two ports.
   const listener = "admin";
   const notReady = isClosing ? (["closing"] as const) : await readiness.notReady();
   if (notReady.length === 0) return Response.json({ status: "ready", listener }, { headers: answerHeaders });
@@ -134,7 +134,7 @@ function malformedRequest(status = 400) {
     {
       status,
       title: "Malformed request",
-      detail: "The request is not valid HTTP, is too large, or arrived too slowly",
+      detail: "The request is not valid HTTP, its headers are too large, or it arrived too slowly",
       hint: "Send a valid HTTP/1.1 request with a Host header.",
     },
     { connection: "close" },
@@ -147,8 +147,8 @@ function closing() {
     {
       status: 503,
       title: "Closing",
-      detail: "This process of the service is ending",
-      hint: "Send the request again: another process answers, or this one after its restart.",
+      detail: "This process of the service is shutting down",
+      hint: "Send the request again. Another process answers it, or this one after its restart.",
     },
     { "retry-after": "5" },
   );

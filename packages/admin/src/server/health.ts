@@ -3,10 +3,10 @@ import { Readiness } from "@keyward/listener";
 import { SecretsError } from "@keyward/secrets";
 import type { SecretsService } from "../api/secrets-service.ts";
 
-/** What of the service does not answer. `service`: it was not initialized, or what failed is not known. */
+/** A part of the service that is not ready. `service`: not initialized, or an error that names no part. */
 export type NotReady = "store" | "keys" | "audit" | "service" | "closing";
 
-/** Returns the check of whether the service can answer. */
+/** Returns a check for `/readyz`: which parts of the service are not ready. */
 export function readinessOf(
   admin: Pick<SecretsService, "ready">,
   onError: (error: unknown) => void,

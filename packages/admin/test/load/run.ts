@@ -79,14 +79,14 @@ async function load(seconds: number): Promise<void> {
     );
     await show(child, (seconds * sample) / samples, statuses);
   }
-  // What was decrypted for a call is kept for a minute.
+  // The reader of the secrets keeps decrypted values for a minute.
   await sleep(pauseMs);
   await show(child, seconds + pauseMs / 1_000, statuses);
   child.disconnect();
   await once(child, "exit");
 }
 
-/** Sends about 20 requests: changes, reads and requests that are refused. Leaves nothing but entries of the audit. */
+/** Sends about 20 requests: changes, reads and refused requests. Deletes everything again, except audit entries. */
 async function round(
   send: (method: string, path: string, body?: object, token?: string) => Promise<string>,
   slug: string,

@@ -25,7 +25,7 @@ const admin = new SecretsAdmin({ store, keys, audit });
 const first = await admin.initialize();
 const operator = await admin.authenticate(first.operator.token);
 const workspaceAdmin = await admin.authenticate(first.admin.token);
-// What the examples of the document name.
+// Creates the servers, secrets and tokens that the examples of the OpenAPI document name.
 await admin.createWorkspace(operator, { name: "payments", adminOwner: "Ada Example" });
 await admin.createServer(workspaceAdmin, { slug: "github", url: "https://mcp.example.com/mcp" });
 await admin.setSecret(workspaceAdmin, "github", {

@@ -2,18 +2,18 @@ import type { Readable } from "node:stream";
 import { StringDecoder } from "node:string_decoder";
 import { type Json, parseJson } from "./json.ts";
 
-/** A server's answer that is not what MCP allows. */
+/** Thrown when a server's answer does not follow the MCP protocol. */
 export class UnreadableAnswerError extends Error {
   override readonly name = "UnreadableAnswerError";
 }
 
-/** An answer that the gateway has no memory for now, whatever the server has sent. */
+/** Thrown when the gateway has no memory left to read an answer. It says nothing about the server. */
 export class NoMemoryError extends UnreadableAnswerError {}
 
 /** The longest message of a server, in bytes. */
 const longestMessage = 16 * 1_048_576;
 
-/** The memory that messages of servers may take together. */
+/** Counts the memory that messages of all servers take together, and limits it. */
 export class MessageMemory {
   readonly #maxBytes: number;
   #takenBytes = 0;
@@ -26,7 +26,7 @@ export class MessageMemory {
     return this.#takenBytes + bytes <= this.#maxBytes;
   }
 
-  /** Counts the bytes of a message that is read. @throws NoMemoryError. */
+  /** Counts the bytes of a message that is being read. @throws NoMemoryError if they would exceed the limit. */
   take(bytes: number): void {
     if (!this.hasRoomFor(bytes)) {
       throw new NoMemoryError("The gateway reads too many large answers now. Repeat the call in some seconds");
@@ -39,7 +39,7 @@ export class MessageMemory {
   }
 }
 
-/** Reads the JSON of an answer. @throws UnreadableAnswerError. */
+/** Reads the whole body of an answer as JSON. @throws UnreadableAnswerError. */
 export async function jsonOf(body: Readable, memory: MessageMemory): Promise<Json> {
   const pieces: Buffer[] = [];
   let length = 0;
@@ -75,7 +75,7 @@ export async function* eventsOf(body: Readable, memory: MessageMemory): AsyncGen
 /** @param take called with the bytes of each piece, and with 0 at the end of an event. */
 async function* events(body: Readable, take: (bytes: number) => void): AsyncGenerator<Json> {
   const decoder = new StringDecoder("utf8");
-  // The pieces of a line that has not ended. A long line is not searched again for each piece.
+  // The pieces of the last, incomplete line. A long line is not searched again for each piece.
   let pieces: string[] = [];
   let data: string[] = [];
   let isMessage = true;
@@ -96,7 +96,7 @@ async function* events(body: Readable, take: (bytes: number) => void): AsyncGene
         isMessage = true;
       } else if (line.startsWith("data:")) {
         const text = line.slice(line.startsWith("data: ") ? 6 : 5);
-        // An event that only names its id, so that the client can come back, has empty data.
+        // An event with an id and empty data only tells the client where it can resume the stream.
         if (text !== "") data.push(text);
       } else if (line.startsWith("event:")) {
         isMessage = line.slice(6).trim() === "message";

@@ -1,17 +1,17 @@
 import type { CallRequest } from "../relay/index.ts";
 
-/** What each call to a server repeats of the request of the caller. */
+/** The headers and the address of a caller's request, which each call to a server repeats. */
 export interface CallOrigin {
-  /** The headers of the caller, in lower case, without those of the message. */
+  /** The headers of the caller, in lower case, without the headers that describe the message. */
   readonly headers: Readonly<Record<string, string>>;
   readonly remoteAddress: string | undefined;
 }
 
-/** Headers that describe the message or the connection of the caller. The calls to servers have their own. */
+/** Headers that describe the caller's message or connection. A call to a server sets its own. */
 const ofMessage =
   /^(?:accept|content-.*|transfer-encoding|connection|keep-alive|te|trailer|if-.*|last-event-id|mcp-.*|origin|cookie)$/;
 
-/** Returns what the calls for a request repeat of it. The relay forwards few of these headers. */
+/** Returns the parts of a caller's request that the calls to servers repeat. The relay forwards few of these headers. */
 export function originOf({ headers, socket }: Pick<CallRequest, "headers" | "socket">): CallOrigin {
   const repeated = Object.entries(headers).flatMap(([name, value]): [string, string][] =>
     typeof value === "string" && !ofMessage.test(name) ? [[name, value]] : [],

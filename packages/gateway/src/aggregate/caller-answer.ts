@@ -11,11 +11,11 @@ const eventEnd = Buffer.from("\n\n");
 const comment = Buffer.from(":\n\n");
 
 /**
- * The answer to one request of a caller: a response as JSON, or a stream of events from the first event on. Texts are whole
- * messages as JSON.
+ * Writes the answer to one request of a caller: one JSON response, or a stream of events if an event is sent before the
+ * response. Each text that is passed in is a whole JSON-RPC message.
  */
 export class CallerAnswer {
-  /** Fires when the caller has left or the answer has ended. */
+  /** Fires when the caller has disconnected or the answer is complete. */
   readonly closed: AbortSignal;
   readonly #response: CallResponse;
   readonly #headers: Record<string, string>;
@@ -41,7 +41,7 @@ export class CallerAnswer {
     if (response.destroyed) closing.abort(new Error("The caller has left"));
   }
 
-  /** True from the first event or the response on. */
+  /** True after the first event or the response was sent. */
   get hasBegun(): boolean {
     return this.#response.headersSent;
   }
@@ -58,7 +58,7 @@ export class CallerAnswer {
     this.#keepingAlive = setInterval(() => this.#response.write(comment), keptAliveEveryMs).unref();
   }
 
-  /** Sends an event. Resolves when the caller can take another one. */
+  /** Sends an event. Resolves when the connection to the caller can take the next event. */
   async send(text: string): Promise<void> {
     if (this.#isEnded || this.closed.aborted) return;
     this.stream();
@@ -106,7 +106,7 @@ export class CallerAnswer {
     this.#response.end();
   }
 
-  /** Resolves when the caller has left or the answer has ended. */
+  /** Resolves when the caller has disconnected or the answer is complete. */
   async whenClosed(): Promise<void> {
     if (this.closed.aborted) return;
     const { promise, resolve } = Promise.withResolvers<void>();

@@ -19,9 +19,9 @@ export class CallerSession {
   usedMs = performance.now();
   readonly #questions = new Map<MessageId, (outcome: Outcome) => void>();
   readonly #running = new Map<MessageId, AbortController>();
-  /** The version of each list that the caller has read, or that it was told of. */
+  /** For each list, the version that the caller has read or was last notified of. */
   readonly #read = new Map<ListKind, number>();
-  /** What changed while the caller had no open stream. */
+  /** The notifications of list changes that the caller missed while it had no open stream. */
   readonly #missed = new Set<string>();
   readonly #serverStreams = new Set<string>();
   readonly #ended = new AbortController();
@@ -34,17 +34,17 @@ export class CallerSession {
     this.lists = lists;
   }
 
-  /** True while the caller waits for something. */
+  /** True while the caller has an open stream or a request in progress. */
   get isBusy(): boolean {
     return this.#stream !== undefined || this.#running.size > 0;
   }
 
-  /** True while the caller has a stream for messages that belong to no request. */
+  /** True while the caller has an open stream for messages that belong to no request. */
   get isListening(): boolean {
     return this.#stream !== undefined;
   }
 
-  /** Takes the stream for messages that belong to no request. A former stream ends. */
+  /** Uses `answer` as the stream for messages that belong to no request. Ends the previous stream. */
   async listen(answer: CallerAnswer): Promise<void> {
     this.#stream?.end();
     this.#stream = answer;
@@ -60,7 +60,7 @@ export class CallerSession {
     this.#read.set(kind, version);
   }
 
-  /** Tells the caller that a list that it has read has changed, now or when the caller listens again. */
+  /** Notifies the caller of a change of a list that it has read. Without an open stream, waits for the next one. */
   tell(kind: ListKind, version: number, method: string): void {
     const read = this.#read.get(kind);
     if (read === undefined || read === version) return;
@@ -69,7 +69,7 @@ export class CallerSession {
     else void this.#stream.send(JSON.stringify(askingMessage({ method, params: undefined })));
   }
 
-  /** Sends a message, as JSON, to the caller, if it listens. */
+  /** Sends a JSON message to the caller on its open stream. Does nothing if no stream is open. */
   async send(text: string): Promise<void> {
     await this.#stream?.send(text);
   }
@@ -79,7 +79,7 @@ export class CallerSession {
     return this.#serverStreams.size;
   }
 
-  /** Reads a stream of a server beside the calls, unless that is done already. */
+  /** Reads the stream of a server in the background, unless this session already reads it. */
   listenTo(slug: string, run: (signal: AbortSignal) => Promise<void>): void {
     if (this.#serverStreams.has(slug) || this.#ended.signal.aborted) return;
     this.#serverStreams.add(slug);
@@ -128,12 +128,12 @@ export class CallerSession {
     }
   }
 
-  /** Takes the response of the caller to a request. */
+  /** Passes on the caller's response to the {@link CallerSession.ask} that waits for it. */
   answered(id: MessageId, outcome: Outcome): void {
     this.#questions.get(id)?.(outcome);
   }
 
-  /** Ends the stream, all requests, and the sessions at servers. */
+  /** Ends the caller's stream, cancels its requests, and ends its sessions at servers. */
   async close(origin: CallOrigin): Promise<void> {
     this.#ended.abort();
     for (const running of this.#running.values()) running.abort(new Error("The session has ended"));

@@ -16,7 +16,7 @@ export interface ConnectionsOptions {
   readonly workspace: string;
   /** The capabilities of the caller that servers may use. */
   readonly capabilities: JsonObject;
-  /** The protocol of the caller. */
+  /** The protocol of the caller. A server is first asked for this protocol. */
   readonly prefers: Era;
 }
 
@@ -34,7 +34,7 @@ export class Connections {
     return [...this.#open.values()].filter(({ hasSession }) => hasSession).length;
   }
 
-  /** Returns the connection to a server. A server is first called with the first request. */
+  /** Returns the connection to a server. The connection is opened by its first request. */
   to(slug: string): ServerConnection {
     const known = this.#open.get(slug);
     if (known !== undefined) return known;
@@ -44,12 +44,12 @@ export class Connections {
     return connection;
   }
 
-  /** Forgets a connection that was never opened. */
+  /** Removes the connection to a server if it was never opened. */
   forgetUnopened(slug: string): void {
     if (this.#open.get(slug)?.isOpen === false) this.#open.delete(slug);
   }
 
-  /** Returns the connections that were used. */
+  /** Returns all connections that {@link Connections.to} has returned. */
   all(): readonly ServerConnection[] {
     return [...this.#open.values()];
   }

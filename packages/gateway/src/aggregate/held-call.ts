@@ -6,21 +6,21 @@ import { type Asking, codes, type Outcome } from "./messages.ts";
 import type { CallEnd } from "./server-call.ts";
 
 const prefix = "keyward-call.";
-/** How long a caller may take to answer what a server asks. */
+/** How long a caller may take to answer the questions of a server, in milliseconds. */
 const heldMs = 5 * 60_000;
 
 /**
- * A call of a caller of the modern protocol. A server of the legacy protocol may ask the caller something in the middle of
- * the call. Then the caller gets the questions as a result, and the call goes on when the caller sends the answers.
+ * A call by a caller of the modern protocol. During the call, a server of the legacy protocol may ask the caller questions.
+ * The gateway returns the questions as the result, and keeps the call open until the caller's next request has the answers.
  */
 export class HeldCall {
-  /** What the caller sends back with its answers. */
+  /** The opaque text that identifies this call. The caller sends it back with its answers. */
   readonly state = `${prefix}${randomBytes(24).toString("base64url")}`;
-  /** What is called, so that answers to one call cannot go to another one. */
+  /** The method and the name of the call, so that answers to one call are not used for another call. */
   readonly name: string;
   readonly #leaving = new AbortController();
   readonly #questions = new Map<string, { readonly asking: Asking; readonly resolve: (outcome: Outcome) => void }>();
-  /** The questions that the caller has seen. */
+  /** The keys of the questions that were sent to the caller. */
   readonly #shown = new Set<string>();
   #asked = Promise.withResolvers<void>();
   #answer: CallerAnswer | undefined;
@@ -32,32 +32,32 @@ export class HeldCall {
     this.name = name;
   }
 
-  /** Returns true for a state that a call of the gateway gave. */
+  /** Returns true if a text has the form of {@link HeldCall.state}. */
   static isState(text: string): boolean {
     return text.startsWith(prefix);
   }
 
-  /** Fires when the call must end. */
+  /** Fires when the call to the server must be cancelled. */
   get signal(): AbortSignal {
     return this.#leaving.signal;
   }
 
-  /** Begins the call. `ended` is called when the call has ended. */
+  /** Starts the call with `run`. Calls `ended` when the call is over. */
   begin(run: () => Promise<CallEnd>, ended: () => void): void {
     this.#end = run().finally(() => {
       clearTimeout(this.#timer);
       ended();
     });
-    // The caller may have left before the end.
+    // The caller may disconnect before the call is over. Then nobody reads the result.
     this.#end.catch(() => {});
   }
 
-  /** Sends a message of the server to the request that waits for the end. */
+  /** Sends a message of the server to the caller, in the answer to the request that waits for the result. */
   async notify(text: string): Promise<void> {
     await this.#answer?.send(text);
   }
 
-  /** Asks the caller with the result of the request that waits for the end. */
+  /** Asks the caller a question of the server: the waiting request gets the question as its result. */
   async ask(asking: Asking): Promise<Outcome> {
     const { promise, resolve } = Promise.withResolvers<Outcome>();
     this.#questions.set(`question-${++this.#lastKey}`, { asking, resolve });
@@ -65,7 +65,7 @@ export class HeldCall {
     return await promise;
   }
 
-  /** Takes the answers of the caller. Questions that the caller has not seen yet stay. */
+  /** Passes the caller's answers on to the server. Keeps the questions that the caller has not seen yet. */
   take(responses: JsonObject): void {
     clearTimeout(this.#timer);
     for (const key of this.#shown) {
@@ -78,7 +78,7 @@ export class HeldCall {
     if (this.#questions.size > 0) this.#asked.resolve();
   }
 
-  /** Waits for the end of the call, or for questions of the server. Ends the call if the caller leaves. */
+  /** Waits for the result of the call, or for questions of the server. Cancels the call if the caller disconnects. */
   async next(answer: CallerAnswer): Promise<CallEnd> {
     this.#answer = answer;
     const left = () => this.leave();
@@ -98,7 +98,7 @@ export class HeldCall {
     return { member: `"result":${JSON.stringify(result)}`, error: undefined };
   }
 
-  /** Ends the call. */
+  /** Cancels the call, and answers its open questions with an error. */
   leave(): void {
     clearTimeout(this.#timer);
     this.#leaving.abort(new Error("The caller has left"));

@@ -9,19 +9,19 @@ export function isObject(value: Json | undefined): value is JsonObject {
   return typeof value === "object" && value !== null && !isArray(value);
 }
 
-/** Returns the member of an object that is an object; an empty one for any other value. */
+/** Returns the member `name` of `value` if it is an object. Otherwise returns an empty object. */
 export function objectIn(value: Json | undefined, name: string): JsonObject {
   const member = isObject(value) && Object.hasOwn(value, name) ? value[name] : undefined;
   return isObject(member) ? member : {};
 }
 
-/** Returns the member of an object that is a text. */
+/** Returns the member `name` of `value` if it is a string. Otherwise returns `undefined`. */
 export function textIn(value: Json | undefined, name: string): string | undefined {
   const member = isObject(value) && Object.hasOwn(value, name) ? value[name] : undefined;
   return typeof member === "string" ? member : undefined;
 }
 
-/** Returns the elements of the member of an object that is an array; none for any other value. */
+/** Returns the member `name` of `value` if it is an array. Otherwise returns an empty array. */
 export function arrayIn(value: Json | undefined, name: string): readonly Json[] {
   const member = isObject(value) && Object.hasOwn(value, name) ? value[name] : undefined;
   return isArray(member) ? member : [];

@@ -21,7 +21,7 @@ import type { TokenContext } from "./token-context.ts";
 import { answerRequest } from "./workspace-requests.ts";
 
 const maxSessions = 100;
-/** A stream counts as a call of the token, and the other calls need places, too. */
+/** A stream counts as a call in progress. The limit leaves room for the token's other calls. */
 const maxServerStreams = 50;
 
 /** Answers a message of a caller of the legacy protocol. @throws RpcFailure, GatewayProblem. */
@@ -68,14 +68,14 @@ export async function answerLegacy(given: CallerMessage): Promise<void> {
   answer.respond(responseText(id, end));
 }
 
-/** Passes on what a server says outside of calls, as long as the session lasts and the token has few such streams. */
+/** Relays the messages that a server sends outside of calls, unless the token already has too many such streams. */
 function listenTo(connection: ServerConnection, call: ServerCall, session: CallerSession, context: TokenContext): void {
   if (!connection.hasSession || context.serverStreams >= maxServerStreams) return;
   session.listenTo(call.slug, (signal) => {
     const { connections, capabilities } = session;
     const face = {
       ...({ era: "legacy", connections, capabilities } as const),
-      // The level that holds when the message comes.
+      // Uses the log level at the time at which the message arrives.
       get logLevel() {
         return session.logLevel;
       },
@@ -114,11 +114,11 @@ function initialize({ context, answer, refresh }: CallerMessage, id: MessageId, 
     ...{ capabilities: legacyCapabilities, serverInfo, instructions },
   };
   answer.respond(JSON.stringify(responseMessage(id, { result })), { headers: { "mcp-session-id": session.id } });
-  // The first request for a list finds some of the servers read already.
+  // Starts to read the lists now, so that the caller's first request for a list waits less.
   void refresh(lists).catch(() => {});
 }
 
-/** Makes room for a session. @throws GatewayProblem `SERVICE_BUSY` if all sessions are in use. */
+/** Ends the idle session that was used longest ago. @throws GatewayProblem `SERVICE_BUSY` if all sessions are in use. */
 function endOldest(context: TokenContext): void {
   const [oldest] = [...context.sessions.values()]
     .filter(({ isBusy }) => !isBusy)
@@ -132,7 +132,7 @@ function endOldest(context: TokenContext): void {
 function setLevel(session: CallerSession, { params }: Asking): void {
   const level = textIn(params, "level") ?? "";
   if (!logLevels.includes(level)) {
-    throw new RpcFailure({ code: codes.invalidParams, message: "There is no such level of log messages" });
+    throw new RpcFailure({ code: codes.invalidParams, message: "The level of log messages is unknown" });
   }
   session.logLevel = level;
 }

@@ -2,10 +2,10 @@ import { type ListKind, listKinds, listSources } from "./listed-items.ts";
 import { codes, type Era, RpcFailure } from "./messages.ts";
 import type { WorkspaceLists } from "./workspace-lists.ts";
 
-/** How long a caller of the modern protocol may use a whole list again. */
+/** How long a caller of the modern protocol may cache a complete list, in milliseconds. */
 const ttlMs = 5_000;
 
-/** Returns the list that a method asks for. */
+/** Returns the kind of list that a method requests; `undefined` for another method. */
 export function listKindOf(method: string): ListKind | undefined {
   return listKinds.find((kind) => listSources[kind].method === method);
 }

@@ -1,12 +1,12 @@
 import { arrayIn, isObject, type Json, type JsonObject, textIn } from "./json.ts";
 import { publicName, publicUri } from "./names.ts";
 
-/** What a server has lists of. */
+/** The kinds of lists that an MCP server can have. */
 export const listKinds = ["tools", "prompts", "resources", "resourceTemplates"] as const;
 
 export type ListKind = (typeof listKinds)[number];
 
-/** How each list is read. */
+/** How each kind of list is requested from a server. */
 export const listSources: {
   readonly [Kind in ListKind]: {
     readonly method: string;
@@ -24,15 +24,15 @@ export const listSources: {
 export interface ListedItem {
   /** The name, the URI or the template at the server. */
   readonly name: string;
-  /** What callers use instead. */
+  /** The name, the URI or the template that callers of the endpoint use. */
   readonly publicName: string;
   /** The whole entry as JSON, with the public name. */
   readonly json: string;
-  /** The arguments that a header repeats, by the name of the header. Only for tools of the modern protocol. */
+  /** For tools of the modern protocol: the path of each argument that a header repeats, by the name of the header. */
   readonly headers: ReadonlyMap<string, readonly string[]> | undefined;
 }
 
-/** Returns the entries of one page of a list. An entry without a name is left out. */
+/** Converts one page of a server's list to entries of the endpoint's list. Skips an entry without a name. */
 export function itemsIn(kind: ListKind, slug: string, result: JsonObject): readonly ListedItem[] {
   const { key } = listSources[kind];
   return arrayIn(result, kind).flatMap((entry): ListedItem[] => {

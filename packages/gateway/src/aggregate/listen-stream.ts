@@ -3,7 +3,7 @@ import { isObject, type JsonObject, objectIn } from "./json.ts";
 import { type MessageId, metaKeys, withMeta } from "./messages.ts";
 import type { WorkspaceLists } from "./workspace-lists.ts";
 
-/** What a caller of the modern protocol can listen to, and the method of each notification. */
+/** The changes to which a caller of the modern protocol can listen, and the method of each notification. */
 const offered: ReadonlyMap<string, string> = new Map([
   ["toolsListChanged", "notifications/tools/list_changed"],
   ["promptsListChanged", "notifications/prompts/list_changed"],
@@ -32,12 +32,12 @@ export class ListenStream {
     if (granted.length === 0) this.end();
   }
 
-  /** Returns true for parameters that say what to listen to. */
+  /** Returns true if the parameters name the notifications to listen to. */
   static isValid(params: JsonObject | undefined): boolean {
     return isObject(params?.["notifications"]);
   }
 
-  /** Tells the caller that something has changed, if the caller listens to this. */
+  /** Sends the notification `method` to the caller, if the caller listens to it. */
   tell(method: string): void {
     if (this.#methods.has(method)) this.#send(method, {});
   }

@@ -1,6 +1,6 @@
 import { isObject, type Json, type JsonObject, objectIn } from "./json.ts";
 
-/** The protocol of a caller or a server: with `initialize`, or without it from 2026-07-28 on. */
+/** The MCP protocol of a caller or a server: "legacy" begins with `initialize`, "modern" (from 2026-07-28) does not. */
 export type Era = "legacy" | "modern";
 
 export type MessageId = string | number;
@@ -15,7 +15,7 @@ export interface RpcError {
 /** How a request ended. */
 export type Outcome = { readonly result: JsonObject } | { readonly error: RpcError };
 
-/** A message that asks for something, or tells something. */
+/** The method and the parameters of a request or a notification. */
 export interface Asking {
   readonly method: string;
   readonly params: JsonObject | undefined;
@@ -32,7 +32,7 @@ export const modernVersion = "2026-07-28";
 export const legacyVersions: readonly string[] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 export const newestLegacyVersion = "2025-11-25";
 
-/** The levels of log messages, from the one with most messages on. */
+/** The levels of log messages, least severe first. */
 export const logLevels: readonly string[] = [
   ...["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"],
 ];
@@ -63,7 +63,7 @@ export const codes = {
 export class RpcFailure extends Error {
   override readonly name = "RpcFailure";
   readonly error: RpcError;
-  /** The status of the answer in the modern protocol; `undefined` for the one that belongs to the code. */
+  /** The HTTP status of the answer in the modern protocol. `undefined` for the usual status of the code. */
   readonly status: number | undefined;
 
   constructor(error: RpcError, status?: number) {

@@ -30,7 +30,7 @@ const named: ReadonlyMap<string, string> = new Map([
   ["resources/read", "uri"],
 ]);
 
-/** Returns true for a request that says to be one of the modern protocol. */
+/** Returns true if the headers or `_meta` of a request declare the modern protocol. */
 export function isModern({ headers }: Pick<CallRequest, "headers">, message: Message): boolean {
   const meta = message.kind === "response" ? {} : objectIn(message.asking.params, "_meta");
   return meta[metaKeys.version] !== undefined || headers["mcp-protocol-version"] === modernVersion;
@@ -41,7 +41,10 @@ export async function answerModern(given: CallerMessage): Promise<void> {
   const { message, answer, request } = given;
   if (message.kind === "notification") return answer.accept();
   if (message.kind === "response") {
-    throw new RpcFailure({ code: codes.invalidRequest, message: "The modern protocol has no responses of clients" });
+    throw new RpcFailure({
+      code: codes.invalidRequest,
+      message: "In the modern protocol, a client sends no responses",
+    });
   }
   const { id, asking } = message;
   const refused = refusalOf(request, asking.method, asking.params);
@@ -61,7 +64,7 @@ export async function answerModern(given: CallerMessage): Promise<void> {
   respond(await callOf(given, asking.method, asking.params ?? {}));
 }
 
-/** Begins a call, or goes on with one that has asked the caller. */
+/** Starts a call, or continues a call that waits for the caller's answers. */
 async function callOf(given: CallerMessage, method: string, params: JsonObject): Promise<CallEnd> {
   const { context, answer, request, origin, refresh } = given;
   const name = `${method} ${textIn(params, "name") ?? textIn(params, "uri") ?? ""}`;
@@ -114,7 +117,7 @@ async function listen(
   }
   const capabilities = usableCapabilities(objectIn(objectIn(params, "_meta"), metaKeys.capabilities));
   const lists = context.listsFor("modern", capabilities);
-  // A caller that only listens gets the changes from now on.
+  // A caller that has read no list is notified of the changes from now on.
   void refresh(lists).catch(() => {});
   const stream = new ListenStream(id, params, answer, lists);
   context.listens.add(stream);
@@ -140,7 +143,7 @@ function refusalOf({ headers }: CallRequest, method: string, params: JsonObject 
     const data = { supported: [modernVersion, ...legacyVersions], requested: version };
     return { code: codes.versionUnsupported, message: "The gateway does not support this version of MCP", data };
   }
-  // A header that is there was compared with the body.
+  // A header that is present was already compared with the body.
   if (headers["mcp-method"] === undefined) return missing("mcp-method");
   const source = named.get(method);
   const isNamed = source !== undefined && textIn(params, source) !== undefined;
@@ -151,7 +154,7 @@ function missing(header: string): RpcError {
   return { code: codes.headerMismatch, message: `The request lacks the header ${header}` };
 }
 
-/** Returns the status of a response, which the modern protocol demands for some errors. */
+/** Returns the HTTP status of a response. For some errors, the modern protocol demands a certain status. */
 export function statusOf(error: RpcError | undefined): number {
   switch (error?.code) {
     case codes.headerMismatch:

@@ -1,17 +1,17 @@
 import { createHash } from "node:crypto";
 
-/** Where a name of the endpoint leads: a server, and what the server calls the tool or the prompt. */
+/** The server and the server's own name of a tool or a prompt. */
 export interface NamedPlace {
   readonly slug: string;
   readonly name: string;
 }
 
-/** Clients and models accept no longer names of tools. */
+/** The longest tool name that common clients and models accept, in characters. */
 const longestName = 64;
 const separator = "__";
 const plainName = /^[A-Za-z0-9_.-]+$/;
 const publicPattern = /^([a-z0-9]+(?:-[a-z0-9]+)*)__(.+)$/s;
-/** Hexadecimal digits of the hash in the place of what was cut or changed. */
+/** The number of hexadecimal digits of the hash at the end of a shortened name. */
 const hashLength = 10;
 const shortened = new RegExp(`_[0-9a-f]{${hashLength}}$`);
 
@@ -38,17 +38,17 @@ export function placeOf(text: string): NamedPlace | undefined {
   return slug === undefined || name === undefined || slug.length > 32 ? undefined : { slug, name };
 }
 
-/** Returns true for a name that may have been cut, so that only the list of the server tells the whole name. */
+/** Returns true if a name may have been shortened. Then the original name must be looked up in the server's list. */
 export function mayBeShortened({ name }: NamedPlace): boolean {
   return shortened.test(name);
 }
 
-/** Returns the URI of a resource for callers. A template stays a template. */
+/** Returns the URI of a server's resource for callers of the endpoint. Keeps the variables of a template. */
 export function publicUri(slug: string, uri: string): string {
   return `keyward+${slug}+${uri}`;
 }
 
-/** Returns the server and the URI behind a URI of the endpoint. */
+/** Returns the server, and the server's own URI, of a URI of the endpoint. */
 export function resourceOf(text: string): { readonly slug: string; readonly uri: string } | undefined {
   const [, slug, uri] = uriPattern.exec(text) ?? [];
   return slug === undefined || uri === undefined || slug.length > 32 ? undefined : { slug, uri };

@@ -1,9 +1,9 @@
 import type { JsonObject } from "./json.ts";
 
-/** What the endpoint of a workspace says about itself. */
+/** The name, title and version with which the endpoint of a workspace introduces itself. */
 export const serverInfo = { name: "keyward", title: "Keyward", version: "1" } as const;
 
-/** What the endpoint offers. A server that does not have one of these has no entries in its lists. */
+/** The capabilities of the endpoint. A server without one of these adds no entries to the endpoint's lists. */
 export const serverCapabilities = {
   tools: { listChanged: true },
   prompts: { listChanged: true },
@@ -12,7 +12,7 @@ export const serverCapabilities = {
   logging: {},
 } as const;
 
-/** What the endpoint offers callers with sessions. */
+/** The capabilities of the endpoint for callers with sessions. */
 export const legacyCapabilities = {
   ...serverCapabilities,
   resources: { listChanged: true, subscribe: true },

@@ -1,7 +1,7 @@
 import { arrayIn, isObject, type Json, type JsonObject } from "./json.ts";
 import { publicUri } from "./names.ts";
 
-/** Returns a result of a server with the URIs that callers of the endpoint use. */
+/** Replaces the URIs in a server's result by the URIs that callers of the endpoint use. */
 export function publicResult(method: string, slug: string, result: JsonObject): JsonObject {
   switch (method) {
     case "tools/call":

@@ -23,17 +23,17 @@ import { publicUri } from "./names.ts";
 import { publicResult } from "./public-results.ts";
 import type { ServerConnection, ServerMessages } from "./server-connection.ts";
 
-/** What a call needs of its caller. */
+/** The caller, as a call to a server sees it: its protocol, its capabilities, and functions that send it messages. */
 export interface CallerFace {
   readonly era: Era;
   readonly connections: Connections;
   /** The capabilities of the caller that servers may use. */
   readonly capabilities: JsonObject;
-  /** The least level of the log messages that the caller wants; `undefined` if the caller has not said. */
+  /** The lowest level of log messages that the caller wants. `undefined` if the caller has set none. */
   readonly logLevel: string | undefined;
   /** Called with the connection to a server before each call. */
   opened?(connection: ServerConnection, call: ServerCall): void;
-  /** Notes that the caller gets a version of a list. */
+  /** Remembers which version of a list the caller has got. */
   noteRead?(kind: ListKind, version: number): void;
   /** Sends a message, as JSON, before the response. */
   notify(text: string): Promise<void> | void;
@@ -47,7 +47,7 @@ export interface ServerCall extends Asking {
   readonly params: JsonObject;
   readonly origin: CallOrigin;
   readonly signal: AbortSignal;
-  /** Headers that repeat arguments. */
+  /** Headers that repeat arguments of the tool. */
   readonly headers: Readonly<Record<string, string>>;
   /** Called when the server says that its lists have changed. */
   readonly listsChanged: () => void;
@@ -106,7 +106,7 @@ function requireStateless(method: string): void {
   });
 }
 
-/** Returns the error for a name, a URI or a server that the token cannot use, whatever the reason is. */
+/** Returns the error for a name, URI or server that does not exist or that the token may not use. */
 export function unknownName(method: string): RpcError {
   const [what] = method.split("/");
   const thing = what === "tools" ? "tool" : what === "prompts" ? "prompt" : "resource";
@@ -117,7 +117,7 @@ export function unknownName(method: string): RpcError {
   };
 }
 
-/** Returns the error of a call that could not be made, or was not answered. */
+/** Returns the JSON-RPC error for a call that could not be sent to the server, or that the server did not answer. */
 function errorOf(error: unknown, method: string): RpcError {
   if (error instanceof RefusedByRelay) {
     const { problem, callId } = error;
@@ -128,10 +128,10 @@ function errorOf(error: unknown, method: string): RpcError {
   }
   if (error instanceof RpcFailure) return error.error;
   if (error instanceof UnreadableAnswerError) return { code: codes.server, message: error.message };
-  return { code: codes.server, message: "The server broke off its answer, or the caller has left" };
+  return { code: codes.server, message: "The server broke off its answer, or the caller disconnected" };
 }
 
-/** Sends the request again as long as a server of the modern protocol asks a caller of the legacy protocol. */
+/** While a modern server asks a legacy caller questions, sends the request again with the caller's answers. */
 async function untilComplete(
   connection: ServerConnection,
   era: Era,
@@ -171,7 +171,7 @@ function paramsFor(era: Era, face: CallerFace, params: JsonObject): JsonObject {
   return face.era === "legacy" ? withMeta(params, { [metaKeys.logLevel]: face.logLevel }) : params;
 }
 
-/** Returns what happens to the messages of a server during a call. */
+/** Returns the handlers for the messages that a server sends during a call. */
 export function messagesFor(
   connection: ServerConnection,
   face: CallerFace,
@@ -203,7 +203,9 @@ export function messagesFor(
 async function askCaller(connection: ServerConnection, face: CallerFace, { method, params }: Asking): Promise<Outcome> {
   const needed = neededFor.get(method);
   if (needed === undefined) {
-    return { error: { code: codes.methodNotFound, message: "The gateway passes no such request to its callers" } };
+    return {
+      error: { code: codes.methodNotFound, message: "The gateway does not pass this kind of request on to callers" },
+    };
   }
   if (face.capabilities[needed] === undefined) {
     return { error: { code: codes.methodNotFound, message: `The caller does not have the capability ${needed}` } };
@@ -217,7 +219,7 @@ function isWanted({ era, logLevel }: CallerFace, level: string | undefined): boo
   return logLevels.indexOf(level ?? "") >= logLevels.indexOf(logLevel);
 }
 
-/** Returns a result as the protocol of the caller has it. */
+/** Converts a server's result to the protocol of the caller. */
 function ofEra(result: JsonObject, method: string, { from, to }: { readonly from: Era; readonly to: Era }): JsonObject {
   if (to === "legacy") {
     const { resultType: _, ttlMs: __, cacheScope: ___, ...others } = result;

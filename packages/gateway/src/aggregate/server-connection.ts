@@ -23,9 +23,9 @@ import {
 } from "./messages.ts";
 import type { ServerEras, ServerProfile } from "./server-eras.ts";
 
-/** What a client does with the messages that a server sends before its response. */
+/** Handlers for the messages that a server sends before its response. */
 export interface ServerMessages {
-  /** Takes a notification. The stream waits for the promise. */
+  /** Handles a notification. The next message is read after the promise has resolved. */
   notified(asking: Asking): Promise<void> | void;
   /** Answers a request of the server. */
   asked(asking: Asking): Promise<Outcome>;
@@ -42,11 +42,11 @@ export interface ServerConnectionOptions {
   readonly memory: MessageMemory;
   /** The capabilities of the caller that the server may use. */
   readonly capabilities: JsonObject;
-  /** The protocol of the caller, which is asked for first. */
+  /** The protocol of the caller. The connection tries this protocol first. */
   readonly prefers: Era;
   /** How long the server may take to answer `server/discover` and `initialize`, in milliseconds. Default: 30,000. */
   readonly openedWithinMs?: number | undefined;
-  /** Ends the opening of the connection. Default: `close` does. */
+  /** Cancels the opening of the connection. Default: only `close` cancels it. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -66,13 +66,13 @@ interface Opened extends ServerProfile {
 }
 
 const clientInfo = { name: "keyward-gateway", version: "1" };
-/** For how long a stream may go on after its response. */
+/** For how long a server may keep a stream open after the response, in milliseconds. */
 const lingerMs = 2_000;
-/** How long a stream that has ended stays closed. Twice as long after each stream that ended soon. */
+/** How long to wait before a stream is opened again, in milliseconds. Doubles after each stream that ended soon. */
 const againMs = 1_000;
 const longestAgainMs = 60_000;
 const soonMs = 10_000;
-/** How many streams in a row may end soon. The next call of the caller opens the stream again. */
+/** After this many short streams in a row, the gateway stops. The next call of the caller opens the stream again. */
 const maxShortStreams = 10;
 const pathOf = (slug: string) => `/s/${slug}/mcp`;
 const nothingAsked: ServerMessages = {
@@ -81,8 +81,8 @@ const nothingAsked: ServerMessages = {
 };
 
 /**
- * One client of one server. Speaks the protocol that the server speaks, opens a session when the first request needs it, and
- * opens an expired session again. Each request goes through the relay, like a request that a caller sends to the server.
+ * A client of one server. Uses the server's protocol, opens a session for the first request, and opens a new session if the
+ * server has ended it. Sends each request through the relay, like a request that a caller sends to the server.
  */
 export class ServerConnection {
   readonly #options: ServerConnectionOptions;
@@ -97,7 +97,7 @@ export class ServerConnection {
     this.#options = options;
   }
 
-  /** True from the time at which the server was reached. */
+  /** True after the connection was opened, or while it is being opened. */
   get isOpen(): boolean {
     return this.#opened !== undefined || this.#opening !== undefined;
   }
@@ -107,7 +107,7 @@ export class ServerConnection {
     return this.#opened?.session !== undefined;
   }
 
-  /** Returns what the server says about itself. @throws as {@link ServerConnection.request}. */
+  /** Opens the connection, and returns the server's profile. @throws like {@link ServerConnection.request}. */
   async open(origin: CallOrigin): Promise<ServerProfile> {
     return await this.#open(origin);
   }
@@ -125,10 +125,13 @@ export class ServerConnection {
     if (this.#opened === opened) this.#opened = undefined;
     const again = await this.#send(await this.#open(request.origin), request, messages);
     if (again !== "expired") return again;
-    throw new RpcFailure({ code: codes.server, message: "The server forgets its sessions at once" });
+    throw new RpcFailure({
+      code: codes.server,
+      message: "The server did not recognize the session that it had just opened",
+    });
   }
 
-  /** Replaces the values of the server in a text that was made from its answers. */
+  /** Replaces values of the server's secrets in a text that the gateway made from its answers. */
   redacted(text: string): string {
     return this.#lastAnswer?.redacted(text) ?? text;
   }
@@ -142,7 +145,7 @@ export class ServerConnection {
     leave(answer);
   }
 
-  /** Tells a server with sessions to send log messages from a level on, if it does not yet. */
+  /** Asks a server with sessions to send log messages of a level and above, unless it was already asked. */
   async wantLogs(level: string, { origin, signal }: Pick<ServerRequest, "origin" | "signal">): Promise<void> {
     const opened = this.#opened;
     if (opened?.era !== "legacy" || opened.capabilities["logging"] === undefined) return;
@@ -174,7 +177,7 @@ export class ServerConnection {
           await this.#take(messageOf(event), messages, opened, origin);
         }
       } catch (error) {
-        // The next attempt, or the next request, shows what else is wrong.
+        // Other errors are ignored here: the next attempt or the next request reports them.
         if (error instanceof RefusedByRelay && !error.problem.isPassing) return;
       } finally {
         signal.removeEventListener("abort", stop);
@@ -241,7 +244,7 @@ export class ServerConnection {
     }
   }
 
-  /** Returns a server of the modern protocol; `undefined` for another one. */
+  /** Asks a server for its modern profile. Returns `undefined` if the server does not support the modern protocol. */
   async #discover(origin: CallOrigin, signal: AbortSignal): Promise<Opened | undefined> {
     const asked = { era: "modern", session: undefined, version: modernVersion, capabilities: {} } as const;
     try {
@@ -271,7 +274,7 @@ export class ServerConnection {
     if (version === undefined || !legacyVersions.includes(version)) {
       throw new RpcFailure({
         code: codes.server,
-        message: "The server speaks no version of MCP that the gateway knows",
+        message: "The server supports no version of MCP that the gateway supports",
       });
     }
     const session = start.headers["mcp-session-id"];
@@ -314,7 +317,7 @@ export class ServerConnection {
       return outcome;
     } catch (error) {
       signal.throwIfAborted();
-      // Another server has the slug now.
+      // By now, another server may have this slug.
       if (error instanceof RefusedByRelay && error.problem.code === "SESSION_NOT_FOUND") return "expired";
       throw error;
     } finally {
@@ -322,7 +325,7 @@ export class ServerConnection {
     }
   }
 
-  /** Reads an answer to the end of the response. */
+  /** Reads an answer until the JSON-RPC response is complete. */
   async #outcome(
     answer: InProcessAnswer,
     { status, headers }: AnswerStart,
@@ -348,7 +351,7 @@ export class ServerConnection {
       ? messageOf(await jsonOf(answer, this.#options.memory))
       : undefined;
     answer.resume();
-    // An error that the server finds before it has read the message may have no id.
+    // If the server could not read the message, its error may have no id.
     if (message?.kind === "response" && (message.id === id || (status >= 400 && "error" in message.outcome))) {
       return message.outcome;
     }
@@ -369,7 +372,7 @@ export class ServerConnection {
     if (message?.kind !== "request" || opened === undefined) return;
     const { id, asking } = message;
     const answered = asking.method === "ping" ? Promise.resolve({ result: {} }) : messages.asked(asking);
-    // The stream goes on meanwhile: the server may cancel its request.
+    // The stream is read meanwhile, because the server may cancel its request.
     void answered
       .then(async (outcome) => {
         const answer = this.#post(opened, responseMessage(id, outcome), origin, {});
@@ -416,12 +419,12 @@ export class ServerConnection {
   }
 }
 
-/** Waits for the beginning of an answer. Leaves the answer if the signal fires before. */
+/** Waits until the headers of an answer arrive. Cancels the answer if the signal fires first. */
 async function begun(answer: InProcessAnswer, signal: AbortSignal): Promise<AnswerStart> {
   return await endingWith(signal, answer, () => answer.started);
 }
 
-/** Leaves an answer, and throws the reason of a signal, if the signal fires while a function runs. */
+/** Runs a function. If the signal fires meanwhile, cancels the answer and throws the signal's reason. */
 async function endingWith<Result>(
   signal: AbortSignal,
   answer: InProcessAnswer,
@@ -440,7 +443,7 @@ async function endingWith<Result>(
   }
 }
 
-/** Reads the rest of an answer that is not needed, and leaves a stream that goes on. */
+/** Discards the rest of an answer. Closes it if it does not end within {@link lingerMs}. */
 function leave(answer: InProcessAnswer): void {
   answer.resume();
   const late = setTimeout(() => answer.destroy(), lingerMs).unref();
@@ -467,7 +470,7 @@ function nameHeaders({ method, params }: Asking): Record<string, string> {
   return { "mcp-method": method, ...(named ? { "mcp-name": headerText(name) } : {}) };
 }
 
-/** Returns a text as the modern protocol writes it in a header. */
+/** Encodes a text for a header as the modern protocol demands: base64, unless it is plain ASCII. */
 export function headerText(text: string): string {
   const isPlain = /^[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?$/.test(text) && !/^=\?base64\?.*\?=$/.test(text);
   return isPlain ? text : `=?base64?${Buffer.from(text).toString("base64")}?=`;

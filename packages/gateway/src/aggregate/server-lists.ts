@@ -6,7 +6,7 @@ import { itemsIn, type ListedItem, type ListKind, listKinds, listSources } from 
 import { codes } from "./messages.ts";
 import type { ServerConnection } from "./server-connection.ts";
 
-/** What was read of the lists of a server. A list that the server does not have is empty. */
+/** The result of reading the lists of a server. A list that the server does not offer is empty. */
 export interface ReadLists {
   readonly lists: ReadonlyMap<ListKind, readonly ListedItem[]>;
   /** Why a list could not be read, by kind; `undefined` for what {@link reasonOf} does not name. */
@@ -43,8 +43,8 @@ export async function readLists(
 }
 
 /**
- * Returns why a server could not be read, for admins. Never a text of the server. Returns `undefined` for an error of the
- * gateway or of the token, and for a server that the relay could not reach, which the relay notes.
+ * Returns for admins why the lists of a server could not be read. Contains no text of the server. Returns `undefined` for an
+ * error of the gateway or the token. Also for a server that the relay could not reach: the relay notes this itself.
  */
 export function reasonOf(error: unknown): string | undefined {
   if (error instanceof NoMemoryError) return undefined;
@@ -73,7 +73,7 @@ async function readList(
     for (const item of itemsIn(kind, slug, outcome.result)) {
       characters += item.json.length;
       if (items.size >= maxItems || characters > maxCharacters) return searched(connection, items);
-      // The first entry with a name counts, as for most clients.
+      // If two entries have the same name, the first one is used, as most clients do.
       if (!items.has(item.publicName)) items.set(item.publicName, item);
     }
     cursor = textIn(outcome.result, "nextCursor");
@@ -83,7 +83,7 @@ async function readList(
   return searched(connection, items);
 }
 
-/** Searches what was composed for values. The answers of the server were searched before. */
+/** Removes secret values from the composed entries. The answers of the server were already searched before. */
 function searched(connection: ServerConnection, items: ReadonlyMap<string, ListedItem>): readonly ListedItem[] {
   return [...items.values()].map((item) => ({
     ...item,

@@ -31,7 +31,7 @@ const changeMethods: { readonly [Kind in ListKind]: string } = {
   resourceTemplates: "notifications/resources/list_changed",
 };
 
-/** What this process keeps for one token: the lists, the sessions of its callers, and connections to servers. */
+/** The state that this process keeps for one token: lists, the sessions of its callers, and connections to servers. */
 export class TokenContext {
   readonly tokenId: string;
   readonly workspace: string;
@@ -83,7 +83,7 @@ export class TokenContext {
     return [...this.sessions.values()].reduce((sum, session) => sum + session.serverStreams, 0);
   }
 
-  /** True while the context has anything that must not be forgotten. */
+  /** True while the context has a session, a listening stream or a held call, so that it must not be removed. */
   get isUsed(): boolean {
     return this.sessions.size > 0 || this.listens.size > 0 || this.held.size > 0;
   }
@@ -115,7 +115,7 @@ export class TokenContext {
     }
   }
 
-  /** Closes what was not used for a while. */
+  /** Closes idle connections and idle sessions. */
   sweep(idleSessionMs: number): void {
     const nowMs = performance.now();
     for (const [key, { connections, usedMs, uses }] of this.#modern) {
@@ -129,7 +129,7 @@ export class TokenContext {
     }
   }
 
-  /** Ends a session and what it has opened. */
+  /** Ends a session, and the streams and server sessions that it has opened. */
   async endSession(session: CallerSession): Promise<void> {
     this.sessions.delete(session.id);
     await session.close(this.origin);
@@ -141,7 +141,7 @@ export class TokenContext {
     for (const listen of this.listens) listen.end();
   }
 
-  /** Ends everything. */
+  /** Ends all streams, sessions, held calls and connections of the token. */
   async close(): Promise<void> {
     clearTimeout(this.#telling);
     for (const listen of this.listens) listen.end();
@@ -155,7 +155,7 @@ export class TokenContext {
     ]);
   }
 
-  /** Tells the callers what has changed, a moment later, because several servers often change at once. */
+  /** Notifies the callers of changed lists after a short delay, because several servers often change at once. */
   #changed(): void {
     this.#telling ??= setTimeout(() => {
       this.#telling = undefined;

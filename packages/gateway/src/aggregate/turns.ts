@@ -1,4 +1,4 @@
-/** Lets a number of functions run at once, and the others wait in order. */
+/** Runs at most a certain number of functions at once. Further functions wait in order. */
 export class Turns {
   #free: number;
   readonly #waiting: (() => void)[] = [];

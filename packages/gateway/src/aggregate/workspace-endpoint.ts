@@ -23,7 +23,7 @@ export interface WorkspaceEndpointOptions {
   readonly maxMessageMemoryBytes: number;
   /** For how long a server may send nothing, in milliseconds. */
   readonly silenceMs: number;
-  /** Where it is noted how servers answer. */
+  /** Records the state of each server. */
   readonly states: ServerStates;
   readonly onProblem: (problem: unknown) => void;
 }
@@ -31,13 +31,13 @@ export interface WorkspaceEndpointOptions {
 const maxServers = 500;
 const maxTokens = 2_000;
 const checkedEveryMs = 1_000;
-/** The memory of the lists of all tokens. */
+/** The most memory that the lists of all tokens may take, in bytes. */
 const maxListBytes = 256 * 1_048_576;
 const longestReadMs = 10_000;
 const readsAtOnce = 64;
 const idleTokenMs = 10 * 60_000;
 const idleSessionMs = 60 * 60_000;
-/** How often the servers of a token with open streams are read, in checks. */
+/** The servers of a token with open streams are read again after this number of checks. */
 const checksBetweenLists = 5;
 
 /**
@@ -70,7 +70,7 @@ export class WorkspaceEndpoint {
     });
   }
 
-  /** Ends each stream that waits for messages. The calls in progress go on. */
+  /** Ends each stream that waits for messages. Does not end the calls in progress. */
   endStreams(): void {
     for (const context of this.#contexts.values()) context.endStreams();
   }
@@ -150,7 +150,7 @@ export class WorkspaceEndpoint {
     }
   }
 
-  /** Ends what belongs to a token that is no longer valid, closes what is idle, and keeps the lists of listeners fresh. */
+  /** Closes the context of a token that is no longer valid. Otherwise closes idle sessions, and reads old lists again. */
   async #checkToken(context: TokenContext): Promise<void> {
     context.sweep(idleSessionMs);
     const nowMs = performance.now();
@@ -177,7 +177,7 @@ export class WorkspaceEndpoint {
   }
 }
 
-/** Returns true if a token is refused, and false if nothing is known about it. */
+/** Returns true if an error means that the token was refused. Returns false for an error that says nothing about it. */
 function isRefusal(error: unknown): boolean {
   const code = typeof error === "object" && error !== null && "code" in error ? error.code : undefined;
   return code === "TOKEN_REFUSED" || code === "NOT_ALLOWED";

@@ -14,7 +14,7 @@ import type { Turns } from "./turns.ts";
 export interface WorkspaceListsOptions {
   readonly relay: Pick<Relay, "call">;
   readonly eras: ServerEras;
-  /** Where it is noted how servers answer. */
+  /** Records the state of each server. */
   readonly states: ServerStates;
   /** The memory of the messages of all servers. */
   readonly memory: MessageMemory;
@@ -22,7 +22,7 @@ export interface WorkspaceListsOptions {
   readonly listMemory: MessageMemory;
   /** The id of the workspace. */
   readonly workspace: string;
-  /** The turns of all callers. */
+  /** Limits how many servers are read at once, for all callers together. */
   readonly turns: Turns;
   /** Returns the origin of the latest request of the token. */
   readonly origin: () => CallOrigin;
@@ -63,7 +63,7 @@ export interface ListPage {
 }
 
 const longestPage = 4 * 1_048_576;
-/** The first pages of all lists. More are made again for each request. */
+/** The number of cached pages, enough for the first page of each list. When it is exceeded, the cache is emptied. */
 const maxPages = 4;
 const freshMs = 60_000;
 /** The lists of a server that were not read for longer may be those of a server that has ended. */
@@ -72,8 +72,8 @@ const firstRetryMs = 1_000;
 const nextRetryMs = 5_000;
 
 /**
- * The lists of all servers that one token may call. Each server is read by itself: one that is dead, hangs or answers garbage
- * lacks its own entries, and is read again after a while. Entries of a server are serialized once.
+ * The lists of all servers that one token may call. Each server is read separately. If a server does not answer, or answers
+ * garbage, only its own entries are missing, and it is read again later. The entries of a server are serialized once.
  */
 export class WorkspaceLists {
   readonly #options: WorkspaceListsOptions;
@@ -89,7 +89,7 @@ export class WorkspaceLists {
     this.#options = options;
   }
 
-  /** Takes the servers and tools that the token may call now, and begins to read what is new or old. */
+  /** Sets the servers and tools that the token may call. Starts to read the servers whose lists are missing or old. */
   update(servers: readonly CallableServer[], tools: readonly string[] | undefined): void {
     const slugs = new Set(servers.map(({ slug }) => slug));
     for (const { server } of this.#servers.values()) if (!slugs.has(server.slug)) this.#remove(server.slug);
@@ -113,7 +113,7 @@ export class WorkspaceLists {
     this.readDue();
   }
 
-  /** Begins to read the lists of each server that were not read for a while. */
+  /** Starts to read the lists of each server whose lists are old. */
   readDue(): void {
     const nowMs = performance.now();
     for (const listed of this.#servers.values()) {
@@ -137,7 +137,7 @@ export class WorkspaceLists {
     if (listed.reading === undefined) this.readDue();
   }
 
-  /** Waits until the lists of each server were read that are not known, are old or are in doubt. Waits at most for a time. */
+  /** Waits until all lists that are missing, old or in doubt were read, but at most `waitMs` milliseconds. */
   async read(waitMs: number, signal: AbortSignal): Promise<void> {
     const nowMs = performance.now();
     const pending = [...this.#servers.values()].flatMap((listed) =>
@@ -151,7 +151,7 @@ export class WorkspaceLists {
     clearTimeout(timer);
   }
 
-  /** True if each server was read, and all its lists. */
+  /** True if all lists of all servers were read. */
   get isWhole(): boolean {
     return [...this.#servers.values()].every(({ readMs, hasFailed }) => readMs !== undefined && !hasFailed);
   }
@@ -204,7 +204,7 @@ export class WorkspaceLists {
       ?.find(({ publicName }) => publicName === shown);
   }
 
-  /** Ends what is in progress, and the sessions in which it was. */
+  /** Cancels the reading of lists, and ends the sessions at servers that were used for it. */
   async close(): Promise<void> {
     const readings = [...this.#servers.values()].map(({ reading }) => reading);
     this.#ended.abort();
@@ -248,7 +248,7 @@ export class WorkspaceLists {
     listed.nextMs = nowMs + (listed.hasFailed ? retryMs(listed.failures) : freshMs);
     const former = listed.lists;
     const next = new Map(lists);
-    // One failure may pass, unless the entries are old. The second one takes the entries out of the list.
+    // After one failure, entries that are not old stay in the list. The second failure removes them.
     const isKept = listed.failures < 2 && !isOld(listed, nowMs);
     for (const kind of failed.keys()) next.set(kind, isKept ? (former.get(kind) ?? []) : []);
     listed.lists = next;
@@ -299,7 +299,7 @@ export class WorkspaceLists {
   }
 }
 
-/** Returns false for lists that are not known, are old, or could not be read the last time, although their entries are shown. */
+/** Returns false for lists that were not read yet, are old, or could not be read the last time but are still shown. */
 function isTrusted(listed: ListedServer, nowMs: number): boolean {
   const isInDoubt = listed.hasFailed && listed.failures < 2;
   return listed.readMs !== undefined && !isOld(listed, nowMs) && !isInDoubt;
@@ -309,7 +309,7 @@ function isOld({ readMs }: ListedServer, nowMs: number): boolean {
   return readMs !== undefined && nowMs - readMs > longestTrustMs;
 }
 
-/** Returns how long the lists of a server are not read again after failures in a row. */
+/** Returns how many milliseconds to wait before the lists of a server are read again after failures in a row. */
 function retryMs(failures: number): number {
   return failures < 2 ? firstRetryMs : Math.min(freshMs, nextRetryMs * 2 ** Math.min(4, failures - 2));
 }

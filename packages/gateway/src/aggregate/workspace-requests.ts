@@ -20,24 +20,24 @@ export interface CallerRequest extends Asking {
   readonly refresh: () => Promise<void>;
 }
 
-/** A request with the server that it is for, and the names that the server knows. */
+/** A request whose public name was resolved: the server, and the names that the server knows. */
 interface Addressed {
   readonly slug: string;
   readonly params: JsonObject;
   readonly headers: Readonly<Record<string, string>>;
 }
 
-/** The error for a method that the endpoint does not have. */
+/** The error for a method that the endpoint does not support. */
 export const noSuchMethod = {
   code: codes.methodNotFound,
   message: "The endpoint of the workspace does not have this method",
   data: { hint: "Call the server by its own endpoint, /s/<server>/mcp." },
 } as const;
 
-/** How long a request for a list waits for servers whose lists are not known, are old or are in doubt. */
+/** How long a request for a list waits for servers whose lists are missing, old or in doubt, in milliseconds. */
 const listWaitMs = 3_000;
 
-/** Answers the requests that both protocols have. @throws RpcFailure, GatewayProblem. */
+/** Answers the requests that exist in both protocols. @throws RpcFailure, GatewayProblem. */
 export async function answerRequest(face: CallerFace, request: CallerRequest): Promise<CallEnd> {
   const { lists, method, signal, origin } = request;
   const kind = listKindOf(method);
@@ -85,7 +85,7 @@ async function addressOf(face: CallerFace, request: CallerRequest): Promise<Addr
   }
 }
 
-/** Returns the server and the name behind a public name. A name that was cut is looked up in the list of the server. */
+/** Returns the server and the server's own name of a public name. Looks up a shortened name in the server's list. */
 async function namedPlace(
   kind: Extract<ListKind, "tools" | "prompts">,
   { lists, refresh, signal }: CallerRequest,

@@ -13,7 +13,7 @@ const minus = 0x2d;
 const zero = 0x30;
 const nine = 0x39;
 
-/** What a string holds between its quotes and escapes. Characters under U+0020 are not allowed. */
+/** Matches the plain characters of a JSON string. Characters below U+0020 are not allowed. */
 const plain = /[\x20\x21\x23-\x5b\x5d-\xff]*/y;
 const hexadecimal = /[0-9A-Fa-f]{4}/y;
 
@@ -21,12 +21,12 @@ const hexadecimal = /[0-9A-Fa-f]{4}/y;
 export type JsonKind = "object" | "array" | "string" | "number" | "boolean" | "null";
 
 /**
- * Walks over the bytes of one JSON document, and accepts what `JSON.parse` accepts. The scanner makes only the values
- * that are asked for, so a body costs little more memory than its text.
+ * Reads the bytes of one JSON document step by step, and accepts the same documents as `JSON.parse`. Creates only the values
+ * that the code asks for, so a body takes little more memory than its text.
  */
 export class JsonScanner {
   readonly #bytes: Buffer;
-  /** The bytes, one a character: the engine searches a string faster than a buffer. */
+  /** The bytes as a string with one character per byte, because a string is searched faster than a buffer. */
   readonly #text: string;
   readonly #maxDepth: number;
   #at = 0;
@@ -41,7 +41,7 @@ export class JsonScanner {
     this.#skipSpace();
   }
 
-  /** Returns the kind of the value at the present position. */
+  /** Returns the kind of the value at the current position. */
   kind(): JsonKind {
     const byte = this.#text.charCodeAt(this.#at);
     if (byte === openObject) return "object";
@@ -53,7 +53,7 @@ export class JsonScanner {
     throw this.#invalid();
   }
 
-  /** Walks over a value of any kind. */
+  /** Skips a value of any kind. */
   skip(): void {
     const kind = this.kind();
     if (kind === "object") this.#members(this.#skipKey, this.#skipValue);
@@ -64,7 +64,7 @@ export class JsonScanner {
     else this.#skipLiteral(this.#text.charCodeAt(this.#at) === 0x74 ? "true" : "false");
   }
 
-  /** Calls a function for each member of an object. The function must walk over the value of the member. */
+  /** Calls a function with the key of each member of an object. The function must read or skip the value of the member. */
   members(onMember: (key: string) => void): void {
     let key = "";
     this.#members(
@@ -75,17 +75,17 @@ export class JsonScanner {
     );
   }
 
-  /** Returns a string. */
+  /** Reads a string. */
   string(): string {
     return String(this.#parsed(this.#skipKey));
   }
 
-  /** Returns a number. */
+  /** Reads a number. */
   number(): number {
     return Number(this.#parsed(() => this.#skipNumber()));
   }
 
-  /** Ends the document. @throws McpRefusedError `BODY_INVALID` if anything but space follows. */
+  /** Checks that the document ends here. @throws McpRefusedError `BODY_INVALID` if anything but white space follows. */
   end(): void {
     this.#skipSpace();
     if (this.#at < this.#text.length) throw this.#invalid();
@@ -94,7 +94,7 @@ export class JsonScanner {
   readonly #skipKey = () => this.#skipString();
   readonly #skipValue = () => this.skip();
 
-  /** Returns the value of the bytes that a function walks over and accepts, so that `JSON.parse` cannot fail. */
+  /** Parses the bytes that `skip` skips. `skip` has checked them, so `JSON.parse` cannot fail. */
   #parsed(skip: () => void): unknown {
     const start = this.#at;
     skip();

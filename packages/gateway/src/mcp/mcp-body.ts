@@ -2,7 +2,7 @@ import { JsonScanner } from "./json-scanner.ts";
 import { type McpHeaders, requireSameName } from "./mcp-headers.ts";
 import { McpRefusedError } from "./mcp-refused-error.ts";
 
-/** What the gateway reads of a message. */
+/** The parts of an MCP message that the gateway reads. */
 export interface McpMessage {
   /** The method; `undefined` for the response to a request of the server. */
   readonly method: string | undefined;
@@ -14,7 +14,7 @@ export interface McpMessage {
   readonly isNotification: boolean;
 }
 
-/** The members of a message that are read, as far as they have been found. */
+/** The members of a message that were found so far. */
 interface Found {
   method?: string;
   id?: string | number;
@@ -35,8 +35,8 @@ const maxDepth = 64;
 const maxMembers = 1_000;
 
 /**
- * Reads the body of an MCP request, and checks that every server reads the same method and tool in it: no batch, no key
- * twice, valid JSON and UTF-8, and headers that agree. The bytes that came can be forwarded as they are.
+ * Reads the body of an MCP request. Accepts only a body in which each server reads the same method and tool: valid JSON in
+ * UTF-8, no batch, no key twice, and headers that agree with the body. So the gateway can forward the bytes unchanged.
  *
  * @throws McpRefusedError for any other body.
  */
@@ -92,7 +92,7 @@ function readParams(scanner: JsonScanner): Params {
   return params;
 }
 
-/** Returns a check of the keys of one object. Servers in Go read a key in any case, and take the last one. */
+/** Returns a check for duplicate keys of one object. Servers in Go ignore the case of a key, and use the last one. */
 function uniqueKeys(known: ReadonlyMap<string, string>): (key: string) => void {
   const seen = new Set<string>();
   return (key) => {
@@ -108,7 +108,7 @@ function uniqueKeys(known: ReadonlyMap<string, string>): (key: string) => void {
   };
 }
 
-/** Returns a key without its case. Both steps are needed: `ſ` is an `s` in upper case only, and `K` a `k` in lower case. */
+/** Removes the case of a key. Both steps are needed: `ſ` becomes an `s` through upper case, and `K` a `k` through lower case. */
 const fold = (key: string) => key.toUpperCase().toLowerCase();
 
 const byFold = (...keys: string[]): ReadonlyMap<string, string> => new Map(keys.map((key) => [fold(key), key]));
@@ -118,7 +118,7 @@ const paramsKeys = byFold("name", "uri", "taskId", "arguments", "_meta");
 function requireString(scanner: JsonScanner, name: string): string {
   if (scanner.kind() !== "string") throw invalid(`a \`${name}\` that is no text`);
   const value = scanner.string();
-  // Decoders put different characters in the place of half a pair.
+  // Decoders replace half of a surrogate pair with different characters.
   if (!value.isWellFormed()) throw invalid(`half of a character in \`${name}\``);
   return value;
 }

@@ -1,6 +1,6 @@
 import { McpRefusedError } from "./mcp-refused-error.ts";
 
-/** The headers of a request that repeat what its body says, from the protocol of 2026-07-28 on. */
+/** The headers that repeat the method and the name in a request's body. MCP has them since version 2026-07-28. */
 export interface McpHeaders {
   /** The value of `mcp-method`. */
   readonly method?: string | undefined;
@@ -8,7 +8,7 @@ export interface McpHeaders {
   readonly name?: string | undefined;
 }
 
-/** What a body names: a tool or a prompt, a resource, or a task. */
+/** The name in a body: of a tool or prompt (`name`), a resource (`uri`) or a task (`taskId`). */
 type Named = Readonly<Partial<Record<"name" | "uri" | "taskId", string>>>;
 
 /** The member of `params` that `mcp-name` repeats, by the method. Tasks are an extension of the protocol. */
@@ -22,10 +22,10 @@ const sources: ReadonlyMap<string, keyof Named> = new Map([
 ]);
 
 /**
- * Checks the headers that repeat what a body says. A header may be missing: servers of an earlier protocol know none, and
- * servers of a later one refuse the request.
+ * Checks that the headers and the body name the same method and tool. A header may be missing: servers of an earlier protocol
+ * do not need it, and servers of a later protocol refuse the request themselves.
  *
- * @throws McpRefusedError `HEADER_MISMATCH` if a header says something else than the body.
+ * @throws McpRefusedError `HEADER_MISMATCH` if a header differs from the body.
  */
 export function requireSameName(
   headers: McpHeaders,
@@ -40,7 +40,7 @@ export function requireSameName(
   if (name === undefined || !isSame) throw mismatch("mcp-name", id);
 }
 
-/** Returns the text of a header that may be encoded as `=?base64?…?=`, and `undefined` if the text has two readings. */
+/** Decodes a header, which may be encoded as `=?base64?…?=`. Returns `undefined` if the header is ambiguous. */
 function decodeName(header: string): string | undefined {
   const [, encoded] = /^=\?base64\?(.*)\?=$/.exec(header) ?? [];
   if (encoded === undefined) return /^[\x20-\x7e\t]*$/.test(header) ? header : undefined;

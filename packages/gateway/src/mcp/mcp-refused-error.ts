@@ -1,4 +1,4 @@
-/** The code of a reason why the gateway refuses an MCP message. */
+/** The reason why the gateway refuses an MCP message. */
 export type McpRefusedCode =
   /** The body has more than 4 MiB. */
   | "BODY_TOO_LARGE"
@@ -17,12 +17,12 @@ export type McpRefusedCode =
   /** A server gave its session an id that is too long, or has other characters than visible ASCII. */
   | "SESSION_ID_INVALID";
 
-/** An error of an MCP message. The message repeats nothing that was sent, so that a caller and a log may read it. */
+/** Thrown for a refused MCP message. Its text contains nothing that was sent, so a caller and a log may read it. */
 export class McpRefusedError extends Error {
   override readonly name = "McpRefusedError";
   /** The code of the reason. */
   readonly code: McpRefusedCode;
-  /** The id of the request; `undefined` if the message has no id, or the message is refused before its end. */
+  /** The id of the refused message. `undefined` if it has no id, or was refused before it was read to its end. */
   readonly id: string | number | undefined;
 
   constructor(code: McpRefusedCode, message: string, id?: string | number) {

@@ -1,7 +1,7 @@
 import { createHmac, type KeyObject, timingSafeEqual } from "node:crypto";
 import { McpRefusedError } from "./mcp-refused-error.ts";
 
-/** What a session belongs to. */
+/** The workspace, the server and the owner to which a session belongs. */
 export interface SessionPlace {
   /** The id of the workspace. */
   readonly workspace: string;
@@ -47,7 +47,7 @@ function macOf(key: KeyObject | Uint8Array, { workspace, server, owner }: Sessio
     const bytes = Buffer.from(field);
     const length = Buffer.alloc(4);
     length.writeUInt32BE(bytes.length);
-    // The length keeps the end of a field from passing for the beginning of the next one.
+    // Each field begins with its length, so that characters cannot be moved from one field to the next one.
     return [length, bytes];
   });
   return createHmac("sha256", key).update(Buffer.concat(fields)).digest("base64url");

@@ -1,6 +1,6 @@
 import { type AddressBytes, type AddressRange, addressBytes, isInRange, knownRange, mapped } from "./ip-address.ts";
 
-/** The special-purpose ranges of IPv4 in the registry of IANA, with the multicast addresses. */
+/** The special-purpose IPv4 ranges in IANA's registry, and the multicast addresses. */
 const specialIPv4 = [
   "0.0.0.0/8",
   "10.0.0.0/8",
@@ -29,8 +29,8 @@ const globalIPv6 = knownRange("2000::/3");
 const specialIPv6 = ["2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"].map(knownRange);
 
 /**
- * The addresses at which clouds hand credentials to the machines that ask. No exception allows them: a gateway that calls
- * one gives the credentials of its own machine to a caller.
+ * The addresses at which cloud metadata services give credentials to a machine. No exception allows them: through the gateway,
+ * a caller could get the credentials of the gateway's machine.
  */
 const metadata = [
   "169.254.169.254", // AWS, Google, Azure, Oracle, OpenStack and others
@@ -71,17 +71,17 @@ export function isNeverAllowed(address: AddressBytes): boolean {
   const isIn = (reached: AddressBytes, ranges: readonly AddressRange[]) =>
     ranges.some((range) => isInRange(reached, range));
   if (isIn(address, neverAllowed)) return true;
-  // A public address can be one of a network's own translator. By chance one in 65,536 ends like a link-local address.
+  // A network's own NAT64 prefix can be a public address. One in 65,536 public addresses ends like a link-local address.
   return translated(address).some((reached) => isIn(reached, isPublic(address) ? metadata : neverAllowed));
 }
 
-/** Returns true for a range without an address that an exception could allow. */
+/** Returns true if no exception can allow any address of a range. */
 export function isNeverAllowedRange({ bytes, bits }: AddressRange): boolean {
   if (bits === bytes.length * 8) return isNeverAllowed(bytes);
   return neverAllowed.some((range) => bits >= range.bits && isInRange(bytes, range));
 }
 
-/** Returns the IPv4 addresses that a translator on the way could read out of an IPv6 address. */
+/** Returns the IPv4 addresses to which a network's translator, such as NAT64, could translate an IPv6 address. */
 function translated(address: AddressBytes): AddressBytes[] {
   if (address.length === 4) return [];
   // NAT64 with a prefix of 96 bits, well known or the network's own, IPv4-compatible addresses, and ISATAP.

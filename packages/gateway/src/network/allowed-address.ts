@@ -1,7 +1,7 @@
 import { isNeverAllowed, isNeverAllowedRange, isPublic } from "./address-rules.ts";
 import { type AddressBytes, type AddressRange, addressRange, isInRange, isWholeRange, mapped } from "./ip-address.ts";
 
-/** An address range and a port that the operator allows although they are not public. */
+/** A range of private addresses, and a port, that the operator allows. */
 export interface AllowedAddress {
   /** The range, such as `10.0.0.0/8` or `::1/128`. */
   readonly cidr: string;
@@ -32,7 +32,7 @@ export function parseAllowedAddress(text: string): AllowedAddress {
   return { cidr: given.includes("/") ? given : `${given}/${range.bits}`, port };
 }
 
-/** Returns a test of whether the gateway may dial an address at a port. */
+/** Returns the rule that decides which addresses and ports the gateway may dial. */
 export function allowance(allowed: readonly AllowedAddress[]): Allowance {
   const exceptions = allowed.map(({ cidr, port }) => {
     const range = addressRange(cidr);
@@ -51,11 +51,11 @@ export function allowance(allowed: readonly AllowedAddress[]): Allowance {
 
 /** The addresses that the gateway may dial for one server. */
 export interface Allowance {
-  /** Returns true for a public address if the connection is encrypted, and for an exception. */
+  /** Returns true for a public address with an encrypted connection, and for an allowed address and port. */
   mayDial(address: AddressBytes, port: number, isEncrypted: boolean): boolean;
 }
 
-/** Returns why a range can be no exception. */
+/** Returns why an operator cannot allow a range; `undefined` if the range can be allowed. */
 function problemWith(range: AddressRange): string | undefined {
   if (!isWholeRange(range)) return "its address has bits after the prefix. Write the first address of the range.";
   if (range.bits >= mapped.bits && isInRange(range.bytes, mapped)) return "it is an IPv4 address. Write it as IPv4.";

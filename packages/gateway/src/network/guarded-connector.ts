@@ -15,7 +15,7 @@ export interface GuardedConnectorOptions {
   readonly certificateAuthorities: string | undefined;
 }
 
-/** One try to connect: the host that the URL names, and when the try ends. */
+/** One attempt to connect: the host and port of the URL, and the time limit. */
 interface Attempt {
   readonly host: string;
   readonly port: number;
@@ -23,22 +23,21 @@ interface Attempt {
   readonly endsAt: number;
 }
 
-/** An address that may be dialled, as the resolver wrote it. */
+/** An address that was checked and may be dialled. */
 interface Checked {
   readonly text: string;
   readonly bytes: AddressBytes;
 }
 
-/** Resolves with the operating system, so that `/etc/hosts` holds. */
+/** Resolves a host with the operating system, which also reads `/etc/hosts`. */
 export const resolveHost: ResolveHost = async (host) => {
   const found = await lookup(host, { all: true });
   return found.map(({ address }) => address);
 };
 
 /**
- * Makes the function with which undici connects. The function resolves the host once, refuses the host if any address is
- * not allowed, and dials the addresses that were checked. So a name that changes its address gets no connection that was
- * not checked.
+ * Makes the function with which undici connects. The function resolves the host once, refuses it if any of its addresses is
+ * not allowed, and dials only the checked addresses. So a DNS answer that changes afterwards cannot lead to another address.
  */
 export function guardedConnector(options: GuardedConnectorOptions): buildConnector.connector {
   const { allowance, resolve, connectTimeoutMs, certificateAuthorities } = options;
@@ -107,7 +106,7 @@ function check({ host, port, isEncrypted }: Attempt, allowance: Allowance, addre
     : new NetworkError("ADDRESS_REFUSED", "The server has an address that the gateway may not call", { detail });
 }
 
-/** Dials one address after the other. Each gets an equal share of the time that is left. */
+/** Dials the addresses one after the other. Each attempt may take an equal share of the remaining time. */
 async function dialFirst(
   dial: buildConnector.connector,
   attempt: Attempt,
@@ -119,7 +118,7 @@ async function dialFirst(
     try {
       return await dialAddress(dial, attempt, address, shareMs);
     } catch (error) {
-      // Only an address that gave no connection is left for the next one.
+      // The next address is tried only if no connection to this one was made.
       if (!(error instanceof NetworkError) || !isWithoutAnswer(error)) throw error;
       failures.push(error);
     }
@@ -168,7 +167,7 @@ function dialAddress(
   return promise;
 }
 
-/** Returns the name in a certificate, without the dot at the end that names the root of the DNS. */
+/** Returns the host name that the certificate must have: without the dot at the end, which means the DNS root. */
 const serverName = (host: string) => host.replace(/\.$/, "");
 
 function isConnectedTo(socket: Socket, dialled: AddressBytes, port: number): boolean {

@@ -2,15 +2,15 @@ import { Pool } from "undici";
 import { type AllowedAddress, allowance } from "./allowed-address.ts";
 import { guardedConnector, type ResolveHost, resolveHost } from "./guarded-connector.ts";
 
-/** How calls are dispatched. */
+/** Limits on connections and answers, the trusted certificates, and the resolver. */
 export interface DispatchLimits {
-  /** The longest time until a connection is made, the resolver and TLS included. Default: 10,000. */
+  /** The longest time to connect, in milliseconds, including DNS and TLS. Default: 10,000. */
   readonly connectTimeoutMs?: number;
-  /** The longest time until the headers of an answer have come. Default: 0, which is no limit. */
+  /** The longest time until the headers of an answer arrive, in milliseconds. Default: 0, which means no limit. */
   readonly headersTimeoutMs?: number;
-  /** The longest time between two pieces of an answer. Default: 0, which is no limit. */
+  /** The longest time between two pieces of an answer, in milliseconds. Default: 0, which means no limit. */
   readonly bodyTimeoutMs?: number;
-  /** Certificates of authorities in PEM, instead of those of Node.js. */
+  /** The trusted certificate authorities, in PEM. Default: the authorities that Node.js trusts. */
   readonly certificateAuthorities?: string;
   /** Returns all addresses of a host. Default: the resolver of the operating system. */
   readonly resolve?: ResolveHost;
@@ -20,7 +20,7 @@ export interface DispatchLimits {
 export interface GuardedDispatcherOptions extends DispatchLimits {
   /** The scheme, host and port that all calls go to. */
   readonly origin: string;
-  /** The addresses that are allowed although they are not public. */
+  /** The private addresses that are allowed. */
   readonly allowed: readonly AllowedAddress[];
 }
 

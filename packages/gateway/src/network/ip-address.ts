@@ -42,7 +42,7 @@ export function addressRange(text: string): AddressRange | undefined {
   return bits > bytes.length * 8 ? undefined : { bytes, bits };
 }
 
-/** Returns true if an address is in a range. An IPv4 address is in no range of IPv6. */
+/** Returns true if an address is in a range. Returns false for an IPv4 address and an IPv6 range. */
 export function isInRange(address: AddressBytes, { bytes, bits }: AddressRange): boolean {
   if (address.length !== bytes.length) return false;
   const whole = bits >> 3;
@@ -51,7 +51,7 @@ export function isInRange(address: AddressBytes, { bytes, bits }: AddressRange):
   return rest === 0 || ((address[whole] ?? 0) ^ (bytes[whole] ?? 0)) >> (8 - rest) === 0;
 }
 
-/** Returns true if a range begins at its own address, so that no bit after the shared ones is set. */
+/** Returns true if no bit after the prefix of a range is set. */
 export function isWholeRange({ bytes, bits }: AddressRange): boolean {
   return bytes.every((byte, index) => (byte & (0xff >> Math.min(8, Math.max(0, bits - index * 8)))) === 0);
 }
@@ -64,7 +64,7 @@ export function withoutMapping(address: AddressBytes): AddressBytes {
 /** The IPv6 addresses `::ffff:a.b.c.d`. A system dials the IPv4 address in them. */
 export const mapped: AddressRange = knownRange("::ffff:0:0/96");
 
-/** Returns the range of a text in a source of this package. */
+/** Returns the range of a constant text in this package. @throws TypeError if the text is not a range. */
 export function knownRange(text: string): AddressRange {
   const range = addressRange(text);
   if (range === undefined) throw new TypeError(`${text} is no address range`);

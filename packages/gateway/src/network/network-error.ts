@@ -1,4 +1,4 @@
-/** The code of a reason why a server could not be reached. */
+/** The reason why the gateway could not connect to a server. */
 export type NetworkErrorCode =
   /** The host has an address that the gateway may not dial. */
   | "ADDRESS_REFUSED"
@@ -14,14 +14,14 @@ export type NetworkErrorCode =
   | "TLS_FAILED";
 
 /**
- * An error of the connection to a server. A caller may read the message: it names neither host nor address. What the
- * operator needs is in {@link NetworkError.detail} and in the cause.
+ * Thrown when the gateway cannot connect to a server. A caller may read the message: it contains no host and no address. The
+ * details for the operator are in {@link NetworkError.detail} and in the cause.
  */
 export class NetworkError extends Error {
   override readonly name = "NetworkError";
   /** The code of the reason. */
   readonly code: NetworkErrorCode;
-  /** The host and its addresses, for the operator. Callers must not read it: it tells what a private DNS answers. */
+  /** The host and its addresses, for the operator. Callers must not read this, because it reveals answers of a private DNS. */
   readonly detail: string;
 
   constructor(code: NetworkErrorCode, message: string, { detail, cause }: { detail: string; cause?: unknown }) {

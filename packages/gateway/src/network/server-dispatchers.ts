@@ -15,7 +15,7 @@ export interface DialledServer {
 export type ServerRequest = Omit<Dispatcher.DispatchOptions, "origin">;
 
 interface Entry {
-  /** The origin and the exceptions that the connections were made under. */
+  /** The origin and the allowed addresses for which the dispatcher was made. */
   readonly made: string;
   readonly dispatcher: Dispatcher;
 }
@@ -24,9 +24,9 @@ interface Entry {
 const maxServers = 1_000;
 
 /**
- * Dispatches calls to servers. Each server has connections of its own: a connection that one server's exceptions allowed,
- * or that a credential has signed in, never serves another server. After a change of the URL or of the exceptions, new calls get new
- * connections. Calls in progress end on the old ones.
+ * Dispatches calls to servers. Servers never share connections: an exception for one server, or a credential that one
+ * connection has signed in with, must not serve another server. After a change of the URL or of the exceptions, new calls
+ * use new connections. Calls in progress finish on the old connections.
  */
 export class ServerDispatchers {
   readonly #limits: DispatchLimits;

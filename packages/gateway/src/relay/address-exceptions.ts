@@ -1,6 +1,6 @@
 import { type AllowedAddress, parseAllowedAddress } from "../network/index.ts";
 
-/** An address that is not public, and that servers may have all the same. */
+/** A private address that the operator allows, for one server or for all servers. */
 export interface AddressException extends AllowedAddress {
   /** The workspace and the slug of the one server that may have the address, such as `main/github`. Default: every server. */
   readonly server?: string | undefined;
@@ -22,7 +22,7 @@ export function parseAddressException(text: string): AddressException {
   return { ...parseAllowedAddress(address), server };
 }
 
-/** Returns the exceptions that hold for one server. */
+/** Returns the exceptions that apply to one server. */
 export function exceptionsOf(exceptions: readonly AddressException[], name: string): readonly AllowedAddress[] {
   return exceptions.filter(({ server }) => server === undefined || server === name);
 }

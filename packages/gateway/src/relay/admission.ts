@@ -6,7 +6,7 @@ import { busy, rateLimited } from "./limit-problems.ts";
 import type { CheckedCallLimits } from "./relay-limits.ts";
 import { tokenRefused } from "./service-problem.ts";
 
-/** Who says to make a call: a token that was not checked yet, and the network address of its client. */
+/** The caller of a request, before its token is checked: the token, and the network address of the client. */
 export interface PresentedCaller {
   readonly token: string;
   readonly address: string | undefined;
@@ -77,7 +77,7 @@ export class Admission {
       this.#rates.take(tokenId);
       return;
     }
-    // A client of the newer protocol that gets 429 for these falls back to the older protocol.
+    // A client of the newer protocol falls back to the older protocol if it gets 429 for one of these methods.
     if (mcpMethod === "initialize" || mcpMethod === "server/discover") throw busy("token");
     throw rateLimited("This token began too many calls", waitSeconds);
   }

@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders } from "node:http";
 import { GatewayProblem } from "../problem.ts";
 
-// Everything else stays here, such as cookies, challenges, and what describes the connection or the bytes before redaction.
+// No other header is relayed: not cookies, challenges, or headers that describe the connection or the body before redaction.
 const relayed: readonly string[] = [
   "allow",
   "cache-control",
@@ -20,7 +20,7 @@ const charsets: readonly string[] = ["utf-8", "utf8", "us-ascii", "ascii", "iso-
 /** How the body of an answer was compressed. */
 export type ContentEncoding = "gzip" | "deflate" | "br" | "zstd";
 
-/** What the gateway must know about an answer before its body. */
+/** The facts about an answer that the gateway must know before it reads the body. */
 export interface AnswerHead {
   /** The headers for the caller, except those of the session. They are searched for values. */
   readonly headers: Readonly<Record<string, string>>;
@@ -46,11 +46,11 @@ export function readAnswerHead(
       hint: "An admin of the workspace finds the secret with `keyward calls explain` and the id of this call, and sets a new value.",
     });
   }
-  // The audit records no such status, so the call would look as if the caller had left.
-  if (status > 599) throw answerRefused("The server sent a status that is none of HTTP");
+  // The audit cannot record such a status. The call would look as if the caller had disconnected.
+  if (status > 599) throw answerRefused("The server sent a status that is not an HTTP status");
   if (status === 206) throw answerRefused("The server sent a part of an answer, which cannot be searched for values");
   const contentType = one(headers["content-type"]);
-  // A second charset counts as well, because clients differ in which one they use.
+  // Checks each charset if there are several, because clients differ in which one they use.
   for (const [, charset = ""] of (contentType ?? "").matchAll(/;\s*charset\s*=\s*"?([^",;\s]*)/gi)) {
     if (charsets.includes(charset.toLowerCase())) continue;
     throw answerRefused("The answer has a charset in which the gateway cannot search for values");
@@ -74,7 +74,7 @@ export function readAnswerHead(
   };
 }
 
-/** The headers that the gateway adds, so that a page of the server can do nothing in the gateway's origin. */
+/** The headers that the gateway adds, so that a web page of the server cannot run scripts in the gateway's origin. */
 export const addedHeaders = {
   "content-security-policy": "sandbox; default-src 'none'",
   "x-content-type-options": "nosniff",
@@ -102,7 +102,7 @@ function one(value: string | readonly string[] | undefined): string | undefined 
   return value === undefined || typeof value === "string" ? value : value.join(", ");
 }
 
-/** Returns the problem of an answer that the gateway does not pass on. */
+/** Returns the problem for an answer of a server that the gateway does not relay. */
 export function answerRefused(detail: string): GatewayProblem {
   return new GatewayProblem("ANSWER_REFUSED", detail, {
     hint: "The call may have had an effect at the server. Ask an admin of the workspace whether the server can answer in another form.",

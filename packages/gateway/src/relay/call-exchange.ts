@@ -8,7 +8,7 @@ export interface CallRequest extends Readable {
   readonly method?: string | undefined;
   readonly url?: string | undefined;
   readonly headers: IncomingHttpHeaders;
-  /** Names and values of the headers, as they came. */
+  /** The names and values of the headers, alternating, exactly as the client sent them. */
   readonly rawHeaders: readonly string[];
   /** False while a part of the body has not arrived. */
   readonly complete: boolean;
@@ -25,13 +25,13 @@ export interface CallResponse {
   once(event: "close", listener: () => void): unknown;
   writeHead(status: number, headers: Record<string, string>): unknown;
   flushHeaders(): void;
-  /** Returns false if the caller is slow. `drain` follows. */
+  /** Returns false if the caller reads slowly. Then the event `drain` follows. */
   write(bytes: Uint8Array): boolean;
   cork(): void;
   end(body?: string): unknown;
   destroy(): unknown;
-  /** Takes a problem instead of its answer as HTTP. */
+  /** If present, is called with a problem, instead of writing the problem as an HTTP answer. */
   refuse?(problem: GatewayProblem, callId: string): void;
-  /** Gets what returns the values to search for now, for a text that is made from the answer. */
+  /** Gets a function that returns the current needles, so that texts made from the answer can be searched, too. */
   searchFor?(needles: () => Needles): void;
 }

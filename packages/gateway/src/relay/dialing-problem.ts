@@ -1,7 +1,7 @@
 import { NetworkError } from "../network/index.ts";
 import { GatewayProblem } from "../problem.ts";
 
-/** Returns the problem of a request that could not be sent to the server, or whose answer broke off. */
+/** Returns the problem for a request that could not be sent to the server, or whose answer broke off. */
 export function problemOfDialing(error: unknown): GatewayProblem {
   if (error instanceof GatewayProblem) return error;
   switch (codeOf(error)) {
@@ -45,7 +45,7 @@ export function problemOfDialing(error: unknown): GatewayProblem {
   }
 }
 
-/** Returns the problem of a server that sends nothing for too long. */
+/** Returns the problem for a server that has sent nothing for too long. */
 export function serverTimeout(cause?: unknown): GatewayProblem {
   return new GatewayProblem("SERVER_TIMEOUT", "The server did not answer in time", {
     hint: "Repeat the call later. If the call changes something, find out first whether the server has made the change.",

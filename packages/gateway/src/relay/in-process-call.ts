@@ -4,7 +4,7 @@ import type { Needles } from "../redaction/needles.ts";
 import { Redactor } from "../redaction/redactor.ts";
 import type { CallRequest, CallResponse } from "./call-exchange.ts";
 
-/** A request that this process makes to the relay for a caller. */
+/** A request that the gateway itself sends through the relay on behalf of a caller. */
 export interface InProcessCall {
   readonly method: "GET" | "POST" | "DELETE";
   /** The path, such as `/s/github/mcp`. */
@@ -16,13 +16,13 @@ export interface InProcessCall {
   readonly remoteAddress: string | undefined;
 }
 
-/** The beginning of an answer of the relay. */
+/** The status and the headers of an answer of the relay. */
 export interface AnswerStart {
   readonly status: number;
   readonly headers: Readonly<Record<string, string>>;
 }
 
-/** A call of this process that the relay has refused or ended. */
+/** Thrown when the relay refuses or ends a request of the gateway itself. */
 export class RefusedByRelay extends Error {
   override readonly name = "RefusedByRelay";
   readonly problem: GatewayProblem;
@@ -36,7 +36,7 @@ export class RefusedByRelay extends Error {
   }
 }
 
-/** Makes a request that the relay reads like one of `node:http`. */
+/** Converts a call to a request that the relay can read like a request of `node:http`. */
 export function inProcessRequest({ method, url, headers, body, remoteAddress }: InProcessCall): CallRequest {
   const all = body === undefined ? headers : { ...headers, "content-length": String(body.length) };
   const bytes = Readable.from(body === undefined ? [] : [body], { objectMode: false });
@@ -66,7 +66,7 @@ export class InProcessAnswer extends PassThrough implements CallResponse {
     this.started = promise;
     this.#resolve = resolve;
     this.#reject = reject;
-    // The reader of an answer that it has left does not wait for the beginning.
+    // If the reader has cancelled the answer, nobody waits for this promise.
     promise.catch(() => {});
     this.once("close", () => reject(new Error("The call ended before its answer began")));
     this.on("error", () => {});
@@ -90,7 +90,7 @@ export class InProcessAnswer extends PassThrough implements CallResponse {
     this.#needles = needles;
   }
 
-  /** Replaces the values of the server in a text that was made from the answer. */
+  /** Replaces values of the server's secrets in a text that was made from the answer. */
   redacted(text: string): string {
     const needles = this.#needles?.();
     if (needles === undefined || needles.isEmpty) return text;

@@ -1,6 +1,6 @@
 import { GatewayProblem } from "../problem.ts";
 
-/** Returns the problem of a call for which there is no place. */
+/** Returns the problem for a call that would exceed the limit of calls in progress. */
 export function busy(what: "gateway" | "token" | "server"): GatewayProblem {
   const whose = { gateway: "", token: " with this token", server: " to this server" }[what];
   return new GatewayProblem("SERVICE_BUSY", `Too many calls${whose} are in progress`, {
@@ -8,10 +8,10 @@ export function busy(what: "gateway" | "token" | "server"): GatewayProblem {
   });
 }
 
-/** Returns the problem of a token that calls too often. */
+/** Returns the problem for a token that has sent too many calls. */
 export function rateLimited(detail: string, waitSeconds: number): GatewayProblem {
   return new GatewayProblem("RATE_LIMITED", detail, {
-    hint: "Wait as long as the header Retry-After says.",
+    hint: "Repeat the call after the number of seconds in the header Retry-After.",
     waitSeconds,
   });
 }

@@ -10,18 +10,18 @@ interface ServerNeedles {
   calls: number;
 }
 
-/** What is read of a grant. */
+/** The parts of a grant that the cache reads. */
 interface SearchedGrant extends Pick<CallGrant, "secrets"> {
   readonly server: Pick<CallGrant["server"], "id">;
 }
 
 /** The needles of one call. */
 export interface TakenNeedles {
-  /** Returns the needles of now. Another object than before if values were added. */
+  /** Returns the current needles: a new object if values were added since the last call. */
   readonly needles: () => Needles;
   /** Adds values that were set since the call began. */
   readonly add: (secrets: readonly CallSecret[]) => void;
-  /** To be called when the call has ended. */
+  /** Must be called when the call has ended. */
   readonly release: () => void;
 }
 
@@ -29,8 +29,8 @@ export interface TakenNeedles {
 const keptMs = 15 * 60_000;
 
 /**
- * The needles of each server: its values of now, and former values that a call has used in the last minutes. A server may
- * still answer with a former value.
+ * The needles of each server: its current values, and former values that a call has used in the last 15 minutes. A server may
+ * still send a former value in an answer.
  */
 export class NeedleCache {
   readonly #servers = new Map<string, ServerNeedles>();
@@ -74,7 +74,7 @@ export class NeedleCache {
         if (kept.calls === 0) kept.untilMs = performance.now() + keptMs;
       }
     };
-    // Not made before the answer begins: a value that was set during the call may come back, too.
+    // Made only when the answer begins, so that they contain a value that was set during the call.
     return { needles: () => this.#needlesOf(entry), add, release };
   }
 

@@ -77,7 +77,7 @@ export class OpenCalls {
         answer.fail(serverTimeout());
       }
     }
-    // A stream that was within an event for a second is ended there.
+    // After one second, a stream is ended even in the middle of an event.
     if (this.#isClosing) this.#endStreams(false);
     if (this.#isChecking || this.#open.size === 0) return;
     this.#isChecking = true;
@@ -99,7 +99,7 @@ export class OpenCalls {
     }
   }
 
-  /** Searches streams for values that were set after they began, also by another process. */
+  /** Lets open streams be searched for values that were set after they began, even by another process. */
   async #searchForNewValues(): Promise<void> {
     const streams = [...this.#open].filter(({ answer }) => answer?.isEventStream === true);
     for (const { call, secrets, revision } of await this.#reader.newSecrets(streams)) {
@@ -117,10 +117,10 @@ export class OpenCalls {
   }
 }
 
-/** Returns the problem of a call that is refused or ended because this process is shutting down. */
+/** Returns the problem for a call that is refused or ended because this process is shutting down. */
 export function closing(): GatewayProblem {
-  return new GatewayProblem("SERVICE_CLOSING", "This process of the gateway is ending", {
-    hint: "Repeat the call: another process answers, or this one after its restart.",
+  return new GatewayProblem("SERVICE_CLOSING", "This process of the gateway is shutting down", {
+    hint: "Repeat the call. Another process answers it, or this one after its restart.",
   });
 }
 

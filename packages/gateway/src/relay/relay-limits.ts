@@ -6,7 +6,7 @@ export interface CallLimits {
   readonly callsPerSecond?: number | undefined;
   /** How many calls one token may begin at once after a pause. Default: 200. */
   readonly burstCalls?: number | undefined;
-  /** How often a minute one token may be refused until it is not checked for some seconds. Default: 10. */
+  /** How many times a minute one token may be refused. After that, the gateway answers 429 for some seconds. Default: 10. */
   readonly refusalsPerMinute?: number | undefined;
   /** How many calls with one token may be in progress at once. Open streams count. Default: 200. */
   readonly concurrentCallsOfToken?: number | undefined;
@@ -22,13 +22,13 @@ export interface CallLimits {
   readonly maxBodyBytes?: number | undefined;
   /** The largest body of an answer, in bytes, after decoding. Default: 1,073,741,824. */
   readonly maxAnswerBytes?: number | undefined;
-  /** The memory of all bodies that are read whole, in bytes. Default: 268,435,456. */
+  /** The most memory that all bodies which are read whole may take together, in bytes. Default: 268,435,456. */
   readonly maxBodyMemoryBytes?: number | undefined;
   /** For how long a server may send nothing, in milliseconds. Streams of events may be silent for longer. Default: 120,000. */
   readonly silenceMs?: number | undefined;
 }
 
-/** Limits with a value for each. */
+/** The limits, with the default for each limit that was not set. */
 export type CheckedCallLimits = { readonly [Name in keyof Required<CallLimits>]: number };
 
 const defaults: CheckedCallLimits = {

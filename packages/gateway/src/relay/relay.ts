@@ -45,13 +45,13 @@ export interface RelayOptions {
   readonly dispatchers: ServerDispatchers;
   readonly addressExceptions: readonly AddressException[];
   readonly limits: CheckedCallLimits;
-  /** Where the relay notes how servers answer. */
+  /** The relay records the state of each server here. */
   readonly states: ServerStates;
   /** Called with each problem that an operator should know: a `GatewayProblem` with the id of its call, or another error. */
   readonly onProblem: (problem: unknown, call?: { readonly callId: string }) => void;
 }
 
-/** What is known about a call, for its entry in the audit. */
+/** The facts about a call for its entry in the audit. */
 interface CallFacts {
   readonly callId: string;
   readonly atMs: number;
@@ -60,7 +60,7 @@ interface CallFacts {
   readonly method: RelayedMethod;
   /** The headers of the caller that are forwarded. */
   readonly headers: Readonly<Record<string, string>>;
-  /** True for a call that this process makes for a request that was counted already. */
+  /** True for a call that the gateway itself makes for a request whose rate was already counted. */
   readonly isCounted: boolean;
   mcpMethod: string | undefined;
   tool: string | undefined;
@@ -80,7 +80,7 @@ export interface WorkspaceCall {
   readonly grant: WorkspaceGrant;
   /** The body of a request with the method POST. */
   readonly body: Buffer | undefined;
-  /** What the body says. */
+  /** The message in the body. */
   readonly message: McpMessage | undefined;
 }
 
@@ -128,8 +128,8 @@ export class Relay {
   }
 
   /**
-   * Makes a request of this process for a caller, whose request was counted already: the same checks, limits and records
-   * as for a request that arrives. Returns the answer, which begins later.
+   * Sends a request of the gateway itself on behalf of a caller, whose own request was already counted. Applies the same checks,
+   * limits and records as to a request from the network. Returns the answer at once, before its headers have arrived.
    */
   call(call: InProcessCall): InProcessAnswer {
     const request = inProcessRequest(call);
@@ -140,7 +140,7 @@ export class Relay {
     return response;
   }
 
-  /** Answers a request for all servers of a workspace by `run`. Never rejects. */
+  /** Checks a request for all servers of a workspace, and lets `run` answer it. Never rejects. */
   async handleWorkspace(
     request: CallRequest,
     response: CallResponse,
@@ -150,7 +150,7 @@ export class Relay {
       this.#admission.requireOwnName(request);
       const method = relayedMethod(request.method);
       if (method !== "GET" && method !== "POST" && method !== "DELETE")
-        throw methodRefused("An MCP server has no such method");
+        throw methodRefused("An MCP server does not accept this HTTP method");
       requirePlainHttp(request);
       const headers = forwardedHeaders(request);
       this.#options.audit.requireWritable();
@@ -200,7 +200,7 @@ export class Relay {
     this.#open.endStreams();
   }
 
-  /** Closes what the relay has opened, after the last call has ended. Waits for the calls of this process. */
+  /** Waits for the calls of the gateway itself, and closes the relay's connections. Call this after the last call has ended. */
   async close(): Promise<void> {
     await Promise.all(this.#inProcess);
     this.#open.close();
@@ -258,7 +258,7 @@ export class Relay {
         this.#open.during(call, () => this.#forward(request, response, grant, facts, call)),
       );
     } catch (error) {
-      // Whatever is refused from here on has a caller, and so an entry. An answer that has begun has recorded the call.
+      // From here on the caller is known, so a refusal is recorded. If the answer has begun, the call is already recorded.
       const problem = problemOf(error);
       if (call.answer === undefined) {
         const hasLeft = response.destroyed;
@@ -311,7 +311,8 @@ export class Relay {
       const body = isPresent ? boundedStream(request, limits.maxBodyBytes, onBytes) : undefined;
       return await this.#send(response, grant, facts, call, body, length);
     }
-    if (!["GET", "POST", "DELETE"].includes(method)) throw methodRefused("An MCP server has no such method");
+    if (!["GET", "POST", "DELETE"].includes(method))
+      throw methodRefused("An MCP server does not accept this HTTP method");
     if (method !== "POST") {
       this.#takeFromRate(grant, facts);
       if (bodyInfo(request).isPresent) throw bodyRefused();

@@ -13,7 +13,7 @@ import { problemOf } from "./service-problem.ts";
 
 /** How an answer ended. */
 export interface AnswerEnd {
-  /** The status that the caller got; `undefined` if the caller left before. */
+  /** The status that the caller got. `undefined` if the caller disconnected before the answer. */
   readonly status: number | undefined;
   /** Why the gateway refused or ended the call; `undefined` if the server's answer was relayed. */
   readonly problem: GatewayProblem | undefined;
@@ -27,11 +27,11 @@ export interface AnswerEnd {
 export interface RelayedAnswerOptions {
   readonly callId: string;
   readonly response: CallResponse;
-  /** Returns the values to search for now. Another object than before if another call has used a new value. */
+  /** Returns the current needles: a new object if another call has used a new value. */
   readonly needles: () => Needles;
   /** The headers of the answer that are relayed because the settings of the server list them. In lower case. */
   readonly relayHeaders: readonly string[];
-  /** Returns what the caller sees instead of a session id of an MCP server. `undefined` for another server. */
+  /** Replaces the session id of an MCP server by an id for the caller. `undefined` for a server of another kind. */
   readonly sealSession: ((id: string) => string) | undefined;
   /** The largest body of an answer, in bytes, after decoding. */
   readonly maxAnswerBytes: number;
@@ -48,8 +48,8 @@ const lineFeed = 10;
 const carriageReturn = 13;
 
 /**
- * Relays the answer of a server to the caller as it arrives: decodes it, replaces values, and waits for a slow caller. An
- * answer whose length is known and small is sent after the call is recorded; the end of every other one, too.
+ * Relays the answer of a server to the caller as it arrives: decodes it, replaces values, and waits for a slow caller. A small
+ * answer of known length is sent after the call is recorded. Of any other answer, only the end waits for the record.
  */
 export class RelayedAnswer implements Dispatcher.DispatchHandler {
   /** Resolves when the answer has ended and was recorded. */
@@ -88,26 +88,26 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
     response.once("close", () => {
       if (!this.#isEnding) void this.#finish(undefined, undefined);
     });
-    // The answer of a caller that has left must not end the process.
+    // Without a listener, an error of the connection to a caller that has disconnected would end the process.
     response.on("error", () => {});
   }
 
-  /** True from when the request is sent: a connection to the server has been made. */
+  /** True after a connection to the server was made, and the request is being sent. */
   get isSent(): boolean {
     return this.#controller !== undefined;
   }
 
-  /** True for a stream of events that has begun. */
+  /** True if the answer is a stream of events and its headers have arrived. */
   get isEventStream(): boolean {
     return this.#head?.isEventStream === true;
   }
 
-  /** Returns for how long the server has sent nothing, in milliseconds. 0 while the caller is the slow one. */
+  /** Returns for how long the server has sent nothing, in milliseconds. Returns 0 while the gateway waits for a slow caller. */
   silentMs(nowMs: number): number {
     return this.#isWaitingForCaller || this.#isEnding ? 0 : nowMs - this.#progressAtMs;
   }
 
-  /** Notes that the caller has sent a part of the body, so the server does not have to answer yet. */
+  /** Restarts the time of {@link silentMs}, because the caller has sent a part of the request's body. */
   progressed(): void {
     this.#progressAtMs = performance.now();
   }
@@ -190,7 +190,7 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
       const { hits } = redactText(needles, session);
       this.#headerHits += hits;
       // The caller sees the id, and the server needs the id unchanged.
-      if (hits > 0) throw answerRefused("The id of the session has a value of a secret");
+      if (hits > 0) throw answerRefused("The id of the session contains the value of a secret");
       this.#headers[sessionHeader] = sealSession(session);
     }
     Object.assign(this.#headers, addedHeaders, { "x-request-id": this.#options.callId });
@@ -202,7 +202,7 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
     if (head.isEventStream) this.#options.streamBegan();
   }
 
-  /** Returns what decodes the body. An answer without a body needs no decoder, which would fail without a first byte. */
+  /** Returns the decoder of the body, created with the first byte: without any byte, a decoder would fail. */
   #decoderOfBody(): Transform | undefined {
     const encoding = this.#head?.encoding;
     if (encoding === undefined || this.#decoder !== undefined) return this.#decoder;
@@ -238,7 +238,7 @@ export class RelayedAnswer implements Dispatcher.DispatchHandler {
     this.#send(held);
   }
 
-  /** Redacts a chunk. Searches a stream of events, from its next line on, for values, too, that were set after the stream began. */
+  /** Redacts a chunk. In a stream of events, new values are searched for from the next line on. */
   #redacted(chunk: Uint8Array): Uint8Array[] {
     const needles = this.isEventStream ? this.#options.needles() : this.#needles;
     const from = needles === this.#needles ? undefined : this.#lineStart(chunk);

@@ -2,7 +2,7 @@ import { Readable } from "node:stream";
 import { GatewayProblem } from "../problem.ts";
 import type { CallRequest } from "./call-exchange.ts";
 
-/** The body of a request: how long it says that it is, and whether it has one. */
+/** Whether a request has a body, and the length that its headers declare. */
 export interface BodyInfo {
   readonly isPresent: boolean;
   /** The value of `Content-Length`; `undefined` if the body comes in chunks. */
@@ -29,7 +29,7 @@ export function bodyInfo({ headers, method }: CallRequest): BodyInfo {
   return { isPresent, length: isChunked ? undefined : length };
 }
 
-/** The memory that the bodies which are being read may take together. */
+/** Counts the memory of all bodies that are being read, and limits it. */
 export class BodyMemory {
   readonly #maxBytes: number;
   #takenBytes = 0;
@@ -39,7 +39,7 @@ export class BodyMemory {
   }
 
   /**
-   * Reads a whole body, and runs `use` with the body. The memory counts as taken until `use` has ended.
+   * Reads a whole body, and calls `use` with it. The memory of the body is counted until `use` has resolved.
    *
    * @throws GatewayProblem `BODY_TOO_LARGE`, `SERVICE_BUSY`; `REQUEST_MALFORMED` if the caller leaves before the end.
    */
@@ -82,7 +82,7 @@ export function boundedStream(request: CallRequest, mostBytes: number, onBytes: 
 }
 
 /**
- * Reads a whole body. An iterator would take more time than the rest of this file.
+ * Reads a whole body. Uses events, because an iterator would take much more time.
  *
  * @param take called with the number of bytes of each piece. If it throws, the rest is not read, and the connection stays
  * open, so that the caller gets the answer.
@@ -127,7 +127,7 @@ async function* chunksOf(request: CallRequest): AsyncGenerator<Buffer> {
   }
 }
 
-/** Returns the problem of a caller who has left, which nobody reads. */
+/** Returns the problem for a caller that has disconnected. Only the audit and the log show it. */
 export function callerLeft(cause?: unknown): GatewayProblem {
   return new GatewayProblem("REQUEST_MALFORMED", "The caller left before the call was sent to the server", {
     hint: "Wait for the answer.",

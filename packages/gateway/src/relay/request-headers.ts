@@ -1,8 +1,8 @@
 import { GatewayProblem } from "../problem.ts";
 import type { CallRequest } from "./call-exchange.ts";
 
-// Everything else stays here: the caller's own credentials, cookies and address, `Host`, the headers of the connection,
-// and `Range`, since three requests for parts of an answer could read a whole value past the redaction.
+// No other header is forwarded: not the caller's credentials, cookies and address, `Host`, or headers of the connection. Not
+// `Range`, because with requests for parts of an answer a caller could read a value in parts that the redaction does not find.
 const forwarded: ReadonlySet<string> = new Set([
   "accept",
   "accept-language",
@@ -20,7 +20,7 @@ const forwarded: ReadonlySet<string> = new Set([
   "user-agent",
 ]);
 const forwardedPrefix = "mcp-param-";
-/** The header of a session of MCP, which the relay replaces. */
+/** The header with the id of an MCP session. The relay replaces the id. */
 export const sessionHeader = "mcp-session-id";
 // A second value of one of these could be read by the server, and the first one by the gateway.
 const single: ReadonlySet<string> = new Set(

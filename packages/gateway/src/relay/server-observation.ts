@@ -3,14 +3,14 @@ import type { GatewayProblem } from "../problem.ts";
 import type { CalledServer, CallSource, ServerStates } from "../server-states.ts";
 import type { AnswerEnd } from "./relayed-answer.ts";
 
-/** What a problem says about a server. */
+/** The status of a server, as a problem of a call has shown it. */
 interface ServerError {
   readonly status: "refused" | "failed";
   /** Why, in a text that names neither a host nor an address. */
   readonly reason: string;
 }
 
-/** Returns what a problem of a call says about its server; `undefined` for a problem of the caller or of the gateway. */
+/** Returns the server's error in a problem of a call. Returns `undefined` for a problem of the caller or the gateway. */
 function serverErrorOf({ code, message, cause }: GatewayProblem): ServerError | undefined {
   switch (code) {
     case "CREDENTIAL_REFUSED":
@@ -25,10 +25,10 @@ function serverErrorOf({ code, message, cause }: GatewayProblem): ServerError | 
 }
 
 /**
- * Notes what the end of a call says about its server. An answer that the gateway refuses is an answer, too.
+ * Records the state of a server after a call. If the gateway refuses an answer, the server still counts as having answered.
  *
- * @param options.lacksBody true if the server has a part of the request only. Then a caller that stops in the middle of its
- * body may be the reason why the server does not answer.
+ * @param options.lacksBody true if only a part of the request was sent to the server. Then a failure is not recorded, because
+ * the caller may have stopped in the middle of its body.
  */
 export function noteEnd(
   states: ServerStates,
@@ -42,7 +42,7 @@ export function noteEnd(
   else if (problem === undefined ? status !== undefined : isOfAnswer(problem)) states.noteReady(server, source);
 }
 
-/** Returns whether a problem is one of an answer that has arrived. */
+/** Returns true if the gateway has refused an answer of the server that has arrived. */
 export function isOfAnswer({ code }: GatewayProblem): boolean {
   return code === "ANSWER_REFUSED" || code === "ANSWER_TOO_LARGE";
 }

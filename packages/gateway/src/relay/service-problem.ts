@@ -4,8 +4,8 @@ import { McpRefusedError } from "../mcp/index.ts";
 import { GatewayProblem } from "../problem.ts";
 
 /**
- * Returns the problem of a call for whatever was thrown before the call was forwarded. The message of a store's error can
- * name hosts and paths, so the caller gets the code only.
+ * Converts anything that was thrown before a call was forwarded into a problem. The message of a store's error can name hosts
+ * and paths, so the caller does not get the message.
  */
 export function problemOf(thrown: unknown): GatewayProblem {
   if (thrown instanceof GatewayProblem) return thrown;
@@ -17,13 +17,13 @@ export function problemOf(thrown: unknown): GatewayProblem {
       cause: thrown,
     });
   }
-  return new GatewayProblem("INTERNAL_ERROR", "The gateway failed in a way that it does not expect", {
+  return new GatewayProblem("INTERNAL_ERROR", "The gateway failed because of an unexpected error", {
     hint: "Search the log of the service for the id of this call.",
     cause: thrown,
   });
 }
 
-/** Returns the problem of a request without a token that is valid now. */
+/** Returns the problem for a request without a valid token. */
 export function tokenRefused(cause?: unknown): GatewayProblem {
   return new GatewayProblem("TOKEN_REFUSED", "The request has no token that is valid now", {
     hint: "Send a valid token in the header Authorization: Bearer kwt_…. An admin of the workspace can issue a new token.",
@@ -75,7 +75,7 @@ function ofSecretsError(error: SecretsError): GatewayProblem {
   }
 }
 
-/** Returns the problem of a call that cannot be recorded. */
+/** Returns the problem for a call that cannot be recorded in the audit. */
 export function auditUnavailable(cause: unknown): GatewayProblem {
   return new GatewayProblem("AUDIT_UNAVAILABLE", "The audit of the service cannot be written", {
     hint: "Repeat the call later. If the call changes something, find out first whether the server has made the change.",

@@ -1,9 +1,9 @@
 import { GatewayProblem } from "../problem.ts";
 
-/** Which server a call is for, and where at that server. */
+/** The target of a call: the server's slug, and the path and query at that server. */
 export interface CallTarget {
   readonly slug: string;
-  /** The path behind the slug, with its first slash, as the caller has written it. */
+  /** The path after the slug, beginning with a slash, exactly as the caller sent it. */
   readonly path: string;
   /** The query with its question mark; "" for none. */
   readonly query: string;
@@ -17,8 +17,8 @@ const separators = /%(?:25)*(?:2f|5c|0[0-9a-f]|1[0-9a-f]|7f)/i;
 const encodedDot = /%(?:25)*2e/gi;
 
 /**
- * Reads the target of a request: `/s/<slug>/<path>`. The path is forwarded as it came, so a path that a server could read
- * in another way than the gateway is refused.
+ * Reads the target of a request: `/s/<slug>/<path>`. The path is forwarded unchanged. So a path that a server could read
+ * differently than the gateway is refused.
  *
  * @throws GatewayProblem `ROUTE_NOT_FOUND`, `PATH_REFUSED`.
  */
@@ -39,13 +39,13 @@ export function readTarget(target: string): CallTarget {
   return { slug, path, query };
 }
 
-/** Returns the path at a server: the path of the server's URL, and the path of the call behind it. */
+/** Returns the path for the request to a server: the path of the server's URL, followed by the path of the call. */
 export function pathAt(serverUrl: URL, kind: "mcp" | "http", { path, query }: CallTarget): string {
   const base = serverUrl.pathname.replace(/\/$/, "");
   if (kind === "http") return `${base}${path}${query}`;
   // An MCP server has one endpoint, which is its URL.
   if (path === "/mcp") return `${base === "" ? "/" : base}${query}`;
-  throw new GatewayProblem("ROUTE_NOT_FOUND", "An MCP server has no other path than its endpoint", {
+  throw new GatewayProblem("ROUTE_NOT_FOUND", "The path of an MCP server can only be /mcp", {
     hint: "The path of a call to an MCP server is /s/<server>/mcp, and /mcp for all MCP servers of the token.",
   });
 }

@@ -50,7 +50,7 @@ describe.each(mcpClientKinds)("the client %s, at the endpoint of a workspace", (
     expect(steps).toEqual([1, 2, 3]);
   });
 
-  it.each(["old", "young"] as const)("lets the server %s ask its model", async (slug) => {
+  it.each(["old", "young"] as const)("answers a sampling request of the server %s", async (slug) => {
     const { connect } = await start();
     const client = await connect(kind);
     expect(await client.callTool(`${slug}__sampling`, { question: "Who?" })).toEqual([sampledAnswer]);
@@ -71,7 +71,7 @@ describe.each(mcpClientKinds)("the client %s, at the endpoint of a workspace", (
 const legacyKinds: readonly McpClientKind[] = ["v2 legacy", "v1"];
 
 describe.each(legacyKinds)("the session of the client %s", (kind) => {
-  it("leaves no session at a server when it ends", async () => {
+  it("ends the sessions at all servers when the client ends it", async () => {
     const { connect, old, gateway } = await start();
     const client = await connect(kind);
     await client.listTools();

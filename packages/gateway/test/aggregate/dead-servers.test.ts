@@ -47,7 +47,7 @@ const strange: Readonly<Record<string, Parameters<typeof startUpstream>[0]>> = {
 };
 
 describe.each(Object.entries(strange))("a server that %s", (_, answer) => {
-  it("costs only its own tools", async () => {
+  it("does not remove the tools of other servers from the list", async () => {
     const [good, bad] = [await startPeer(["legacy"]), await startStrange(answer)];
     const { connect } = await startWorkspace({ good, bad });
     const client = await connect("v1");
@@ -58,7 +58,7 @@ describe.each(Object.entries(strange))("a server that %s", (_, answer) => {
 });
 
 it.each(Object.entries(strange).filter(([name]) => !/nothing|never|garbage/.test(name)))(
-  "says in the error of a call that a server %s",
+  "a call gets an error that says that the server %s",
   async (_, answer) => {
     const { connect } = await startWorkspace({ bad: await startStrange(answer) });
     const client = await connect("v2 modern");
@@ -66,7 +66,7 @@ it.each(Object.entries(strange).filter(([name]) => !/nothing|never|garbage/.test
   },
 );
 
-it("asks a server that hangs only as long as a server may be silent, and says so to the caller", async () => {
+it("a call to a server that hangs fails with a timeout error after silenceMs", async () => {
   const bad = await startStrange(() => {});
   const installation = await startInstallation([bad], { limits: { silenceMs: 300 } });
   await installation.addServer({ slug: "bad", url: bad.url, kind: "mcp" });
@@ -78,7 +78,7 @@ it("asks a server that hangs only as long as a server may be silent, and says so
   await expect.poll(() => installation.gateway.openCalls).toBe(0);
 });
 
-it("a caller who does not listen no longer sees the tools of a server that its call could not reach", async () => {
+it("the next list lacks the tools of a server that a call could not reach, even for a caller without a stream", async () => {
   const [good, lost] = [await startPeer(["legacy"]), await startPeer(["modern"])];
   const { send } = await startWorkspace({ good, lost });
   const begun = await send({

@@ -41,7 +41,7 @@ const initialize = {
 };
 
 describe("a hostile server", () => {
-  it("cannot take the names of another server", async () => {
+  it("cannot add a tool under a name of another server", async () => {
     const good = await startPeer(["legacy"]);
     const names = ["good__echo", "__echo", "echo", "echo", "good__echo__", "../good__echo"];
     const evil = await startHostile({
@@ -62,7 +62,7 @@ describe("a hostile server", () => {
     expect(good.requests.filter(({ body }) => body.includes("evil"))).toEqual([]);
   });
 
-  it("cannot show a value in what the gateway composes, in whatever number or text", async () => {
+  it("cannot get a secret value into messages that the gateway composes, neither as a number nor as a text", async () => {
     const digits = "7234567890123456";
     const evil = await startHostile({
       "tools/list": () => ({
@@ -105,7 +105,7 @@ describe("a hostile server", () => {
     expect(evil.bodies.length).toBeLessThan(60);
   });
 
-  it("cannot report progress of a call to another server, answer it, or ask for something else than a client has", async () => {
+  it("cannot report progress of a call to another server, answer that call, or use a capability that the client lacks", async () => {
     const events = [
       { jsonrpc: "2.0", method: "notifications/progress", params: { progressToken: 1, progress: 1 } },
       { jsonrpc: "2.0", method: "notifications/progress", params: { progressToken: 2, progress: 2 } },
@@ -161,7 +161,7 @@ describe("a hostile caller", () => {
     return { status: answer.status, body };
   }
 
-  it("cannot answer what a server asked another token, or asked in another call", async () => {
+  it("cannot answer a server's question to another token or in another call", async () => {
     const { url, token, admin, caller } = await startWorkspace({ old: await startPeer(["legacy"]) });
     const other = await admin.createToken(caller, { owner: "other", role: "member" });
     const asked = await sendModern(url, token, {});
@@ -197,7 +197,7 @@ describe("a hostile caller", () => {
     expect(old.requests).toEqual([]);
   });
 
-  it("cannot send two readings of one message, batches, or other bodies", async () => {
+  it("cannot send ambiguous messages, batches, or bodies that are not MCP", async () => {
     const { url, token } = await startWorkspace({ old: await startPeer(["legacy"]) });
     const bodies = [
       '{"jsonrpc":"2.0","id":1,"method":"tools/list","method":"initialize"}',

@@ -15,7 +15,7 @@ const strange: readonly ((response: ServerResponse) => void)[] = [
   (response) => void response.writeHead(200, { "content-type": "application/json" }).end("{"),
 ];
 
-it("lists and calls the tools of 90 servers beside ten that are dead, hang or answer garbage", async () => {
+it("the endpoint lists and calls the tools of 90 servers while ten others are dead, hang or answer garbage", async () => {
   const upstream = await startUpstream(async (request, response) => {
     const index = Number(/^\/s(\d+)\/mcp$/.exec(request.url ?? "")?.[1]);
     const { id, method, params }: { id?: number; method: string; params?: { name?: string } } = JSON.parse(

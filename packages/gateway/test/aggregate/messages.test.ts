@@ -148,14 +148,14 @@ describe.each(kinds)("the client %s, at the endpoint of a workspace", (kind) => 
     expect(JSON.stringify(result)).toContain(JSON.stringify(text).slice(1, -1));
   });
 
-  it.each(slugs)("gets an error if it cannot answer what the server %s asks", async (slug) => {
+  it.each(slugs)("gets an error if it lacks the capability to answer a question of the server %s", async (slug) => {
     const { url, token } = await start();
     const client = await connect(kind, url, token, {});
     const outcome = await client.call(`${slug}__ask`).then(JSON.stringify, String);
     expect(outcome).toMatch(/capabilit|does not support|not declare/i);
   });
 
-  it.each(slugs)("gets the log messages of the server %s from the level on that it wants", async (slug) => {
+  it.each(slugs)("gets the log messages of the server %s at the level that it has set, and above", async (slug) => {
     const { url, token } = await start();
     const client = await connect(kind, url, token);
     await client.setLevel("debug");
@@ -175,7 +175,7 @@ describe.each(kinds)("the client %s, at the endpoint of a workspace", (kind) => 
 });
 
 describe.each(["v2 legacy", "v1"] as const)("the client %s, in a session", (kind) => {
-  it("answers what a server asks outside of calls, and gets what it logs there", async () => {
+  it("answers questions and gets log messages that a server sends outside of calls", async () => {
     const { url, token } = await start();
     const client = await connect(kind, url, token);
     await client.setLevel("debug");
@@ -183,7 +183,7 @@ describe.each(["v2 legacy", "v1"] as const)("the client %s, in a session", (kind
     await expect.poll(() => client.logs).toMatchObject([{ logger: "old: log", data: "outside of a call" }]);
   });
 
-  it("gets a notification when a resource changes to which it has subscribed", async () => {
+  it("gets a notification when a subscribed resource changes", async () => {
     const { url, token, old } = await start();
     const client = await connect(kind, url, token);
     await client.subscribe("keyward+old+test:a");
@@ -193,7 +193,7 @@ describe.each(["v2 legacy", "v1"] as const)("the client %s, in a session", (kind
     await expect(client.subscribe("keyward+young+test:a")).rejects.toThrow(/has no sessions/);
   });
 
-  it("goes on after the server has forgotten its session", async () => {
+  it("can still call a server that has ended the gateway's session", async () => {
     const { url, token, old } = await start();
     const client = await connectMcpClient(kind, url, { authorization: `Bearer ${token}` });
     onTestFinished(() => client.close());
@@ -205,7 +205,7 @@ describe.each(["v2 legacy", "v1"] as const)("the client %s, in a session", (kind
   });
 });
 
-it("gives callers of the modern protocol a new session of a server that has forgotten the former one", async () => {
+it("if a server has ended its session, the gateway opens a new one for callers of the modern protocol", async () => {
   const { url, token, old } = await start();
   const client = await connect("v2 modern", url, token);
   await client.call("old__log");

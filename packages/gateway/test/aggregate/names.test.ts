@@ -2,15 +2,18 @@ import { describe, expect, it } from "vitest";
 import { mayBeShortened, placeOf, publicName, publicUri, resourceOf } from "../../src/aggregate/names.ts";
 
 describe("the name of a tool for callers", () => {
-  it("names the server and the tool, and leads back to both", () => {
+  it("contains the server and the tool, and is converted back to both", () => {
     expect(publicName({ slug: "github", name: "create_issue" })).toBe("github__create_issue");
     expect(placeOf("github__create_issue")).toEqual({ slug: "github", name: "create_issue" });
   });
 
-  it.each(["linear__create_issue", "__", "_", "a__b__c"])("leads to its own server, if a tool is called %s", (name) => {
-    const shown = publicName({ slug: "evil", name });
-    expect(placeOf(shown)).toEqual({ slug: "evil", name });
-  });
+  it.each(["linear__create_issue", "__", "_", "a__b__c"])(
+    "is converted back to the right server if the tool has the name %s",
+    (name) => {
+      const shown = publicName({ slug: "evil", name });
+      expect(placeOf(shown)).toEqual({ slug: "evil", name });
+    },
+  );
 
   it("has at most 64 characters, and differs for names with the same beginning", () => {
     const slug = "s".repeat(32);
@@ -28,7 +31,7 @@ describe("the name of a tool for callers", () => {
   });
 
   it.each(["create_issue", "github_x", "__x", "Github__x", "git--hub__x", `${"s".repeat(33)}__x`, ""])(
-    "leads nowhere if it is %j",
+    "is converted to no server if it is %j",
     (text) => {
       expect(placeOf(text)).toBeUndefined();
     },
@@ -37,14 +40,14 @@ describe("the name of a tool for callers", () => {
 
 describe("the URI of a resource for callers", () => {
   it.each(["file:///a/b.txt", "https://example.com/?a=b#c", "test:{id}/{+path}", "keyward+other+file:///a", "no uri"])(
-    "leads back to %s",
+    "is converted back to %s",
     (uri) => {
       expect(resourceOf(publicUri("my-server", uri))).toEqual({ slug: "my-server", uri });
     },
   );
 
   it.each(["file:///a", "keyward+Server+x", "keyward+server", "keyward++x", ""])(
-    "leads nowhere if it is %j",
+    "is converted to no server if it is %j",
     (text) => {
       expect(resourceOf(text)).toBeUndefined();
     },

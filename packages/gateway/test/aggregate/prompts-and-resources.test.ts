@@ -115,7 +115,7 @@ describe.each(kinds)("the client %s, at the endpoint of a workspace", (kind) => 
     expect(byName.completion.values).toEqual(["Noa"]);
   });
 
-  it("is refused for what it does not know, whatever the reason is", async () => {
+  it("gets the same error for each unknown or forbidden prompt and resource", async () => {
     const { client, admin, caller } = await start(kind);
     await admin.updateServer(caller, "old", { disabled: true });
     const uris = ["test:a/b?c=d#e", "keyward+old+test:a/b?c=d#e", "keyward+unknown+test:a"];
@@ -127,7 +127,7 @@ describe.each(kinds)("the client %s, at the endpoint of a workspace", (kind) => 
   });
 });
 
-it("offers callers of the modern protocol no subscriptions to resources", async () => {
+it("the endpoint refuses subscriptions to resources from callers of the modern protocol", async () => {
   const { client } = await start("v2 modern");
   await expect(client.subscribeResource({ uri: "keyward+old+test:a" })).rejects.toThrow(/not|no /);
 });

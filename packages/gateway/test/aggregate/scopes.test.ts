@@ -51,7 +51,7 @@ describe.each(mcpClientKinds)("the client %s with a narrow token", (kind) => {
   });
 });
 
-it("sees new and removed servers and scopes with the next list", async () => {
+it("the next list shows added and removed servers and changed scopes", async () => {
   const { connect, admin, caller, tokenWith } = await start();
   const { token } = await tokenWith({});
   const client = await connect("v1", token);
@@ -62,7 +62,7 @@ it("sees new and removed servers and scopes with the next list", async () => {
   expect(await client.listTools()).toHaveLength(8);
 });
 
-it("records the server and the tool of each call, also of one that is refused", async () => {
+it("the audit records the server and the tool of each call, even of a refused call", async () => {
   const { connect, admin, caller, tokenWith } = await start();
   const client = await connect("v1", (await tokenWith({ servers: ["old"] })).token);
   await client.callTool("old__echo", { text: "hello" });
@@ -117,14 +117,14 @@ describe("a session of a caller", () => {
 it.each([
   ["no token", "", 401],
   ["a token of another form", "kwt_abc", 401],
-])("refuses a request with %s", async (_, token, status) => {
+])("the endpoint refuses a request with %s", async (_, token, status) => {
   const { send } = await start();
   const answer = await send(initialize, undefined, token);
   expect(answer.status).toBe(status);
   expect(answer.headers.get("www-authenticate")).toBe('Bearer realm="keyward"');
 });
 
-it("ends the streams of callers when the gateway closes, and leaves no session at a server", async () => {
+it("when the gateway closes, it ends the streams of callers and its sessions at servers", async () => {
   const { send, url, token, gateway, old } = await start();
   const begun = await send(initialize);
   await begun.text();

@@ -57,7 +57,7 @@ describe.each<readonly [string, Listener, string, string]>([
   });
 });
 
-it("is failed for a server that hangs", async () => {
+it("the state of a server that hangs is failed", async () => {
   const bad = await startStrange(() => {});
   const installation = await startInstallation([bad], { limits: { silenceMs: 300 } });
   await installation.addServer({ slug: "bad", url: bad.url, kind: "mcp" });
@@ -70,7 +70,7 @@ it("is failed for a server that hangs", async () => {
   await expect.poll(() => installation.stateOf("bad")).toMatchObject({ status: "failed", lastError });
 });
 
-it("says nothing about a server that the token may not call with POST", async () => {
+it("the state of a server stays unknown if the token may not call the server with POST", async () => {
   const workspace = await startWorkspace({ good: await startPeer(["legacy"]) });
   const { admin, caller, gateway } = workspace;
   const { token } = await admin.createToken(caller, { owner: "reader", role: "member", methods: ["GET"] });
@@ -80,7 +80,7 @@ it("says nothing about a server that the token may not call with POST", async ()
   expect(await workspace.stateOf("good")).toMatchObject({ status: "unknown", lastError: undefined });
 });
 
-it("says nothing about a server whose answer the gateway has no memory for", async () => {
+it("the state of a server does not change if the gateway has no memory to read the server's answer", async () => {
   const names = Array.from({ length: 200 }, (_, index) => ({ name: `tool-${index}`, inputSchema: { type: "object" } }));
   const large: Listener = async (request, response) => {
     const text = await bodyOf(request);
@@ -117,7 +117,7 @@ describe("a server with a list that cannot be read", () => {
   });
 });
 
-it("is ready again when a server that died is back, and a call reaches it", async () => {
+it("the state of a dead server is ready again after it has restarted and a call reaches it", async () => {
   const dying = await startMortalUpstream(partly);
   await dying.end();
   const workspace = await startWorkspace({ dying: { url: `${dying.origin}/mcp`, port: dying.port } });

@@ -51,7 +51,7 @@ async function startTwo() {
   };
 }
 
-it("waits twice as long after each stream of a server that ends soon", async () => {
+it("the gateway doubles the wait before it opens a server's stream again, after each stream that ended soon", async () => {
   const { call, one } = await startTwo();
   await call("one");
   await expect.poll(() => one.beganMs.length, { interval: 20 }).toBeGreaterThanOrEqual(3);
@@ -61,7 +61,7 @@ it("waits twice as long after each stream of a server that ends soon", async () 
   expect(third - second).toBeGreaterThan(1_950);
 });
 
-it("opens no further stream to a server that was disabled", async () => {
+it("the gateway opens no stream to a server that was disabled", async () => {
   const { call, other, admin, caller } = await startTwo();
   await call("one");
   await call("other");

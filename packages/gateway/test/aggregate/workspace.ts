@@ -6,7 +6,7 @@ import { type AddToServer, type McpEra, type McpPeer, startMcpServer } from "../
 /** A gateway in front of several servers, and clients of its endpoint for all of them. */
 export interface Workspace extends Installation, McpCallers {}
 
-/** Starts a server that ends with the test. */
+/** Starts a server that is stopped when the test has finished. */
 export async function startPeer(eras: readonly McpEra[], addToServer?: AddToServer): Promise<McpPeer> {
   const server = await startMcpServer({ eras, ...(addToServer === undefined ? {} : { addToServer }) });
   onTestFinished(() => server.close());

@@ -46,7 +46,7 @@ const nearlyJson = fc
   )
   .map((pieces) => pieces.join(""));
 
-it("accepts what JSON.parse accepts, and nothing else", () => {
+it("JsonScanner accepts the texts that JSON.parse accepts, and no others", () => {
   fc.assert(
     fc.property(fc.oneof(json, nearlyJson), (text) => {
       const bytes = Buffer.from(text);
@@ -56,7 +56,7 @@ it("accepts what JSON.parse accepts, and nothing else", () => {
   );
 });
 
-it("accepts what JSON.parse accepts after bytes of JSON were changed, removed or added", () => {
+it("JsonScanner and JSON.parse agree on JSON in which bytes were changed, removed or added", () => {
   const changes = fc.array(fc.tuple(fc.nat(), fc.nat(255), fc.nat(2)), { minLength: 1, maxLength: 3 });
   fc.assert(
     fc.property(json, changes, (text, edits) => {
@@ -72,14 +72,14 @@ it("accepts what JSON.parse accepts after bytes of JSON were changed, removed or
   );
 });
 
-it.each(["{}", '"a"', "1", "-1.5e+10", "[1]"])("refuses each beginning of %s", (text) => {
+it.each(["{}", '"a"', "1", "-1.5e+10", "[1]"])("JsonScanner refuses each incomplete beginning of %s", (text) => {
   for (let length = 0; length < text.length; length++) {
     const beginning = Buffer.from(text.slice(0, length));
     expect([text.slice(0, length), accepts(beginning)]).toEqual([text.slice(0, length), isJson(beginning)]);
   }
 });
 
-it("takes each byte of a string as JSON.parse does", () => {
+it("JsonScanner treats each byte of a string as JSON.parse does", () => {
   for (let byte = 0; byte < 256; byte++) {
     for (const before of ['"', '"a', '"\\', '"\\n', '"\\u004', '"\\u0041']) {
       const bytes = Uint8Array.from([...Buffer.from(before), byte, 0x22]);
@@ -88,7 +88,7 @@ it("takes each byte of a string as JSON.parse does", () => {
   }
 });
 
-it("returns the members, strings and numbers that JSON.parse returns", () => {
+it("JsonScanner returns the same members, strings and numbers as JSON.parse", () => {
   const value = fc.oneof(fc.string({ unit: "binary" }), fc.double({ noNaN: true, noDefaultInfinity: true }));
   fc.assert(
     fc.property(fc.array(fc.tuple(fc.string({ unit: "binary" }), value)), (entries) => {
@@ -104,7 +104,7 @@ it("returns the members, strings and numbers that JSON.parse returns", () => {
   );
 });
 
-it("counts levels of objects and arrays", () => {
+it("JsonScanner counts the levels of nested objects and arrays", () => {
   const scan = (text: string) => new JsonScanner(Buffer.from(text), { maxDepth: 3 }).skip();
   scan('[[[1]],{"a":[]}]');
   // Each value ends its level.

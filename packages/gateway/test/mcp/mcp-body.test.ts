@@ -42,11 +42,11 @@ it.each<[string, McpMessage]>([
   ],
   ['{"id":1,"method":"ping","params":null}', { method: "ping", tool: undefined, id: 1, isNotification: false }],
   ['{"id":1,"method":"x","params":{"name":{"a":1}}}', { method: "x", tool: undefined, id: 1, isNotification: false }],
-])("reads %s", (body, message) => {
+])("readMcpBody reads %s", (body, message) => {
   expect(read(body)).toEqual(message);
 });
 
-it("reads what JSON.parse reads", () => {
+it("readMcpBody reads the same method, tool and id as JSON.parse", () => {
   const params = fc.record(
     {
       name: fc.string({ unit: "grapheme" }),
@@ -98,7 +98,7 @@ it.each([
   ['{"id":1,"method":"tools/call","params":{"name":["echo"]}}', "MESSAGE_INVALID"],
   ['{"id":1,"method":"tools/call","params":["echo"]}', "MESSAGE_INVALID"],
   ['{"id":1,"method":"tools/call","params":{"name":"\\ud800"}}', "MESSAGE_INVALID"],
-])("refuses %j", (body, code) => {
+])("readMcpBody refuses %j", (body, code) => {
   expect(refusal(body)).toBe(code);
 });
 
@@ -120,7 +120,7 @@ it.each([
   '{"id":1,"method":"tasks/get","params":{"tas\u212aId":"b"}}',
   // Decoders put the same character in the place of different halves.
   '{"id":1,"method":"ping","\\ud800":1,"\\ud801":1}',
-])("refuses the keys of %s", (body) => {
+])("readMcpBody refuses the keys of %s", (body) => {
   expect(refusal(body)).toBe("KEY_AMBIGUOUS");
 });
 
@@ -167,7 +167,7 @@ it.each([
   [named("line1\nline2"), { name: "=?base64?bGluZTEKbGluZTI=?=" }],
   [named("=?base64?literal?="), { name: "=?base64?PT9iYXNlNjQ/bGl0ZXJhbD89?=" }],
   [named("=?BASE64?eA==?="), { name: "=?BASE64?eA==?=" }],
-])("accepts that %s has the headers %j", (body, headers) => {
+])("readMcpBody accepts the body %s with the headers %j", (body, headers) => {
   expect(refusal(body, headers)).toMatch(/^read /);
 });
 
@@ -190,11 +190,11 @@ it.each([
   ['{"id":1,"method":"tools/list"}', { name: "get_weather" }],
   ['{"id":1,"method":"resources/read","params":{"uri":7}}', { name: "7" }],
   ['{"id":1,"result":{}}', { method: "tools/call" }],
-])("refuses that %s has the headers %j", (body, headers) => {
+])("readMcpBody refuses the body %s with the headers %j", (body, headers) => {
   expect(refusal(body, headers)).toBe("HEADER_MISMATCH");
 });
 
-it("repeats nothing of a body in its errors", () => {
+it("an error of readMcpBody contains no text of the body", () => {
   const bodies = ['{"method":"kwt_secret","method":1}', '{"method":"kwt_secret",kwt_secret}', '{"kwt_secret":1}'];
   for (const body of [...bodies, call.replace("get_weather", "kwt_secret")]) {
     expect(() => read(body, { name: "kwt_other" })).toThrow(/^(?!.*kwt_).+$/);

@@ -11,7 +11,7 @@ const visibleAscii = fc.string({
   maxLength: 1_024,
 });
 
-it("opens each id that it sealed, for the same owner at the same server", () => {
+it("openSessionId opens each id that sealSessionId returned, for the same owner at the same server", () => {
   fc.assert(
     fc.property(visibleAscii, fc.string(), fc.string(), fc.string(), (id, workspace, server, owner) => {
       const sealed = sealSessionId(key, { workspace, server, owner }, id);
@@ -21,7 +21,7 @@ it("opens each id that it sealed, for the same owner at the same server", () => 
   );
 });
 
-it("opens no id for another workspace, server, owner or key", () => {
+it("openSessionId refuses an id for another workspace, server, owner or key", () => {
   const sealed = sealSessionId(key, place, "upstream");
   expect(openSessionId(key, { ...place, workspace: "w2" }, sealed)).toBeUndefined();
   expect(openSessionId(key, { ...place, server: "s2" }, sealed)).toBeUndefined();
@@ -29,7 +29,7 @@ it("opens no id for another workspace, server, owner or key", () => {
   expect(openSessionId(randomBytes(32), place, sealed)).toBeUndefined();
 });
 
-it("does not let a field pass for the beginning of the next one", () => {
+it("openSessionId refuses an id if characters move from one field to the next", () => {
   fc.assert(
     fc.property(
       fc.tuple(fc.string(), fc.string(), fc.string(), visibleAscii),
@@ -49,7 +49,7 @@ it("does not let a field pass for the beginning of the next one", () => {
   expect(openSessionId(key, place, `${moved.slice(0, 43)}.b`)).toBeUndefined();
 });
 
-it("opens no id in which one character was changed, added or removed", () => {
+it("openSessionId refuses an id in which one character was changed, added or removed", () => {
   const sealed = sealSessionId(key, place, "upstream-1");
   for (let index = 0; index < sealed.length; index++) {
     const other = sealed[index] === "A" ? "B" : "A";
@@ -71,11 +71,11 @@ it.each([
   `${"A".repeat(43)}.a b`,
   `${"é".repeat(43)}.a`,
   `${"A".repeat(43)}.é`,
-])("opens no id from the text %j", (text) => {
+])("openSessionId refuses the text %j", (text) => {
   expect(openSessionId(key, place, text)).toBeUndefined();
 });
 
-it("opens no id that is too long, although its MAC is right", () => {
+it("openSessionId refuses an id that is too long, even if its MAC is right", () => {
   const id = "x".repeat(1_025);
   const mac = createHmac("sha256", key);
   for (const field of ["keyward mcp session", place.workspace, place.server, place.owner, id]) {
@@ -87,11 +87,14 @@ it("opens no id that is too long, although its MAC is right", () => {
   expect(openSessionId(key, place, `${digest}.${id}`)).toBeUndefined();
 });
 
-it.each(["", "a b", "a\nb", "é", "\u0000", "x".repeat(1_025)])("seals no session of the server's id %j", (id) => {
-  expect(() => sealSessionId(key, place, id)).toThrow(
-    new McpRefusedError(
-      "SESSION_ID_INVALID",
-      "The server gave its session an id that is not 1 to 1024 characters of visible ASCII",
-    ),
-  );
-});
+it.each(["", "a b", "a\nb", "é", "\u0000", "x".repeat(1_025)])(
+  "sealSessionId refuses the server's session id %j",
+  (id) => {
+    expect(() => sealSessionId(key, place, id)).toThrow(
+      new McpRefusedError(
+        "SESSION_ID_INVALID",
+        "The server gave its session an id that is not 1 to 1024 characters of visible ASCII",
+      ),
+    );
+  },
+);

@@ -141,7 +141,7 @@ it.each([
   "fd12:3456::169.254.169.254",
   "2606:4700::169.254.169.254",
   "fd00::5efe:169.254.169.254",
-])("allows %s in no case", (text) => {
+])("never allows %s, not even by an exception", (text) => {
   expect(never(text)).toBe(true);
 });
 

@@ -5,7 +5,7 @@ import { expect, it, onTestFinished } from "vitest";
 import { type DispatchLimits, guardedDispatcher, NetworkError, parseAllowedAddress } from "../../src/network/index.ts";
 import { makeCertificate, portOf, startUpstream } from "./upstream.ts";
 
-/** Makes a dispatcher that ends with the test. */
+/** Makes a dispatcher that is destroyed when the test has finished. */
 function dispatcherFor(origin: string, exceptions: readonly string[] = [], limits: DispatchLimits = {}): Dispatcher {
   const dispatcher = guardedDispatcher({ origin, allowed: exceptions.map(parseAllowedAddress), ...limits });
   onTestFinished(() => dispatcher.destroy());
@@ -132,7 +132,7 @@ it("refuses a name if only one of its addresses is not allowed, and dials none",
   expect(upstream.connections).toBe(0);
 });
 
-it("says that a public server needs https", async () => {
+it("refuses plain HTTP to a public server, and the error says that https is needed", async () => {
   const { code } = await errorOf(get(dispatcherFor("http://8.8.8.8")));
   expect(code).toBe("PLAINTEXT_REFUSED");
 });
@@ -170,7 +170,7 @@ it("dials the next address if one refuses the connection", async () => {
   expect(await get(dispatcherFor(origin, [`127.0.0.0/8:${upstream.port}`], { resolve }))).toBe("127.0.0.3");
 });
 
-it("tells apart why a server cannot be reached", async () => {
+it("the error code tells why a server cannot be reached", async () => {
   const closed = createServer().listen(0, "127.0.0.1");
   await once(closed, "listening");
   const port = portOf(closed);

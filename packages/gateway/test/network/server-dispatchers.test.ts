@@ -49,7 +49,7 @@ async function startSlowUpstream() {
   return { upstream, open };
 }
 
-it("uses the connection of a server again, and not for another server of the same origin", async () => {
+it("reuses the connection of a server, but not for another server with the same origin", async () => {
   const upstream = await startUpstream();
   const made = dispatchers();
   await call(made, server("w/a", upstream));
@@ -74,7 +74,7 @@ it("refuses the next call of a server whose exception was removed, although a co
   expect(await running).toBe("begun and ended");
 });
 
-it("gets new connections after a change of the URL", async () => {
+it("opens new connections after a change of the URL", async () => {
   const [first, second] = [await startUpstream(), await startUpstream()];
   const made = dispatchers();
   const allowed = [first, second].flatMap((upstream) => server("w/a", upstream).allowed);
@@ -92,7 +92,7 @@ it("closes the connections of the server that was called longest ago when there 
   expect(upstream.connections).toBe(4);
 });
 
-it("waits for calls in progress when it closes, and takes no new ones", async () => {
+it("close() waits for the calls in progress, and refuses new ones", async () => {
   const { upstream, open } = await startSlowUpstream();
   const made = dispatchers();
   const begun = Promise.withResolvers<void>();
@@ -105,7 +105,7 @@ it("waits for calls in progress when it closes, and takes no new ones", async ()
   await closed;
 });
 
-it("ends calls in progress when it is destroyed, also those on connections that it no longer uses", async () => {
+it("destroy() ends the calls in progress, even on connections that new calls no longer use", async () => {
   const { upstream } = await startSlowUpstream();
   const made = dispatchers();
   const begun = [Promise.withResolvers<void>(), Promise.withResolvers<void>()] as const;

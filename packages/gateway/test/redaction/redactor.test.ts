@@ -74,7 +74,7 @@ describe("the redactor", () => {
     );
   });
 
-  it("finds what programs make of a whole value, also inside JSON, JSON in JSON, URLs and HTML", () => {
+  it("finds each form in which programs write a value, even inside JSON, JSON in JSON, URLs and HTML", () => {
     assertProperty(
       fc.property(
         credential(8, 60).filter(isLongEnough),
@@ -121,7 +121,7 @@ describe("the redactor", () => {
     );
   });
 
-  it("agrees with a search at each position, for many values that resemble each other", () => {
+  it("finds the same hits as a simple search at each position, for many similar values", () => {
     const part = fc.string({ unit: fc.constantFrom("a", "b", "1"), minLength: 8, maxLength: 40 });
     assertProperty(
       fc.property(
@@ -178,7 +178,7 @@ describe("the redactor", () => {
     expect(redactText(needles, "a \\u%46000-a-value-of-30-bytes-\\u003cabc").text).not.toContain("value");
   });
 
-  it("leaves no half of a value, whatever a caller makes an answer write before and after the value", () => {
+  it("passes on no half of a value, whatever text a caller places before and after the value in an answer", () => {
     const hostile = fc.string({
       unit: fc.constantFrom("\\", "%", "&", ";", "#", "x", "u", "0", "4", "a", "\\u00", "&#"),
       maxLength: 8,
@@ -266,8 +266,8 @@ describe("the work of a search", () => {
   });
 });
 
-describe("what is held back", () => {
-  it("does not depend on how much of a value an answer holds", () => {
+describe("the number of bytes that are held back", () => {
+  it("does not depend on how much of a value an answer contains", () => {
     const value = fc.string({
       unit: fc.constantFrom(..."abcdefghijklmnopqrstuvwxyz0123456789"),
       minLength: 48,
@@ -314,7 +314,7 @@ describe("what is held back", () => {
     expect(Buffer.concat(redactor.end())).toHaveLength(65_536);
   });
 
-  it("is nothing if there is no value", () => {
+  it("is zero if there is no value", () => {
     const redactor = new Redactor(new Needles([]), { framing: "bytes" });
     expect(redactor.write(Buffer.from("abc"))).toEqual([Buffer.from("abc")]);
     expect(redactor.end()).toHaveLength(0);
@@ -395,7 +395,7 @@ describe("a value", () => {
     }
   });
 
-  it("does not show when the needles are inspected", () => {
+  it("does not appear when the needles are inspected", () => {
     const needles = new Needles([secret("a value of 20 bytes!")]);
     const redactor = new Redactor(needles, { framing: "bytes" });
     redactor.write(Buffer.from("a value of 20"));
