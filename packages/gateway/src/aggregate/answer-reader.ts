@@ -12,18 +12,23 @@ export class NoMemoryError extends UnreadableAnswerError {}
 
 /** The longest message of a server, in bytes. */
 const longestMessage = 16 * 1_048_576;
+/** A server that stops in the middle of an event would keep the memory of the event. */
+const longestEventMs = 30_000;
 
 /** Counts the memory that messages of all servers take together, and limits it. */
 export class MessageMemory {
   readonly #maxBytes: number;
+  readonly #whole: MessageMemory | undefined;
   #takenBytes = 0;
 
-  constructor(maxBytes: number) {
+  /** @param whole the memory of which this one is a part. Default: none. */
+  constructor(maxBytes: number, whole?: MessageMemory) {
     this.#maxBytes = maxBytes;
+    this.#whole = whole;
   }
 
   hasRoomFor(bytes: number): boolean {
-    return this.#takenBytes + bytes <= this.#maxBytes;
+    return this.#takenBytes + bytes <= this.#maxBytes && this.#whole?.hasRoomFor(bytes) !== false;
   }
 
   /** Counts the bytes of a message that is being read. @throws NoMemoryError if they would exceed the limit. */
@@ -32,10 +37,12 @@ export class MessageMemory {
       throw new NoMemoryError("The gateway reads too many large answers now. Repeat the call in some seconds");
     }
     this.#takenBytes += bytes;
+    this.#whole?.take(bytes);
   }
 
   release(bytes: number): void {
     this.#takenBytes -= bytes;
+    this.#whole?.release(bytes);
   }
 }
 
@@ -60,14 +67,23 @@ export async function jsonOf(body: Readable, memory: MessageMemory): Promise<Jso
 /** Yields the JSON of each event of a stream. Comments, and events without data, are left out. @throws UnreadableAnswerError. */
 export async function* eventsOf(body: Readable, memory: MessageMemory): AsyncGenerator<Json> {
   let taken = 0;
+  let late: NodeJS.Timeout | undefined;
+  const stop = () => body.destroy(new UnreadableAnswerError("The server stopped within an event"));
   try {
     yield* events(body, (bytes) => {
-      if (bytes > 0) memory.take(bytes);
-      else memory.release(taken);
+      if (bytes > 0) {
+        memory.take(bytes);
+        late ??= setTimeout(stop, longestEventMs).unref();
+      } else {
+        memory.release(taken);
+        clearTimeout(late);
+        late = undefined;
+      }
       taken = bytes > 0 ? taken + bytes : 0;
       if (taken > longestMessage) throw new UnreadableAnswerError("An event of the server is too large");
     });
   } finally {
+    clearTimeout(late);
     memory.release(taken);
   }
 }
@@ -90,10 +106,11 @@ async function* events(body: Readable, take: (bytes: number) => void): AsyncGene
     pieces = [lines.pop() ?? ""];
     for (const line of lines) {
       if (line === "") {
-        if (data.length > 0 && isMessage) yield parsed(data.join("\n"));
+        const message = data.length > 0 && isMessage ? parsed(data.join("\n")) : undefined;
         data = [];
         take(0);
         isMessage = true;
+        if (message !== undefined) yield message;
       } else if (line.startsWith("data:")) {
         const text = line.slice(line.startsWith("data: ") ? 6 : 5);
         // An event with an id and empty data only tells the client where it can resume the stream.

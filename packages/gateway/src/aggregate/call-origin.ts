@@ -12,11 +12,20 @@ const ofMessage =
   /^(?:accept|content-.*|transfer-encoding|connection|keep-alive|te|trailer|if-.*|last-event-id|mcp-.*|origin|cookie)$/;
 
 /** Returns the parts of a caller's request that the calls to servers repeat. The relay forwards few of these headers. */
-export function originOf({ headers, socket }: Pick<CallRequest, "headers" | "socket">): CallOrigin {
+export function originOf({
+  headers,
+  rawHeaders,
+  socket,
+}: Pick<CallRequest, "headers" | "rawHeaders" | "socket">): CallOrigin {
   const repeated = Object.entries(headers).flatMap(([name, value]): [string, string][] =>
-    typeof value === "string" && !ofMessage.test(name) ? [[name, value]] : [],
+    typeof value === "string" && !ofMessage.test(name) && !isTwice(rawHeaders, name) ? [[name, value]] : [],
   );
   return { headers: Object.fromEntries(repeated), remoteAddress: socket.remoteAddress };
+}
+
+/** Returns whether a header came more than once. Node.js joins the values of most of these, and no server may get the result. */
+function isTwice(rawHeaders: readonly string[], name: string): boolean {
+  return rawHeaders.filter((each, index) => index % 2 === 0 && each.toLowerCase() === name).length > 1;
 }
 
 /** Returns the headers of a caller that repeat arguments of a tool, which servers of the modern protocol may demand. */

@@ -32,6 +32,16 @@ export function parseJson(text: string): Json {
   return JSON.parse(text);
 }
 
+/** Returns whether a text is JSON. */
+export function isJson(text: string): boolean {
+  try {
+    parseJson(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function isArray(value: Json | undefined): value is readonly Json[] {
   return Array.isArray(value);
 }

@@ -1,4 +1,5 @@
 import type { JsonObject } from "./json.ts";
+import { codes, RpcFailure } from "./messages.ts";
 
 /** The name, title and version with which the endpoint of a workspace introduces itself. */
 export const serverInfo = { name: "keyward", title: "Keyward", version: "1" } as const;
@@ -23,7 +24,15 @@ export const instructions =
 
 const passedOn = ["sampling", "elicitation", "roots"];
 
-/** Returns the capabilities of a caller that servers may use. */
+/** Capabilities are kept for each kind of caller, and sent to each server. */
+const longestCapabilities = 4_096;
+
+/** Returns the capabilities of a caller that servers may use. @throws RpcFailure if they are too large. */
 export function usableCapabilities(capabilities: JsonObject): JsonObject {
-  return Object.fromEntries(Object.entries(capabilities).filter(([name]) => passedOn.includes(name)));
+  const usable = Object.fromEntries(Object.entries(capabilities).filter(([name]) => passedOn.includes(name)));
+  if (JSON.stringify(usable).length <= longestCapabilities) return usable;
+  throw new RpcFailure({
+    code: codes.invalidParams,
+    message: `The capabilities sampling, elicitation and roots have more than ${longestCapabilities} characters together`,
+  });
 }

@@ -4,7 +4,7 @@ import { RefusedByRelay } from "../relay/index.ts";
 import { UnreadableAnswerError } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
 import type { Connections } from "./connections.ts";
-import { isObject, type Json, type JsonObject, objectIn, parseJson, textIn } from "./json.ts";
+import { isJson, isObject, type Json, type JsonObject, objectIn, parseJson, textIn } from "./json.ts";
 import type { ListKind } from "./listed-items.ts";
 import {
   type Asking,
@@ -178,7 +178,11 @@ export function messagesFor(
   { slug, listsChanged }: Pick<ServerCall, "slug" | "listsChanged">,
   progressToken?: Json,
 ): ServerMessages {
-  const send = (asking: Asking) => face.notify(connection.redacted(JSON.stringify(askingMessage(asking))));
+  const send = (asking: Asking) => {
+    const text = JSON.stringify(askingMessage(asking));
+    const shown = connection.redacted(text);
+    return shown === text || isJson(shown) ? face.notify(shown) : undefined;
+  };
   return {
     notified: async ({ method, params }: Asking) => {
       if (/^notifications\/(?:tools|prompts|resources)\/list_changed$/.test(method)) return listsChanged();
@@ -232,8 +236,20 @@ function ofEra(result: JsonObject, method: string, { from, to }: { readonly from
   return from === "modern" ? result : { ...result, resultType: "complete" };
 }
 
+/** Returns the end of a call whose answer would not be JSON without the values in it. */
+function notShown(): CallEnd {
+  const error = {
+    code: codes.server,
+    message: "The answer of the server contains a value of a secret within a number or an escape",
+  };
+  return { member: `"error":${JSON.stringify(error)}`, error };
+}
+
 function endOf(connection: ServerConnection, outcome: Outcome): CallEnd {
   const member =
     "result" in outcome ? `"result":${JSON.stringify(outcome.result)}` : `"error":${JSON.stringify(outcome.error)}`;
-  return { member: connection.redacted(member), error: "error" in outcome ? outcome.error : undefined };
+  const shown = connection.redacted(member);
+  // A value may be a part of a number or of an escape, whose rest is no JSON.
+  if (shown !== member && !isJson(`{${shown}}`)) return notShown();
+  return { member: shown, error: "error" in outcome ? outcome.error : undefined };
 }

@@ -74,6 +74,14 @@ const longestAgainMs = 60_000;
 const soonMs = 10_000;
 /** After this many short streams in a row, the gateway stops. The next call of the caller opens the stream again. */
 const maxShortStreams = 10;
+/** How many requests of a server may be answered at once, and wait for the caller at once. */
+const maxReplies = 4;
+const maxQuestions = 10;
+/** How many requests of a server are answered at once after a pause, and how long each further one waits. */
+const replyBurst = 50;
+const replyEveryMs = 50;
+/** How long a server may take to accept an answer, or the end of its session. */
+const acceptedWithinMs = 10_000;
 const pathOf = (slug: string) => `/s/${slug}/mcp`;
 const nothingAsked: ServerMessages = {
   notified: () => {},
@@ -91,6 +99,12 @@ export class ServerConnection {
   #lastId = 0;
   #logLevel: { readonly of: Opened; readonly level: string } | undefined;
   #lastAnswer: InProcessAnswer | undefined;
+  /** The last answer before that with which texts can be searched. */
+  #lastSearching: InProcessAnswer | undefined;
+  readonly #replies = new Set<Promise<void>>();
+  #questions = 0;
+  #nextReplyMs = 0;
+  #isClosing = false;
   readonly #ended = new AbortController();
 
   constructor(options: ServerConnectionOptions) {
@@ -133,7 +147,8 @@ export class ServerConnection {
 
   /** Replaces values of the server's secrets in a text that the gateway made from its answers. */
   redacted(text: string): string {
-    return this.#lastAnswer?.redacted(text) ?? text;
+    const answer = this.#lastAnswer?.canSearch === true ? this.#lastAnswer : this.#lastSearching;
+    return answer?.redacted(text) ?? text;
   }
 
   /** Sends a notification in the session of this connection, if there is one. */
@@ -141,7 +156,7 @@ export class ServerConnection {
     const opened = this.#opened;
     if (opened === undefined || opened.era !== "legacy") return;
     const answer = this.#post(opened, askingMessage(asking), origin, {});
-    await answer.started;
+    await begun(answer, AbortSignal.timeout(acceptedWithinMs));
     leave(answer);
   }
 
@@ -191,8 +206,12 @@ export class ServerConnection {
 
   /** Ends the session at the server. */
   async close(origin: CallOrigin): Promise<void> {
+    this.#isClosing = true;
+    // A server whose answer is not awaited would keep its session.
+    const opening = this.#opening?.catch(() => {});
+    if (opening !== undefined) await Promise.race([opening, sleep(lingerMs, undefined, { ref: false })]);
     this.#ended.abort(new Error("The session of the caller has ended"));
-    await this.#opening?.catch(() => {});
+    await opening;
     const opened = this.#opened;
     this.#opened = undefined;
     if (opened?.session === undefined) return;
@@ -203,13 +222,12 @@ export class ServerConnection {
       body: undefined,
       remoteAddress: origin.remoteAddress,
     });
-    await begun(answer, AbortSignal.timeout(lingerMs));
+    await begun(answer, AbortSignal.timeout(acceptedWithinMs));
     leave(answer);
   }
 
   async #open(origin: CallOrigin): Promise<Opened> {
-    if (this.#ended.signal.aborted)
-      throw new RpcFailure({ code: codes.server, message: "The session of the caller has ended" });
+    if (this.#isClosing) throw new RpcFailure({ code: codes.server, message: "The session of the caller has ended" });
     if (this.#opened !== undefined) return this.#opened;
     this.#opening ??= this.#begin(origin).finally(() => {
       this.#opening = undefined;
@@ -371,15 +389,44 @@ export class ServerConnection {
     if (message?.kind === "notification") await messages.notified(message.asking);
     if (message?.kind !== "request" || opened === undefined) return;
     const { id, asking } = message;
-    const answered = asking.method === "ping" ? Promise.resolve({ result: {} }) : messages.asked(asking);
-    // The stream is read meanwhile, because the server may cancel its request.
-    void answered
-      .then(async (outcome) => {
-        const answer = this.#post(opened, responseMessage(id, outcome), origin, {});
-        await answer.started;
-        leave(answer);
-      })
-      .catch(() => {});
+    if (asking.method === "ping") return await this.#reply(opened, responseMessage(id, { result: {} }), origin);
+    if (this.#questions >= maxQuestions) {
+      const error = {
+        code: codes.server,
+        message: `More than ${maxQuestions} requests of the server wait for the caller`,
+      };
+      return await this.#reply(opened, responseMessage(id, { error }), origin);
+    }
+    // The stream goes on meanwhile: the server may cancel its request.
+    this.#questions++;
+    void messages
+      .asked(asking)
+      .then((outcome) => this.#reply(opened, responseMessage(id, outcome), origin))
+      .catch(() => {})
+      .finally(() => this.#questions--);
+  }
+
+  /** Answers a request of the server. Waits while the server asks too much, so that its stream is not read meanwhile. */
+  async #reply(opened: Opened, response: JsonObject, origin: CallOrigin): Promise<void> {
+    while (this.#replies.size >= maxReplies) await Promise.race(this.#replies);
+    const nowMs = performance.now();
+    this.#nextReplyMs = Math.max(this.#nextReplyMs, nowMs - replyBurst * replyEveryMs) + replyEveryMs;
+    if (this.#nextReplyMs > nowMs) {
+      await sleep(this.#nextReplyMs - nowMs, undefined, { signal: this.#ended.signal }).catch(() => {});
+    }
+    const reply = this.#accepted(opened, response, origin).finally(() => this.#replies.delete(reply));
+    this.#replies.add(reply);
+  }
+
+  async #accepted(opened: Opened, response: JsonObject, origin: CallOrigin): Promise<void> {
+    if (this.#ended.signal.aborted) return;
+    try {
+      const answer = this.#post(opened, response, origin, {});
+      await begun(answer, AbortSignal.any([this.#ended.signal, AbortSignal.timeout(acceptedWithinMs)]));
+      leave(answer);
+    } catch {
+      // The server sees that its request has no answer.
+    }
   }
 
   #cancel(requestId: MessageId, origin: CallOrigin): void {
@@ -406,6 +453,7 @@ export class ServerConnection {
       body: Buffer.from(JSON.stringify(message)),
       remoteAddress: origin.remoteAddress,
     });
+    if (this.#lastAnswer?.canSearch === true) this.#lastSearching = this.#lastAnswer;
     this.#lastAnswer = answer;
     return answer;
   }

@@ -1,7 +1,7 @@
 import { isOfAnswer, RefusedByRelay } from "../relay/index.ts";
 import { NoMemoryError } from "./answer-reader.ts";
 import type { CallOrigin } from "./call-origin.ts";
-import { textIn } from "./json.ts";
+import { isJson, textIn } from "./json.ts";
 import { itemsIn, type ListedItem, type ListKind, listKinds, listSources } from "./listed-items.ts";
 import { codes } from "./messages.ts";
 import type { ServerConnection } from "./server-connection.ts";
@@ -85,9 +85,10 @@ async function readList(
 
 /** Removes secret values from the composed entries. The answers of the server were already searched before. */
 function searched(connection: ServerConnection, items: ReadonlyMap<string, ListedItem>): readonly ListedItem[] {
-  return [...items.values()].map((item) => ({
-    ...item,
-    publicName: connection.redacted(item.publicName),
-    json: connection.redacted(item.json),
-  }));
+  return [...items.values()].flatMap((item) => {
+    const json = connection.redacted(item.json);
+    // A value may be a part of a number or of an escape, whose rest is no JSON.
+    if (json !== item.json && !isJson(json)) return [];
+    return [{ ...item, publicName: connection.redacted(item.publicName), json }];
+  });
 }

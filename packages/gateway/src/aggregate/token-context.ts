@@ -100,7 +100,9 @@ export class TokenContext {
     run: (connections: Connections) => Promise<Result>,
   ): Promise<Result> {
     const key = JSON.stringify(capabilities);
-    const shared = this.#modern.get(key) ?? {
+    const known = this.#modern.get(key);
+    if (known === undefined && this.#modern.size >= maxLists) this.#closeOneUnused();
+    const shared = known ?? {
       connections: new Connections(this.connectionOptions("modern", capabilities)),
       usedMs: 0,
       uses: 0,
@@ -113,6 +115,17 @@ export class TokenContext {
       shared.uses--;
       shared.usedMs = performance.now();
     }
+  }
+
+  /** Closes the connections that were unused for longest, if some are unused. */
+  #closeOneUnused(): void {
+    const [oldest] = [...this.#modern]
+      .filter(([, { uses }]) => uses === 0)
+      .sort(([, one], [, other]) => one.usedMs - other.usedMs);
+    if (oldest === undefined) throw tooManyCapabilities();
+    const [key, { connections }] = oldest;
+    this.#modern.delete(key);
+    void connections.close(this.origin);
   }
 
   /** Closes idle connections and idle sessions. */
@@ -188,8 +201,12 @@ export class TokenContext {
       void lists.close();
       return;
     }
-    throw new GatewayProblem("SERVICE_BUSY", "Callers with too many different capabilities use this token", {
-      hint: "Use another token for other programs.",
-    });
+    throw tooManyCapabilities();
   }
+}
+
+function tooManyCapabilities(): GatewayProblem {
+  return new GatewayProblem("SERVICE_BUSY", "Callers with too many different capabilities use this token", {
+    hint: "Use another token for other programs.",
+  });
 }

@@ -35,6 +35,9 @@ const checkedEveryMs = 1_000;
 const maxListBytes = 256 * 1_048_576;
 const longestReadMs = 10_000;
 const readsAtOnce = 64;
+const readsOfTokenAtOnce = 8;
+/** One token may take the memory of messages divided by this number. */
+const tokensInMemory = 4;
 const idleTokenMs = 10 * 60_000;
 const idleSessionMs = 60 * 60_000;
 /** The servers of a token with open streams are read again after this number of checks. */
@@ -48,8 +51,9 @@ export class WorkspaceEndpoint {
   readonly #options: WorkspaceEndpointOptions;
   readonly #eras = new ServerEras();
   readonly #memory: MessageMemory;
+  readonly #memoryOfToken: number;
   readonly #listMemory = new MessageMemory(maxListBytes);
-  readonly #turns = new Turns(readsAtOnce);
+  readonly #turns = new Turns(readsAtOnce, readsOfTokenAtOnce);
   readonly #places: Places;
   readonly #contexts = new Map<string, TokenContext>();
   readonly #timer: NodeJS.Timeout;
@@ -59,6 +63,7 @@ export class WorkspaceEndpoint {
   constructor(options: WorkspaceEndpointOptions) {
     this.#options = options;
     this.#memory = new MessageMemory(options.maxMessageMemoryBytes);
+    this.#memoryOfToken = Math.ceil(options.maxMessageMemoryBytes / tokensInMemory);
     this.#places = new Places(options.concurrentCallsOfToken, tooMany);
     this.#timer = setInterval(() => void this.#check(), checkedEveryMs).unref();
   }
@@ -119,7 +124,12 @@ export class WorkspaceEndpoint {
       known ??
       new TokenContext({
         ...{ tokenId, origin, workspace: grant.workspace.id, relay: this.#options.relay, states: this.#options.states },
-        ...{ eras: this.#eras, memory: this.#memory, listMemory: this.#listMemory, turns: this.#turns },
+        ...{
+          eras: this.#eras,
+          memory: new MessageMemory(this.#memoryOfToken, this.#memory),
+          listMemory: this.#listMemory,
+          turns: this.#turns,
+        },
         readWithinMs: Math.min(longestReadMs, this.#options.silenceMs),
       });
     context.origin = origin;

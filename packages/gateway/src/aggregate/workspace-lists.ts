@@ -22,6 +22,7 @@ export interface WorkspaceListsOptions {
   readonly listMemory: MessageMemory;
   /** The id of the workspace. */
   readonly workspace: string;
+  readonly tokenId: string;
   /** Limits how many servers are read at once, for all callers together. */
   readonly turns: Turns;
   /** Returns the origin of the latest request of the token. */
@@ -49,6 +50,8 @@ interface ListedServer {
   /** True if the lists, or one of them, could not be read. */
   hasFailed: boolean;
   failures: number;
+  /** True if the server has said that its lists changed, and they were not read since. */
+  isChanged: boolean;
   /** When the lists are read again, by the clock of `performance.now()`. */
   nextMs: number;
   reading: Promise<void> | undefined;
@@ -68,6 +71,8 @@ const maxPages = 4;
 const freshMs = 60_000;
 /** The lists of a server that were not read for longer may be those of a server that has ended. */
 const longestTrustMs = 120_000;
+/** A server may say again and again that its lists changed. */
+const pauseMs = 2_000;
 const firstRetryMs = 1_000;
 const nextRetryMs = 5_000;
 
@@ -107,7 +112,7 @@ export class WorkspaceLists {
         ...{ lists: new Map(), bytes: 0, joined: new Map(), hasFailed: false },
         // The lists of the same server before a change stay until it was read, or until the next failure.
         ...this.#servers.get(server.slug),
-        ...{ server, readMs: undefined, failures: 1, nextMs: 0, reading: undefined },
+        ...{ server, readMs: undefined, failures: 1, isChanged: false, nextMs: 0, reading: undefined },
       });
     }
     this.readDue();
@@ -118,8 +123,10 @@ export class WorkspaceLists {
     const nowMs = performance.now();
     for (const listed of this.#servers.values()) {
       if (listed.reading !== undefined || listed.nextMs > nowMs) continue;
+      listed.isChanged = false;
       listed.reading = this.#read(listed).finally(() => {
         listed.reading = undefined;
+        if (listed.isChanged) this.#readChanged(listed);
       });
     }
   }
@@ -133,8 +140,21 @@ export class WorkspaceLists {
   readAgain(slug: string): void {
     const listed = this.#servers.get(slug);
     if (listed === undefined) return;
-    listed.nextMs = 0;
-    if (listed.reading === undefined) this.readDue();
+    // A change during a reading may be missing in what was read.
+    listed.isChanged = true;
+    if (listed.reading === undefined) this.#readChanged(listed);
+  }
+
+  /** Begins to read lists that have changed, at once or when the pause since the last reading is over. */
+  #readChanged(listed: ListedServer): void {
+    const waitMs = (listed.readMs ?? 0) + pauseMs - performance.now();
+    const read = () => {
+      if (this.#ended.signal.aborted || this.#servers.get(listed.server.slug) !== listed) return;
+      listed.nextMs = 0;
+      this.readDue();
+    };
+    if (listed.readMs === undefined || waitMs <= 0) read();
+    else setTimeout(read, waitMs).unref();
   }
 
   /** Waits until all lists that are missing, old or in doubt were read, but at most `waitMs` milliseconds. */
@@ -216,7 +236,7 @@ export class WorkspaceLists {
   async #read(listed: ListedServer): Promise<void> {
     const { relay, eras, memory, origin, turns, readWithinMs, era, capabilities } = this.#options;
     const { slug } = listed.server;
-    await turns.run(async () => {
+    await turns.run(this.#options.tokenId, async () => {
       if (this.#ended.signal.aborted) return;
       const connection = new ServerConnection({
         ...{ relay, eras, memory, slug, capabilities },

@@ -48,11 +48,17 @@ export class Admission {
   }
 
   /** Returns who makes a request. @throws GatewayProblem `TOKEN_REFUSED`, `RATE_LIMITED`. */
-  callerOf({ headers, socket }: Pick<CallRequest, "headers" | "socket">): PresentedCaller {
+  callerOf(request: Pick<CallRequest, "headers" | "socket">): PresentedCaller {
+    const caller = this.presented(request);
+    const waitSeconds = this.#refused.waitSeconds(caller.token);
+    if (waitSeconds !== undefined) throw rateLimited("This token was refused too often", waitSeconds);
+    return caller;
+  }
+
+  /** Returns who makes a request, also with a token that was refused too often. @throws GatewayProblem `TOKEN_REFUSED`. */
+  presented({ headers, socket }: Pick<CallRequest, "headers" | "socket">): PresentedCaller {
     const token = bearerToken(headers.authorization);
     if (token === undefined) throw tokenRefused();
-    const waitSeconds = this.#refused.waitSeconds(token);
-    if (waitSeconds !== undefined) throw rateLimited("This token was refused too often", waitSeconds);
     const forwarded = headers["x-forwarded-for"];
     const address = this.#addresses.of(
       socket.remoteAddress,

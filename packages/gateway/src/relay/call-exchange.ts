@@ -32,6 +32,10 @@ export interface CallResponse {
   destroy(): unknown;
   /** If present, is called with a problem, instead of writing the problem as an HTTP answer. */
   refuse?(problem: GatewayProblem, callId: string): void;
-  /** Gets a function that returns the current needles, so that texts made from the answer can be searched, too. */
-  searchFor?(needles: () => Needles): void;
+  /**
+   * Gets a function that returns the current needles, so that texts made from the answer can be searched, too.
+   *
+   * @param found called with the number of values that were found in such a text.
+   */
+  searchFor?(needles: () => Needles, found: (hits: number) => void): void;
 }

@@ -58,6 +58,7 @@ export class InProcessAnswer extends PassThrough implements CallResponse {
   readonly #resolve: (start: AnswerStart) => void;
   readonly #reject: (reason: unknown) => void;
   #needles: (() => Needles) | undefined;
+  #found: (hits: number) => void = () => {};
 
   constructor(request: CallResponse["req"]) {
     super({ highWaterMark: 65_536 });
@@ -86,8 +87,14 @@ export class InProcessAnswer extends PassThrough implements CallResponse {
     this.resume();
   }
 
-  searchFor(needles: () => Needles): void {
+  searchFor(needles: () => Needles, found: (hits: number) => void): void {
     this.#needles = needles;
+    this.#found = found;
+  }
+
+  /** True from the time at which the server was called: the values of the server are known. */
+  get canSearch(): boolean {
+    return this.#needles !== undefined;
   }
 
   /** Replaces values of the server's secrets in a text that was made from the answer. */
@@ -95,6 +102,8 @@ export class InProcessAnswer extends PassThrough implements CallResponse {
     const needles = this.#needles?.();
     if (needles === undefined || needles.isEmpty) return text;
     const redactor = new Redactor(needles, { framing: "bytes" });
-    return Buffer.concat([...redactor.write(Buffer.from(text)), ...redactor.end()]).toString();
+    const pieces = [...redactor.write(Buffer.from(text)), ...redactor.end()];
+    if (redactor.hits > 0) this.#found(redactor.hits);
+    return Buffer.concat(pieces).toString();
   }
 }

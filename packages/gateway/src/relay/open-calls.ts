@@ -1,4 +1,10 @@
-import type { CallSecret, OpenCall as CheckedCall, SearchedCall, SecretsReader } from "@keyward/secrets/reader";
+import type {
+  CallEnd,
+  CallSecret,
+  OpenCall as CheckedCall,
+  SearchedCall,
+  SecretsReader,
+} from "@keyward/secrets/reader";
 import { GatewayProblem } from "../problem.ts";
 import { serverTimeout } from "./dialing-problem.ts";
 import type { RelayedAnswer } from "./relayed-answer.ts";
@@ -91,11 +97,12 @@ export class OpenCalls {
   }
 
   async #endRefused(): Promise<void> {
-    for (const { call } of await this.#reader.stillAllowed([...this.#open])) {
+    for (const { call, reason } of await this.#reader.stillAllowed([...this.#open])) {
       const { answer } = call;
-      if (answer === undefined) call.refuse(noLongerAllowed());
-      else if (answer.isEventStream) answer.endStream(noLongerAllowed(), false);
-      else answer.fail(noLongerAllowed());
+      const problem = noLongerAllowed(reason);
+      if (answer === undefined) call.refuse(problem);
+      else if (answer.isEventStream) answer.endStream(problem, false);
+      else answer.fail(problem);
     }
   }
 
@@ -124,8 +131,14 @@ export function closing(): GatewayProblem {
   });
 }
 
-function noLongerAllowed(): GatewayProblem {
-  return new GatewayProblem("TOKEN_REFUSED", "The token may no longer call this server", {
-    hint: "Ask an admin of the workspace. The token was revoked or has expired, or the server was changed, disabled or deleted.",
-  });
+/** Returns the problem of a call that an admin has ended by a change. The token may still call other servers if the server was changed. */
+function noLongerAllowed(reason: CallEnd): GatewayProblem {
+  const isOfServer = reason === "SERVER_DISABLED" || reason === "SERVER_REMOVED" || reason === "TOKEN_NARROWED";
+  return new GatewayProblem(
+    isOfServer ? "SERVER_NOT_FOUND" : "TOKEN_REFUSED",
+    "The token may no longer call this server",
+    {
+      hint: "Ask an admin of the workspace. The token was revoked or has expired, or the server was changed, disabled or deleted.",
+    },
+  );
 }

@@ -174,18 +174,19 @@ export class Relay {
   /**
    * Reads which servers the token of a request may call.
    *
-   * @param options.isUse false if the token must not count as used. Default: true.
+   * @param options.isUse false for a check that no caller asks for. The token does not count as used, and the check is never
+   * refused because others present the token too often. Default: true.
    * @throws GatewayProblem, SecretsError, KeywardError.
    */
   async grantFor(
     request: Pick<CallRequest, "headers" | "socket">,
     { isUse = true }: { readonly isUse?: boolean } = {},
   ): Promise<WorkspaceGrant> {
-    const presented = this.#admission.callerOf(request);
+    const presented = isUse ? this.#admission.callerOf(request) : this.#admission.presented(request);
     try {
       return await this.#reader.forWorkspace(presented.token, { address: presented.address, isUse });
     } catch (error) {
-      this.#admission.noteRefusal(presented, error);
+      if (isUse) this.#admission.noteRefusal(presented, error);
       throw error;
     }
   }
@@ -301,6 +302,7 @@ export class Relay {
     requireScope(grant, { method });
     const waitSeconds = this.#redactions.waitSeconds(redactionName(grant));
     if (waitSeconds !== undefined) throw guessesRefused(waitSeconds);
+    if (grant.server.kind === "http" && facts.isCounted) throw noMcpServer();
     if (grant.server.kind === "http") {
       this.#takeFromRate(grant, facts);
       const onBytes = (count: number) => {
@@ -381,7 +383,7 @@ export class Relay {
         },
       });
       call.answer = answer;
-      response.searchFor?.(needles);
+      response.searchFor?.(needles, (hits) => this.#countRedactions(grant, hits));
       const { dispatchers, addressExceptions } = this.#options;
       const allowed = exceptionsOf(addressExceptions, `${workspace.name}/${server.slug}`);
       const dialled = { key: `${workspace.id}/${server.id}`, origin: url.origin, allowed };
@@ -518,6 +520,13 @@ function requireScope(
   }
   throw new GatewayProblem("NOT_ALLOWED", `This token may not use this ${outside} of the server`, {
     hint: "Ask an admin of the workspace for a token with a wider scope.",
+  });
+}
+
+/** Returns the problem of a call from the endpoint of all MCP servers to a server of another kind. */
+function noMcpServer(): GatewayProblem {
+  return new GatewayProblem("SERVER_NOT_FOUND", "The server is no MCP server", {
+    hint: "Call the server by its own path, /s/<server>/<path>.",
   });
 }
 

@@ -80,7 +80,9 @@ describe("a hostile server", () => {
     await begun.text();
     const session = begun.headers.get("mcp-session-id") ?? "";
     const answer = await send({ id: 2, method: "tools/call", params: { name: "evil__plain", arguments: {} } }, session);
-    expect(await answer.text()).toMatch(/"n":0+}/);
+    const text = await answer.text();
+    expect(text).toContain("contains a value of a secret within a number");
+    expect(text).not.toContain(digits);
     const list = await (await send({ id: 3, method: "tools/list" }, session)).text();
     expect(list).not.toContain(testValue);
     expect(list).toContain("REDACTED");
