@@ -5,7 +5,7 @@ import type { InjectionRule } from "../model.ts";
 const placeholder = "{value}";
 
 /**
- * Checks how a value enters a request, and returns the rule.
+ * Checks the rule by which a value enters a request, and returns the rule.
  *
  * @throws SecretsError `FIELD_INVALID` if the rule is malformed, or if it names a header that the gateway sets itself.
  */
@@ -52,7 +52,7 @@ export function headerOf(rule: InjectionRule): string {
   }
 }
 
-/** Returns what an admin should know about a rule, as sentences. */
+/** Returns the warnings about a rule for an admin, as sentences. */
 export function warningsOf(rule: InjectionRule): readonly string[] {
   const header = headerOf(rule);
   if (!header.includes("_")) return [];
