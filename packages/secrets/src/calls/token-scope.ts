@@ -1,10 +1,10 @@
-/** What a call asks of the scopes of its token. */
+/** The server, tool and method of a call, to compare with the scopes of its token. */
 export interface CallTarget {
   /** The slug of the server. */
   readonly server: string;
   /** The tool that is called. `undefined` if no tool is called. */
   readonly tool?: string | undefined;
-  /** The HTTP method. `undefined` to leave methods out. */
+  /** The HTTP method. `undefined` to skip the check of the method. */
   readonly method?: string | undefined;
 }
 
@@ -19,7 +19,7 @@ export interface TokenScopes {
 }
 
 /**
- * Returns which scopes of a token a call is outside of.
+ * Returns which scopes of a token do not allow a call.
  *
  * @example
  * console.log(scopesWithout({ tools: ["list_issues"] }, { server: "github", tool: "create_issue" })); // [ "tool" ]
