@@ -73,7 +73,7 @@ const heldBack: readonly string[] = [
   "x-sendfile",
 ];
 /**
- * The headers that the gateway never relays from a server to a caller. A `*` at the end matches any further characters.
+ * The headers that the gateway never relays from a server to a caller. A final `*` matches any further characters.
  * Contains `x-request-id`, which callers may send to a server.
  */
 export const heldBackFromAnswers: readonly string[] = [...heldBack, "x-request-id"];

@@ -281,8 +281,7 @@ export interface Change {
  * - `done`: the change was made.
  * - `refused`: nothing was changed.
  * - `failed`: an error occurred, so the change may have been made completely, in part or not at all.
- * - `unknown`: the outcome was not recorded, because the process ended or the audit failed. The change may have been
- *   made or not.
+ * - `unknown`: the outcome was not recorded, or its entry cannot be read. The change may have been made or not.
  */
 export type ChangeOutcome = "done" | "refused" | "failed" | "unknown";
 
@@ -332,8 +331,8 @@ export interface Call {
   /** The HTTP method. If the text is not 1 to 16 capital letters, the audit records `*`. */
   readonly method: string;
   /**
-   * The path of the request, below the URL of the server. The audit records `*` instead of names and numbers in the
-   * path.
+   * The path of the request, below the URL of the server. The audit records `*` instead of each segment that may be an
+   * id, a name or a token.
    */
   readonly path: string;
   /**
@@ -457,7 +456,7 @@ export interface ExplainedSecret {
   readonly unusable: SecretInfo["unusable"];
 }
 
-/** The explanation of a call: where it would go, with which secrets, and why it would be refused. */
+/** The explanation of a call: its server, its secrets, and the reasons for which it would be refused. */
 export interface CallExplanation {
   /** The token with which the call would be made. */
   readonly token: { readonly id: string; readonly owner: string; readonly role: Role };

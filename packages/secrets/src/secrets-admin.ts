@@ -168,8 +168,8 @@ export class SecretsAdmin {
    * `deliver` has resolved. If `deliver` throws, they never become valid, and the next call of `initialize` creates new
    * tokens. Default: does nothing.
    * @throws SecretsError `ALREADY_INITIALIZED`; `RECORD_MISSING` if the service was used before, so someone has removed
-   * or replaced its record; KeywardError `STORE_NOT_SCANNABLE` if the store cannot be searched for records of a former
-   * service; the errors of `deliver`.
+   * or replaced its record. KeywardError `STORE_NOT_SCANNABLE` if the store cannot be searched for records of a former
+   * service. The errors of `deliver`.
    */
   async initialize({
     workspace = "main",

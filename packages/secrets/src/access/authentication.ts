@@ -78,8 +78,8 @@ export function keysOfToken({ workspace, id }: Pick<TokenParts, "workspace" | "i
 
 /**
  * Returns whether the token with this record is valid now. The token of an admin or operator is valid only while the
- * workspace or the installation lists the token, so an attacker who puts back an old record of the token does not make
- * it valid.
+ * workspace or the installation lists the token. So an attacker cannot make a token valid by putting back an old record
+ * of the token.
  */
 export function isValid(token: TokenRecord, workspace: string, batch: ReadBatch): boolean {
   const now = Date.now();

@@ -212,7 +212,7 @@ export interface CallFields {
   readonly server: string;
   /** The HTTP method. */
   readonly method: string;
-  /** The path without names and numbers, as `shortenedPath` returns it. */
+  /** The path, shortened by `shortenedPath`. */
   readonly path: string;
   /** The method of MCP. */
   readonly mcpMethod?: string | undefined;

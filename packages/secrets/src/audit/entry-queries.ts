@@ -77,8 +77,8 @@ export function entries(transaction: Transaction, query: EntriesQuery): EntryRow
 }
 
 /**
- * Returns the places of the calls of one workspace with a number from `numberOfCall`. This is one call, unless two ids
- * have the same number.
+ * Returns the places of the calls of one workspace for which `numberOfCall` returns `number`. This is one call, unless
+ * two ids have the same number.
  */
 export function call(transaction: Transaction, workspace: string, kind: number, number: number): EntryAt[] {
   const rows = transaction.all(

@@ -35,7 +35,10 @@ export interface AuditLogOptions extends AuditFile {
    * 10,000.
    */
   readonly longestWaitMs?: number | undefined;
-  /** How many entries may wait to be written. While so many wait, changes and calls are refused. Default: 10,000. */
+  /**
+   * The largest number of entries that may wait to be written. At this number, further changes and calls are refused.
+   * Default: 10,000.
+   */
   readonly maxWaiting?: number | undefined;
   /** How long one attempt to write waits for a lock of another process, in milliseconds. Default: 5,000. */
   readonly busyTimeoutMs?: number | undefined;

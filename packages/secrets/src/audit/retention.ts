@@ -43,8 +43,8 @@ export class Retention {
    * Removes the entries of a workspace that are older than `time`. Returns the number of removed entries.
    *
    * @throws SecretsError `FIELD_INVALID` for a time that is less than a day ago; `AUDIT_INVALID` if the verification of
-   * a chain fails, if the clock of the machine is ahead, or if someone has deleted the clock of retention. A chain
-   * whose verification fails keeps its entries. The other entries are removed before the error is thrown.
+   * a chain fails, the clock of the machine is ahead, or the clock of retention was deleted. A chain whose verification
+   * fails keeps its entries. The other entries are removed before the error is thrown.
    */
   async removeBefore(workspace: string, time: number): Promise<number> {
     const now = Date.now();

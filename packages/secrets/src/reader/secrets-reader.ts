@@ -164,10 +164,10 @@ export class SecretsReader {
    *
    * @param slug the slug of the server, in the workspace of the token.
    * @param options.address the network address of the caller.
-   * @throws SecretsError `TOKEN_REFUSED`; {@link RefusedCall} `NOT_ALLOWED` for a role that cannot call servers,
-   * `SERVER_NOT_FOUND` if the server does not exist, is disabled or is outside of the scope of the token,
-   * `SECRET_UNUSABLE` if a value has expired, was set for another origin or is missing; SecretsError `NOT_ALLOWED` for
-   * the token of an operator; KeywardError if the store or the keys fail.
+   * @throws SecretsError `TOKEN_REFUSED`; SecretsError `NOT_ALLOWED` for the token of an operator; KeywardError if the
+   * store or the keys fail. A {@link RefusedCall} has one of three codes: `NOT_ALLOWED` for another role that cannot
+   * call servers. `SERVER_NOT_FOUND` if the server does not exist, is disabled or is outside of the scope of the token.
+   * `SECRET_UNUSABLE` if a value has expired, was set for another origin or is missing.
    */
   async forCall(
     token: string,
