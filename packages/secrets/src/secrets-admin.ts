@@ -187,9 +187,9 @@ export class SecretsAdmin {
    * Resolves if the service can be used: the store and the audit answer, the keys belong to the store, the service was
    * initialized, and a token that is created now would be valid.
    *
-   * @throws SecretsError `NOT_INITIALIZED`, `AUDIT_UNAVAILABLE`; `CLOCK_JUMPED` if {@link
-   * SecretsAdmin.revokeTokensBefore} was called with a time that is in the future by the clock of this machine; the
-   * errors of `EncryptedStore.ready`.
+   * @throws SecretsError `NOT_INITIALIZED`, `AUDIT_UNAVAILABLE`; `CLOCK_JUMPED` if
+   * {@link SecretsAdmin.revokeTokensBefore} was called with a time that is in the future by the clock of this machine;
+   * the errors of `EncryptedStore.ready`.
    */
   async ready(): Promise<void> {
     const { store, audit } = this.#context;

@@ -6,8 +6,8 @@ import { valueRecord } from "./value-reading.ts";
  * Checks the record of a value, and returns whether the record exists. Never returns the value.
  *
  * @param expected the name of the secret and the origin of its value, from the record of the server.
- * @throws SecretsError `RECORD_INVALID` if the record has another name or origin; the errors of {@link
- * ReadBatch.record}.
+ * @throws SecretsError `RECORD_INVALID` if the record has another name or origin; the errors of
+ * {@link ReadBatch.record}.
  */
 export function hasValue(
   batch: ReadBatch,

@@ -54,8 +54,8 @@ export class ServerSecrets {
    * Sets a secret. Calls use the former value until the last step. After a crash, the secret has either the former or
    * the new value, and the sweep deletes the other.
    *
-   * @throws SecretsError `FIELD_INVALID`, `ORIGIN_CHANGED`, `RULE_CONFLICT`, `LIMIT_REACHED`; the errors of {@link
-   * changeServer}.
+   * @throws SecretsError `FIELD_INVALID`, `ORIGIN_CHANGED`, `RULE_CONFLICT`, `LIMIT_REACHED`; the errors of
+   * {@link changeServer}.
    */
   async set(address: ServerAddress, secret: CheckedSecret, condition: ChangeCondition): Promise<SecretChange> {
     for (let attempt = 1; attempt <= maxAttempts; attempt++) {
