@@ -4,8 +4,8 @@ import { workspaceRecord } from "./records/workspace-record.ts";
 import { type ExpiringSecret, isExpiring, maxReported, type SweepParts } from "./sweep.ts";
 
 /**
- * Returns the secrets of all workspaces that expire within seven days, or have expired: at most 100. Changes nothing. A record
- * that cannot be read is reported, and does not hide the others.
+ * Returns the secrets, of all workspaces, whose values have expired or will expire within seven days: at most 100.
+ * Changes nothing. If a record cannot be read, reports the problem to `onProblem` and continues with the other records.
  */
 export async function findExpiringSecrets({
   servers,

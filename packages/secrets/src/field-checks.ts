@@ -16,7 +16,8 @@ export function requireField<Value>(name: string, schema: z.ZodType<Value>, give
 }
 
 /**
- * Checks that a text, or each of several texts, has no token. All fields are listed or recorded, except values of secrets.
+ * Checks that a text, or each text of an array, contains no token. Every field except a secret's value is shown in
+ * lists or in the audit, which would reveal a token.
  *
  * @throws SecretsError `FIELD_INVALID`.
  */

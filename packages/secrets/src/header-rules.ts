@@ -1,4 +1,5 @@
-// No header of a request that the gateway or the connection sets, or that would change the meaning of the request.
+// The headers that no secret's value may be sent in: the gateway or the connection sets them, or they would change the
+// meaning of the request.
 const refused: readonly string[] = [
   "host",
   "connection",
@@ -15,7 +16,7 @@ const refused: readonly string[] = [
   "proxy-*",
   "mcp-*",
 ];
-// What neither a caller may send to a server, nor a server to a caller, whatever the settings of the server are.
+// The headers that the gateway passes on in neither direction, whatever the settings of the server are.
 const heldBack: readonly string[] = [
   ...refused,
   // Credentials, cookies, and questions for them.
@@ -33,7 +34,7 @@ const heldBack: readonly string[] = [
   "content-digest",
   "repr-digest",
   "digest",
-  // Another method, path or host than those that the gateway has checked.
+  // Headers that replace the method, path or host that the gateway has checked.
   "x-http-method*",
   "x-method-override",
   "x-original-*",
@@ -71,17 +72,24 @@ const heldBack: readonly string[] = [
   "x-accel-*",
   "x-sendfile",
 ];
-/** The headers that no server may send to a caller, with `*` for any rest. A caller may send an id of its own to a server. */
+/**
+ * The headers that the gateway never relays from a server to a caller. A final `*` matches any further characters.
+ * Contains `x-request-id`, which callers may send to a server.
+ */
 export const heldBackFromAnswers: readonly string[] = [...heldBack, "x-request-id"];
 
-/** Returns whether no value may be sent in a header, because the gateway sets the header itself or must not forward it. */
+/**
+ * Returns true if no secret's value may be sent in a header, because the gateway sets the header itself or must not
+ * forward it.
+ */
 export function isRefusedHeader(name: string): boolean {
   return ruleFor(name.toLowerCase(), refused) !== undefined;
 }
 
 /**
- * Returns the rule because of which a header may not pass the gateway in a direction, such as `sec-*`; `undefined` for none.
- * Some servers read `X_Real_IP` as `X-Real-IP`, so the rules hold for both.
+ * Returns the rule, such as `sec-*`, by which the gateway must not pass on a header in a request or in an answer.
+ * Returns `undefined` if no rule matches. Some servers read `X_Real_IP` as `X-Real-IP`, so the rules match both
+ * spellings.
  */
 export function holdingBack(direction: "request" | "answer", name: string): string | undefined {
   return ruleFor(plainName(name), direction === "request" ? heldBack : heldBackFromAnswers);
@@ -92,7 +100,7 @@ export function isPattern(name: string): boolean {
   return name.includes("*");
 }
 
-/** Returns whether a server could take one header for the other one. */
+/** Returns whether some servers treat two names as the same header, such as `X-Real-IP` and `X_Real_IP`. */
 export function isSameHeader(one: string, other: string): boolean {
   return plainName(one) === plainName(other);
 }
@@ -101,7 +109,7 @@ function ruleFor(name: string, rules: readonly string[]): string | undefined {
   return rules.find((rule) => (rule.endsWith("*") ? name.startsWith(rule.slice(0, -1)) : name === rule));
 }
 
-/** Servers with an interface like CGI see each sign of a name as an underscore. */
+/** Servers with an interface like CGI replace each character that is not a letter or digit by an underscore. */
 function plainName(name: string): string {
   return name.toLowerCase().replaceAll(/[^a-z0-9]/g, "-");
 }

@@ -30,7 +30,7 @@ export interface Initialization {
 
 const firstOperatorMs = 24 * 3_600_000;
 
-/** Initializes the service in an empty store: makes the first operator, the first workspace and its admin. */
+/** Initializes the service in an empty store: creates the first operator, the first workspace and its admin. */
 export class Initializations {
   readonly #context: ServiceContext;
   readonly #changes: Changes;
@@ -45,10 +45,12 @@ export class Initializations {
   }
 
   /**
-   * Makes the first tokens, and passes them to `deliver` before the service counts as initialized.
+   * Creates the first tokens, and passes them to `deliver`. Then marks the service as initialized, so that the tokens
+   * become valid.
    *
    * @param name the name of the first workspace.
-   * @throws SecretsError `ALREADY_INITIALIZED`, `RECORD_MISSING`; KeywardError `STORE_NOT_SCANNABLE`; what `deliver` throws.
+   * @throws SecretsError `ALREADY_INITIALIZED`, `RECORD_MISSING`; KeywardError `STORE_NOT_SCANNABLE`; the errors of
+   * `deliver`.
    */
   async run(
     caller: Caller,
@@ -87,8 +89,9 @@ export class Initializations {
   }
 
   /**
-   * Ends an initialization that failed, and returns the error to throw. If another process has taken over, the workspace of
-   * this process is deleted, and the error says so: the failure may only follow from what the other process did.
+   * Gives up an initialization that failed, and returns the error to throw. If another process has taken over, deletes
+   * the workspace of this process, and returns the error `ALREADY_INITIALIZED`: the failure may follow from the changes
+   * of that other process.
    */
   async #endInitialization(
     claim: InitializationClaim,

@@ -31,10 +31,11 @@ export interface InitializationClaim {
 }
 
 /**
- * Begins the initialization for one process at a time. Waits for a process that has begun before, until that process has
- * had its time. The wait is measured by this process alone, because the clocks of two machines may differ.
+ * Claims the initialization for this process. If another process has begun to initialize the service, waits until that
+ * process gives up, or makes no progress for five seconds. Then this process takes over. It measures the time itself,
+ * because the clocks of two machines may differ.
  *
- * @throws SecretsError `ALREADY_INITIALIZED`.
+ * @throws SecretsError `ALREADY_INITIALIZED` if another process has finished the initialization.
  */
 export async function claimInitialization(store: ServiceStore): Promise<InitializationClaim> {
   const id = newId();
@@ -119,11 +120,12 @@ export async function giveUpInitialization(store: ServiceStore, claim: Initializ
 const keptRevocations = 50;
 
 /**
- * Refuses every token that was created before a time. A call with a time that is not later than the former one changes nothing.
+ * Refuses every token that was created before `time`. Changes nothing if an earlier call had the same or a later time.
  *
- * @param options.clockWasAhead true if the last revocation has a time that has not come yet because a clock was ahead, so that
- * the new time replaces the former one.
- * @throws SecretsError `CLOCK_JUMPED` if the last revocation has a time that has not come yet.
+ * @param options.clockWasAhead true if the time of the last revocation is still in the future, because a clock was
+ * ahead. Then `time` replaces it.
+ * @throws SecretsError `CLOCK_JUMPED` if the time of the last revocation is still in the future, and `clockWasAhead` is
+ * false.
  */
 export async function refuseTokensBefore(
   store: ServiceStore,
@@ -146,7 +148,7 @@ export async function refuseTokensBefore(
 }
 
 /**
- * Checks that the service does not refuse a token that is created at a time. Returns the time of the last revocation, for the
+ * Checks that a token with the creation time `created` would be valid. Returns the time of the last revocation, for the
  * record of the token.
  *
  * @throws SecretsError `CLOCK_JUMPED` if the service refuses every token that was created before a later time.
@@ -161,11 +163,11 @@ export async function requireTokensAccepted(store: ServiceStore, created: number
 function notYet(time: number): SecretsError {
   return new SecretsError(
     "CLOCK_JUMPED",
-    `Tokens were revoked at ${new Date(time).toISOString()} or before, and this time has not come yet`,
+    `Tokens were revoked with the time ${new Date(time).toISOString()}, which is in the future by the clock of this machine`,
     {
       hint:
         "Compare the clock of this machine with another clock, and correct it if it is behind. If it is right, another clock was " +
-        "ahead when tokens were revoked: start once with `keyward gateway start --revoke-tokens-before <time> --clock-was-ahead` and the present time.",
+        "ahead when tokens were revoked. Then start the gateway once with `keyward gateway start --revoke-tokens-before <time> --clock-was-ahead`, with the present time as `<time>`.",
     },
   );
 }

@@ -4,7 +4,8 @@
  * - `member`: calls servers through the gateway.
  * - `auditor`: reads who called what, and the changes, of one workspace.
  * - `admin`: manages the servers, secrets and tokens of one workspace.
- * - `operator`: manages the installation: workspaces, keys and operators' tokens. Never a secret's value.
+ * - `operator`: manages the installation: workspaces, keys and operators' tokens. An operator cannot use or change
+ *   secrets.
  */
 export type Role = "member" | "auditor" | "admin" | "operator";
 
@@ -45,9 +46,9 @@ export interface Page<Item> {
   /** The cursor of the next page. `undefined` on the last page. */
   readonly next: string | undefined;
   /**
-   * The items of this page that cannot be read, because their records were damaged or put back: the slugs of servers, the
-   * ids of tokens and changes, the names of workspaces. A change whose outcome alone cannot be read is also an item, with
-   * the outcome `unknown`. Default: none.
+   * Names the items of this page that cannot be read, because someone has damaged their records or put back older ones:
+   * slugs of servers, ids of tokens and of audit entries, names of workspaces. If only the outcome of a change cannot
+   * be read, `items` also contains the change, with the outcome `unknown`. Default: none.
    */
   readonly unreadable?: readonly string[] | undefined;
 }
@@ -76,7 +77,7 @@ export interface WorkspaceInfo {
 
 /** A server, without its secrets. */
 export interface ServerInfo {
-  /** The id of the server. A server with the same slug that is added later has another one. */
+  /** The id of the server. If a server is deleted and another one gets its slug, the new server has another id. */
   readonly id: string;
   /** The name of the server, which is unique in its workspace. */
   readonly slug: string;
@@ -100,7 +101,7 @@ export interface ServerInfo {
   readonly deleting: boolean;
 }
 
-/** What is known about a secret. Never its value. */
+/** What is known about a secret, without its value. */
 export interface SecretInfo {
   /** The name of the secret. */
   readonly name: string;
@@ -118,7 +119,7 @@ export interface SecretInfo {
   readonly lastUsed: number | undefined;
   /** True if the value has fewer than 16 bytes, so that it could be guessed. */
   readonly weak: boolean;
-  /** True if answers of the server are searched for the value. Chosen when the value was set. */
+  /** True if the gateway searches answers of the server for the value. Chosen when the value was set. */
   readonly redacted: boolean;
   /** The origin (scheme, host and port) that the value is bound to: the one that its server had when the value was set. */
   readonly origin: string;
@@ -135,15 +136,18 @@ export interface NewSecret {
   readonly name: string;
   /** 8 bytes to 8 KiB of UTF-8, without CR, LF and NUL. */
   readonly value: string;
-  /** Default: the rule that the secret has; for a new secret, the header that has the name of the secret. */
+  /**
+   * How the value enters a request. Default: the current rule of the secret. The default for a new secret is the rule
+   * `header` with the name of the secret as the header.
+   */
   readonly rule?: InjectionRule | undefined;
   /** When the value expires, in milliseconds since the epoch. Default: never. */
   readonly expires?: number | undefined;
-  /** Whether answers of the server are searched for the value. Default: true. */
+  /** Whether the gateway searches answers of the server for the value. Default: true. */
   readonly redacted?: boolean | undefined;
   /**
-   * The origin that the server must have, such as `https://mcp.example.com`: with another one, the value is refused with
-   * `ORIGIN_CHANGED` and not stored. Default: any.
+   * The origin that the server must have, such as `https://mcp.example.com`. If the server has another origin, the
+   * value is not stored, and the call is refused with `ORIGIN_CHANGED`. Default: any origin.
    */
   readonly expectedOrigin?: string | undefined;
 }
@@ -156,7 +160,7 @@ export interface SecretChange {
   readonly revision: number;
   /** False if the secret had a value before. */
   readonly created: boolean;
-  /** What the admin should know, as sentences, such as that the header's name has an underscore. */
+  /** Warnings for the admin, as sentences, such as that some servers drop a header whose name has an underscore. */
   readonly warnings: readonly string[];
 }
 
@@ -186,7 +190,7 @@ export interface TokenInfo {
   readonly lastUsed: number | undefined;
 }
 
-/** What `SecretsAdmin.createToken` needs. */
+/** The fields of a new token, for `SecretsAdmin.createToken`. */
 export interface NewToken {
   /** A label for the audit, such as the name of a person or a program: 1 to 100 printable characters. */
   readonly owner: string;
@@ -213,7 +217,7 @@ export interface IssuedToken {
   readonly info: TokenInfo;
 }
 
-/** Who a caller is, as `whoami` shows it. */
+/** The identity and the role of a caller, as `SecretsAdmin.whoAmI` returns them. */
 export interface CallerInfo {
   /** The id of the caller's token. `local` for the holder of the keyring on the machine. */
   readonly tokenId: string;
@@ -265,27 +269,34 @@ export interface Change {
   readonly caller: ChangeCaller;
   /** The slug of the server, if the change is about a server. `*` if the workspace has no such server. */
   readonly server?: string | undefined;
-  /** The name of the secret, the id of the token or the name of the workspace that the change is about. `*` if nothing has the name. */
+  /**
+   * The name of the secret, the id of the token or the name of the workspace that the change is about. `*` if there is
+   * no secret, token or workspace with this name.
+   */
   readonly subject?: string | undefined;
-  /** What changed, in words: never a value. */
+  /** What changed, in words. Never contains a secret's value. */
   readonly detail?: string | undefined;
 }
 
 /**
- * How a change ended. `refused`: nothing was changed. `failed` and `unknown`: the store failed, or the process ended before
- * it could record the outcome, so the change may have been made or not.
+ * How a change ended.
+ *
+ * - `done`: the change was made.
+ * - `refused`: nothing was changed.
+ * - `failed`: an error occurred, so the change may have been made completely, in part or not at all.
+ * - `unknown`: the outcome was not recorded, or its entry cannot be read. The change may have been made or not.
  */
 export type ChangeOutcome = "done" | "refused" | "failed" | "unknown";
 
 /** A recorded change, as `changes` lists it. */
 export interface RecordedChange extends Change {
-  /** The id of the entry, as other pages and commands name it. */
+  /** The id of the change's entry in the audit: the id of its chain and its number in the chain. */
   readonly id: string;
   /** When the change began, in milliseconds since the epoch. */
   readonly at: number;
   /** How the change ended. */
   readonly outcome: ChangeOutcome;
-  /** The revision of the server or workspace after the change, if the change has one. */
+  /** The revision of the server or workspace after the change. `undefined` if none was recorded. */
   readonly revision: number | undefined;
 }
 
@@ -316,17 +327,28 @@ export interface Call {
   readonly workspace: string;
   /** Who made the call. */
   readonly caller: ChangeCaller;
-  /** The slug of a server of the workspace, or `*` if it has no such server. `*` is recorded for another text than a slug. */
+  /**
+   * The slug of the server. `*` if the workspace has no such server. If the text is not a slug, the audit records `*`.
+   */
   readonly server: string;
-  /** The HTTP method. `*` is recorded for another text than 1 to 16 capital letters. */
+  /** The HTTP method. If the text is not 1 to 16 capital letters, the audit records `*`. */
   readonly method: string;
-  /** The path below the server. The audit records it without names and numbers. */
+  /**
+   * The path of the request, below the URL of the server. The audit records `*` instead of each segment that may be an
+   * id, a name or a token.
+   */
   readonly path: string;
-  /** The method of MCP, such as `tools/call`. `undefined` if the call was no MCP request. `*` is recorded for a text with a token. */
+  /**
+   * The method of MCP, such as `tools/call`. `undefined` if the call was no MCP request. If the text contains a token,
+   * the audit records `*`.
+   */
   readonly mcpMethod?: string | undefined;
-  /** The name of the tool that was called. `undefined` if the call was to no tool. `*` is recorded for a text with a token. */
+  /**
+   * The name of the tool that was called. `undefined` if no tool was called. If the text contains a token, the audit
+   * records `*`.
+   */
   readonly tool?: string | undefined;
-  /** The HTTP status that the caller got. `undefined` if the caller left before the answer. */
+  /** The HTTP status that the caller got. `undefined` if the caller disconnected before the answer. */
   readonly status: number | undefined;
   /** Why the gateway refused or ended the call, such as `TOKEN_REFUSED`. `undefined` if it did neither. */
   readonly reason?: string | undefined;
@@ -354,9 +376,9 @@ export interface CalledSecret {
  * How a call ended.
  *
  * - `answered`: the caller got the answer of the server, with a status below 400.
- * - `failed`: the caller got the answer of the server, with a status from 400.
- * - `refused`: the gateway refused or ended the call. Its `reason` says why.
- * - `left`: the caller left before the answer.
+ * - `failed`: the caller got the answer of the server, with a status of 400 or above.
+ * - `refused`: the gateway refused or ended the call, for the `reason` of the call.
+ * - `left`: the caller disconnected before the answer.
  */
 export type CallOutcome = "answered" | "failed" | "refused" | "left";
 
@@ -376,7 +398,7 @@ export interface CallFilter {
   readonly tool?: string | undefined;
   /** Only calls with the token that has this id. */
   readonly token?: string | undefined;
-  /** Only calls that ended like this. */
+  /** Only calls with this outcome. */
   readonly outcome?: CallOutcome | undefined;
   /** Only calls that ended at or after this time, in milliseconds since the epoch. */
   readonly from?: number | undefined;
@@ -384,7 +406,7 @@ export interface CallFilter {
   readonly until?: number | undefined;
 }
 
-/** A call that did not take place, to be explained. */
+/** The call that `SecretsAdmin.explainCall` explains and does not make. */
 export interface ExplainedCall {
   /** The slug of the server. */
   readonly server: string;
@@ -392,7 +414,10 @@ export interface ExplainedCall {
   readonly tokenId: string;
   /** The tool of an MCP server that would be called. Default: no tool. */
   readonly tool?: string | undefined;
-  /** The HTTP method of the call to a server of the kind `http`. Default: methods are left out. An MCP server gets `POST`. */
+  /**
+   * The HTTP method of a call to a server of the kind `http`. Default: the scope of methods is not checked. For an MCP
+   * server, the method is always `POST`.
+   */
   readonly method?: string | undefined;
 }
 
@@ -400,9 +425,9 @@ export interface ExplainedCall {
  * Why a call would be refused.
  *
  * - `TOKEN_REVOKED`, `TOKEN_EXPIRED`: the token is not valid.
- * - `ROLE_NOT_ALLOWED`: the role of the token does not call servers.
- * - `SERVER_OUT_OF_SCOPE`, `TOOL_OUT_OF_SCOPE`, `METHOD_OUT_OF_SCOPE`: the token is limited to other servers, tools or HTTP
- *   methods. `TOOL_OUT_OF_SCOPE` for a server of the kind `http`: the token has tools, and no methods.
+ * - `ROLE_NOT_ALLOWED`: a token with this role cannot call servers.
+ * - `SERVER_OUT_OF_SCOPE`, `TOOL_OUT_OF_SCOPE`, `METHOD_OUT_OF_SCOPE`: the token is limited to other servers, tools or
+ *   HTTP methods. `TOOL_OUT_OF_SCOPE` for a server of the kind `http`: the token has tools, but no methods.
  * - `SERVER_DISABLED`: an admin has disabled the server.
  * - `SECRET_EXPIRED`: the value of a secret has expired.
  * - `SECRET_ORIGIN_CHANGED`: a value was set for another origin than the URL of the server has now.
@@ -418,7 +443,7 @@ export type CallRefusal =
   | "SECRET_EXPIRED"
   | "SECRET_ORIGIN_CHANGED";
 
-/** A secret that a call would use. Never its value. */
+/** A secret that a call would use, without its value. */
 export interface ExplainedSecret {
   /** The name of the secret. */
   readonly name: string;
@@ -434,7 +459,7 @@ export interface ExplainedSecret {
   readonly unusable: SecretInfo["unusable"];
 }
 
-/** What a call would do. */
+/** The explanation of a call: its server, its secrets, and the reasons for which it would be refused. */
 export interface CallExplanation {
   /** The token with which the call would be made. */
   readonly token: { readonly id: string; readonly owner: string; readonly role: Role };

@@ -7,26 +7,29 @@ const maxProblems = 100;
 
 /** A record that cannot be read, or that is missing. */
 export interface RecordProblem {
-  /** The record, for people, such as "the server github of the workspace main". Never has a value. */
+  /** A description of the record, such as "the server github of the workspace main". Contains no value. */
   readonly record: string;
   /**
-   * `RECORD_MISSING` for a record that should be stored; `RECORD_ROLLED_BACK` for one that was deleted, and that someone has put
-   * back; otherwise the code of the error.
+   * `RECORD_MISSING` if the record is not stored, although a list or another record refers to it. `RECORD_ROLLED_BACK`
+   * if the record was deleted, and someone has put it back. Otherwise the code of the error that the read threw.
    */
   readonly code: KeywardErrorCode | SecretsErrorCode;
 }
 
-/** What a check of all records has found. */
+/** The result of a check of all records. */
 export interface RecordsReport {
-  /** The number of records that were decrypted, without those about last uses. */
+  /** The number of records that could be decrypted. Records of last uses are not counted. */
   readonly readable: number;
   /** The number of records that cannot be read, or are missing. */
   readonly problemCount: number;
   /** The first 100 problems. */
   readonly problems: readonly RecordProblem[];
-  /** The number of records that are stored, although no list and no other record names them. */
+  /** The number of stored records that no list and no other record refers to. */
   readonly unlistedCount: number;
-  /** The first 100 of these records, for people, such as "the server github of the workspace main". Never has a value. */
+  /**
+   * Descriptions of the first 100 of these records, such as "the server github of the workspace main". Contain no
+   * values.
+   */
   readonly unlisted: readonly string[];
 }
 
@@ -38,7 +41,7 @@ export class CheckedRecords {
   #unlistedCount = 0;
   #readable = 0;
 
-  /** What was found so far. */
+  /** Returns what the check has found so far. */
   report(): RecordsReport {
     return {
       readable: this.#readable,
@@ -49,13 +52,16 @@ export class CheckedRecords {
     };
   }
 
-  /** Counts a record that was read, and returns the record. */
+  /** Counts a record that could be read, unless it is `undefined`. Returns the record. */
   count<Stored>(record: Stored | undefined): Stored | undefined {
     if (record !== undefined) this.#readable++;
     return record;
   }
 
-  /** Does a part of the check. Reports a record that cannot be read, and returns `undefined` then. */
+  /**
+   * Runs a part of the check, and returns its result. If the record cannot be read, reports the record and returns
+   * `undefined`.
+   */
   async guarded<Result>(record: string, check: () => Promise<Result>): Promise<Result | undefined> {
     try {
       return await check();
@@ -65,13 +71,13 @@ export class CheckedRecords {
     }
   }
 
-  /** Reports a record that cannot be read. Throws an error that is not about one record. */
+  /** Reports a record that cannot be read. If the error is not about one record, throws the error. */
   failed(record: string, error: unknown): void {
     if (!isOfRecord(error)) throw error;
     this.#report({ record, code: error.code });
   }
 
-  /** Reports a record that should be stored. */
+  /** Reports a record that is not stored, although a list or another record refers to it. */
   missing(record: string): void {
     this.#report({ record, code: "RECORD_MISSING" });
   }
@@ -81,7 +87,7 @@ export class CheckedRecords {
     this.#report({ record, code: "RECORD_ROLLED_BACK" });
   }
 
-  /** Reports a record that no list and no other record names. */
+  /** Reports a stored record that no list and no other record refers to. */
   unlisted(record: string): void {
     this.#unlistedCount++;
     if (this.#unlisted.length < maxProblems) this.#unlisted.push(record);

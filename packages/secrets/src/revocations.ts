@@ -7,7 +7,7 @@ import { installation } from "./records/record-keys.ts";
 import type { ServiceContext } from "./store/service-context.ts";
 import type { Workspaces } from "./workspaces/workspaces.ts";
 
-/** The parts of the service with which tokens are made and revoked, and each change is recorded. */
+/** The parts of the service that create and revoke tokens, and record each change. */
 export interface ChangeParts {
   readonly changes: Changes;
   readonly tokens: Tokens;
@@ -29,10 +29,10 @@ export class Revocations {
   }
 
   /**
-   * Revokes every token that was created before a time, in all workspaces and of operators. Returns the number of tokens whose
-   * records now say so.
+   * Revokes every token, of all workspaces and of operators, that was created before the time `before`. Returns the
+   * number of tokens whose records are now marked as revoked.
    *
-   * @throws SecretsError `CLOCK_JUMPED` as `refuseTokensBefore`.
+   * @throws the errors of `refuseTokensBefore`, such as SecretsError `CLOCK_JUMPED`.
    */
   async createdBefore(
     caller: Caller,
@@ -45,7 +45,7 @@ export class Revocations {
     let revoked = 0;
     const revokeIn = async (workspace: string | undefined) => {
       const result = await this.#changes.record({ ...change, workspace }, async () => {
-        // First, so that also tokens are refused that no list names, or whose records cannot be read.
+        // This is the first step, because it refuses even tokens that no list names, or whose records cannot be read.
         if (workspace === undefined) {
           await refuseTokensBefore(this.#context.store, before, { clockWasAhead });
         }
@@ -64,7 +64,7 @@ export class Revocations {
   /**
    * Revokes every token of an owner in a workspace, and returns the ids of the tokens that were revoked.
    *
-   * @throws the first error of a token that could not be revoked, after the others were revoked.
+   * @throws the error of the first token that could not be revoked. The other tokens of the owner are revoked before.
    */
   async ofOwner(caller: Caller, workspace: string, owner: string): Promise<readonly string[]> {
     const revoked: string[] = [];
@@ -90,7 +90,7 @@ export class Revocations {
     return revoked;
   }
 
-  /** Revokes one token of several, and returns whether it was not revoked before. */
+  /** Revokes a token, and returns true. If the token does not exist or is already revoked, returns false. */
   async #revokeIfValid(caller: Caller, workspace: string, id: string): Promise<boolean> {
     const token = await this.#tokens.find(workspace, id);
     if (token === undefined || token.revoked !== undefined) return false;

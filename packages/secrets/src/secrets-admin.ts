@@ -81,18 +81,18 @@ export interface SecretsAdminOptions {
   readonly store: WrappableStore;
   /** The encryption keys: a keyring, or a key provider that loads a keyring. */
   readonly keys: Keyring | KeyProvider;
-  /** Where changes are recorded. The code that opened the audit closes it. */
+  /** The log in which each change is recorded. The code that opened the audit closes it. */
   readonly audit: AuditLog;
-  /** Registers this process in the store as a replica, as the option of `EncryptedStore` does. Default: `false`. */
+  /** Registers this process in the store as a replica, so that a rotation waits for it. Default: `false`. */
   readonly replica?: boolean | undefined;
   /**
-   * Called with a problem that does not fail a call, such as a former value that could not be deleted yet. Default:
-   * nothing. The sweep repeats what failed.
+   * Called with each problem that does not make a call fail, such as a former value that could not be deleted. The next
+   * sweep tries again. Default: does nothing.
    */
   readonly onProblem?: ((problem: unknown) => void) | undefined;
 }
 
-/** What an operator reads about the keys: never a key. */
+/** The number of records under each encryption key, for operators. Contains the ids of keys, and no key material. */
 export interface KeyCensus {
   /** The id of the primary key. */
   readonly primary: string;
@@ -105,8 +105,8 @@ export interface KeyCensus {
 const longestOverlapMs = 30 * 24 * 3_600_000;
 
 /**
- * The secrets service: workspaces with servers, secrets and tokens. Secrets are set and never read: no method returns a
- * secret's value. Each method takes the caller, and refuses what the role of the caller does not allow. Each change is
+ * The secrets service: workspaces with servers, secrets and tokens. Callers can set secrets, but no method returns a
+ * secret's value. Each method that acts for a caller checks that the role of the caller allows this. Each change is
  * recorded in the audit before it is made.
  *
  * All methods throw `SecretsError` with the code `NOT_ALLOWED` for a caller without the right, `FIELD_INVALID` for a
@@ -159,16 +159,17 @@ export class SecretsAdmin {
   // The installation
 
   /**
-   * Initializes the service in an empty store: creates the first operator, the first workspace and its admin. An
-   * initialization that was interrupted is begun again. If several processes call `initialize` at once, one of them
+   * Initializes the service in an empty store: creates the first operator, the first workspace and its admin. If an
+   * earlier initialization was interrupted, begins again. If several processes call `initialize` at once, one of them
    * succeeds, and the others wait for it for up to five seconds.
    *
    * @param options.workspace the name of the first workspace. Default: "main".
-   * @param options.deliver called with the first tokens before the service counts as initialized. If `deliver` throws, the
-   * tokens stay refused, and the next call of `initialize` makes other ones. Default: nothing.
-   * @throws SecretsError `ALREADY_INITIALIZED`; `RECORD_MISSING` if the service was used before, so that its record was removed or
-   * replaced; KeywardError `STORE_NOT_SCANNABLE`, because the records of a former service could not be found; what `deliver`
-   * throws.
+   * @param options.deliver called with the first tokens, to store or print them. The tokens become valid after
+   * `deliver` has resolved. If `deliver` throws, they never become valid, and the next call of `initialize` creates new
+   * tokens. Default: does nothing.
+   * @throws SecretsError `ALREADY_INITIALIZED`; `RECORD_MISSING` if the service was used before, so someone has removed
+   * or replaced its record. KeywardError `STORE_NOT_SCANNABLE` if the store cannot be searched for records of a former
+   * service. The errors of `deliver`.
    */
   async initialize({
     workspace = "main",
@@ -184,10 +185,11 @@ export class SecretsAdmin {
 
   /**
    * Resolves if the service can be used: the store and the audit answer, the keys belong to the store, the service was
-   * initialized, and the tokens that are created now are not refused.
+   * initialized, and a token that is created now would be valid.
    *
-   * @throws SecretsError `NOT_INITIALIZED`, `AUDIT_UNAVAILABLE`; `CLOCK_JUMPED` if {@link SecretsAdmin.revokeTokensBefore}
-   * was called with a time that has not come yet by the clock of this machine; the errors of `EncryptedStore.ready`.
+   * @throws SecretsError `NOT_INITIALIZED`, `AUDIT_UNAVAILABLE`; `CLOCK_JUMPED` if
+   * {@link SecretsAdmin.revokeTokensBefore} was called with a time that is in the future by the clock of this machine;
+   * the errors of `EncryptedStore.ready`.
    */
   async ready(): Promise<void> {
     const { store, audit } = this.#context;
@@ -198,11 +200,11 @@ export class SecretsAdmin {
   }
 
   /**
-   * Returns whether the store has a service, or one whose initialization was not finished. Scans the keys of the store unless
-   * the service is initialized.
+   * Returns whether the store has no secrets service, one whose initialization was not finished, or one that can be
+   * used. If the service is not initialized, scans the keys of the store.
    *
-   * @throws SecretsError `RECORD_MISSING` if the service was used before, so that its record was removed or replaced; KeywardError
-   * `STORE_NOT_SCANNABLE`.
+   * @throws SecretsError `RECORD_MISSING` if the service was used before, so someone has removed or replaced its
+   * record; KeywardError `STORE_NOT_SCANNABLE`.
    */
   async state(): Promise<ServiceState> {
     return await requireNotLost(this.#context.store, this.#workspaces);
@@ -222,8 +224,8 @@ export class SecretsAdmin {
   }
 
   /**
-   * Returns the operator on the machine, who holds the keyring and needs no token. Never call this for a request from a
-   * network.
+   * Returns a caller with the role `operator` that needs no token: a person or program that has the keyring on this
+   * machine. Never call this for a request from a network.
    */
   localOperator(): Caller {
     return checkedCaller({
@@ -236,7 +238,7 @@ export class SecretsAdmin {
     });
   }
 
-  /** Returns who a caller is. */
+  /** Returns the token id, owner, role, workspace and expiry of a caller. */
   whoAmI(caller: Caller): CallerInfo {
     requireRight(caller, "whoami");
     const { tokenId, owner, role, workspace, expires } = caller;
@@ -257,11 +259,11 @@ export class SecretsAdmin {
   }
 
   /**
-   * Reads every record that the lists of the service name, and returns which records cannot be decrypted or are missing.
-   * Then scans the store, and returns which records no list and no other record names. Never returns a value. Takes time
-   * and memory in proportion to the number of records. Changes nothing.
+   * Reads every record that the lists of the service refer to, and returns which records cannot be decrypted or are
+   * missing. Then scans the store, and returns the records that no list and no other record refers to. Never returns a
+   * value. Takes time and memory in proportion to the number of records. Changes nothing.
    *
-   * @param caller what {@link SecretsAdmin.localOperator} returned.
+   * @param caller the caller that {@link SecretsAdmin.localOperator} returned.
    * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
    */
   async checkRecords(
@@ -275,7 +277,10 @@ export class SecretsAdmin {
     return await new RecordsCheck(parts, signal).run();
   }
 
-  /** Returns the state of the running rotation of the keys, or of the last one; `undefined` if there was none. */
+  /**
+   * Returns the state of the rotation of the keys that is in progress, or else of the last one. Returns `undefined` if
+   * there was no rotation.
+   */
   async rotationStatus(caller: Caller): Promise<RotationStatus | undefined> {
     requireRight(caller, "keys.read");
     return await rotationStatus(this.#provider(), { stores: { service: this.#context.store.encrypted } });
@@ -284,10 +289,10 @@ export class SecretsAdmin {
   // Workspaces
 
   /**
-   * Creates a workspace with its first admin, whose token is returned once.
+   * Creates a workspace and a token for its first admin. No other method returns the text of this token again.
    *
-   * @throws SecretsError `WORKSPACE_EXISTS`; `SERVICE_BUSY` if another process has begun to create the workspace within
-   * the last minute.
+   * @throws SecretsError `WORKSPACE_EXISTS`; `SERVICE_BUSY` if another process began to create a workspace with this
+   * name less than a minute ago.
    */
   async createWorkspace(
     caller: Caller,
@@ -439,8 +444,9 @@ export class SecretsAdmin {
    * Sets a secret of a server. Calls that begin after this method has resolved use the new value. The former value is
    * deleted from the store.
    *
-   * @throws SecretsError `SERVER_NOT_FOUND`; `RULE_CONFLICT` if another secret sets the same header; `LIMIT_REACHED` for
-   * more than 100 secrets; `REVISION_CHANGED`; `ORIGIN_CHANGED` if the server has another origin than expected.
+   * @throws SecretsError `SERVER_NOT_FOUND`; `RULE_CONFLICT` if another secret sets the same header; `LIMIT_REACHED`
+   * for more than 100 secrets; `REVISION_CHANGED`; `ORIGIN_CHANGED` if the server does not have the origin
+   * `secret.expectedOrigin`.
    */
   async setSecret(
     caller: Caller,
@@ -463,7 +469,7 @@ export class SecretsAdmin {
       expectedOrigin: secret.expectedOrigin === undefined ? undefined : requireOrigin(secret.expectedOrigin),
     };
     const change = await this.#serverChange(caller, address);
-    // Without the server, the name is the name of nothing.
+    // Without the server, the secret does not exist, and its name may be a value.
     const subject = change.server === unknownName ? unknownName : name;
     return await this.#changes.record({ ...change, action: "secret.set", subject }, async () => {
       const result = await this.#secrets.set(address, checked, condition);
@@ -523,7 +529,7 @@ export class SecretsAdmin {
   }
 
   /**
-   * Changes how the value of a secret enters a request.
+   * Changes the rule by which a secret's value enters a request.
    *
    * @throws SecretsError `SERVER_NOT_FOUND`, `SECRET_NOT_FOUND`, `RULE_CONFLICT`, `REVISION_CHANGED`.
    */
@@ -570,7 +576,10 @@ export class SecretsAdmin {
     );
   }
 
-  /** Returns a page of tokens: for an operator, the tokens of operators; for any other caller, those of its workspace. */
+  /**
+   * Returns a page of tokens: for an operator, the tokens of operators; for any other caller, the tokens of the
+   * caller's workspace.
+   */
   async listTokens(
     caller: Caller,
     page: PageRequest & { readonly owner?: string | undefined } = {},
@@ -596,7 +605,8 @@ export class SecretsAdmin {
   /**
    * Revokes every token of an owner, and returns the ids of the tokens that were revoked.
    *
-   * @throws SecretsError `LAST_ADMIN` if one of them is the last admin of the workspace. The others are revoked then.
+   * @throws SecretsError `LAST_ADMIN` if one of these tokens is that of the last admin of the workspace. The other
+   * tokens of the owner are still revoked.
    */
   async revokeTokensOf(caller: Caller, owner: string): Promise<readonly string[]> {
     const workspace = tokenWorkspace(caller, "tokens.change");
@@ -605,8 +615,9 @@ export class SecretsAdmin {
   }
 
   /**
-   * Creates a token with the owner, the role, the scopes and the end of another token, which expires after a time. The end
-   * may be one of an earlier rotation, so that no rotation lengthens the life of a token.
+   * Replaces a token: creates a token with the same owner, role, scopes and expiry, and lets the old token expire after
+   * `overlapMs`. The old token may have got its expiry from an earlier rotation. The new token then has this expiry,
+   * too, so that no rotation prolongs the access.
    *
    * @param options.overlapMs how long both tokens can be used, in milliseconds: at most 30 days.
    * @throws SecretsError `TOKEN_NOT_FOUND`.
@@ -627,10 +638,11 @@ export class SecretsAdmin {
   }
 
   /**
-   * Creates a token for whoever holds the keyring on the machine: of an operator, or of an admin of a workspace.
+   * Creates a token of an operator, or of an admin of a workspace, for a caller that has the keyring on this machine.
    *
-   * @param caller what {@link SecretsAdmin.localOperator} returned.
-   * @param options.workspace the name of the workspace of which the token is an admin. Default: the token of an operator.
+   * @param caller the caller that {@link SecretsAdmin.localOperator} returned.
+   * @param options.workspace the name of the workspace whose admin gets the token. Default: the token is for an
+   * operator.
    * @throws SecretsError `NOT_ALLOWED` for a caller with a token; `WORKSPACE_NOT_FOUND`.
    */
   async recoverToken(
@@ -651,17 +663,20 @@ export class SecretsAdmin {
   }
 
   /**
-   * Revokes every token that was created before a time, in all workspaces and of operators, also the last admins. For a
-   * store that was restored from a backup, which has tokens that were revoked after the backup. Revokes also tokens that
-   * are dated after now, which a clock that was ahead has made. Returns the number of tokens whose records now say so.
-   * Tokens whose records cannot be read are refused, too, and reported to `onProblem`.
+   * Revokes every token that was created before `time`: the tokens of all workspaces and of operators, including the
+   * last admins. Call it after a store was restored from a backup, because tokens that were revoked after the backup
+   * are valid again. Also revokes tokens whose creation time is in the future, which a machine with a wrong clock has
+   * created.
    *
-   * @param caller what {@link SecretsAdmin.localOperator} returned.
+   * Returns the number of tokens whose records are now marked as revoked. A token whose record cannot be read is
+   * refused, too, and the problem is reported to `onProblem`.
+   *
+   * @param caller the caller that {@link SecretsAdmin.localOperator} returned.
    * @param time in milliseconds since the epoch. Not after now.
-   * @param options.clockWasAhead true if the last call had a time that has not come yet, because a clock was ahead. Then the
-   * new time replaces the former one. Default: false.
-   * @throws SecretsError `NOT_ALLOWED` for a caller with a token; `CLOCK_JUMPED` if the last call had a time that has not come
-   * yet.
+   * @param options.clockWasAhead true if the time of the last call is still in the future, because a clock was ahead.
+   * Then `time` replaces the time of the last call. Default: false.
+   * @throws SecretsError `NOT_ALLOWED` for a caller with a token; `CLOCK_JUMPED` if the time of the last call is still
+   * in the future, and `clockWasAhead` is false.
    */
   async revokeTokensBefore(
     caller: Caller,
@@ -677,32 +692,37 @@ export class SecretsAdmin {
 
   // The audit
 
-  /** Returns a page of changes: for an operator, those of the installation; for any other caller, those of its workspace. */
+  /**
+   * Returns a page of changes: for an operator, the changes of the installation; for any other caller, the changes of
+   * the caller's workspace.
+   */
   async listChanges(caller: Caller, filter: ChangeFilter = {}, page: PageRequest = {}): Promise<Page<RecordedChange>> {
     requireRight(caller, "changes.read");
     return await this.#context.audit.changes(caller.workspace, filter, page);
   }
 
-  /** Returns a page of the calls of the caller's workspace, the call that ended last first. */
+  /** Returns a page of the calls of the caller's workspace. The call that ended last is the first. */
   async listCalls(caller: Caller, filter: CallFilter = {}, page: PageRequest = {}): Promise<Page<RecordedCall>> {
     return await this.#context.audit.calls(requireRightInWorkspace(caller, "calls.read"), filter, page);
   }
 
   /**
-   * Returns a call of the caller's workspace by its id, which the caller of the gateway got with the answer.
+   * Returns the call with this id, from the caller's workspace. The gateway sends the id of a call together with its
+   * answer.
    *
-   * @throws SecretsError `CALL_NOT_FOUND`; `AUDIT_INVALID` if its entry cannot be read.
+   * @throws SecretsError `CALL_NOT_FOUND`; `AUDIT_INVALID` if the entry of the call cannot be read.
    */
   async findCall(caller: Caller, id: string): Promise<RecordedCall> {
     const call = await this.#context.audit.call(requireRightInWorkspace(caller, "calls.read"), id);
     if (call !== undefined) return call;
     throw new SecretsError("CALL_NOT_FOUND", "The audit of the workspace has no call with this id", {
-      hint: "Check the id. A call is recorded when it has ended, and is removed after the retention of the workspace. A request with a refused token or path has an id, and is not recorded.",
+      hint: "Check the id. If the call is in progress, wait until it has ended. If the call is older than the retention of the workspace, its entry was removed. A request whose token or path was refused has an id, but is not recorded.",
     });
   }
 
   /**
-   * Returns which secrets a call would use and where it would go, or why it would be refused. Never a value. Makes no call.
+   * Returns which secrets a call would use and where it would go, or why it would be refused. Makes no call, and
+   * returns no value.
    *
    * @throws SecretsError `SERVER_NOT_FOUND`, `TOKEN_NOT_FOUND`.
    */
@@ -714,7 +734,10 @@ export class SecretsAdmin {
     return await explainCall(this.#context.store, workspace, { server: slug, tokenId: id, tool, method });
   }
 
-  /** Finishes what ended processes have begun, and removes what nobody needs any longer. Call it about once an hour. */
+  /**
+   * Finishes the changes that processes did not finish before they ended, and removes records that are no longer
+   * needed. Call it about once an hour.
+   */
   async sweep(options: SweepOptions = {}): Promise<SweepReport> {
     const parts = {
       context: this.#context,
@@ -726,10 +749,10 @@ export class SecretsAdmin {
   }
 
   /**
-   * Returns the secrets of all workspaces that expire within seven days, or have expired: at most 100. Changes nothing.
-   * Records that cannot be read are reported to `onProblem`.
+   * Returns the secrets, of all workspaces, whose values have expired or will expire within seven days: at most 100.
+   * Changes nothing. Records that cannot be read are reported to `onProblem`.
    *
-   * @param caller what {@link SecretsAdmin.localOperator} returned.
+   * @param caller the caller that {@link SecretsAdmin.localOperator} returned.
    * @throws SecretsError `NOT_ALLOWED` for a caller with a token.
    */
   async expiringSecrets(caller: Caller): Promise<readonly ExpiringSecret[]> {
@@ -742,7 +765,10 @@ export class SecretsAdmin {
     });
   }
 
-  /** Waits for writes in the background, and ends the heartbeat of this process. The store and the audit stay open. */
+  /**
+   * Waits for the writes in the background, and stops the heartbeat of this process. Does not close the store and the
+   * audit.
+   */
   async close(): Promise<void> {
     await this.#lastUses.settled();
     await this.#context.store.disconnect();
@@ -769,7 +795,7 @@ export class SecretsAdmin {
   }
 }
 
-/** Returns what a change of a server sets, in words. */
+/** Returns the settings that a change of a server sets, as texts for the audit, such as `disabled true`. */
 function detailsOf(change: ServerChange): readonly string[] {
   return Object.entries(change).flatMap(([name, value]: [string, ServerChange[keyof ServerChange]]) => {
     if (value === undefined) return [];
@@ -777,7 +803,10 @@ function detailsOf(change: ServerChange): readonly string[] {
   });
 }
 
-/** Returns the workspace whose tokens a caller manages: for an operator, `service`; for an admin, its own workspace. */
+/**
+ * Returns the id of the workspace whose tokens a caller manages: `service` for an operator, else the caller's own
+ * workspace.
+ */
 function tokenWorkspace(caller: Caller, right: Right): string {
   requireRight(caller, right);
   if (caller.workspace !== undefined) return caller.workspace;

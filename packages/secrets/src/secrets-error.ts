@@ -1,6 +1,6 @@
 /**
- * The code of a kind of failure of the secrets service, the same in every release. `docs/errors.md` has a section for
- * each code.
+ * The code of an error of the secrets service. A code has the same meaning in every release. `docs/errors.md` has a
+ * section for each code.
  */
 export type SecretsErrorCode =
   | "TOKEN_REFUSED"
@@ -55,7 +55,7 @@ export interface SecretsErrorDetails {
  */
 export class SecretsError extends Error {
   override readonly name = "SecretsError";
-  /** The code of the kind of failure. It is the same in every release. */
+  /** The code of the error. A code has the same meaning in every release. */
   readonly code: SecretsErrorCode;
   /** An instruction for the person who reads the error: what to do next. */
   readonly hint: string;

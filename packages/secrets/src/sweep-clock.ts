@@ -7,13 +7,13 @@ import type { Decision, ServiceStore } from "./store/service-store.ts";
 const dayMs = 24 * 3_600_000;
 const longestPauseMs = 7 * dayMs;
 
-/** Between two sweeps by a clock that is right, also if the service is off at night, passes less time than this. */
+/** If the clock is right, less time than this passes between two sweeps, even if the service is off at night. */
 const longestGapMs = 20 * 3_600_000;
 
 /**
- * Returns whether a sweep may remove what is old at the time `now`. A clock that is ahead makes everything old: if more than
- * seven days have passed since the last sweep, by the clock, the sweeps of the next day remove nothing. The day begins again
- * if the clock jumps once more, or if processes have clocks that differ by more than 20 hours.
+ * Returns whether a sweep may remove old records at the time `now`. If the clock is ahead, all records look old. So if
+ * the clock shows more than seven days since the last sweep, no sweep removes anything for a day. This day begins again
+ * if the clock jumps once more, or if the clocks of two processes differ by more than 20 hours.
  *
  * @throws SecretsError `NOT_INITIALIZED`; the errors of `ServiceStore.change`.
  */
@@ -31,13 +31,13 @@ export async function mayRemove(store: ServiceStore, now: number): Promise<boole
   });
 }
 
-/** Returns the report of a sweep that removed nothing because of the clock. */
+/** Returns the error that a sweep reports if it removed nothing because of the clock. */
 export function clockJumped(now: number): SecretsError {
   return new SecretsError(
     "CLOCK_JUMPED",
     `The clock shows ${new Date(now).toISOString()}, more than seven days after the last sweep, so the sweep removed nothing`,
     {
-      hint: "Check the clock of this machine. If the clock is right, because the service was stopped for a while, do nothing: the sweeps remove what is old again from tomorrow on.",
+      hint: "Check the clock of this machine. If the clock is wrong, correct it. If the clock is right, the service was stopped for more than seven days. Then do nothing: from tomorrow on, the sweeps remove old records again.",
     },
   );
 }

@@ -15,7 +15,7 @@ async function startWithServer() {
 }
 
 describe("explainCall", () => {
-  it("names the secrets, their headers and revisions, and where the call would go, and no value", async () => {
+  it("returns the URL of the call and its secrets with their headers and revisions, but no value", async () => {
     const { as, explain } = await startWithServer();
     const explanation = await explain(as.member.tokenId, "create_issue");
     expect(explanation).toEqual({
@@ -51,7 +51,7 @@ describe("explainCall", () => {
     expect(inspect(explanation, { depth: 9, showHidden: true })).not.toContain(value);
   });
 
-  it("says why the token would be refused", async () => {
+  it("returns why the token would be refused", async () => {
     const { admin, as, explain } = await startWithServer();
     await admin.createServer(as.admin, { slug: "linear", url: "https://linear.example.com" });
     const scoped = { owner: "ci", role: "member", servers: ["linear"], tools: ["search"] } as const;
@@ -70,7 +70,7 @@ describe("explainCall", () => {
     await expect.poll(async () => (await explain(ending.info.id)).refusals).toEqual(["TOKEN_EXPIRED"]);
   });
 
-  it("says that a token without POST calls no tool of an MCP server", async () => {
+  it("returns METHOD_OUT_OF_SCOPE for a tool of an MCP server if the token does not allow POST", async () => {
     const { admin, as, explain } = await startWithServer();
     const { info } = await admin.createToken(as.admin, { owner: "ci", role: "member", methods: ["GET", "HEAD"] });
     expect((await explain(info.id, "whoami")).refusals).toEqual(["METHOD_OUT_OF_SCOPE"]);
@@ -80,7 +80,7 @@ describe("explainCall", () => {
     expect((await admin.explainCall(as.admin, call)).refusals).toEqual(["METHOD_OUT_OF_SCOPE"]);
   });
 
-  it("says whether the token may use the method at a server that is not an MCP server", async () => {
+  it("returns whether the token allows the method for a server that is not an MCP server", async () => {
     const { admin, as } = await startWithServer();
     await admin.createServer(as.admin, { slug: "api", url: "https://api.example.com", kind: "http" });
     const { info } = await admin.createToken(as.admin, { owner: "ci", role: "member", methods: ["GET"] });
@@ -104,7 +104,7 @@ describe("explainCall", () => {
     expect(await refusals({ tools: ["search"], methods: ["GET"] })).toEqual(["METHOD_OUT_OF_SCOPE"]);
   });
 
-  it("says why the server or a secret would be refused", async () => {
+  it("returns why a call would be refused because of its server or a secret", async () => {
     const { admin, as, explain } = await startWithServer();
     await admin.updateServer(as.admin, "github", { disabled: true });
     expect((await explain(as.member.tokenId)).refusals).toEqual(["SERVER_DISABLED"]);
@@ -117,7 +117,7 @@ describe("explainCall", () => {
     await expect.poll(async () => (await explain(as.member.tokenId)).refusals).toEqual(["SECRET_EXPIRED"]);
   });
 
-  it("refuses what does not exist, also in another workspace", async () => {
+  it("rejects if the token or server does not exist or belongs to another workspace", async () => {
     const { admin, as, explain } = await startWithServer();
     const other = await admin.createWorkspace(as.operator, { name: "other", adminOwner: "ana" });
     const ana = await admin.authenticate(other.admin.token);
@@ -161,7 +161,7 @@ describe("findCall and listCalls", () => {
     expect((await admin.listCalls(ana)).items).toEqual([]);
     await expect(admin.findCall(ana, "call00000001")).rejects.toMatchObject({
       code: "CALL_NOT_FOUND",
-      hint: expect.stringContaining("a refused token"),
+      hint: expect.stringContaining("whose token or path was refused"),
     });
   });
 });

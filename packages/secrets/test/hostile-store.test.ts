@@ -48,7 +48,7 @@ async function at<Result>(days: number, work: () => Promise<Result>): Promise<Re
   }
 }
 
-describe("someone who writes to the store and has no key", () => {
+describe("an attacker who writes to the store and has no key", () => {
   it("cannot make the sweep erase a workspace by removing its record", async () => {
     const { hostile, ...service } = await startWithSecret();
     const { admin, as, problems } = service;
@@ -94,8 +94,8 @@ describe("someone who writes to the store and has no key", () => {
     expect(await valuesOf(service, "github")).toEqual({ TOKEN: value });
   });
 
-  it.each(["sweeps", "a deletion of the workspace"])(
-    "leaves no values of a server behind by removing its record, after the server was created again and %s",
+  it.each(["sweeps", "the deletion of the workspace"])(
+    "cannot keep values of a server in the store by removing its record, if the server is created again before %s",
     async (end) => {
       const { hostile, ...service } = await startWithSecret();
       const { admin, as } = service;
@@ -209,7 +209,7 @@ describe("someone who writes to the store and has no key", () => {
     await expect(fresh.authenticate(token)).rejects.toMatchObject(refused);
   });
 
-  it("cannot keep a hidden token valid whose time is in the future because a clock was ahead", async () => {
+  it("cannot keep a token valid by hiding it, if the token is dated in the future because a clock was ahead", async () => {
     const { hostile, ...service } = await start();
     const { admin, as } = service;
     const page = `list/${as.admin.workspace}/tokens/0`;
@@ -244,7 +244,7 @@ describe("someone who writes to the store and has no key", () => {
     await expect(admin.revokeTokensOf(as.admin, "ci")).rejects.toMatchObject({ code: "RECORD_ROLLED_BACK" });
   });
 
-  it("makes a change fail, and not only be refused, by putting back an old record that this process has read", async () => {
+  it("makes a change end with the outcome failed by putting back an old record that this process has read", async () => {
     const { hostile, admin, as, audit } = await startWithSecret();
     const key = `server/${as.admin.workspace}/github`;
     const old = await hostile.read(key);
@@ -258,7 +258,7 @@ describe("someone who writes to the store and has no key", () => {
     expect(audit.kept.at(-1)).toMatchObject({ action: "server.update", outcome: "failed" });
   });
 
-  it("cannot keep tokens valid in a revocation after a restore by damaging one of them", async () => {
+  it("cannot keep tokens valid by damaging one of them before a revocation after a restore", async () => {
     const { hostile, ...service } = await start();
     const { admin, as, tokens } = service;
     const damaged = await admin.createToken(as.admin, { owner: "damaged", role: "member" });
@@ -330,7 +330,7 @@ describe("a record that cannot be read", () => {
     expect(problems).toHaveLength(2);
   });
 
-  it("does not keep the other tokens of its owner valid when all of them are revoked", async () => {
+  it("does not prevent the revocation of the other tokens of its owner", async () => {
     const { hostile, admin, as } = await start();
     const own = [];
     for (let count = 0; count < 3; count++)

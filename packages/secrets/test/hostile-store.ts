@@ -3,7 +3,7 @@ import { serviceNamespace } from "@keyward/secrets";
 import type { MemoryStore } from "@keyward/store-memory";
 import type { Service } from "./service.ts";
 
-/** What someone can do who writes to the store of a service and has no key. */
+/** The actions of an attacker who can write to the store of a service and has no key. */
 export class HostileStore {
   readonly #view: MemoryStore;
 

@@ -34,7 +34,7 @@ async function jointReads() {
 }
 
 describe("JointReads", () => {
-  it("reads for all callers of one turn of the event loop at once, and each key once", async () => {
+  it("makes one read for all callers in one turn of the event loop, and reads each key once", async () => {
     const { inner, joint } = await jointReads();
     const reads = await Promise.all([joint.read(["a", "b"]), joint.read(["b", "none"]), joint.read(["a"])]);
     expect(inner.reads).toEqual([["a", "b", "none"]]);
@@ -59,7 +59,7 @@ describe("JointReads", () => {
     expect([(await before).records.get("a"), (await before).begun]).toEqual(["first", 0]);
   });
 
-  it("returns the error of a record in its place, so that the other callers have their records", async () => {
+  it("returns the error of one record together with the records of the other callers", async () => {
     const { inner, joint } = await jointReads();
     const b = await inner.get("b");
     if (b !== undefined) await inner.set("a", b);
@@ -101,7 +101,7 @@ describe("JointReads", () => {
     release();
   });
 
-  it("divides a read of many keys", async () => {
+  it("divides a read of more than 500 keys into reads of at most 500", async () => {
     const { inner, joint } = await jointReads();
     const keys = Array.from({ length: 1_500 }, (_, index) => `key ${index}`);
     await Promise.all(keys.map((key) => joint.read([key])));

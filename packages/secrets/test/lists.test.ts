@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { startService } from "./service.ts";
 
-describe("a page of a list", () => {
-  it("has the same items with any limit, whatever was removed", async () => {
+describe("the pages of a list", () => {
+  it("contain the same items in total with every limit, after items were removed", async () => {
     const { admin, as } = await startService();
     for (let count = 0; count < 40; count++) {
       await admin.createServer(as.admin, { slug: `server-${count}`, url: "https://example.com" });

@@ -34,14 +34,14 @@ type Revealing = {
 }[keyof SecretsAdmin];
 
 describe("SecretsAdmin", () => {
-  it("has no method whose result has a type with a value", () => {
+  it("has no method whose result type contains a secret's value", () => {
     expectTypeOf<Revealing>().toEqualTypeOf<never>();
     // The check itself finds a value.
     expectTypeOf<HasValue<{ readonly items: readonly { readonly value: string }[] }>>().toEqualTypeOf<true>();
     expectTypeOf<HasValue<{ readonly of: { readonly one: SecretValue } }>>().toEqualTypeOf<true>();
   });
 
-  it("is exported without anything that reads values", () => {
+  it("is exported by a package entry that exports nothing that can read values", () => {
     expect(Object.keys(surface).sort()).toEqual([
       "Caller",
       "SecretsAdmin",
@@ -76,7 +76,7 @@ describe("the sources", () => {
 });
 
 describe("SecretValue", () => {
-  it("is not shown unless it is revealed", () => {
+  it("does not show its value unless reveal() is called", () => {
     const text = randomBytes(16).toString("hex");
     const value = new SecretValue(text);
     const shown = [

@@ -58,7 +58,7 @@ describe("calls in progress", () => {
     expect(await ended()).toEqual(["noa github TOKEN_EXPIRED", "noa linear TOKEN_EXPIRED"]);
   });
 
-  it("end when their token is narrowed, to other servers, tools or methods", async () => {
+  it("end when their token is limited to other servers, tools or methods", async () => {
     const { service, ids, calls } = await startWithCalls();
     await changeToken(service, ids["mia"] ?? "", (record) => ({
       ...record,
@@ -107,7 +107,7 @@ describe("calls in progress", () => {
     expect(await ended()).toEqual(removed);
   });
 
-  it("end without the other calls when one of their records cannot be read, and the problem is reported once", async () => {
+  it("end if one of their own records cannot be read, and the problem is reported once", async () => {
     const { service, calls, ids, ended } = await startWithCalls();
     const hostile = new HostileStore(service);
     const key = `token/${service.as.admin.workspace}/${ids["mia"]}`;
@@ -142,7 +142,7 @@ describe("calls in progress", () => {
 });
 
 describe("the grant of a call", () => {
-  it("names the workspace, and hides the key of sessions", async () => {
+  it("contains the workspace, and does not show the session key when it is printed", async () => {
     const { calls, service } = await startWithCalls();
     const [grant] = calls;
     expect(grant?.workspace).toEqual({ id: service.as.admin.workspace, name: "main" });

@@ -6,7 +6,7 @@ import { serverRecord } from "../src/records/server-record.ts";
 import { ServiceStore } from "../src/store/service-store.ts";
 import { startService, valuesOf } from "./service.ts";
 
-it("reads a server that has not changed without checking its form again, and each change of the server", async () => {
+it("the record of a server is checked again only after a change, and each change is read", async () => {
   const service = await startService();
   const { admin, as, store, keys } = service;
   await admin.createServer(as.admin, { slug: "github", url: "https://mcp.example.com/mcp" });
@@ -26,7 +26,7 @@ it("reads a server that has not changed without checking its form again, and eac
   expect((await records.read(serverRecord, key))?.value).not.toEqual(first);
 });
 
-it("forgets the records that were read longest ago", () => {
+it("RecentRecords forgets the records that were read longest ago", () => {
   const recent = new RecentRecords<object>();
   const check = vi.fn((text: string) => ({ text }));
   for (let number = 0; number < 1_000; number++) recent.get(`record ${number}`, check);
@@ -37,7 +37,7 @@ it("forgets the records that were read longest ago", () => {
   expect(check).toHaveBeenCalledTimes(3_002);
 });
 
-it("freezes what calls share", () => {
+it("RecentRecords freezes the records that calls share", () => {
   const record = new RecentRecords<{ readonly list: string[] }>().get("", () => ({ list: [] }));
   expect(() => record.list.push("changed")).toThrow("not extensible");
 });

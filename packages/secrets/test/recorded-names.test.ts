@@ -51,7 +51,7 @@ describe("the entry of a refused change", () => {
     expect(JSON.stringify(audit.kept)).not.toContain(pasted);
   });
 
-  it("has no URL and no header of a server that is not added or changed, which may be a value", async () => {
+  it("contains no URL and no header for a server, because each of them may be a value", async () => {
     const { admin, as, audit } = await start();
     const change = { url: `${url}/${pasted}`, forwardHeaders: [pasted] };
     await expect(admin.updateServer(as.admin, "unknown", change)).rejects.toMatchObject({ code: "SERVER_NOT_FOUND" });
@@ -72,7 +72,7 @@ describe("the entry of a refused change", () => {
     ]);
   });
 
-  it("is not made for a name in other fields, which are looked up or checked before", async () => {
+  it("is not written if another field names a server or workspace that does not exist", async () => {
     const { admin, as, audit } = await start();
     const local = admin.localOperator();
     for (const change of [
@@ -85,7 +85,7 @@ describe("the entry of a refused change", () => {
     expect(audit.kept).toEqual([]);
   });
 
-  it("is not made for the deletion of all secrets of a server without secrets, which changes nothing", async () => {
+  it("is not written if all secrets of a server without secrets are deleted", async () => {
     const { admin, as, audit } = await start();
     await admin.createServer(as.admin, { slug: "empty", url });
     audit.kept.length = 0;
@@ -98,7 +98,7 @@ describe("the entry of a refused change", () => {
     expect(audit.kept.map(({ outcome }) => outcome)).toEqual(["refused", "done"]);
   });
 
-  it("names what exists, also if its record cannot be read", async () => {
+  it("contains the name of a server, secret or token that exists, even if its record cannot be read", async () => {
     const service = await start();
     const { admin, as, audit } = service;
     const { workspace = "", tokenId } = as.member;

@@ -19,7 +19,7 @@ function interrupted({ store, keys, audit }: Service, key: RegExp, act: () => Pr
 }
 
 describe("a token that is revoked while one of its calls waits", () => {
-  it("changes nothing, also if the call waited for the audit", async () => {
+  it("makes no change, even if the call waited for the audit", async () => {
     const service = await startService();
     const { admin, as, store, keys } = service;
     const { token, info } = await admin.createToken(as.admin, { owner: "eve", role: "admin" });
@@ -100,7 +100,7 @@ describe("a rotation that fails after its tokens were revoked", () => {
   });
 });
 
-describe("a further rotation of an admin's token whose end only the workspace has", () => {
+describe("another rotation of an admin's token whose expiry is only in the record of the workspace", () => {
   const hourMs = 3_600_000;
 
   /** Rotates a token in a process that cannot write the record of the former token. */
@@ -118,7 +118,7 @@ describe("a further rotation of an admin's token whose end only the workspace ha
     return { ...service, info, ends, find };
   }
 
-  it("does not lengthen the life of the token if the rotation fails and is undone", async () => {
+  it("does not prolong the life of the token if the rotation fails and is undone", async () => {
     const { admin, as, store, keys, audit, info, ends, find } = await startRotated();
     let [isCounted, hasFailed] = [false, false];
     const noted = slowStore(store, async (written) => {
@@ -140,7 +140,7 @@ describe("a further rotation of an admin's token whose end only the workspace ha
     expect((await admin.listTokens(as.admin, { owner: "ana" })).items).toHaveLength(2);
   });
 
-  it("does not lengthen the life of the token if its overlap is longer", async () => {
+  it("does not prolong the life of the token if its overlap is longer", async () => {
     const { admin, as, info, ends, find } = await startRotated();
     await admin.rotateToken(as.admin, info.id, { overlapMs: 2 * hourMs });
     expect((await find())?.expires).toBe(ends);
@@ -155,7 +155,7 @@ describe("a workspace with 100 admins", () => {
     return service;
   }
 
-  it("can be recovered also while every admin is being rotated", async () => {
+  it("can be recovered even while the tokens of all admins are being rotated", async () => {
     const { admin, as } = await startFull();
     const { items } = await admin.listTokens(as.admin, { limit: 100 });
     const rotated = await Promise.allSettled(
@@ -168,7 +168,7 @@ describe("a workspace with 100 admins", () => {
     await admin.authenticate(recovered.token);
   });
 
-  it("gets no further admin, but every admin can be rotated, and one can be recovered on the machine", async () => {
+  it("refuses another admin, but allows the rotation of each admin's token and a recovery on the machine", async () => {
     const { admin, as } = await startFull();
     await expect(admin.createToken(as.admin, { owner: "more", role: "admin" })).rejects.toMatchObject({
       code: "LIMIT_REACHED",

@@ -84,22 +84,25 @@ async function codeOf(call: () => unknown): Promise<string> {
 }
 
 describe.each(roles)("a caller with the role %s", (role) => {
-  it.each(Object.entries(calls))("may call %s only with the right", async (name, { right, call }) => {
-    const { admin, as, audit } = await startService();
-    await admin.createServer(as.admin, { slug: "github", url: "https://example.com" });
-    const before = audit.kept.length;
-    const code = await codeOf(() => call(admin, as[role]));
-    if (hasRight(role, right) && !onlyLocal.includes(name)) {
-      expect(code).not.toBe("NOT_ALLOWED");
-    } else {
-      expect(code).toBe("NOT_ALLOWED");
-      expect(audit.kept.length).toBe(before);
-    }
-  });
+  it.each(Object.entries(calls))(
+    "may call %s only if the role has the right that the method requires",
+    async (name, { right, call }) => {
+      const { admin, as, audit } = await startService();
+      await admin.createServer(as.admin, { slug: "github", url: "https://example.com" });
+      const before = audit.kept.length;
+      const code = await codeOf(() => call(admin, as[role]));
+      if (hasRight(role, right) && !onlyLocal.includes(name)) {
+        expect(code).not.toBe("NOT_ALLOWED");
+      } else {
+        expect(code).toBe("NOT_ALLOWED");
+        expect(audit.kept.length).toBe(before);
+      }
+    },
+  );
 });
 
 describe("the roles", () => {
-  it("have the rights of the design, and no others", () => {
+  it("have exactly the rights in this list", () => {
     const rightsOf = (role: Role) =>
       Object.entries(rolesWithRight).flatMap(([right, list]) => (list.includes(role) ? [right] : []));
     expect(rightsOf("member").sort()).toEqual(["servers.call", "whoami"]);
@@ -135,7 +138,7 @@ describe("the roles", () => {
 });
 
 describe("what a member reads", () => {
-  it("never contains the name of a secret, not in an error either", async () => {
+  it("never contains the name of a secret, even in an error", async () => {
     const { admin, as, reader, tokens } = await startService();
     const name = `NAME_${randomBytes(8).toString("hex")}`;
     await admin.createServer(as.admin, { slug: "github", url: "https://example.com" });

@@ -15,7 +15,7 @@ async function startWithServer() {
 }
 
 describe("a secret", () => {
-  it("is sent by calls from its first set on, with its rule", async () => {
+  it("is sent, with its rule, by each call that begins after it was set", async () => {
     const service = await startWithServer();
     const value = newValue();
     const { created, secret } = await service.set("GITHUB_TOKEN", value, { rule: { kind: "bearer" } });
@@ -40,7 +40,7 @@ describe("a secret", () => {
     expect(service.problems).toEqual([]);
   });
 
-  it("enters the request as the header with its name by default, and warns about an underscore", async () => {
+  it("is sent by default in the header with its name, with a warning about an underscore", async () => {
     const { set } = await startWithServer();
     const { secret, warnings } = await set("API_KEY");
     expect(secret.rule).toEqual({ kind: "header", header: "API_KEY" });
@@ -85,7 +85,7 @@ describe("a secret", () => {
     expect(await valuesOf(service, "github")).toEqual({ TOKEN: value });
   });
 
-  it("is bound to the origin that the caller expects, or not stored at all", async () => {
+  it("is stored only if the server has the origin that the caller expects", async () => {
     const service = await startWithServer();
     const { admin, as, set } = service;
     const expectedOrigin = "https://mcp.example.com";
@@ -175,7 +175,7 @@ describe("a secret", () => {
     await set("kwt_SHORT");
   });
 
-  it("is changed only at the revision that the caller names", async () => {
+  it("is changed only if the server has the revision that the caller passes", async () => {
     const service = await startWithServer();
     const { admin, as } = service;
     const secret = { name: "TOKEN", value: newValue() };
@@ -204,7 +204,7 @@ describe("a secret", () => {
     expect((await service.admin.getServer(service.as.admin, "github")).revision).toBe(20);
   });
 
-  it("is one of at most 100 secrets of a server", async () => {
+  it("is refused if the server already has 100 other secrets", async () => {
     const { set } = await startWithServer();
     for (let count = 0; count < 100; count++) await set(`S${count}`);
     await expect(set("S100")).rejects.toMatchObject({ code: "LIMIT_REACHED" });
@@ -245,7 +245,7 @@ describe("a value", () => {
     expect(JSON.stringify([String(error), error])).not.toContain("0123456789");
   });
 
-  it.each([8, 15, 16, 8_192])("is set if it has %d bytes", async (bytes) => {
+  it.each([8, 15, 16, 8_192])("is accepted if it has %d bytes", async (bytes) => {
     const service = await startWithServer();
     const value = "v".repeat(bytes);
     const { secret, warnings } = await service.set("token", value);
@@ -270,7 +270,7 @@ describe("a rule", () => {
   });
 
   it.each(["Host", "Transfer-Encoding", "Content-Length", "Cookie", "Connection", "Mcp-Session-Id"])(
-    "cannot set the header %s by the name of its secret either",
+    "cannot set the header %s, even if the header is only the name of the secret",
     async (name) => {
       const { set, admin, as } = await startWithServer();
       await expect(set(name)).rejects.toMatchObject({ code: "FIELD_INVALID" });
@@ -295,7 +295,7 @@ describe("a rule", () => {
     },
   );
 
-  it("takes effect on the next call when it is changed", async () => {
+  it("applies to the next call after it was changed", async () => {
     const { set, admin, as, reader, tokens } = await startWithServer();
     await set("TOKEN", newValue(), { rule: { kind: "bearer" } });
     const rule = { kind: "template", header: "X-Token", template: "token {value}" } as const;

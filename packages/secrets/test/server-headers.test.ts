@@ -10,7 +10,7 @@ const many = (count: number) => Array.from({ length: count }, (_, index) => `x-$
 
 /** The headers that the page for callers says to be refused, with `*` for any rest. */
 const page = readFileSync(new URL("../../../docs/calls.md", import.meta.url), "utf8");
-const [, table = ""] = page.split("The gateway refuses a list with one of these headers");
+const [, table = ""] = page.split("A list must not contain one of these headers");
 const heldBack = [...(table.split("\n## ")[0] ?? "").matchAll(/^\| (`.*?) \|/gm)]
   .flatMap(([, cell = ""]) => [...cell.matchAll(/`([^`]+)`/g)].map(([, name = ""]) => name))
   .filter((name) => name !== "X-Request-Id");
@@ -31,7 +31,7 @@ describe("the headers of a server's settings", () => {
     expect((await reader.forCall(tokens.member, "api")).server).toMatchObject(stored);
   });
 
-  it("do not change unless a change has a list, which replaces the whole list", async () => {
+  it("change only if a change contains a list, which replaces the whole former list", async () => {
     const { admin, as } = await startService();
     const none = { forwardHeaders: [], relayHeaders: [] };
     expect(await admin.createServer(as.admin, { slug: "api", url })).toMatchObject(none);
@@ -44,7 +44,7 @@ describe("the headers of a server's settings", () => {
     expect(await admin.updateServer(as.admin, "api", none)).toMatchObject(none);
   });
 
-  it("are recorded with the change, also the longest lists", async () => {
+  it("are recorded with the change, even if the lists are the longest possible", async () => {
     const { admin, as, audit } = await startService();
     await admin.createServer(as.admin, { slug: "api", url, forwardHeaders: ["x-a", "X-B"] });
     expect(audit.kept.at(-1)?.detail).toBe(`mcp ${url}, forwardHeaders x-a x-b`);
@@ -74,7 +74,7 @@ describe("the headers of a server's settings", () => {
     }
   });
 
-  it("cannot be those that the page lists, and the page lists all", () => {
+  it("cannot be any of the refused headers, which the documentation lists completely", () => {
     const listed = [...heldBack, "X-Request-Id"].map((name) => name.toLowerCase());
     expect(listed.sort()).toEqual([...heldBackFromAnswers].sort());
   });
@@ -96,7 +96,7 @@ describe("the headers of a server's settings", () => {
     await expect(refused).rejects.toMatchObject({ code: "FIELD_INVALID" });
   });
 
-  it("never let a caller send a header that a secret is sent in, however a server reads its name", async () => {
+  it("never let a caller send a header that a secret is sent in, in any spelling of its name", async () => {
     const { admin, as, reader, tokens } = await startService();
     const forwardHeaders = ["x-api-key", "x_api_key", "x-api-keys"];
     await admin.createServer(as.admin, { slug: "api", url, forwardHeaders });
@@ -108,7 +108,7 @@ describe("the headers of a server's settings", () => {
     expect(await forwarded()).toEqual(forwardHeaders);
   });
 
-  it("are none for a server that was stored before there were such settings", () => {
+  it("are empty for a server whose record was stored before these settings existed", () => {
     const former = {
       ...{ v: 1, id: "a1b2c3d4e5f6", page: 0, slug: "api", url, kind: "http", disabled: false, deleting: false },
       ...{ revision: 3, created: 1, createdBy: "Ada", values: 0, secrets: [], pending: [], garbage: [] },

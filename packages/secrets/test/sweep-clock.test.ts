@@ -4,7 +4,7 @@ import { keysIn, startService } from "./service.ts";
 const dayMs = 24 * 3_600_000;
 
 describe("a sweep", () => {
-  it("removes nothing for a day after the clock jumped ahead, also over several processes", async () => {
+  it("removes nothing for a day after the clock jumped ahead, in any process", async () => {
     const service = await startService();
     const { admin, as, problems, audit } = service;
     const removed: (number | undefined)[] = [];

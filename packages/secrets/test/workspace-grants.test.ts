@@ -17,13 +17,13 @@ async function startWithServers() {
 }
 
 describe("a grant for a whole workspace", () => {
-  it("names the MCP servers in the scope of the token, by slug", async () => {
+  it("lists the MCP servers in the scope of the token, sorted by slug", async () => {
     const { slugsOf } = await startWithServers();
     expect(await slugsOf()).toEqual(["github", "linear"]);
     expect(await slugsOf(["linear", "plain"])).toEqual(["linear"]);
   });
 
-  it("names no server that is disabled or deleted", async () => {
+  it("lists no server that is disabled or deleted", async () => {
     const { service, slugsOf } = await startWithServers();
     await service.admin.updateServer(service.as.admin, "github", { disabled: true });
     expect(await slugsOf()).toEqual(["linear"]);
@@ -31,14 +31,14 @@ describe("a grant for a whole workspace", () => {
     expect(await slugsOf()).toEqual([]);
   });
 
-  it("names no more servers than the caller asks for", async () => {
+  it("lists at most as many servers as were requested", async () => {
     const { service } = await startWithServers();
     const { token } = await service.admin.createToken(service.as.admin, { owner: "mia", role: "member" });
     const servers = await service.reader.serversOf(await service.reader.forWorkspace(token), 1);
     expect(servers).toMatchObject([{ slug: "github", revision: 0 }]);
   });
 
-  it("is refused for a token that was revoked, and for a role that does not call", async () => {
+  it("is refused for a token that was revoked, and for a role that cannot call servers", async () => {
     const { service } = await startWithServers();
     const { token, info } = await service.admin.createToken(service.as.admin, { owner: "mia", role: "member" });
     await service.admin.revokeToken(service.as.admin, info.id);

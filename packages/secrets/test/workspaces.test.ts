@@ -5,7 +5,7 @@ import { keysIn, startService } from "./service.ts";
 const url = "https://mcp.example.com/mcp";
 
 describe("a workspace", () => {
-  it("has servers, secrets and tokens of its own", async () => {
+  it("contains only its own servers, secrets and tokens", async () => {
     const { admin, as, reader } = await startService();
     const other = await admin.createWorkspace(as.operator, { name: "other", adminOwner: "other" });
     const stranger = await admin.authenticate(other.admin.token);
@@ -20,7 +20,7 @@ describe("a workspace", () => {
     expect((await reader.forCall(member.token, "github")).secrets).toEqual([]);
   });
 
-  it("has a name that no other workspace has, also if several operators create it at once", async () => {
+  it("has a name that no other workspace has, even if several operators create it at once", async () => {
     const service = await startService();
     const { admin, as } = service;
     await expect(admin.createWorkspace(as.operator, { name: "main", adminOwner: "x" })).rejects.toMatchObject({
@@ -59,7 +59,7 @@ describe("a workspace", () => {
     expect(await left()).toEqual([]);
   });
 
-  it("refuses what an admin with an old caller begins after its deletion", async () => {
+  it("refuses changes after its deletion by an admin who was authenticated before", async () => {
     const service = await startService();
     const { admin, as } = service;
     await admin.deleteWorkspace(as.operator, "main");
@@ -70,7 +70,7 @@ describe("a workspace", () => {
 });
 
 describe("an installation", () => {
-  it("is initialized once, also if several processes do so at once", async () => {
+  it("is initialized once, even if several processes initialize it at once", async () => {
     const service = await startService();
     await expect(service.admin.initialize()).rejects.toMatchObject({ code: "ALREADY_INITIALIZED" });
     await service.store.clear();

@@ -11,7 +11,7 @@ import { hashOfToken, readTokenText, type TokenParts } from "./token-text.ts";
 
 const noHash = Buffer.alloc(32);
 
-/** A token whose text has the right form and checksum. The store has not been asked yet. */
+/** A token whose text has the right form and checksum. It was not yet compared with the stored records. */
 export interface PresentedToken extends TokenParts {
   /** The keys of the records that {@link requireCaller} needs. */
   readonly keys: readonly string[];
@@ -57,8 +57,8 @@ export function requireCaller(
 }
 
 /**
- * Checks again that the token of a caller is valid. A call may wait between its first check and its change: for the rest
- * of its body, or for the audit.
+ * Checks again that the token of a caller is valid. Call this function before a change, because the call may have
+ * waited since the first check: for the rest of its body, or for the audit.
  *
  * @throws SecretsError `TOKEN_REFUSED` if the token was revoked or has expired since it was checked.
  */
@@ -70,7 +70,7 @@ export async function requireStillValid(store: ServiceStore, caller: Caller): Pr
   if (record?.role !== caller.role || !isValid(record, parts.workspace, batch)) throw tokenRefused();
 }
 
-/** Returns the keys of the records that say whether a token is valid. */
+/** Returns the keys of the records that decide whether a token is valid. */
 export function keysOfToken({ workspace, id }: Pick<TokenParts, "workspace" | "id">): readonly string[] {
   const token = tokenKey(workspace, id);
   return workspace === installation ? [serviceKey, token] : [serviceKey, workspaceKey(workspace), token];
@@ -78,7 +78,8 @@ export function keysOfToken({ workspace, id }: Pick<TokenParts, "workspace" | "i
 
 /**
  * Returns whether the token with this record is valid now. The token of an admin or operator is valid only while the
- * workspace or the installation lists the token, so an old record of a token that was put back is not enough.
+ * workspace or the installation lists the token. So an attacker cannot make a token valid by putting back an old record
+ * of the token.
  */
 export function isValid(token: TokenRecord, workspace: string, batch: ReadBatch): boolean {
   const now = Date.now();

@@ -50,7 +50,7 @@ export class Caller implements CallerFields {
   }
 }
 
-/** What stands for the id and the owner of a token where the operator on the machine, who needs no token, is the caller. */
+/** The token id and the owner of the operator on the machine, who needs no token. */
 export const local = "local";
 
 /** Returns whether a caller is the operator on the machine, who needs no token. */

@@ -8,7 +8,10 @@ import type { ServiceStore } from "../store/service-store.ts";
 import { workspaceNotFound } from "../workspaces/open-workspace.ts";
 import { notInitialized } from "./not-initialized.ts";
 
-/** Returns whether a token can manage a workspace or the installation, and so must be in its list of valid tokens. */
+/**
+ * Returns whether a token is that of an admin or operator. Such a token is valid only if the list of admins or
+ * operators contains it.
+ */
 export function isKeeper({ role }: Pick<TokenRecord, "role">): boolean {
   return role === "admin" || role === "operator";
 }
@@ -19,8 +22,9 @@ export function keeperOf({ id, expires }: Pick<TokenRecord, "id" | "expires">): 
 }
 
 /**
- * Returns a token with the end that the list of admins or operators gives to it. Returns `undefined` for the token of an
- * admin or operator that the list does not name: its creation was not finished, or someone has put back its record.
+ * Returns the record of a token. If the list of admins or operators has an earlier expiry for the token, the returned
+ * record has this expiry. Returns `undefined` for the token of an admin or operator that the list does not contain: its
+ * creation was not finished, or someone has put back its record.
  */
 export function asListed(token: TokenRecord, keepers: readonly Keeper[]): TokenRecord | undefined {
   if (!isKeeper(token) || isEnded(token, Date.now())) return token;
@@ -65,7 +69,7 @@ export async function changeKeepers(
 }
 
 /**
- * Returns the admins or operators with one more.
+ * Returns the list of admins or operators with one more, and without those that have expired.
  *
  * @throws SecretsError `LIMIT_REACHED` if there are `limit` already.
  */
@@ -84,9 +88,9 @@ export function withKeeper(
 }
 
 /**
- * Returns the admins or operators after one of them ends at a time.
+ * Returns the list of admins or operators in which one of them expires at the time `end`.
  *
- * @throws SecretsError `LAST_ADMIN` if a workspace would be without an admin from then on.
+ * @throws SecretsError `LAST_ADMIN` if the workspace would have no admin after this time.
  */
 export function withoutKeeper(
   keepers: readonly Keeper[],
@@ -102,7 +106,7 @@ export function withoutKeeper(
   const isLast = others.every(({ expires }) => expires !== undefined && expires <= Math.max(now, end));
   if (workspace !== installation && isLast) {
     throw new SecretsError("LAST_ADMIN", "The workspace would be without an admin", {
-      hint: "Create another token with the role `admin` first, which lasts longer than this one.",
+      hint: "First create another token with the role `admin` that expires later than this one.",
     });
   }
   return [...others, { id, expires: end }];

@@ -18,9 +18,10 @@ export class LastUses {
   }
 
   /**
-   * Notes that a token or a server is used now. Does not wait until the note is written.
+   * Records the present time as the last use of a token or a server. Does not wait until the record is written.
    *
-   * @param since a note from before this time is replaced, also within a minute.
+   * @param since in milliseconds since the epoch. A last use before this time is replaced, even if it was recorded less
+   * than a minute ago.
    */
   note(workspace: string, id: string, since = 0): void {
     const key = usedKey(workspace, id);
@@ -47,7 +48,7 @@ export class LastUses {
     return batch.record(usedRecord, usedKey(workspace, id))?.value.at;
   }
 
-  /** Resolves when the notes that were begun are written. */
+  /** Waits for the writes in progress. */
   async settled(): Promise<void> {
     await Promise.all(this.#writes);
   }

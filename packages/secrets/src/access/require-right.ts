@@ -5,13 +5,13 @@ import { hasRight, type Right } from "./rights.ts";
 /**
  * Checks that a caller has a right.
  *
- * @throws SecretsError `NOT_ALLOWED` if the role of the caller has not the right; `TOKEN_REFUSED` for an object that is
- * not a {@link Caller}.
+ * @throws SecretsError `NOT_ALLOWED` if the role of the caller does not have the right; `TOKEN_REFUSED` for an object
+ * that is not a {@link Caller}.
  */
 export function requireRight(caller: Caller, right: Right): void {
   if (!(caller instanceof Caller)) {
     throw new SecretsError("TOKEN_REFUSED", "The call has no caller", {
-      hint: "Pass what `authenticate` returned.",
+      hint: "Pass the caller that `authenticate` returned.",
     });
   }
   if (!hasRight(caller.role, right)) throw notAllowed();
@@ -28,7 +28,9 @@ export function requireRightInWorkspace(caller: Caller, right: Right): string {
   return caller.workspace;
 }
 
-/** Returns the error for a caller without the right. It says nothing about what exists. */
+/**
+ * Returns the error for a caller without the right. The error does not reveal which servers, secrets or tokens exist.
+ */
 export function notAllowed(): SecretsError {
   return new SecretsError("NOT_ALLOWED", "The token does not allow this", {
     hint: "Use a token whose role may do this, or ask an admin of the workspace.",

@@ -1,6 +1,6 @@
 import type { Role } from "../model.ts";
 
-/** What a caller may do. Each method of `SecretsAdmin` and each route of the admin API needs one right. */
+/** A permission of a role. Each method of `SecretsAdmin` and each route of the admin API requires one right. */
 export type Right =
   | "whoami"
   | "workspaces.read"

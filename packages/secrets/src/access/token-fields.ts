@@ -19,7 +19,7 @@ export function requireNewToken(caller: Caller, given: NewToken): CheckedToken {
   const tools = list("tools", toolField, given.tools, "at most 100 names of 1 to 128 visible ASCII characters");
   const methods = list("methods", methodField, given.methods, "some of GET, HEAD, POST, PUT, PATCH and DELETE");
   if (role !== "member" && (servers ?? tools ?? methods) !== undefined) {
-    throw invalidField("servers", "absent, and also `tools` and `methods`, because only a member calls servers");
+    throw invalidField("servers", "absent, and so must `tools` and `methods`, because only a member calls servers");
   }
   return { owner, role, servers, tools, methods, expires: requireExpires(given.expires) };
 }

@@ -14,7 +14,7 @@ const pattern = new RegExp(
 /** The length of the longest token. */
 const maxLength = "kwt_".length + 2 * 13 + secretLength + checksumLength;
 
-/** What the text of a token says about the token. */
+/** The ids that the text of a token contains. */
 export interface TokenParts {
   /** The id of the workspace; `service` for the token of an operator. */
   readonly workspace: string;

@@ -7,11 +7,11 @@ import { formatRecordKey } from "./record-key.ts";
 const pageSize = 500;
 
 /**
- * Returns the heads of all chains of an audit file, as a value to print as JSON and to keep elsewhere. `verifyAudit` with
- * this anchor finds a file that was put back to an older state. Keep all anchors.
+ * Returns an anchor: the heads of all chains of an audit file. Print the anchor as JSON, and keep it on another
+ * machine. With the anchor, `verifyAudit` finds a file that was put back to an older state. Keep all anchors.
  *
- * @throws SecretsError `AUDIT_INVALID` if a head cannot be read; KeywardError if the file cannot be opened, and the errors
- * of the keys.
+ * @throws SecretsError `AUDIT_INVALID` if a head cannot be read; KeywardError if the file cannot be opened, and the
+ * errors of the keys.
  * @example
  * await openAuditLog({ path: "audit.db", keys }).ready();
  * const anchor = await auditAnchor({ path: "audit.db", keys });

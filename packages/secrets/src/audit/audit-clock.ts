@@ -4,7 +4,7 @@ import { SecretsError } from "../secrets-error.ts";
 import { parseJson } from "./audit-entry.ts";
 import { clockKey } from "./record-key.ts";
 
-/** How much faster than the time of a running process the clock of retention goes at most: a day an hour. */
+/** The clock of retention advances at most this many times as fast as the time of a running process: a day an hour. */
 const mostPace = 24;
 
 const clockFields = z.strictObject({ time: z.int().min(0), advancedMs: z.int().min(0) });
@@ -18,9 +18,10 @@ interface ClockRecord {
 }
 
 /**
- * The clock of retention, which the audit file keeps encrypted. It follows the clock of the machine, but goes at most 24
- * times as fast as the time for which the service runs. So a clock of the machine that is ahead for a short time removes
- * little. The record has the time of the last advance, so that several processes advance the clock no faster than one.
+ * The clock of retention, which the audit file stores encrypted. It follows the clock of the machine, but advances at
+ * most 24 hours for each hour that the service runs. So if the clock of the machine is ahead for a short time,
+ * retention removes few entries too early. The record contains the time of the last advance, so that several processes
+ * advance the clock no faster than one.
  */
 export class AuditClock {
   readonly #encrypted: EncryptedStore;
@@ -35,8 +36,8 @@ export class AuditClock {
    * Advances the clock towards the clock of the machine, and returns its time, which is never after `now`.
    *
    * @param now the time of the clock of the machine, in milliseconds since the epoch.
-   * @param begin returns the time at which the clock begins if the file has none.
-   * @throws SecretsError `AUDIT_INVALID` if the record of the clock contains something else.
+   * @param begin returns the first time of the clock, if the file has no record of the clock.
+   * @throws SecretsError `AUDIT_INVALID` if the record of the clock cannot be parsed.
    */
   async advance(now: number, begin: () => Promise<number>): Promise<number> {
     const encrypted = this.#encrypted;
@@ -49,9 +50,13 @@ export class AuditClock {
     }
     const shown = parseClock(stored);
     if (shown === undefined || typeof stored !== "string") {
-      throw new SecretsError("AUDIT_INVALID", "The audit file has no readable record of the clock of its retention", {
-        hint: "Find out which program writes to the audit file, and stop that program. Run `keyward audit verify`.",
-      });
+      throw new SecretsError(
+        "AUDIT_INVALID",
+        "In the audit file, the record of the clock of retention cannot be read",
+        {
+          hint: "Find out which program writes to the audit file, and stop that program. Run `keyward audit verify`.",
+        },
+      );
     }
     const ranMs = Math.max(0, advancedMs - Math.max(this.#advancedMs, shown.advancedMs));
     const time = Math.min(now, shown.time + mostPace * ranMs);

@@ -16,7 +16,7 @@ export interface Transaction {
 }
 
 /**
- * The connection of the worker thread to the audit file. Opens the file with the first transaction, and again after the
+ * The connection of the worker thread to the audit file. Opens the file for the first transaction, and again if the
  * file was replaced.
  */
 export class AuditConnection {
@@ -134,26 +134,26 @@ export class AuditConnection {
   }
 }
 
-/** @throws FileProblem for a column that Keyward never writes. */
+/** Returns the bytes in a column. Throws a FileProblem for a value of a type that Keyward never writes. */
 export function bytesOf(row: Row, column: string): Uint8Array {
   const value = row[column];
   if (value instanceof Uint8Array) return value;
   throw foreignColumn(column);
 }
 
-/** @throws FileProblem for a column that Keyward never writes. */
+/** Returns the number in a column. Throws a FileProblem for a value of a type that Keyward never writes. */
 export function numberOf(row: Row, column: string): number {
   const value = row[column];
   if (typeof value === "number") return value;
   throw foreignColumn(column);
 }
 
-/** Like {@link numberOf}, but `undefined` for NULL. */
+/** Returns the number in a column like {@link numberOf}, or `undefined` for NULL. */
 export function optionalNumberOf(row: Row, column: string): number | undefined {
   return row[column] === null ? undefined : numberOf(row, column);
 }
 
-/** @throws FileProblem for a column that Keyward never writes. */
+/** Returns the text in a column. Throws a FileProblem for a value of a type that Keyward never writes. */
 export function textOf(row: Row, column: string): string {
   const value = row[column];
   if (typeof value === "string") return value;
@@ -163,7 +163,7 @@ export function textOf(row: Row, column: string): string {
 function foreignColumn(column: string): FileProblem {
   return new FileProblem(
     "refused",
-    `A row of the audit file has a column "${column}" that Keyward never writes`,
+    `A row of the audit file has a value in the column "${column}" that Keyward never writes`,
     "Find out which program writes to the audit file, and stop that program. Run `keyward audit verify`.",
   );
 }

@@ -15,12 +15,12 @@ export const outcomeNumbers = { done: 1, refused: 2, failed: 3 } as const satisf
   number
 >;
 
-/** What the column `status` adds to the HTTP status of a call that the gateway refused or ended. */
+/** Added to the HTTP status in the column `status`, if the gateway refused or ended the call. */
 const refusedStatus = 1_000;
 
 /**
- * The values of the column `status` of a call: the HTTP status, and 0 if the caller left before the answer. 1,000 more if
- * the gateway refused or ended the call.
+ * The values of the column `status` of a call: the HTTP status, or 0 if the caller disconnected before the answer. If
+ * the gateway refused or ended the call, the value is greater by 1,000.
  */
 export const callStatuses = {
   left: { least: 0, most: 0 },
@@ -51,7 +51,7 @@ const text = (most: number) =>
     .max(most)
     .refine((value) => value.isWellFormed());
 
-/** The largest lengths of texts in an entry. */
+/** The largest lengths of texts in an entry, in UTF-16 code units. */
 export const longest = {
   tokenId: 64,
   owner: 400,
@@ -130,13 +130,13 @@ const entrySchema = z.discriminatedUnion("kind", [
   z.strictObject({ ...place, kind: z.literal("call"), ...callFields.shape }),
 ]);
 
-/** What each entry of the audit contains. */
+/** The fields of every entry of the audit: its time, and its place in a chain. */
 export interface EntryPlace {
   /** When the entry was made, in milliseconds since the epoch. */
   readonly at: number;
   /** The id of the workspace; `service` for the changes of the installation. */
   readonly workspace: string;
-  /** The id of the chain: one process and one workspace. */
+  /** The id of the chain. A process writes one chain for each workspace. */
   readonly chain: string;
   /** The number of the entry in its chain, from 1. */
   readonly sequence: number;
@@ -194,7 +194,7 @@ export interface ChangeEntry extends EntryPlace, ChangeFields {
 export interface OutcomeEntry extends EntryPlace {
   /** The kind of the entry. */
   readonly kind: "outcome";
-  /** The number of the change in the same chain. */
+  /** The sequence number of the change's entry, in the same chain. */
   readonly change: number;
   /** How the change ended. */
   readonly outcome: Exclude<ChangeOutcome, "unknown">;
@@ -212,13 +212,13 @@ export interface CallFields {
   readonly server: string;
   /** The HTTP method. */
   readonly method: string;
-  /** The shortened path. */
+  /** The path, shortened by `shortenedPath`. */
   readonly path: string;
   /** The method of MCP. */
   readonly mcpMethod?: string | undefined;
   /** The name of the tool. */
   readonly tool?: string | undefined;
-  /** The HTTP status that the caller got. `undefined` if the caller left before the answer. */
+  /** The HTTP status that the caller got. `undefined` if the caller disconnected before the answer. */
   readonly status?: number | undefined;
   /** Why the gateway refused or ended the call. */
   readonly reason?: string | undefined;
@@ -250,7 +250,7 @@ export type EntryDraft = AuditEntry extends infer Entry
     : never
   : never;
 
-/** The names of an entry that are in columns. */
+/** The names in an entry that the columns of its row refer to. */
 export interface EntryNames {
   readonly server: string | undefined;
   readonly token: string | undefined;
@@ -259,7 +259,7 @@ export interface EntryNames {
   readonly action: string | undefined;
 }
 
-/** The hash before the first entry of a chain. */
+/** Used instead of the hash of the entry before, for the first entry of a chain: 32 zero bytes. */
 export const firstHash: Uint8Array = Buffer.alloc(32);
 
 /** Returns the hash of an entry: SHA-256 over the hash of the entry before it and the text of the entry. */
@@ -298,7 +298,7 @@ export function tryToParseEntry(entryText: string): AuditEntry | undefined {
   return parsed.success ? parsed.data : undefined;
 }
 
-/** Returns what the columns of an entry must contain, apart from its hash. */
+/** Returns the values that the columns of an entry must have, except its hash. */
 export function columnsOf(entry: AuditEntry): Omit<EntryColumns, "hash"> {
   const columns = { time: entry.at, kind: kindNumbers[entry.kind], durationMs: undefined, bytes: undefined };
   switch (entry.kind) {
@@ -322,8 +322,8 @@ export function columnsOf(entry: AuditEntry): Omit<EntryColumns, "hash"> {
 }
 
 /**
- * Returns the number by which the file finds a call: 48 bits of the hash of its id. The sequence number of a change is never
- * as high, so the number of a call is never taken for one.
+ * Returns the number under which the column `change` finds a call: 48 bits of the hash of its id, plus 2^48. The
+ * sequence number of a change is always lower, so the two kinds of numbers are never equal.
  */
 export function numberOfCall(callId: string): number {
   return 2 ** 48 + hash("sha256", callId, "buffer").readUIntBE(0, 6);
@@ -336,7 +336,7 @@ export function outcomeOfCall({ status, reason }: Pick<CallFields, "status" | "r
   return status < 400 ? "answered" : "failed";
 }
 
-/** Returns the names in the columns of an entry. */
+/** Returns the names that the columns of an entry refer to. */
 export function namesOf(entry: AuditEntry): EntryNames {
   switch (entry.kind) {
     case "chain-opened":

@@ -13,10 +13,10 @@ export function cannotWrite(path: string, cause: unknown): SecretsError {
   });
 }
 
-/** Returns the error for a file that has been closed. */
+/** Returns the error for an audit that this process has closed. */
 export function auditClosed(path: string): SecretsError {
   return new SecretsError("AUDIT_UNAVAILABLE", `The audit ${path} is closed`, {
-    hint: "The process is stopping. Repeat the change or the call at another process, or after the start.",
+    hint: "The process is stopping. Repeat the change or the call at another process, or after this process has started again.",
   });
 }
 
@@ -27,7 +27,7 @@ export function notWrittenInTime(path: string, waitedMs: number): SecretsError {
   });
 }
 
-/** Returns the error for a change or a call while too many entries wait to be written. */
+/** Returns the error for a change or a call that is refused because too many entries wait to be written. */
 export function tooManyWait(path: string, maxWaiting: number): SecretsError {
   return new SecretsError("AUDIT_UNAVAILABLE", `${maxWaiting} entries wait to be written to the audit file ${path}`, {
     hint:
@@ -36,7 +36,7 @@ export function tooManyWait(path: string, maxWaiting: number): SecretsError {
   });
 }
 
-/** Returns the error for a file in which the record that counts its chains contains something else. */
+/** Returns the error for a file whose record of the number of its chains cannot be parsed. */
 export function invalidRegistry(): SecretsError {
   return new SecretsError("AUDIT_INVALID", "In the audit file, the record that counts the chains cannot be read", {
     hint: "Find out which program writes to the audit file, and stop that program. Run `keyward audit verify`.",

@@ -24,16 +24,16 @@ export interface BegunChange {
 }
 
 /**
- * Where the changes and calls are recorded. The service records the beginning of a change before it makes the change,
- * so that no change is without an entry, even if the process is killed.
+ * The log of changes and calls. The service records the beginning of a change before it makes the change. So every
+ * change has an entry, even if the process is killed.
  */
 export interface AuditLog {
-  /** The store that has the encrypted entries, for a census. `undefined` if the entries are elsewhere. */
+  /** The store with the encrypted entries, for a census. `undefined` if the entries are not in a store. */
   readonly encrypted?: EncryptedStore | undefined;
   /**
    * Records the beginning of a change. Resolves when the entry is durable.
    *
-   * @throws SecretsError `AUDIT_UNAVAILABLE` if the entry cannot be written. The change must not be made then.
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if the entry cannot be written. In this case, do not make the change.
    */
   begin(change: Change): Promise<BegunChange>;
   /**
@@ -43,39 +43,41 @@ export interface AuditLog {
    */
   changes(workspace: string | undefined, filter: ChangeFilter, page: PageRequest): Promise<Page<RecordedChange>>;
   /**
-   * Checks that calls can be recorded, before a call is made. Reads only memory, so each call can ask.
+   * Checks that calls can be recorded. Call it before each call: it reads only memory.
    *
-   * @throws SecretsError `AUDIT_UNAVAILABLE` if entries have waited too long to be written, or too many wait. The call must
-   * not be made then.
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if entries have waited too long to be written, or too many wait. In this
+   * case, do not make the call.
    */
   requireWritable(): void;
   /**
-   * Records a call after its answer. Resolves when the entry is durable. The path is shortened, and texts are cut to the
-   * bounds of an entry, so that no content of a request keeps its call from being recorded.
+   * Records a call after its answer. Resolves when the entry is durable. Shortens the path, and cuts long texts, so
+   * that no request can prevent the recording of its call.
    *
-   * @throws SecretsError `AUDIT_UNAVAILABLE` if the entry is not durable in time. It is written as soon as the file can be
-   * written again, unless this process has closed the audit, or twice as many entries wait as may.
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if the entry is not durable in time. The entry is still written as soon as
+   * the file can be written again, unless this process has closed the audit, or twice the allowed number of entries
+   * already wait.
    */
   recordCall(call: Call): Promise<void>;
   /**
-   * Returns a page of the calls of one workspace, the call that ended last first.
+   * Returns a page of the calls of one workspace. The call that ended last is the first.
    *
    * @param workspace the id of the workspace.
    */
   calls(workspace: string, filter: CallFilter, page: PageRequest): Promise<Page<RecordedCall>>;
   /**
-   * Returns a call of one workspace; `undefined` if the audit does not have it.
+   * Returns a call of one workspace by its id; `undefined` if the audit has no such call.
    *
-   * @throws SecretsError `AUDIT_INVALID` if its entry cannot be read.
+   * @throws SecretsError `AUDIT_INVALID` if the entry of the call cannot be read.
    */
   call(workspace: string, id: string): Promise<RecordedCall | undefined>;
   /**
-   * Removes the entries of a workspace that are older than a time, in small batches, after it has verified them. Returns how
-   * many were removed.
+   * Verifies the entries of a workspace that are older than `time`, and removes them in small batches. Returns the
+   * number of removed entries.
    *
    * @param time in milliseconds since the epoch, at least a day ago.
-   * @throws SecretsError `FIELD_INVALID` for a later time; `AUDIT_INVALID` if entries do not verify, which are kept, or if
-   * the clock of the machine seems to be ahead. Other entries have been removed then.
+   * @throws SecretsError `FIELD_INVALID` for a later time; `AUDIT_INVALID` if the verification of entries fails, or if
+   * the clock of the machine seems to be ahead. Entries whose verification fails are kept. The other entries are
+   * removed before the error is thrown.
    */
   removeBefore(workspace: string | undefined, time: number): Promise<number>;
   /** Resolves if entries can be written. */

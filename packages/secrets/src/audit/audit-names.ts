@@ -5,10 +5,10 @@ import type { EntryNames } from "./audit-entry.ts";
 import type { EntryTags } from "./audit-rows.ts";
 import { formatRecordKey } from "./record-key.ts";
 
-/** The kinds of names in the dictionary. A name of one kind is another name than the same text of another kind. */
+/** The kinds of names in the dictionary. If one text is a name of two kinds, the dictionary has two names. */
 export type NameKind = keyof EntryNames;
 
-/** A name that the dictionary may lack. */
+/** The record of a name that may be missing in the dictionary. */
 export interface DictionaryName {
   readonly key: string;
   readonly value: string;
@@ -20,8 +20,8 @@ const lookupBytes = 32;
 const maxRemembered = 10_000;
 
 /**
- * The dictionary of names. A row of an entry refers to a name by a number. The dictionary finds the number by the tag of
- * the name: an HMAC under a random key of the workspace, which is itself an encrypted record of the file.
+ * The dictionary of names. A row of an entry refers to a name by a number. The dictionary finds the number by the tag
+ * of the name: an HMAC under a random key of the workspace. This key is an encrypted record of the file.
  */
 export class AuditNames {
   readonly #encrypted: EncryptedStore;
@@ -34,9 +34,9 @@ export class AuditNames {
   }
 
   /**
-   * Returns the tags of the names of an entry. Adds the names that the dictionary may lack to `lacking`.
+   * Returns the tags of the names of an entry. Adds to `lacking` the names that may be missing in the dictionary.
    *
-   * @param lookup the key of the tags of the workspace.
+   * @param lookup the HMAC key for the tags of the workspace.
    */
   tagsOf(
     { workspace, lookup }: { readonly workspace: string; readonly lookup: Uint8Array },
@@ -69,7 +69,7 @@ export class AuditNames {
     return lookup === undefined ? undefined : tagOf(lookup, kind, name);
   }
 
-  /** Notes that the table of names (the dictionary) has the names of an entry, so that they need not be added again. */
+  /** Remembers that the dictionary has the names of an entry, so that they are not added again. */
   remember(workspace: string, names: EntryNames, tags: EntryTags): void {
     if (this.#stored.size >= maxRemembered) this.#stored.clear();
     for (const kind of nameKinds) {
@@ -78,14 +78,15 @@ export class AuditNames {
     }
   }
 
-  /** Forgets what is in the dictionary, because names were removed or the file was replaced. */
+  /** Forgets which names the dictionary has, because names were removed or the file was replaced. */
   forget(): void {
     this.#stored.clear();
     this.#lookups.clear();
   }
 
   /**
-   * Returns the key of the tags of a workspace, which entries without names need as well. Creates the key if it is missing.
+   * Returns the HMAC key for the tags of a workspace. Creates the key if it is missing. Call it for entries without
+   * names, too, because the row of the key is also the row of the workspace.
    *
    * @throws KeywardError if the key cannot be read.
    */
@@ -115,7 +116,7 @@ export class AuditNames {
 }
 
 /**
- * Reads the key of the tags of a workspace; `undefined` if the workspace has no entries.
+ * Reads the HMAC key for the tags of a workspace. Returns `undefined` if the workspace has no entries.
  *
  * @throws KeywardError if the record cannot be decrypted; SecretsError `AUDIT_INVALID` if it has another length.
  */

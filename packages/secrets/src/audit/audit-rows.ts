@@ -1,6 +1,6 @@
 // What the main thread and the worker thread send to each other. All values can be cloned.
 
-/** Columns of a row that contain no name. */
+/** The columns of an entry's row that refer to no name. */
 export interface EntryColumns {
   /** In milliseconds since the epoch. */
   readonly time: number;
@@ -51,7 +51,7 @@ export interface AppendBatch {
 export interface StoredEntryRow extends EntryColumns, EntryTags {
   readonly id: number;
   readonly sequence: number;
-  /** False if the column `workspace` has another workspace than the chain, or a name belongs to another workspace. */
+  /** False if the chain or a name belongs to another workspace than the column `workspace`. */
   readonly sameWorkspace: boolean;
   /** True if a column refers to a name that is not in the dictionary. */
   readonly missingName: boolean;
@@ -74,7 +74,7 @@ export interface EntryAt {
   readonly sequence: number;
 }
 
-/** Which changes or calls a page has. Names are given as tags. */
+/** The filter for a page of changes or calls. Names are passed as tags. */
 export interface EntriesQuery {
   readonly workspace: string;
   readonly kind: number;
@@ -86,7 +86,7 @@ export interface EntriesQuery {
   readonly status?: { readonly least: number; readonly most: number } | undefined;
   readonly from: number | undefined;
   readonly until: number | undefined;
-  /** The place of the last entry of the page before. */
+  /** The place of the last entry on the previous page. */
   readonly before: (EntryAt & { readonly time: number }) | undefined;
   readonly limit: number;
 }
@@ -143,7 +143,7 @@ export interface RecordsPage {
   readonly next: string | undefined;
 }
 
-/** What the main thread asks of the worker thread. */
+/** A request of the main thread to the worker thread. */
 export type AuditRequest =
   | { readonly method: "check" }
   | { readonly method: "append"; readonly batch: AppendBatch }
@@ -174,7 +174,7 @@ export type AuditRequest =
   | { readonly method: "reservedScan"; readonly after: string | undefined; readonly limit: number }
   | { readonly method: "close" };
 
-/** A request on its way to the worker thread. */
+/** A request to the worker thread, as it is sent. */
 export interface SentRequest {
   readonly id: number;
   readonly request: AuditRequest;

@@ -93,7 +93,7 @@ export function setUpSchema(location: string, database: DatabaseSync): void {
   requireAuditSchema(location, database);
 }
 
-/** @throws FileProblem if the header is not that of an audit file of this release or an earlier one. */
+/** Throws a FileProblem if the header is not that of an audit file, or if a later release wrote the file. */
 export function requireAuditFormat(location: string, header: FileHeader): void {
   if (header.applicationId !== applicationId) {
     throw new FileProblem("refused", `${location} is the database of another application`, restoreHint);

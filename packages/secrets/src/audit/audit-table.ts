@@ -20,7 +20,9 @@ import type { AuditThread } from "./audit-thread.ts";
 import { auditNamespace, parseRecordKey, registryKey } from "./record-key.ts";
 import { AuditReservedSpace } from "./reserved-space.ts";
 
-/** What the table writes together with the encrypted records of one batch. */
+/**
+ * The columns that the table writes, or the removal that it makes, together with the encrypted records of one batch.
+ */
 export type PlannedWrite =
   | {
       readonly kind: "append";
@@ -31,11 +33,12 @@ export type PlannedWrite =
   | { readonly kind: "remove"; readonly removal: Omit<ChainRemoval, "removed"> };
 
 /**
- * An audit file as a store that `EncryptedStore` can wrap, so that rotation, re-encryption, census and retirement process
- * the file as any other store. Its records are the entries, the names that entries refer to, and the heads of the chains.
+ * An audit file as a store that `EncryptedStore` can wrap, so that rotation, re-encryption, census and retirement
+ * process the file like any other store. Its records are the entries, the names that entries refer to, and the heads of
+ * the chains.
  *
- * New entries come from the audit log only, and entries are removed by retention only. So `set`, `delete` and `clear`
- * reject for everybody else.
+ * Only the audit log adds entries, and only retention removes entries. So `set`, `delete` and `clear` reject for all
+ * other callers.
  *
  * @example
  * const table = auditStore("audit.db");
@@ -108,7 +111,8 @@ export class AuditTable
   }
 
   /**
-   * Runs `write`, in which an `EncryptedStore` over this table sets the records of the planned write. Not public.
+   * Runs `write`. During `write`, an `EncryptedStore` over this table may set the records of the planned write. Not
+   * public.
    *
    * @param keys the keys of these records.
    */
@@ -126,7 +130,7 @@ export class AuditTable
   }
 
   /**
-   * Writes a record of the audit log. Rejects for everybody else.
+   * Writes a record for the audit log. Rejects for all other callers.
    *
    * @throws KeywardError `STORE_INVALID` for a record that does not come from the audit log.
    */
@@ -135,9 +139,9 @@ export class AuditTable
   }
 
   /**
-   * Writes the records of one planned write, in one transaction. Resolves to `false` for each of them if nothing was
-   * written, because the dictionary lacks a name, another process took the number of a chain, or another process removed
-   * entries of the chain.
+   * Writes the records of one planned write, in one transaction. Resolves to `false` for every record if nothing was
+   * written: the dictionary lacks a name, or another process has taken the number of a chain or removed entries of the
+   * chain.
    *
    * @throws KeywardError `STORE_INVALID` for records that do not come from the audit log.
    */

@@ -16,10 +16,11 @@ export function newCallId(): string {
 }
 
 /**
- * Returns the fields of a call that an entry contains. Texts are cut instead of refused, because a caller who chooses them
- * must not be able to make a call that is not recorded.
+ * Returns the fields of a call that an entry contains. Cuts long texts and does not refuse them, because a caller must
+ * not be able to make a call that is not recorded.
  *
- * @throws SecretsError `FIELD_INVALID` if the id of the call has another form than `newCallId()` gives it.
+ * @throws SecretsError `FIELD_INVALID` if the id of the call does not have 12 to 64 letters, digits, hyphens and
+ * underscores.
  */
 export function callFieldsOf(call: Call): CallFields {
   const { callId, caller, status } = call;
@@ -65,12 +66,12 @@ function optionalCut(text: string | undefined, most: number): string | undefined
   return text === undefined ? undefined : cut(text, most);
 }
 
-/** Returns a text that only the body of the request has. A caller may have put a token there. */
+/** Returns a text from the body of a request, cut to its largest length; `*` if the text contains a token. */
 function withoutToken(text: string | undefined, most: number): string | undefined {
   return text !== undefined && hasToken(text) ? unknownName : optionalCut(text, most);
 }
 
-/** Returns a number as an entry has it: whole, and not negative. */
+/** Returns a number as an integer that is not negative; 0 for a number that is not finite. */
 export function whole(number: number): number {
   return Number.isFinite(number) ? Math.max(0, Math.round(number)) : 0;
 }

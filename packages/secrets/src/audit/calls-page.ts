@@ -13,7 +13,7 @@ import { entryId, entryOf, type PageSource, selectEntries } from "./entries-page
 import { formatRecordKey } from "./record-key.ts";
 
 /**
- * Reads a page of the calls of one workspace, the call that ended last first.
+ * Reads a page of the calls of one workspace. The call that ended last is the first.
  *
  * @throws SecretsError `FIELD_INVALID` for a limit outside 1 to 100, and for a cursor of another workspace.
  */
@@ -41,9 +41,9 @@ export async function readCalls(
 }
 
 /**
- * Reads a call of one workspace. Returns `undefined` if the audit does not have it.
+ * Reads a call of one workspace by its id. Returns `undefined` if the audit has no such call.
  *
- * @throws SecretsError `AUDIT_INVALID` if its entry cannot be read.
+ * @throws SecretsError `AUDIT_INVALID` if the entry of the call cannot be read.
  */
 export async function readCall(
   { thread, encrypted }: PageSource,

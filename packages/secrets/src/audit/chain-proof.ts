@@ -20,9 +20,9 @@ export interface ChainProof {
   readonly hash: string;
 }
 
-/** The end of a chain. */
+/** The head of a chain: the sequence number and the hash of its last entry. */
 export interface ChainHead extends ChainProof {
-  /** The number of the chain in the file. Chains are numbered from 1, so that none can be removed without a gap. */
+  /** The number of the chain in the file. Chains are numbered from 1, so the removal of a chain leaves a gap. */
   readonly number: number;
 }
 
@@ -45,19 +45,21 @@ export function formatHead(head: {
   return JSON.stringify({ ...head, hash: Buffer.from(head.hash).toString("hex") } satisfies ChainHead);
 }
 
-/** Returns the head that a decrypted record contains; `undefined` if it contains something else. */
+/** Returns the head in a decrypted record; `undefined` if the record cannot be parsed. */
 export function parseHead(text: unknown): ChainHead | undefined {
   const parsed = headFields.safeParse(typeof text === "string" ? parseJson(text) : undefined);
   return parsed.success ? parsed.data : undefined;
 }
 
-/** Returns the removed part that a decrypted record describes; `undefined` if it describes none that retention removes. */
+/**
+ * Returns the removed part that a decrypted record describes; `undefined` if retention cannot have removed such a part.
+ */
 export function parseRemovedPart(text: unknown): RemovedPart | undefined {
   const parsed = removalFields.safeParse(typeof text === "string" ? parseJson(text) : undefined);
   return parsed.success ? parsed.data : undefined;
 }
 
-/** Returns the number of chains that the decrypted registry has; `undefined` if the record contains something else. */
+/** Returns the number of chains in the decrypted registry; `undefined` if the record cannot be parsed. */
 export function parseRegistry(text: unknown): number | undefined {
   // A file without chains has no registry.
   if (text === undefined) return 0;
@@ -83,7 +85,7 @@ export interface AnchoredHead extends ChainProof {
 export interface AuditAnchor {
   /** Marks the value as an anchor. */
   readonly format: "keyward-audit-anchor";
-  /** The version of the form of the anchor. */
+  /** The version of the format of the anchor. */
   readonly version: 1;
   /** When the anchor was made, in milliseconds since the epoch. */
   readonly time: number;
@@ -107,7 +109,7 @@ const anchorFields = z.strictObject({
 });
 
 /**
- * Checks that a value is an anchor.
+ * Checks that a value is an anchor, and returns the anchor.
  *
  * @throws SecretsError `AUDIT_INVALID`
  */

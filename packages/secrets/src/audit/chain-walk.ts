@@ -4,18 +4,18 @@ import { tagsUnder } from "./audit-names.ts";
 import type { EntryTags, StoredChainRow, StoredEntryRow } from "./audit-rows.ts";
 import type { ChainHead, ChainProof } from "./chain-proof.ts";
 
-/** What is wrong with one chain, and at which entry. */
+/** A problem of one chain, and the sequence number of its entry. */
 export interface ChainProblem {
   readonly sequence: number | undefined;
   readonly problem: string;
 }
 
-/** The hashes that anchors have for the entries of one chain, by the numbers of the entries. */
+/** The hashes of entries of one chain in the anchors, by sequence number. */
 export type AnchoredHashes = ReadonlyMap<number, ReadonlySet<string>>;
 
 const mostListed = 1_000;
 
-/** Follows one chain from its first entry in the file to its last. */
+/** Verifies one chain, from its first entry in the file to its last. */
 export class ChainWalk {
   readonly workspace: string;
   readonly chain: string;
@@ -24,10 +24,10 @@ export class ChainWalk {
   isClosed = false;
   /** The number of entries that were read. */
   entries = 0;
-  /** What is wrong with the chain. */
+  /** The first problems of the chain, at most 1,000. */
   readonly problems: ChainProblem[] = [];
   problemCount = 0;
-  /** The hashes that anchors have for entries that the walk has not reached, by the numbers of the entries. */
+  /** The hashes in the anchors for entries that the walk has not reached, by sequence number. */
   readonly #anchored: Map<number, ReadonlySet<string>>;
   #lastRow = 0;
   #removedUpTo = 0;
@@ -105,12 +105,12 @@ export class ChainWalk {
     }
   }
 
-  /** Returns whether the chain ends at its head. */
+  /** Returns whether the last entry that was read is the entry in the head of the chain. */
   endsAt(head: ChainHead | undefined): boolean {
     return head?.sequence === this.last.sequence && head.hash === Buffer.from(this.last.hash).toString("hex");
   }
 
-  /** Notes why the chain does not end at its head. */
+  /** Adds a problem that explains how the last entry differs from the head of the chain. */
   reportEnd(head: ChainHead | undefined): void {
     if (head === undefined) this.#note(undefined, "the head of the chain cannot be read");
     else if (head.sequence > this.last.sequence) {
@@ -123,7 +123,7 @@ export class ChainWalk {
     return this.entries > 0 && !this.isClosed;
   }
 
-  /** Notes if the chain does not reach the anchors. */
+  /** Adds a problem for each anchor whose entry the walk has not reached. */
   finish(): void {
     for (const sequence of this.#anchored.keys()) {
       this.#note(sequence, "the entry of the anchor is missing: the file was put back to an older state");

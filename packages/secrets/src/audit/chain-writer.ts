@@ -23,7 +23,7 @@ export interface ChainWriterOptions {
   readonly table: AuditTable;
   readonly encrypted: EncryptedStore;
   readonly names: AuditNames;
-  /** How long an entry waits to be written before its caller is refused, in milliseconds. */
+  /** How long an entry may wait to be written, in milliseconds. After this time, `write` rejects. */
   readonly longestWaitMs: number;
   /** How many entries may wait. */
   readonly maxWaiting: number;
@@ -33,7 +33,7 @@ interface WaitingEntry {
   readonly workspace: string;
   readonly draft: EntryDraft;
   readonly deadlineMs: number;
-  /** True if the caller does nothing when the entry is refused, so that the entry may be left out. */
+  /** True if the caller does nothing when `write` rejects, so that the entry need not be written. */
   readonly withdrawable: boolean;
   settled: boolean;
   readonly resolve: (written: WrittenEntry) => void;
@@ -59,19 +59,20 @@ interface Chain {
 // The entries of a batch are encrypted at once, which holds the event loop for about 50 µs an entry.
 const mostInBatch = 64;
 const longestPauseMs = 1_000;
-/** How many times as many entries as `maxWaiting` may wait before further calls are left out. */
+/** If this many times `maxWaiting` entries wait, further calls are not recorded. */
 const mostWaitingCalls = 2;
 
 /**
- * Writes the entries of this process: one chain for each workspace. While one batch is committed, the next one collects,
- * so that many callers share one write to the disk. A batch that fails is repeated until it is written.
+ * Writes the entries of this process: one chain for each workspace. While one batch is committed, the next batch
+ * collects entries, so that many callers share one write to the disk. A batch that fails is repeated until it is
+ * written.
  */
 export class ChainWriter {
   readonly #options: ChainWriterOptions;
   readonly #chains = new Map<string, Chain>();
   #queue: WaitingEntry[] = [];
   #batch: readonly BuiltEntry[] = [];
-  /** The number of entries in the batch for which a caller waits. */
+  /** The number of entries in the batch, without entries that open a chain. */
   #inBatch = 0;
   #running: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -93,8 +94,8 @@ export class ChainWriter {
   /**
    * Appends an entry to the chain of a workspace. Resolves when the entry is durable.
    *
-   * @param withdrawable whether the entry is left out when this method rejects. Otherwise it is written as soon as the
-   * file can be written again.
+   * @param withdrawable true to drop the entry when this method rejects, unless the entry already has a place in the
+   * chain. If false, the entry is written as soon as the file can be written again.
    * @throws SecretsError `AUDIT_UNAVAILABLE` if the entry cannot be written in time, or too many entries wait.
    */
   write(workspace: string, draft: EntryDraft, withdrawable: boolean): Promise<WrittenEntry> {
@@ -116,7 +117,7 @@ export class ChainWriter {
   /**
    * Checks that an entry would be written in time.
    *
-   * @throws SecretsError `AUDIT_UNAVAILABLE` if not.
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if it would not.
    */
   requireWritable(): void {
     const { path, longestWaitMs, maxWaiting } = this.#options;
@@ -131,7 +132,8 @@ export class ChainWriter {
   /**
    * Writes the closing entry of each chain. Afterwards no entry can be written.
    *
-   * @throws SecretsError `AUDIT_UNAVAILABLE` if they cannot be written in time. The chains then have no closing entry.
+   * @throws SecretsError `AUDIT_UNAVAILABLE` if the closing entries cannot be written in time. The chains then have no
+   * closing entry.
    */
   async close(): Promise<void> {
     if (this.#closing) return;
@@ -200,7 +202,7 @@ export class ChainWriter {
     }
   }
 
-  /** Gives the entries that wait their places in the chains. */
+  /** Takes waiting entries from the queue, and gives each of them its place in a chain. */
   #build(): BuiltEntry[] {
     const taken = this.#queue.splice(0, mostInBatch);
     this.#inBatch = taken.length;
@@ -227,10 +229,10 @@ export class ChainWriter {
     if (await this.#tryToStore(batch)) return;
     throw new KeywardError(
       "STORE_UNAVAILABLE",
-      "Another process changed the names or the chains of the audit meanwhile",
+      "Another process changed the names or the chains of the audit file during a write",
       {
         hint:
-          "The batch is written again. If this error returns, find out which program writes to the audit file, and run " +
+          "Wait: this process writes the entries again. If this error returns, find out which program writes to the audit file, and run " +
           "`keyward audit verify`.",
       },
     );
@@ -280,7 +282,10 @@ export class ChainWriter {
     return true;
   }
 
-  /** Returns the numbers of the chains of a batch by the keys of their heads, and the new registry if chains begin. */
+  /**
+   * Returns the numbers of the chains of a batch by the keys of their heads, and the new number of chains if the batch
+   * begins chains.
+   */
   async #numbersOf(
     batch: readonly BuiltEntry[],
   ): Promise<{ readonly numbers: ReadonlyMap<string, number>; readonly registered: number | undefined }> {
@@ -323,7 +328,10 @@ export class ChainWriter {
     return [...this.#batch.flatMap(({ waiting }) => (waiting === undefined ? [] : [waiting])), ...this.#queue];
   }
 
-  /** Refuses entries that wait. Those that may be left out, and have no place in a chain yet, are left out. */
+  /**
+   * Rejects the waiting entries that `isRefused` selects. Drops the withdrawable ones that have no place in a chain
+   * yet.
+   */
   #refuse(isRefused: (waiting: WaitingEntry) => boolean): void {
     const refused = new Set(this.#waiting().filter((waiting) => !waiting.settled && isRefused(waiting)));
     if (refused.size === 0) return;
@@ -369,7 +377,7 @@ function keyOf({ workspace, chain, sequence }: AuditEntry): string {
   return formatRecordKey({ kind: "entry", workspace, chain, sequence });
 }
 
-/** Returns whether an error stays until an operator repairs the file or the keys, so that waiting does not help. */
+/** Returns whether an error occurs until an operator repairs the file or the keys, so that waiting does not help. */
 function isLasting(error: unknown): boolean {
   return !(error instanceof KeywardError && ["STORE_UNAVAILABLE", "PROVIDER_UNAVAILABLE"].includes(error.code));
 }

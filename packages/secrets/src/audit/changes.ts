@@ -4,12 +4,12 @@ import type { Change } from "../model.ts";
 import { SecretsError, type SecretsErrorCode } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 
-/** A change with the caller that makes the change. */
+/** A change, with the checked caller that makes the change. */
 export interface CallerChange extends Change {
   readonly caller: Caller;
 }
 
-/** What a change returns, and the revision of the server or workspace after it, if it has one. */
+/** The result of a change, and the revision of the server or workspace after the change, if there is one. */
 export interface ChangeResult<Result> {
   readonly result: Result;
   readonly revision?: number;
@@ -32,10 +32,11 @@ export class Changes {
   }
 
   /**
-   * Makes a change after its beginning was recorded. If the outcome cannot be recorded, the audit shows it as unknown.
+   * Records the beginning of a change, makes the change, and records its outcome. If the outcome cannot be recorded,
+   * the audit shows the outcome `unknown`.
    *
-   * @param check checks once more that the caller may make the change, because the audit may take its time. Default: that
-   * the token of the caller is still valid.
+   * @param check called after the beginning was recorded, which may take seconds. Throws if the caller may no longer
+   * make the change. Default: checks that the token of the caller is still valid.
    * @throws SecretsError `AUDIT_UNAVAILABLE` if the beginning cannot be recorded; the errors of `check` and `make`.
    */
   async record<Result>(

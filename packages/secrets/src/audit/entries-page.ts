@@ -18,9 +18,9 @@ export interface PageSource {
   readonly names: AuditNames;
 }
 
-/** Which entries a page has. */
+/** The filter for the entries of a page. */
 export interface PageQuery extends Pick<EntriesQuery, "kind" | "status" | "from" | "until"> {
-  /** The names that the entries have; `undefined` for any name. */
+  /** The names that the entries must have; `undefined` for any name. */
   readonly names: Readonly<Partial<Record<NameKind, string | undefined>>>;
 }
 
@@ -66,7 +66,8 @@ export function entryId({ chain, sequence }: { readonly chain: string; readonly 
 }
 
 /**
- * Returns the entry that a read has returned; `undefined` if there is no entry that this release reads.
+ * Returns the entry in the result of a read; `undefined` if the result is missing, an error about this record, or no
+ * entry of this release.
  *
  * @throws KeywardError if the file or the keys cannot be used at all.
  */
@@ -100,6 +101,6 @@ function isNumber(value: unknown): value is number {
 function requireLimit(limit: number = defaultOnPage): number {
   if (Number.isInteger(limit) && limit >= 1 && limit <= mostOnPage) return limit;
   throw new SecretsError("FIELD_INVALID", `The limit of a page must be an integer from 1 to ${mostOnPage}`, {
-    hint: "Read several pages for more.",
+    hint: "Pass a limit in this range. For more entries, read further pages.",
   });
 }

@@ -76,7 +76,10 @@ export function entries(transaction: Transaction, query: EntriesQuery): EntryRow
   }));
 }
 
-/** Returns the places of the calls of one workspace that have a number, which is one call unless two ids share a hash. */
+/**
+ * Returns the places of the calls of one workspace for which `numberOfCall` returns `number`. This is one call, unless
+ * two ids have the same number.
+ */
 export function call(transaction: Transaction, workspace: string, kind: number, number: number): EntryAt[] {
   const rows = transaction.all(
     `SELECT chains.chain AS chain, sequence FROM entries JOIN chains ON chains.id = entries.chain
@@ -197,7 +200,9 @@ export function chainEntries(transaction: Transaction, chain: number, after: num
   }));
 }
 
-/** Returns what is wrong with the file as a whole, as sentences: damaged pages, and rows that belong to nothing. */
+/**
+ * Returns the problems of the whole file, as sentences: damaged pages, and rows whose chain or workspace is missing.
+ */
 export function integrity(transaction: Transaction): string[] {
   const problems = transaction
     .all("PRAGMA integrity_check(20)")
@@ -211,7 +216,8 @@ export function integrity(transaction: Transaction): string[] {
   };
   for (const [what, sql] of Object.entries(orphans)) {
     const count = numberOf(transaction.get(sql) ?? {}, "count");
-    if (count > 0) problems.push(`${count} rows of the table ${what} belong to nothing in the file`);
+    if (count > 0)
+      problems.push(`${count} rows of the table ${what} refer to a chain or workspace that is not in the file`);
   }
   // A scan begins at 1, so a rotation would leave other rows under an old key.
   for (const table of ["workspaces", "names", "chains", "entries", "installation"]) {
@@ -222,7 +228,7 @@ export function integrity(transaction: Transaction): string[] {
 }
 
 /**
- * Removes the beginning of a chain, and the names that no entry refers to any more. Returns the number of removed
+ * Removes the beginning of a chain, and the names that no remaining entry refers to. Returns the number of removed
  * entries; 0 if another process has removed entries of the chain in the meantime.
  */
 export function remove(transaction: Transaction, removal: ChainRemoval): number {

@@ -13,10 +13,11 @@ export interface ExportAuditOptions extends AuditFile {
 const pageSize = 500;
 
 /**
- * Yields the decrypted entries of one workspace, or of all, in the order in which they were written. To export the audit,
- * print each entry as one line of JSON.
+ * Yields the decrypted entries of one workspace, or of all, in the order in which they were written. To export the
+ * audit, print each entry as one line of JSON.
  *
- * @throws SecretsError `AUDIT_INVALID`, or the KeywardError of the decryption, at the first entry that cannot be read.
+ * @throws SecretsError `AUDIT_INVALID` at the first entry that cannot be parsed; KeywardError at the first entry that
+ * cannot be decrypted.
  * @example
  * await openAuditLog({ path: "audit.db", keys }).ready();
  * for await (const entry of exportAudit({ path: "audit.db", keys })) console.log(JSON.stringify(entry));

@@ -28,24 +28,30 @@ import { Retention } from "./retention.ts";
 
 /** The options of {@link openAuditLog}. */
 export interface AuditLogOptions extends AuditFile {
-  /** Registers this process in the audit file as a replica, as the option of `EncryptedStore` does. Default: false. */
+  /** Registers this process in the audit file as a replica, so that a rotation waits for it. Default: false. */
   readonly replica?: EncryptedStoreOptions["replica"] | undefined;
-  /** How long an entry waits to be written before changes and calls are refused, in milliseconds. Default: 10,000. */
+  /**
+   * How long an entry may wait to be written, in milliseconds. After this time, changes and calls are refused. Default:
+   * 10,000.
+   */
   readonly longestWaitMs?: number | undefined;
-  /** How many entries may wait to be written. Further changes and calls are refused. Default: 10,000. */
+  /**
+   * The largest number of entries that may wait to be written. At this number, further changes and calls are refused.
+   * Default: 10,000.
+   */
   readonly maxWaiting?: number | undefined;
   /** How long one attempt to write waits for a lock of another process, in milliseconds. Default: 5,000. */
   readonly busyTimeoutMs?: number | undefined;
   /**
-   * The largest size of the file in bytes, without its `-wal`. Further changes are refused until retention has removed
-   * entries. Default: no bound but the disk.
+   * The largest size of the file in bytes, without its `-wal`. If the file is full, changes and calls are refused until
+   * retention has removed entries. Default: no bound but the disk.
    */
   readonly maxBytes?: number | undefined;
 }
 
 /**
- * Opens the audit in a SQLite file, which several processes may use at once. A missing file is created, with a mode that
- * gives access to its owner only. The file is written by a thread of its own. Call `close()` when the process stops.
+ * Opens the audit in a SQLite file, which several processes may use at once. A missing file is created, with a mode
+ * that gives access to its owner only. A separate thread writes the file. Call `close()` when the process stops.
  *
  * @example
  * const audit = openAuditLog({ path: "audit.db", keys });
@@ -62,7 +68,9 @@ export function openAuditLog(options: AuditLogOptions): AuditLog {
 class FileAuditLog implements AuditLog {
   readonly #path: string;
   readonly #audit: OpenAudit;
-  /** The thread that selects pages, so that a filter over many rows delays no entry. Starts with the first page. */
+  /**
+   * The thread that selects pages, so that a filter over many rows does not delay entries. It starts at the first page.
+   */
   readonly #pages: AuditThread;
   readonly #names: AuditNames;
   readonly #writer: ChainWriter;

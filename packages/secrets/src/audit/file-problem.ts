@@ -17,7 +17,7 @@ export class FileProblem extends Error {
   }
 }
 
-/** Ends a transaction whose entries refer to names that the dictionary does not have. */
+/** Thrown to roll back a transaction whose names, chains or workspaces are not in the file as its batch expects. */
 export class MissingNames extends Error {
   readonly tags: readonly string[];
 
@@ -39,7 +39,9 @@ const primaryCodes = {
   notADatabase: 26,
 };
 
-/** Returns what an error of SQLite or of the file system means for the person who has to repair the file. */
+/**
+ * Returns a FileProblem for an error of SQLite or of the file system, with a hint for the person who repairs the file.
+ */
 export function describeProblem(path: string, error: unknown): FileProblem {
   if (error instanceof FileProblem) return error;
   const unavailable = (message: string, hint: string) =>

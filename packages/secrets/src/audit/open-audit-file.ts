@@ -7,7 +7,7 @@ import { auditScope } from "./record-key.ts";
 /** How long a call waits for a lock of another process, in milliseconds. */
 const defaultBusyTimeoutMs = 5_000;
 
-/** Where the audit is stored, and its keys. */
+/** The path of an audit file, and its encryption keys. */
 export interface AuditFile {
   /** The path of the SQLite file of the audit. */
   readonly path: string;
@@ -22,7 +22,7 @@ export interface OpenAudit {
   readonly encrypted: EncryptedStore;
 }
 
-/** How {@link openAudit} opens a file. */
+/** The options of {@link openAudit}. */
 export interface OpenAuditOptions extends AuditFile {
   readonly create: boolean;
   readonly replica?: EncryptedStoreOptions["replica"] | undefined;
@@ -32,8 +32,8 @@ export interface OpenAuditOptions extends AuditFile {
 }
 
 /**
- * Opens an audit file as a store of encrypted records, for rotation, re-encryption, census and retirement. Use it with
- * the option `scope: auditScope`. A missing file is created.
+ * Opens an audit file as a store of encrypted records, for rotation, re-encryption, census and retirement. Pass it to
+ * an `EncryptedStore` with the option `scope: auditScope`. A missing file is created.
  *
  * @param path the path of the SQLite file.
  * @example

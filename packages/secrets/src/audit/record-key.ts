@@ -1,7 +1,10 @@
 /** The namespace of all records of the audit. */
 export const auditNamespace = "keyward-audit";
 
-/** The workspace of the changes of the installation. No workspace has this id, because ids have 12 characters. */
+/**
+ * Used instead of the id of a workspace for the changes of the installation. No workspace has this id, because ids have
+ * 12 characters.
+ */
 export const serviceWorkspace = "service";
 
 /** The key of the record that counts the chains of the audit file. */
@@ -15,13 +18,13 @@ const tagPattern = /^[0-9a-f]{32}$/;
 const sequencePattern = /^[1-9][0-9]{0,14}$/;
 
 /**
- * What the key of a record of the audit means.
+ * The parts of the key of an audit record, for each kind of record.
  *
  * - `entry`: one entry of a chain, `<workspace>/<chain>/<sequence>`.
  * - `head`: the sequence and hash of the last entry of a chain, `<workspace>/<chain>/head`.
  * - `removed`: the sequence and hash up to which retention removed a chain, `<workspace>/<chain>/removed`.
  * - `name`: a name that entries refer to, `<workspace>/name/<tag>`.
- * - `lookup`: the key of the tags of names, `<workspace>/lookup`.
+ * - `lookup`: the HMAC key for the tags of names, `<workspace>/lookup`.
  * - `installation`: the number of chains of the file, `service/registry`, or the clock of retention, `service/clock`.
  */
 export type AuditRecordKey =
@@ -49,7 +52,9 @@ export function formatRecordKey(key: AuditRecordKey): string {
   }
 }
 
-/** Returns what the key of a record means; `undefined` for a key that no record of the audit has. */
+/**
+ * Returns the kind and the parts of the key of a record; `undefined` for a key that no record of the audit can have.
+ */
 export function parseRecordKey(text: string): AuditRecordKey | undefined {
   const [workspace = "", second = "", third, ...rest] = text.split("/");
   if (!isWorkspace(workspace) || rest.length > 0) return undefined;

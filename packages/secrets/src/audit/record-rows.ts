@@ -20,8 +20,8 @@ const statements = {
 } as const;
 
 /**
- * The records of the file by their keys. Each kind of key is one encrypted column of one table. The order is that of a
- * scan.
+ * The kinds of encrypted records, in the order of a scan. Each kind is one column of one table, with the SQL to scan,
+ * get and replace its records.
  */
 const columns = [
   {
@@ -70,14 +70,18 @@ const columns = [
   },
 ] as const satisfies readonly { kind: AuditRecordKey["kind"]; scan: string; get: string; replace: string }[];
 
-/** The records that one page of a scan has at most, whatever its caller asks for: a page is held in memory. */
+/**
+ * The largest number of records on one page of a scan, even if the caller asks for more, because a page is held in
+ * memory.
+ */
 const mostScanned = 2_000;
 
 /**
  * Appends entries with their names and the new heads of their chains. Appending the same batch again changes nothing.
  *
- * @returns what is not as the batch expects: the tags of names that are not in the dictionary, and the ids of chains whose
- * number another chain has. If there are any, nothing was written.
+ * @returns an empty array.
+ * @throws MissingNames with the tags of names that are not in the dictionary, the id of a chain whose number another
+ * chain has, or the id of a workspace that is not in the file. Then nothing is written.
  */
 export function append(transaction: Transaction, batch: AppendBatch): string[] {
   const workspaces = new Map<string, number>();
@@ -163,7 +167,10 @@ export function read(transaction: Transaction, keys: readonly string[]): (Uint8A
   });
 }
 
-/** Makes replacements, and returns for each whether it was made. Only a `lookup` and the clock can be added in this way. */
+/**
+ * Makes replacements, and returns for each whether it was made. Can create only a `lookup` record and the record of the
+ * clock.
+ */
 export function replace(transaction: Transaction, changes: readonly RecordReplacement[]): boolean[] {
   return changes.map(({ key: text, expected, next }) => {
     const key = parseRecordKey(text);

@@ -22,9 +22,9 @@ interface OldPart {
 }
 
 /**
- * Removes old entries, some of a chain at a time. The columns of the file are not trusted, because they are not encrypted.
- * Before entries are removed, they are decrypted and verified. Their age follows from the times in the decrypted entries, and
- * from the {@link AuditClock}.
+ * Removes old entries, in small batches from the beginning of each chain. The columns of the file are not trusted,
+ * because they are not encrypted. Before entries are removed, they are decrypted and verified. Their age follows from
+ * the times in the decrypted entries, and from the {@link AuditClock}.
  */
 export class Retention {
   readonly #thread: AuditThread;
@@ -40,11 +40,11 @@ export class Retention {
   }
 
   /**
-   * Removes the entries of a workspace that are older than a time. Returns how many were removed.
+   * Removes the entries of a workspace that are older than `time`. Returns the number of removed entries.
    *
-   * @throws SecretsError `FIELD_INVALID` for a time that is less than a day ago; `AUDIT_INVALID` if a chain does not
-   * verify, whose entries are kept, if the clock of the machine is ahead, or if someone has deleted the clock of retention.
-   * Other entries have been removed then.
+   * @throws SecretsError `FIELD_INVALID` for a time that is less than a day ago; `AUDIT_INVALID` if the verification of
+   * a chain fails, the clock of the machine is ahead, or the clock of retention was deleted. A chain whose verification
+   * fails keeps its entries. The other entries are removed before the error is thrown.
    */
   async removeBefore(workspace: string, time: number): Promise<number> {
     const now = Date.now();
@@ -86,8 +86,8 @@ export class Retention {
   }
 
   /**
-   * Returns the times that a clock which was deleted may not pass at once: that of the newest removal, and that of the
-   * oldest entry. Zero stands for a removal whose time cannot be read.
+   * Returns the time of the newest removal, and the time of the oldest entry. A clock whose record was deleted begins
+   * again at one of these times. If no time of a removal can be read, returns the time of the oldest entry instead.
    */
   async #known(): Promise<{ readonly removedAt: number | undefined; readonly oldest: number | undefined }> {
     let removedAt: number | undefined;
@@ -129,7 +129,10 @@ export class Retention {
     }
   }
 
-  /** Returns the entries at the beginning of a chain that are old, after it has verified them. */
+  /**
+   * Verifies the entries at the beginning of a chain. Returns the part that is older than `before`; `undefined` if
+   * there is none.
+   */
   async #oldPart(
     workspace: string,
     row: StoredChainRow,
@@ -163,9 +166,13 @@ export class Retention {
     const current = await this.#chainAt(row.id);
     if (current !== undefined && current.first !== first)
       return await this.#oldPart(workspace, current, before, at, limit);
-    throw new SecretsError("AUDIT_INVALID", `Old entries of the chain ${chain} are kept, because they do not verify`, {
-      hint: "Run `keyward audit verify`, and keep a copy of the file. Find out which program writes to the audit file.",
-    });
+    throw new SecretsError(
+      "AUDIT_INVALID",
+      `Old entries of the chain ${chain} are kept, because their verification failed`,
+      {
+        hint: "Run `keyward audit verify`, and keep a copy of the file. Find out which program writes to the audit file.",
+      },
+    );
   }
 
   async #chainAt(id: number): Promise<StoredChainRow | undefined> {

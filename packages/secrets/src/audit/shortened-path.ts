@@ -3,9 +3,10 @@ const plainSegment = /^[A-Za-z._-]{0,24}$/;
 const mostSegments = 32;
 
 /**
- * Returns the path of a call as the audit records it: segments with a digit, with more than 24 characters, or with other
- * characters than letters, `.`, `_` and `-` become `*`, because they may be ids, names or tokens. So does all that follows
- * 32 segments. A query is dropped. `/repos/keyward/issues/17?token=abc` becomes `/repos/keyward/issues/*`.
+ * Returns the path of a call as the audit records it. Each segment that may be an id, a name or a token becomes `*`: a
+ * segment with a digit, with more than 24 characters, or with other characters than letters, `.`, `_` and `-`. All
+ * segments after the first 32 become one `*`. A query is dropped. `/repos/keyward/issues/17?token=abc` becomes
+ * `/repos/keyward/issues/*`.
  *
  * @param path the path of the request's URL, as the caller sent it.
  */

@@ -11,7 +11,7 @@ import { ChainWalk } from "./chain-walk.ts";
 import { type AuditFile, whileAuditIsOpen } from "./open-audit-file.ts";
 import { type AuditRecordKey, clockKey, formatRecordKey, parseRecordKey, registryKey } from "./record-key.ts";
 
-/** What is wrong at one place of an audit file. */
+/** A problem at one place of an audit file. */
 export interface AuditProblem {
   /** The id of the workspace; `undefined` if the problem concerns the whole file. */
   readonly workspace: string | undefined;
@@ -31,7 +31,7 @@ export interface OpenChain {
   readonly chain: string;
   /** The sequence number of its last entry. */
   readonly last: number;
-  /** What this means. */
+  /** Explains why a chain may have no closing entry. */
   readonly note: "has no closing entry: its process still runs, or was killed, and then up to one batch may be missing";
 }
 
@@ -53,7 +53,10 @@ export interface AuditVerification {
 
 /** The options of {@link verifyAudit}. */
 export interface VerifyAuditOptions extends AuditFile {
-  /** The parsed JSON of all anchors that {@link auditAnchor} returned. Default: none, the file is verified by itself. */
+  /**
+   * The parsed JSON of all anchors that {@link auditAnchor} returned. Default: none, so the file is not compared with
+   * earlier states.
+   */
   readonly anchors?: readonly unknown[] | undefined;
   /** Stops the verification, which then rejects with the reason of the signal. */
   readonly signal?: AbortSignal | undefined;
@@ -66,10 +69,12 @@ const mostAttempts = 5;
 const unclosed = "has no closing entry: its process still runs, or was killed, and then up to one batch may be missing";
 
 /**
- * Verifies an audit file: the chains have no gap and their hashes are right, the columns equal the encrypted entries, and
- * all names can be read. Finds edits, removed or added entries and chains, and entries of a chain in another order. That
- * the file was put back to an older state shows only against anchors that were kept elsewhere. Processes may write the
- * file meanwhile.
+ * Verifies an audit file. Checks that the chains have no gap, that their hashes are right, that the columns equal the
+ * encrypted entries, and that all names can be read. Finds edits, removed or added entries and chains, and entries of a
+ * chain in another order.
+ *
+ * A file that was put back to an older state is found only with anchors that were kept elsewhere. Processes may write
+ * the file during the verification.
  *
  * @throws SecretsError `AUDIT_INVALID` for an anchor of another form; KeywardError `STORE_UNAVAILABLE` or
  * `STORE_INVALID` if the file cannot be opened, and the errors of the keys.

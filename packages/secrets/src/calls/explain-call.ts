@@ -14,7 +14,7 @@ import type { ServiceStore } from "../store/service-store.ts";
 import { scopesWithout } from "./token-scope.ts";
 
 /**
- * Returns what a call would do. Reads no value.
+ * Returns where a call would go, with which secrets, and why it would be refused. Reads no value.
  *
  * @throws SecretsError `SERVER_NOT_FOUND`, `TOKEN_NOT_FOUND`.
  */

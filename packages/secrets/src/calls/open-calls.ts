@@ -9,7 +9,7 @@ import { type TokenRecord, tokenRecord } from "../records/token-record.ts";
 import type { ReadBatch, ServiceStore } from "../store/service-store.ts";
 import { scopesWithout } from "./token-scope.ts";
 
-/** A call in progress, as {@link endedCalls} needs it. A `CallGrant` is one. */
+/** The fields of a call in progress that {@link endedCalls} needs. A `CallGrant` has these fields. */
 export interface OpenCall {
   /** Who made the call. */
   readonly caller: Caller;
@@ -17,7 +17,7 @@ export interface OpenCall {
   readonly server: { readonly id: string; readonly slug: string; readonly kind: ServerKind };
   /** The tool that was called. `undefined` if no tool was called. */
   readonly tool?: string | undefined;
-  /** The HTTP method of the call. `undefined` to leave methods out. */
+  /** The HTTP method of the call. `undefined` to skip the check of the method. */
   readonly method?: string | undefined;
 }
 
@@ -44,8 +44,8 @@ export interface EndedCall<Call extends OpenCall> {
 }
 
 /**
- * Reads the tokens and servers of calls in progress again, in one call to the store, and returns the calls that must end.
- * A record that cannot be read ends only the calls that depend on it.
+ * Reads the tokens and servers of calls in progress again, in one call to the store, and returns the calls that must
+ * end. If a record cannot be read, only the calls that depend on this record must end.
  */
 export async function endedCalls<Call extends OpenCall>(
   store: ServiceStore,

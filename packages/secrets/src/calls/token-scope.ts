@@ -1,6 +1,6 @@
 import type { ServerKind } from "../model.ts";
 
-/** What a call asks of the scopes of its token. */
+/** The server, tool and method of a call, to compare with the scopes of its token. */
 export interface CallTarget {
   /** The slug of the server. */
   readonly server: string;
@@ -8,7 +8,7 @@ export interface CallTarget {
   readonly kind: ServerKind;
   /** The tool that is called. `undefined` if no tool is called. */
   readonly tool?: string | undefined;
-  /** The HTTP method. `undefined` to leave methods out. */
+  /** The HTTP method. `undefined` to skip the check of the method. */
   readonly method?: string | undefined;
 }
 
@@ -23,7 +23,7 @@ export interface TokenScopes {
 }
 
 /**
- * Returns which scopes of a token a call is outside of.
+ * Returns which scopes of a token do not allow a call.
  *
  * A server of the kind `http` has no tools. So a token with tools may call such a server only if the token has methods, too.
  *

@@ -9,7 +9,7 @@ import type { Decision, ReadBatch, ServiceStore } from "../store/service-store.t
 const pageSize = 500;
 /** The largest number of pages that are read in one call to the store. */
 const pagesAtOnce = 8;
-/** The largest number of pages that one call for a page of items reads, if most entries are left out. */
+/** The largest number of list pages that one call of {@link PagedList.page} reads, even if it finds few items. */
 const maxPagesOfCall = 64;
 const defaultLimit = 50;
 const maxLimit = 100;
@@ -18,13 +18,13 @@ const headSchema = z.strictObject({ v: z.literal(1), last: z.int().min(0) });
 type Head = z.infer<typeof headSchema>;
 const headKind: RecordKind<Head> = { name: "head of a list", schema: headSchema };
 
-/** An entry of a list with its number in the page, which grows. */
+/** An entry of a list with its number in the page. A later entry has a higher number. */
 interface Numbered<Entry> {
   readonly n: number;
   readonly entry: Entry;
 }
 
-/** A page of a list, as its record has it. */
+/** The record of one page of a list. */
 export interface ListPage<Entry> {
   readonly v: 1;
   /** The number of the next entry. A page is full when `next` is the size of a page, even if entries were removed. */
@@ -32,7 +32,7 @@ export interface ListPage<Entry> {
   readonly entries: readonly Numbered<Entry>[];
 }
 
-/** Returns the schema of the pages of a list with such entries. Call it once for each kind of list. */
+/** Returns the schema of the pages of a list, from the schema of its entries. Call it once for each kind of list. */
 export function pageSchemaOf<Entry>(entry: z.ZodType<Entry>): z.ZodType<ListPage<Entry>> {
   const n = z
     .int()
@@ -45,15 +45,15 @@ export function pageSchemaOf<Entry>(entry: z.ZodType<Entry>): z.ZodType<ListPage
   });
 }
 
-/** What the entry of a list names. */
+/** The item that an entry of a list refers to. */
 export interface Resolved<Item> {
-  /** What a person calls the item, if its record cannot be read. */
+  /** The name to show for the item if its record cannot be read. */
   readonly name: string;
   /** Returns the item; `undefined` to leave the entry out. Throws if the record of the item cannot be read. */
   readonly read: () => Item | undefined;
 }
 
-/** An entry with its place in the list. */
+/** An entry with the number of its page, and its number in the page. */
 export interface ListedEntry<Entry> {
   readonly page: number;
   readonly n: number;
@@ -61,9 +61,9 @@ export interface ListedEntry<Entry> {
 }
 
 /**
- * A list of any length in pages of at most 500 entries. An entry is appended to the last page. An entry is in the list
- * before what it names is created, and stays until after what it names was deleted. So the list may name what does not
- * exist, and never lacks what exists.
+ * A list of any length in pages of at most 500 entries. An entry is appended to the last page. An entry is added before
+ * its item is created, and removed after its item was deleted. So an entry may be without an item, but no item is
+ * without an entry.
  */
 export class PagedList<Entry extends { readonly id: string }> {
   readonly #store: ServiceStore;
@@ -81,7 +81,7 @@ export class PagedList<Entry extends { readonly id: string }> {
   }
 
   /**
-   * Appends an entry. Resolves to the number of its page when a reader of the list finds the entry.
+   * Appends an entry, and returns the number of its page. From then on, readers of the list find the entry.
    *
    * @param require called with the entries of the last page, before the entry is appended. Throws to refuse the entry.
    */
@@ -131,8 +131,8 @@ export class PagedList<Entry extends { readonly id: string }> {
   }
 
   /**
-   * Checks that a page still has an entry. A sweep removes the entry of a creation that takes longer than a day. An entry
-   * that is marked as deleted counts, because another caller may have deleted the new item already.
+   * Checks that a page still has an entry. A sweep removes the entry of a creation that takes longer than a day.
+   * Accepts an entry that is marked as deleted, because another caller may already have deleted the new item.
    *
    * @throws SecretsError `SERVICE_BUSY` if the page has no such entry.
    */
@@ -159,9 +159,10 @@ export class PagedList<Entry extends { readonly id: string }> {
   /**
    * Yields the entries of the list page by page, newest first.
    *
-   * @param options.onUnreadable called for a page that cannot be read, which is left out, and without the number of a page for
-   * the head of the list. Default: the error is thrown.
-   * @param options.onMissing called for a page that the head names and that is not stored. Default: nothing.
+   * @param options.onUnreadable called with the error and the number of each page that cannot be read, which is then
+   * left out. Called without a number if the head of the list cannot be read. Default: throws the error.
+   * @param options.onMissing called with the number of each page that the head counts, but that is not stored. Default:
+   * does nothing.
    */
   async *pages({
     from = Number.POSITIVE_INFINITY,
@@ -185,8 +186,9 @@ export class PagedList<Entry extends { readonly id: string }> {
   /**
    * Returns a page of items, newest first.
    *
-   * @param owner what the list belongs to. A cursor of another list is refused.
-   * @param resolve returns what each entry names, in the order of the entries.
+   * @param owner the id of the list's workspace, or the name of the list. Each cursor contains it, so a cursor of
+   * another list is refused.
+   * @param resolve returns the item of each entry, in the order of the entries.
    * @throws SecretsError `FIELD_INVALID` for an invalid limit or cursor.
    */
   async page<Item>(
@@ -243,7 +245,7 @@ export class PagedList<Entry extends { readonly id: string }> {
     }
   }
 
-  /** Returns whether the list has more entries than a number. */
+  /** Returns whether the list has more than `count` entries. */
   async hasMoreThan(count: number): Promise<boolean> {
     let found = 0;
     for await (const page of this.pages()) {
@@ -274,8 +276,8 @@ export class PagedList<Entry extends { readonly id: string }> {
   }
 
   /**
-   * Returns the number after the last page. The head does not name a page that a process has added before it was killed,
-   * and someone may have removed, damaged or put back the head.
+   * Returns the number after that of the last page. Also looks for pages that the head does not count: a process may
+   * have been killed after it added a page, and someone may have removed, damaged or put back the head.
    */
   async #added(onUnreadable?: (problem: unknown) => void): Promise<number> {
     const last = onUnreadable === undefined ? await this.#last() : await orReport(() => this.#last(), onUnreadable);
@@ -330,13 +332,9 @@ function readable<Item>(read: () => Item | undefined, name: string, unreadable: 
 }
 
 function entryRemoved(): SecretsError {
-  return new SecretsError(
-    "SERVICE_BUSY",
-    "The creation took longer than a day, so that its entry in the list was removed",
-    {
-      hint: "Repeat the call. If the process was not halted for a day, check the clock of every machine that runs the service.",
-    },
-  );
+  return new SecretsError("SERVICE_BUSY", "The creation took longer than a day, so its entry in the list was removed", {
+    hint: "Repeat the call. If the process was not halted for a day, check the clock of every machine that runs the service.",
+  });
 }
 
 const cursorPattern = /^([A-Za-z0-9 ]{1,64}) (\d{1,9}) (\d{1,3})$/;

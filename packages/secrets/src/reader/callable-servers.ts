@@ -12,7 +12,10 @@ export interface CallableServer {
   readonly revision: number;
 }
 
-/** Returns the MCP servers of a workspace that are in scope and not disabled, by slug. */
+/**
+ * Returns the MCP servers of a workspace that are in the scope of the token and not disabled, sorted by slug: at most
+ * `most`. If a record cannot be read, reports the problem to `onProblem`, and leaves out its server.
+ */
 export async function callableServers(
   store: ServiceStore,
   {

@@ -1,7 +1,10 @@
 import type { Caller } from "../access/caller.ts";
 import { SecretsError } from "../secrets-error.ts";
 
-/** A call that is refused although the token is valid, so that the refusal can be recorded. */
+/**
+ * The error for a call that is refused although its token is valid. Contains the caller and the server, so that the
+ * refusal can be recorded.
+ */
 export class RefusedCall extends SecretsError {
   /** Who made the call. */
   readonly caller: Caller;

@@ -29,9 +29,9 @@ export interface SecretsReaderOptions {
   readonly store: WrappableStore;
   /** The encryption keys: a keyring, or a key provider that loads a keyring. */
   readonly keys: Keyring | KeyProvider;
-  /** Registers this process in the store as a replica, as the option of `EncryptedStore` does. Default: `false`. */
+  /** Registers this process in the store as a replica, so that a rotation waits for it. Default: `false`. */
   readonly replica?: boolean | undefined;
-  /** Called with a problem that does not fail a call. Default: nothing. */
+  /** Called with a problem that does not make a call fail. Default: does nothing. */
   readonly onProblem?: ((problem: unknown) => void) | undefined;
 }
 
@@ -42,7 +42,7 @@ export interface CallSecret {
   readonly revision: number;
   readonly rule: InjectionRule;
   readonly value: SecretValue;
-  /** Whether answers are searched for the value. */
+  /** Whether the gateway searches answers for the value. */
   readonly redacted: boolean;
 }
 
@@ -50,7 +50,7 @@ export interface CallSecret {
 export interface CallGrant {
   readonly caller: Caller;
   readonly workspace: { readonly id: string; readonly name: string };
-  /** The key of the MAC of session ids, which all workspaces share. */
+  /** The MAC key for session ids, which all workspaces share. */
   readonly sessionKey: SessionKey;
   /** The tools that the caller may call; `undefined` for all. */
   readonly tools: readonly string[] | undefined;
@@ -62,9 +62,12 @@ export interface CallGrant {
     readonly url: string;
     readonly kind: ServerKind;
     readonly revision: number;
-    /** Headers of the caller that are forwarded, in lower case. None of them is one that a secret is sent in. */
+    /**
+     * Headers of the caller that the gateway forwards, in lower case. Contains no header that a rule puts a secret's
+     * value into.
+     */
     readonly forwardHeaders: readonly string[];
-    /** Headers of the answer that are relayed, in lower case. */
+    /** Headers of the answer that the gateway relays, in lower case. */
     readonly relayHeaders: readonly string[];
   };
   readonly secrets: readonly CallSecret[];
@@ -82,7 +85,10 @@ export interface NewSecrets<Call extends SearchedCall> {
   readonly call: Call;
   /** The secrets that the server has now. */
   readonly secrets: readonly CallSecret[];
-  /** The revision of the server at which they were read; 0 if a value is missing. */
+  /**
+   * The revision of the server at which the secrets were read; 0 if a value is missing, so that the next call reads
+   * them again.
+   */
   readonly revision: number;
 }
 
@@ -98,7 +104,10 @@ interface FoundSecrets {
   readonly missing: readonly string[];
 }
 
-/** What a server's record said when it was last read: the values that the next call will probably need. */
+/**
+ * The values in a server's record when it was last read. The next call reads them together with the record, because it
+ * will probably need them.
+ */
 interface KnownValues {
   readonly server: string;
   readonly values: readonly number[];
@@ -113,11 +122,12 @@ const maxAttempts = 64;
 const refusals: readonly SecretsErrorCode[] = ["NOT_ALLOWED", "SERVER_NOT_FOUND", "SECRET_UNUSABLE"];
 
 /**
- * Reads what a call needs. Only the relay of the gateway uses it: `SecretsAdmin` cannot return a value.
+ * Reads what a call needs: the token, the server and the values of its secrets. Only the relay of the gateway uses this
+ * class. `SecretsAdmin` cannot return a value.
  *
- * Token, server and values are read from the store for each call. So a revocation, a new value or a changed rule holds for
- * every call that begins after it was acknowledged, on every process. Calls that begin at the same time share a read that
- * begins after them. A record is decrypted again only if its stored text or the keyring has changed.
+ * Each call reads its token, server and values from the store. So a revocation, a new value or a changed rule applies
+ * to every call that begins after the change was acknowledged, on every process. Calls that begin at the same time
+ * share one read of the store. A record is decrypted again only if its stored text or the keyring has changed.
  *
  * @example
  * const audit = openAuditLog({ path: "audit.db", keys });
@@ -154,9 +164,10 @@ export class SecretsReader {
    *
    * @param slug the slug of the server, in the workspace of the token.
    * @param options.address the network address of the caller.
-   * @throws SecretsError `TOKEN_REFUSED`; `NOT_ALLOWED` for a role that does not call; `SERVER_NOT_FOUND` also for a server
-   * that the token may not call or that is disabled; `SECRET_UNUSABLE` if a value has expired, was set for another origin,
-   * or is missing: these three are a {@link RefusedCall}, except for the token of an operator; `KeywardError` if the store or the keys fail.
+   * @throws SecretsError `TOKEN_REFUSED`; SecretsError `NOT_ALLOWED` for the token of an operator; KeywardError if the
+   * store or the keys fail. A {@link RefusedCall} has one of three codes: `NOT_ALLOWED` for another role that cannot
+   * call servers. `SERVER_NOT_FOUND` if the server does not exist, is disabled or is outside of the scope of the token.
+   * `SECRET_UNUSABLE` if a value has expired, was set for another origin or is missing.
    */
   async forCall(
     token: string,
@@ -199,9 +210,9 @@ export class SecretsReader {
    * Returns what a call to all servers of a workspace needs. Reads no value.
    *
    * @param options.address the network address of the caller.
-   * @param options.isUse false if the token must not count as used. Default: true.
-   * @throws SecretsError `TOKEN_REFUSED`; `NOT_ALLOWED` for a role that does not call; `KeywardError` if the store or the keys
-   * fail.
+   * @param options.isUse false to leave the time of the token's last use unchanged. Default: true.
+   * @throws SecretsError `TOKEN_REFUSED`; `NOT_ALLOWED` for a role that cannot call servers; `KeywardError` if the
+   * store or the keys fail.
    */
   async forWorkspace(
     token: string,
@@ -218,8 +229,8 @@ export class SecretsReader {
   }
 
   /**
-   * Returns the MCP servers that a grant allows to call, by slug. A record that cannot be read leaves out its server, and is
-   * reported to `onProblem`.
+   * Returns the MCP servers that the caller may call, sorted by slug. If a record cannot be read, reports the problem
+   * to `onProblem`, and leaves out its server.
    *
    * @param most the greatest number of servers.
    * @throws KeywardError if the store or the keys fail.
@@ -230,8 +241,9 @@ export class SecretsReader {
 
   /**
    * Reads the tokens and servers of calls in progress again, in one call to the store. Returns the calls that must end,
-   * because their token was revoked, narrowed or has expired, or their server was disabled or deleted. A record that cannot
-   * be read ends only the calls that depend on it, and is reported to `onProblem`. Call this method once a second.
+   * because their token was revoked, narrowed or has expired, or their server was disabled or deleted. If a record
+   * cannot be read, reports the problem to `onProblem`, and also returns the calls that depend on this record. Call
+   * this method once a second.
    *
    * @throws KeywardError if the store or the keys fail. Then nothing is known about the calls.
    */
@@ -244,9 +256,10 @@ export class SecretsReader {
   }
 
   /**
-   * Returns the secrets of the servers of calls in progress that have changed since, so that an answer is searched for a
-   * value that was set meanwhile, also by another process. Call this method together with {@link SecretsReader.stillAllowed}:
-   * both share one call to the store. A record that cannot be read is reported to `onProblem`.
+   * Returns the current secrets for each call in progress whose server has changed since its secrets were read. With
+   * them, the gateway can search an answer for a value that was set during the call, even by another process. Call this
+   * method together with {@link SecretsReader.stillAllowed}: both share one call to the store. A record that cannot be
+   * read is reported to `onProblem`.
    *
    * @throws KeywardError if the store or the keys fail.
    */
@@ -276,7 +289,7 @@ export class SecretsReader {
     return found;
   }
 
-  /** Waits for writes in the background, and ends the heartbeat of this process. The store stays open. */
+  /** Waits for the writes in the background, and stops the heartbeat of this process. Does not close the store. */
   async close(): Promise<void> {
     await this.#lastUses.settled();
     await this.#store.disconnect();
@@ -342,7 +355,7 @@ export class SecretsReader {
   }
 }
 
-/** Returns what a call needs of the records of its workspace and of the installation. */
+/** Returns the workspace and the session key for a call, from the records of the workspace and of the installation. */
 function installationOf(workspace: string, batch: ReadBatch): Pick<CallGrant, "workspace" | "sessionKey"> {
   const home = batch.record(workspaceRecord, workspaceKey(workspace))?.value;
   const service = batch.record(serviceRecord, serviceKey)?.value;
@@ -351,7 +364,10 @@ function installationOf(workspace: string, batch: ReadBatch): Pick<CallGrant, "w
   return { workspace: { id: home.id, name: home.name }, sessionKey: new SessionKey(service.sessionKey) };
 }
 
-/** Returns an error that says who was refused. The errors of the store, and those of an operator's token, stay as they are. */
+/**
+ * Returns a {@link RefusedCall} with the caller, for the refusal of a call. Returns errors of the store, and errors for
+ * an operator's token, unchanged.
+ */
 function refusalOf(error: unknown, caller: Caller, slug: string, batch: ReadBatch): unknown {
   const isRefusal = error instanceof SecretsError && refusals.includes(error.code);
   if (!isRefusal || caller.workspace === undefined) return error;
@@ -377,7 +393,10 @@ function requireCallable(
   });
 }
 
-/** Returns the headers of the caller that are forwarded: a caller must not send another credential than that of the server. */
+/**
+ * Returns the headers of the caller that the gateway forwards, without each header that a rule puts a secret's value
+ * into: a caller must not be able to send another credential.
+ */
 function forwardedWith({ forwardHeaders, secrets }: ServerRecord): readonly string[] {
   return forwardHeaders.filter((name) => secrets.every(({ rule }) => !isSameHeader(headerOf(rule), name)));
 }
@@ -385,6 +404,6 @@ function forwardedWith({ forwardHeaders, secrets }: ServerRecord): readonly stri
 /** Returns the error for a value that a call cannot use. A member must not learn the name of the secret. */
 function unusable(slug: string): SecretsError {
   return new SecretsError("SECRET_UNUSABLE", `A secret of the server ${slug} cannot be used`, {
-    hint: `An admin sees the reason with \`keyward secrets list ${slug}\`, and sets the secret again.`,
+    hint: `Ask an admin of the workspace to find the reason with \`keyward secrets list ${slug}\`, and to set the secret again.`,
   });
 }

@@ -1,6 +1,8 @@
 import { HiddenText } from "./hidden-text.ts";
 
-/** The key of the MAC of session ids, 32 bytes. It is not shown by `console.log`, `JSON.stringify`, templates or `inspect`. */
+/**
+ * The MAC key for session ids, 32 bytes. It is not shown by `console.log`, `JSON.stringify`, templates or `inspect`.
+ */
 export class SessionKey extends HiddenText {
   constructor(base64: string) {
     super(base64, "[key of sessions]");

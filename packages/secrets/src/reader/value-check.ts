@@ -3,10 +3,11 @@ import type { ReadBatch } from "../store/service-store.ts";
 import { valueRecord } from "./value-reading.ts";
 
 /**
- * Checks the record of a value, and returns whether there is one. Returns nothing of the value.
+ * Checks the record of a value, and returns whether the record exists. Never returns the value.
  *
- * @param expected the name of the secret and the origin of its value, as the record of the server has them.
- * @throws SecretsError `RECORD_INVALID` if the record is of another secret; the errors of {@link ReadBatch.record}.
+ * @param expected the name of the secret and the origin of its value, from the record of the server.
+ * @throws SecretsError `RECORD_INVALID` if the record has another name or origin; the errors of
+ * {@link ReadBatch.record}.
  */
 export function hasValue(
   batch: ReadBatch,

@@ -3,9 +3,9 @@ import { idField, timeField } from "../fields.ts";
 
 /** The largest number of admins of a workspace, or of operators, that a caller may create. */
 export const maxKeepers = 100;
-/** The largest number with those that replace others during an overlap. */
+/** The largest number of admins or operators if some replace others during the overlap of a rotation. */
 export const maxRotatedKeepers = 150;
-/** The largest number with those that are recovered on the machine, for which rotations leave room. */
+/** The largest number of admins or operators if some are recovered on the machine. Rotations leave room for them. */
 export const maxKeptKeepers = 200;
 
 /** The schema of a {@link Keeper}. */

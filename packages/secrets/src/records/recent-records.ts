@@ -2,15 +2,16 @@ const mostInGeneration = 1_000;
 const generationMs = 60_000;
 
 /**
- * Records whose form was checked recently, by their decrypted text. Each call reads the same few records, and the check of a
- * record takes longer than its decryption. Records are frozen, because calls share them. A record that was not read for two minutes is forgotten at a later read.
+ * Caches records whose form was checked recently, by their decrypted text. Each call reads the same few records, and
+ * the check of a record takes longer than its decryption. Cached records are frozen, because calls share them. A record
+ * that was not read for two minutes is removed from the cache by a later read.
  */
 export class RecentRecords<Value> {
   #recent = new Map<string, Value>();
   #older = new Map<string, Value>();
   #begunMs = performance.now();
 
-  /** Returns the checked record of a text, or checks the text. */
+  /** Returns the cached record of a decrypted text. If there is none, checks the text, and caches the record. */
   get(text: string, check: (text: string) => Value): Value {
     const known = this.#recent.get(text);
     if (known !== undefined) return known;

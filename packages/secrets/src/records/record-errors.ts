@@ -2,8 +2,8 @@ import { KeywardError } from "@keyward/core";
 import { SecretsError } from "../secrets-error.ts";
 
 /**
- * Returns whether an error is about one record, which cannot be read or changed. Then other records may be readable. False
- * if the store, the provider of the keys or the audit does not answer.
+ * Returns true if an error is about one record that cannot be read or changed, so that other records may still be
+ * readable. Returns false if the store, the key provider or the audit does not answer.
  */
 export function isOfRecord(error: unknown): error is KeywardError | SecretsError {
   if (error instanceof SecretsError) return error.code !== "AUDIT_UNAVAILABLE";
@@ -11,8 +11,8 @@ export function isOfRecord(error: unknown): error is KeywardError | SecretsError
 }
 
 /**
- * Does a part of some work, and returns its result. If an error is about one record, reports the error and returns
- * `undefined`, so that one record does not stop the other parts.
+ * Runs `work`, and returns its result. If `work` throws an error about one record, passes the error to `report` and
+ * returns `undefined`, so that this record does not stop the rest of a job. Throws any other error.
  */
 export async function orReport<Result>(
   work: () => Result | Promise<Result>,

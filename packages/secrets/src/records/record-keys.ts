@@ -6,7 +6,10 @@ import type { RecordAddress } from "@keyward/core";
 /** The Keyv namespace of the records of the secrets service. */
 export const serviceNamespace = "keyward-service";
 
-/** What stands for the installation where a key has the id of a workspace. An id has 12 characters. */
+/**
+ * Used in keys instead of the id of a workspace, for records of the installation. No workspace has this id, because ids
+ * have 12 characters.
+ */
 export const installation = "service";
 
 /** The key of the one record about the installation. */
@@ -37,7 +40,7 @@ export function usedKey(workspace: string, id: string): string {
   return `used/${workspace}/${id}`;
 }
 
-/** Returns the prefix that the records of a list have in their keys. Each page of the list is a record. */
+/** Returns the prefix of the keys of a list's records. Each page of the list is one record. */
 export function listKey(
   list: "workspaces" | { readonly workspace: string; readonly of: "servers" | "tokens" },
 ): string {
@@ -52,7 +55,7 @@ const inWorkspace = new RegExp(
 );
 const ofServer = new RegExp(`^value/(${id})/(${id})/\\d+$`);
 
-/** What the key of a record says about the record. */
+/** A record of a workspace, token, server or value, with the parts of its key. */
 export interface AddressedRecord {
   readonly key: string;
   readonly kind: "workspace" | "token" | "server" | "value";
@@ -73,8 +76,8 @@ export function addressedRecord(key: string): AddressedRecord | undefined {
 }
 
 /**
- * Returns the scope of a record of the secrets service, as the option `scope` of a store: each workspace and each server
- * has keys of its own. Returns `undefined` for a record that is not of the service.
+ * Returns the scope of a record of the secrets service; `undefined` for a record that is not of the service. Pass this
+ * function as the option `scope` of a store. Each workspace has separate keys, and so do the values of each server.
  *
  * @example
  * console.log(scopeOfServiceRecord({ namespace: "keyward-service", key: "service" })); // service

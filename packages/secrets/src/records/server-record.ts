@@ -15,7 +15,7 @@ import { RecentRecords } from "./recent-records.ts";
 import { valueKey } from "./record-keys.ts";
 import type { RecordKind } from "./record-kind.ts";
 
-/** The number of a value of a server, which is a part of the key of its record. */
+/** The number of a secret's value, which is a part of the key of the value's record. */
 const valueNumber = z.int().min(1);
 
 const secret = z.strictObject({
@@ -38,28 +38,28 @@ const secret = z.strictObject({
 const schema = z.strictObject({
   v: z.literal(1),
   id: idField,
-  /** The number of the page in the list that has the entry of this record. */
+  /** The number of the page in the list of servers that contains the entry of this server. */
   page: z.int().min(0),
   slug: slugField,
   url: urlField,
   kind: kindField,
-  /** Headers of the caller that are forwarded, in lower case. */
+  /** Headers of the caller that the gateway forwards, in lower case. */
   forwardHeaders: headersField.default([]),
-  /** Headers of answers that are relayed, in lower case. */
+  /** Headers of answers that the gateway relays, in lower case. */
   relayHeaders: headersField.default([]),
   disabled: z.boolean(),
   deleting: z.boolean(),
   revision: revisionField,
   created: timeField,
   createdBy: z.string().max(100),
-  /** The highest number of a value that was ever handed out. */
+  /** The highest number that a value of this server has ever had. */
   values: z.int().min(0),
   secrets: z.array(secret).max(maxSecretsOfServer),
   /** Values that are being set: their records may be stored, and no secret points to them yet. */
   pending: z.array(z.strictObject({ value: valueNumber, since: timeField, id: idField })).max(200),
   /**
-   * Values to delete. One with `until` stays in the list until that time, because a process that is halted may still
-   * store its record.
+   * Values to delete. A value with `until` stays in this list until that time, because a paused process may still store
+   * the record of the value.
    */
   garbage: z.array(z.strictObject({ value: valueNumber, until: timeField.optional() })).max(1_000),
 });
@@ -67,7 +67,7 @@ const schema = z.strictObject({
 /** The record of a server, with what is known about its secrets except their values. */
 export type ServerRecord = z.infer<typeof schema>;
 
-/** What the record of a server says about one secret. */
+/** One secret in the record of its server, without the value. */
 export type SecretRecord = z.infer<typeof secret>;
 
 /** The kind of the record of a server. */
@@ -78,7 +78,10 @@ export const serverRecord: RecordKind<ServerRecord> = {
   revisionOf: ({ id, revision }) => ({ identity: `server ${id}`, revision }),
 };
 
-/** Returns the keys of all values that the record of a server names: those of its secrets, and those to finish or to delete. */
+/**
+ * Returns the keys of all values in the record of a server: the values of its secrets, the values that are being set,
+ * and the values to delete.
+ */
 export function valueKeysOf(
   { id, secrets, pending, garbage }: Pick<ServerRecord, "id" | "secrets" | "pending" | "garbage">,
   workspace: string,

@@ -8,19 +8,19 @@ const schema = z.strictObject({
   v: z.literal(1),
   revision: revisionField,
   created: timeField,
-  /** The key of the MAC of session ids, 32 bytes in base64. */
+  /** The MAC key for session ids, 32 bytes in base64. */
   sessionKey: z.base64().length(44),
   /** Set until the first tokens were delivered: which process initializes the service, and whether it has given up. */
   initializing: z.strictObject({ id: idField, hasGivenUp: z.boolean() }).optional(),
   /** Every token that was created before this time is refused. */
   refusedBefore: timeField.optional(),
-  /** When tokens from before a time were revoked, oldest first. */
+  /** The times at which all tokens created before a time were revoked, oldest first. */
   revocations: z.array(timeField).max(50).optional(),
-  /** The last sweep that removed what is old, for `sweep-clock.ts`. */
+  /** The last sweep that removed old records, and a jump of the clock since then: see `sweep-clock.ts`. */
   sweeps: z
     .strictObject({ last: timeField, jumped: z.strictObject({ noticed: timeField, lookedAt: timeField }).optional() })
     .optional(),
-  /** The tokens of operators that are valid, until a time if they expire. */
+  /** The valid tokens of operators, each with the time at which it expires, if any. */
   operators: z.array(keeperField).max(maxKeptKeepers),
 });
 

@@ -15,7 +15,7 @@ import type { RecordKind } from "./record-kind.ts";
 const schema = z.strictObject({
   v: z.literal(1),
   id: idField,
-  /** The number of the page in the list that has the entry of this record. */
+  /** The number of the page in the list of tokens that contains the entry of this token. */
   page: z.int().min(0),
   revision: revisionField,
   /** The SHA-256 of the text of the token, in base64url. */
@@ -26,7 +26,7 @@ const schema = z.strictObject({
   tools: z.array(toolField).max(100).optional(),
   methods: z.array(methodField).max(6).optional(),
   created: timeField,
-  /** The last of the `revocations` of the installation when the token was created. */
+  /** The last time in the `revocations` of the installation when this token was created. */
   lastRevocation: timeField.optional(),
   createdBy: z.string().max(100),
   expires: timeField.optional(),

@@ -7,7 +7,7 @@ import type { RecordKind } from "./record-kind.ts";
 const schema = z.strictObject({
   v: z.literal(1),
   id: idField,
-  /** The number of the page in the list that has the entry of this record. */
+  /** The number of the page in the list of workspaces that contains the entry of this workspace. */
   page: z.int().min(0),
   name: slugField,
   revision: revisionField,
@@ -16,7 +16,7 @@ const schema = z.strictObject({
   retentionDays: z.int().min(1).max(3_650),
   /** True while the workspace is being deleted: its tokens are refused. */
   deleting: z.boolean(),
-  /** The tokens of admins that are valid, until a time if they expire. */
+  /** The valid tokens of admins, each with the time at which it expires, if any. */
   admins: z.array(keeperField).max(maxKeptKeepers),
 });
 

@@ -6,7 +6,7 @@ import type { InjectionRule } from "../model.ts";
 const placeholder = "{value}";
 
 /**
- * Checks how a value enters a request, and returns the rule.
+ * Checks the rule by which a value enters a request, and returns the rule.
  *
  * @throws SecretsError `FIELD_INVALID` if the rule is malformed, if the name of its header has `*`, or if the gateway sets that header itself.
  */
@@ -56,7 +56,7 @@ export function headerOf(rule: InjectionRule): string {
   }
 }
 
-/** Returns what an admin should know about a rule, as sentences. */
+/** Returns the warnings about a rule for an admin, as sentences. */
 export function warningsOf(rule: InjectionRule): readonly string[] {
   const header = headerOf(rule);
   if (!header.includes("_")) return [];

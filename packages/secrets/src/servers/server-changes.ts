@@ -5,9 +5,9 @@ import { SecretsError } from "../secrets-error.ts";
 import type { ServiceContext } from "../store/service-context.ts";
 import type { Decision } from "../store/service-store.ts";
 
-/** A value that has waited this long to be pointed to was left by a process that has ended or is halted. */
+/** If no secret points to a value after this time, the value is abandoned: its process has ended or is paused. */
 const abandonedAfterMs = 60_000;
-/** How long a value is looked after that a halted process or a late write may still store. */
+/** How long a value stays in the list of values to delete, if a paused process or a late write may still store it. */
 export const lookedAfterMs = 24 * 3_600_000;
 
 /** The address of a server. */
@@ -17,8 +17,8 @@ export interface ServerAddress {
 }
 
 /**
- * Changes the record of a server by compare-and-swap. Each change also takes over the values that ended processes have
- * left behind.
+ * Changes the record of a server by compare-and-swap. Each change also adds the values that processes have abandoned to
+ * the values to delete.
  *
  * @throws SecretsError `SERVER_NOT_FOUND` if there is no such server, or if the server is being deleted;
  * `REVISION_CHANGED`; the errors of `decide` and of `ServiceStore.change`.
@@ -49,8 +49,8 @@ export function requireServer(found: ServerRecord | undefined): ServerRecord {
 /**
  * Returns the error for a server that does not exist or is being deleted.
  *
- * @param numbers the numbers of the missing ones in a list of servers, from 1. Their slugs are not repeated, because one may be a
- * pasted value. Default: the server is the one that the call names.
+ * @param numbers for a list of servers: the positions of the missing servers in the list, from 1. The error does not
+ * repeat their slugs, because one may be a pasted value. Default: the call names only one server.
  */
 export function serverNotFound(numbers: readonly number[] = []): SecretsError {
   const problem =
@@ -62,7 +62,7 @@ export function serverNotFound(numbers: readonly number[] = []): SecretsError {
   });
 }
 
-/** Returns the error for a change whose condition does not hold. */
+/** Returns the error for a change whose `ifRevision` is not the current revision. */
 export function revisionChanged(revision: number): SecretsError {
   return new SecretsError("REVISION_CHANGED", `The revision is now ${revision}, so nothing was changed`, {
     hint: "Read the current state, decide whether the change is still right, and repeat the change with the current revision.",
@@ -70,8 +70,8 @@ export function revisionChanged(revision: number): SecretsError {
 }
 
 /**
- * Deletes the records of the values that a server no longer uses, and then removes them from its list. If that fails,
- * reports the problem and leaves the rest to the next change or to the sweep.
+ * Deletes the records of the values that a server no longer uses. Then removes these values from the server's list of
+ * values to delete. If a step fails, reports the problem. A later change or the sweep tries again.
  */
 export async function removeGarbage(
   context: ServiceContext,
@@ -98,7 +98,7 @@ export async function removeGarbage(
   }
 }
 
-/** Returns a server whose abandoned values, which no process points a secret to any more, are garbage. */
+/** Returns the record of a server after moving the abandoned values from `pending` to `garbage`. */
 export function withoutAbandoned(server: ServerRecord, now: number, afterMs: number = abandonedAfterMs): ServerRecord {
   const abandoned = server.pending.filter(({ since }) => now - since >= afterMs);
   if (abandoned.length === 0) return server;

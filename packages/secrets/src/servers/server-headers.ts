@@ -5,10 +5,11 @@ import { holdingBack, isPattern } from "../header-rules.ts";
 const directions = { forwardHeaders: "request", relayHeaders: "answer" } as const;
 
 /**
- * Checks a list of headers that may pass the gateway, and returns each header once, in lower case; `undefined` for no list.
+ * Checks a list of headers that the gateway is to pass on. Returns each header once, in lower case; `undefined` for no
+ * list.
  *
- * @throws SecretsError `FIELD_INVALID` for more than 20 headers, a text that is no name of a header, a name with `*`, or a header that the
- * gateway sets itself or must not pass on.
+ * @throws SecretsError `FIELD_INVALID` for more than 20 headers, a text that is not the name of a header, a name with `*`, or a header
+ * that the gateway sets itself or must not pass on.
  */
 export function requireHeaders(
   field: keyof typeof directions,

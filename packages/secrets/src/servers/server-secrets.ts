@@ -36,10 +36,10 @@ export interface CheckedSecret {
   readonly expectedOrigin: string | undefined;
 }
 
-// A value is taken from a process that seems halted. A process that lives tries again with a new number.
+// Another process may discard a new value as abandoned. Then this process tries again with a new number.
 const maxAttempts = 4;
 const maxPending = 100;
-/** More former values than this are left only if the store refuses to delete them. */
+/** The largest number of former values to delete. More are left only if the store refuses to delete them. */
 const maxGarbage = 500;
 
 /** The secrets of servers: what is known about them in the record of their server, and each value in its own record. */
@@ -51,10 +51,11 @@ export class ServerSecrets {
   }
 
   /**
-   * Sets a secret. Until the last step, calls use the former value. A crash leaves either value, and the sweep removes
-   * what else is left.
+   * Sets a secret. Calls use the former value until the last step. After a crash, the secret has either the former or
+   * the new value, and the sweep deletes the other.
    *
-   * @throws SecretsError `FIELD_INVALID`, `ORIGIN_CHANGED`, `RULE_CONFLICT`, `LIMIT_REACHED`; as {@link changeServer}.
+   * @throws SecretsError `FIELD_INVALID`, `ORIGIN_CHANGED`, `RULE_CONFLICT`, `LIMIT_REACHED`; the errors of
+   * {@link changeServer}.
    */
   async set(address: ServerAddress, secret: CheckedSecret, condition: ChangeCondition): Promise<SecretChange> {
     for (let attempt = 1; attempt <= maxAttempts; attempt++) {
@@ -65,7 +66,7 @@ export class ServerSecrets {
         return isPointed;
       }
     }
-    throw busy("Other processes took the new value for abandoned");
+    throw busy("Storing the new value took too long, and another process has discarded it");
   }
 
   /** Returns the secrets of a server, sorted by name. */
@@ -86,7 +87,7 @@ export class ServerSecrets {
    * Deletes secrets with their values. Returns the names of the deleted secrets.
    *
    * @param name the name of the secret; `undefined` for all secrets of the server.
-   * @throws SecretsError `SECRET_NOT_FOUND`; as {@link changeServer}.
+   * @throws SecretsError `SECRET_NOT_FOUND`; the errors of {@link changeServer}.
    */
   async delete(
     address: ServerAddress,
@@ -110,9 +111,9 @@ export class ServerSecrets {
   }
 
   /**
-   * Changes how the value of a secret enters a request.
+   * Changes the rule by which a secret's value enters a request.
    *
-   * @throws SecretsError `SECRET_NOT_FOUND`, `RULE_CONFLICT`, `FIELD_INVALID`; as {@link changeServer}.
+   * @throws SecretsError `SECRET_NOT_FOUND`, `RULE_CONFLICT`, `FIELD_INVALID`; the errors of {@link changeServer}.
    */
   async inject(
     address: ServerAddress,
@@ -165,7 +166,10 @@ export class ServerSecrets {
     });
   }
 
-  /** Stores a value and points its secret to it. Returns `undefined` if another process took the number away. */
+  /**
+   * Stores a value and points its secret to it. Returns `undefined` if the number is already used, or if another
+   * process has discarded the value.
+   */
   async #storeAndPoint(
     address: ServerAddress,
     secret: CheckedSecret,
@@ -248,10 +252,10 @@ export class ServerSecrets {
   }
 
   /**
-   * Removes what a set that fails has stored. If that fails too, the sweep does so later.
+   * Deletes the value that a failed `set` may have stored. If the deletion fails, the sweep deletes the value later.
    *
-   * @param isAnswered whether the store has answered that the value's record exists. Otherwise the store may still write
-   * the record, so the value is looked after for a day.
+   * @param isAnswered true if the store has confirmed that the value's record exists. Otherwise the store may still
+   * write the record, so the value stays in the list of values to delete for a day.
    */
   async #giveUp(address: ServerAddress, { value, server: id }: BegunValue, isAnswered: boolean): Promise<void> {
     const left = isAnswered ? { value } : { value, until: Date.now() + lookedAfterMs };
@@ -295,7 +299,9 @@ function requireSecret(server: ServerRecord, name: string): SecretRecord {
   });
 }
 
-/** Returns the rule with which a secret is set: the given one, or the one that it has, or the header with its name. */
+/**
+ * Returns the rule for a secret: the passed rule, else its current rule, else the header with the name of the secret.
+ */
 function ruleFor(server: ServerRecord, { name, rule }: CheckedSecret): InjectionRule {
   const chosen = rule ?? server.secrets.find((other) => other.name === name)?.rule;
   // The name of a secret may be that of a header that the gateway sets itself, such as Host.
@@ -312,8 +318,7 @@ function requireFreeHeader(server: ServerRecord, name: string, rule: InjectionRu
   });
 }
 
-/** Returns what callers see of a secret. */
-/** Returns what is known about a secret. */
+/** Returns what callers see of a secret: everything except its value. */
 export function secretInfo(server: ServerRecord, secret: SecretRecord, lastUsed: number | undefined): SecretInfo {
   const { name, rule, revision, setAt, setBy, expires, weak, redacted, origin } = secret;
   const isExpired = expires !== undefined && expires <= Date.now();
@@ -329,7 +334,9 @@ function warningsFor({ name, rule, weak, redacted, unusable }: SecretInfo): read
     ...(weak ? [`The value of ${name} has fewer than ${weakBelowBytes} bytes, so it could be guessed.`] : []),
     ...(redacted ? [] : [`Answers of the server are not searched for the value of ${name}.`]),
     ...(unusable === "origin-changed"
-      ? ["The URL of the server was changed at the same time. Set the value again to send it to the new origin."]
+      ? [
+          "The URL of the server was changed while the value was being set, so calls cannot use the value. Set the value again if the new origin may receive it.",
+        ]
       : []),
   ];
 }

@@ -16,7 +16,10 @@ const entrySchema = z.strictObject({
   slug: slugField,
   id: idField,
   at: timeField,
-  /** Set when the record was stored. From then on, a missing record was deleted by this service only after `deleted` was set. */
+  /**
+   * Set when the record of the server was stored. If the record is missing and `deleted` is not set, the service did
+   * not delete the record.
+   */
   stored: z.literal(true).optional(),
   /** Set when the server was deleted: the time, and the highest number of a value that may be stored. */
   deleted: z.strictObject({ at: timeField, values: z.int().min(0) }).optional(),
@@ -24,7 +27,10 @@ const entrySchema = z.strictObject({
 
 const pageSchema = pageSchemaOf(entrySchema);
 
-/** An entry in the list of a workspace's servers. It names the server with this slug only if the id is the same. */
+/**
+ * An entry in the list of a workspace's servers. The entry refers to the server with this slug only if their ids are
+ * equal.
+ */
 export type ServerEntry = z.infer<typeof entrySchema>;
 
 /** Returns the list of the servers of a workspace. */
@@ -50,15 +56,15 @@ export interface NewServer {
 
 /** What can be changed about a server. */
 export interface ServerChange {
-  /** Default: the URL stays. */
+  /** The new URL. Default: the URL does not change. */
   readonly url?: string | undefined;
-  /** Default: the kind stays. */
+  /** The new kind. Default: the kind does not change. */
   readonly kind?: ServerKind | undefined;
-  /** The whole new list. Default: the list stays. */
+  /** The new list of headers of callers that the gateway forwards. Default: the list does not change. */
   readonly forwardHeaders?: readonly string[] | undefined;
-  /** The whole new list. Default: the list stays. */
+  /** The new list of headers of the server that the gateway relays. Default: the list does not change. */
   readonly relayHeaders?: readonly string[] | undefined;
-  /** True to refuse calls. Default: as it is. */
+  /** True to refuse calls to the server, false to allow them. Default: no change. */
   readonly disabled?: boolean | undefined;
 }
 
@@ -76,7 +82,7 @@ export class Servers {
   }
 
   /**
-   * Creates a server. The list names the server before its record exists.
+   * Creates a server. First adds the server to the list, then stores its record.
    *
    * @throws SecretsError `SERVER_EXISTS`; `WORKSPACE_NOT_FOUND` if the workspace is being deleted.
    */
@@ -142,9 +148,10 @@ export class Servers {
   }
 
   /**
-   * Checks that a workspace has each of several servers.
+   * Checks that a workspace has every server of a list.
    *
-   * @throws SecretsError `SERVER_NOT_FOUND`, whose message has the numbers of those that the workspace does not have.
+   * @throws SecretsError `SERVER_NOT_FOUND`, whose message contains the positions of the missing servers in the list,
+   * from 1.
    */
   async requireAll(workspace: string, slugs: readonly string[]): Promise<void> {
     const batch = await this.#context.store.readBatch(slugs.map((slug) => serverKey(workspace, slug)));
@@ -169,9 +176,9 @@ export class Servers {
   }
 
   /**
-   * Reads the servers that entries of the list name. Each `server` returns `undefined` for a server that was deleted, or whose
-   * creation was not finished, and throws `RECORD_MISSING` if someone else has deleted the record, or the errors of
-   * `ReadBatch.record`.
+   * Reads the servers that entries of the list refer to. For each entry, returns a function `server`, which returns the
+   * record of the server. The function returns `undefined` if the server was deleted, or if its creation was not
+   * finished. It throws `RECORD_MISSING` if someone else has deleted the record, or the errors of `ReadBatch.record`.
    */
   async read(
     workspace: string,
@@ -218,9 +225,9 @@ export class Servers {
   }
 
   /**
-   * Changes a server. If the origin of its URL changes, its values cannot be used until they are set again.
+   * Changes a server. If the origin of its URL changes, calls cannot use its values until the values are set again.
    *
-   * @throws SecretsError as {@link changeServer}.
+   * @throws the errors of {@link changeServer}.
    */
   async update(address: ServerAddress, change: ServerChange, condition: ChangeCondition): Promise<ServerInfo> {
     return await changeServer(this.#context, address, condition, (server): Decision<ServerRecord, ServerInfo> => {
@@ -238,10 +245,10 @@ export class Servers {
   }
 
   /**
-   * Deletes a server with its values. Calls are refused from the first step on. The sweep deletes the values once more a
-   * day later, because a process that was halted may still store one.
+   * Deletes a server with its values, and returns its last revision. Calls are refused from the first step on. The
+   * sweep deletes the values once more a day later, because a paused process may still store one.
    *
-   * @throws SecretsError as {@link changeServer}.
+   * @throws the errors of {@link changeServer}.
    */
   async delete(address: ServerAddress, condition: ChangeCondition): Promise<number> {
     const server = await changeServer(
@@ -271,9 +278,9 @@ export class Servers {
   }
 
   /**
-   * Deletes a server whatever its state is, and every value that it may have. For the deletion of a workspace, and for the
-   * sweep a day after a deletion. Returns false if someone has removed the record of the server, so that nothing says which values
-   * the server has: {@link Servers.removeValues} finds them.
+   * Deletes a server in any state, with every value that it may have. Used for the deletion of a workspace, and by the
+   * sweep a day after a deletion. Returns false if the record of the server is missing, so that its values are unknown:
+   * {@link Servers.removeValues} finds them.
    */
   async removeForGood({ workspace, slug }: ServerAddress, { id, deleted }: ServerEntry): Promise<boolean> {
     const { store } = this.#context;
@@ -300,8 +307,8 @@ export class Servers {
   }
 
   /**
-   * Deletes all values of servers, by their ids, in one scan of the store. A store that cannot be scanned keeps the values, which
-   * nothing can use.
+   * Finds and deletes all values of the servers with these ids, in one scan of the store. If the store cannot be
+   * scanned, the values stay stored, but no call can use them.
    */
   async removeValues(workspace: string, ids: readonly string[]): Promise<void> {
     const { store } = this.#context;
@@ -315,7 +322,7 @@ export class Servers {
     }
   }
 
-  /** Finishes the deletion of a server if it was begun. For the sweep. */
+  /** Finishes the deletion of a server if it was begun. The sweep calls this method. */
   async finishIfDeleting({ workspace, slug }: ServerAddress): Promise<void> {
     const record = await this.#context.store.read(serverRecord, serverKey(workspace, slug));
     if (record?.value.deleting === true) await this.#finishDeletion(workspace, record.value);
@@ -329,7 +336,7 @@ export function serverInfo(server: ServerRecord): ServerInfo {
   return { ...settings, revision, created, secretCount: secrets.length, deleting };
 }
 
-/** Returns the error for the slug of a new server that another server has. */
+/** Returns the error for a new server whose slug another server of the workspace has. */
 export function serverExists(slug: string): SecretsError {
   return new SecretsError("SERVER_EXISTS", `The workspace already has a server ${slug}`, {
     hint: `To change it, run \`keyward servers set ${slug}\`. For another server, choose another slug.`,

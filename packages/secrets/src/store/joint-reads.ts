@@ -1,6 +1,6 @@
 import { type EncryptedStore, KeywardError, type StoredValue } from "@keyward/core";
 
-/** What one read of the store has found, by key. */
+/** The result of one read of the store, by key: a value, an error, or `undefined` if there is no record. */
 export type FoundRecords = ReadonlyMap<string, StoredValue | KeywardError | undefined>;
 
 /** A read of the store that has not begun, and that further callers may join. */
@@ -9,9 +9,9 @@ interface NextRead<Begun> {
   readonly found: Promise<{ readonly records: FoundRecords; readonly begun: Begun }>;
 }
 
-/** A larger read would delay the calls that wait for it. */
+/** The largest number of keys in one read. A larger read would delay the calls that wait for it. */
 const maxKeys = 500;
-/** A store that has not answered by then does not answer. Every store of Keyward gives up earlier. */
+/** The time after which a read is rejected, if the store has not answered. Every store of Keyward rejects earlier. */
 const longestReadMs = 60_000;
 
 /**
@@ -29,7 +29,7 @@ export class JointReads<Begun> {
     this.#begins = begins;
   }
 
-  /** Reads records. The result may have records of other callers, too. */
+  /** Reads records. The result may also contain records that other callers have asked for. */
   read(keys: readonly string[]): NextRead<Begun>["found"] {
     this.#next ??= this.#planned();
     const { keys: asked, found } = this.#next;

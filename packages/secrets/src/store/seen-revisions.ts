@@ -8,15 +8,15 @@ export class SeenRevisions {
   readonly #seen = new Map<string, { readonly revision: number; readonly at: number }>();
   #clock = 0;
 
-  /** Returns a time for {@link SeenRevisions.isRolledBack}. Call it before the read. */
+  /** Returns the time of a read that is about to begin, as a number for {@link SeenRevisions.isRolledBack}. */
   readBegins(): number {
     this.#clock++;
     return this.#clock;
   }
 
   /**
-   * Returns true if a higher revision was seen before the read began. A read that began earlier may return the earlier
-   * revision.
+   * Returns true if a higher revision was seen before the read began. If the read began earlier, it may have returned
+   * the former revision without any rollback.
    */
   isRolledBack(identity: string, revision: number, began: number): boolean {
     const known = this.#seen.get(identity);

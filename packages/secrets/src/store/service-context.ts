@@ -1,10 +1,10 @@
 import type { AuditLog } from "../audit/audit-log.ts";
 import type { ServiceStore } from "./service-store.ts";
 
-/** What each part of the secrets service works with. */
+/** The store and the audit that the parts of the secrets service share. */
 export interface ServiceContext {
   readonly store: ServiceStore;
   readonly audit: AuditLog;
-  /** Called with a problem that does not fail the call, such as a former value that could not be deleted yet. */
+  /** Called with a problem that does not make a call fail, such as a former value that could not be deleted. */
   readonly onProblem: (problem: unknown) => void;
 }

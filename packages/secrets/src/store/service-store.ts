@@ -16,7 +16,10 @@ import { SecretsError } from "../secrets-error.ts";
 import { JointReads } from "./joint-reads.ts";
 import { SeenRevisions } from "./seen-revisions.ts";
 
-/** What becomes of a record: `next` replaces the record. Without `next`, the record stays as it is. */
+/**
+ * The result of a change, and the record to write: `next` replaces the record. Without `next`, the record does not
+ * change.
+ */
 export interface Decision<Value, Result> {
   readonly next?: Value;
   readonly result: Result;
@@ -25,7 +28,7 @@ export interface Decision<Value, Result> {
 /** Records that were read in one call to the store. */
 export interface ReadBatch {
   /**
-   * Returns one of the records that were read. Returns `undefined` if there is none.
+   * Returns the record that was read under a key. Returns `undefined` if the store has none.
    *
    * @throws SecretsError `RECORD_ROLLED_BACK`, `RECORD_INVALID`; the errors of `EncryptedStore.get`.
    */
@@ -36,9 +39,9 @@ export interface ReadBatch {
 export interface ServiceStoreOptions {
   readonly store: WrappableStore;
   readonly keys: Keyring | KeyProvider;
-  /** Registers this process in the store as a replica. Default: false. */
+  /** Registers this process in the store as a replica, so that a rotation waits for it. Default: false. */
   readonly replica?: boolean | undefined;
-  /** How many decrypted records are kept for further reads, as the option of `EncryptedStore`. Default: none. */
+  /** How many decrypted records stay in memory for later reads: the option of `EncryptedStore`. Default: none. */
   readonly keepDecrypted?: number | undefined;
 }
 
@@ -90,13 +93,16 @@ export class ServiceStore {
     return { record: (kind, key) => this.#recordOf(kind, key, byKey.get(key), began) };
   }
 
-  /** Like {@link ServiceStore.readBatch}, but shares one call to the store with others that ask in the same turn of the event loop. */
+  /**
+   * Like {@link ServiceStore.readBatch}, but shares one call to the store with the other callers in the same turn of
+   * the event loop.
+   */
   async readJointly(keys: readonly string[]): Promise<ReadBatch> {
     const { records, begun } = await this.#joint.read(keys);
     return { record: (kind, key) => this.#recordOf(kind, key, records.get(key), begun) };
   }
 
-  /** Returns those of several keys that have a record, also one that cannot be read. */
+  /** Returns the keys under which the store has a record, even if the record cannot be read. */
   async stored(keys: readonly string[]): Promise<ReadonlySet<string>> {
     const found = keys.length === 0 ? [] : await this.encrypted.getManyOrErrors(keys);
     return new Set(keys.filter((_, index) => found[index] !== undefined));
@@ -108,7 +114,7 @@ export class ServiceStore {
   }
 
   /**
-   * Yields the keys of all records of the service, page by page. A key may come twice.
+   * Yields the keys of all records of the service, page by page. May yield a key twice.
    *
    * @throws KeywardError `STORE_NOT_SCANNABLE`.
    */
@@ -150,9 +156,9 @@ export class ServiceStore {
   }
 
   /**
-   * Reads a record and decides what becomes of it, again and again until no other process has changed the record in
-   * between. Returns the result of the decision that holds. If two processes write the same text, both count as done: a
-   * decision that hands something out must write something unique.
+   * Reads a record, calls `decide`, and writes the record that `decide` returns. If another process has changed the
+   * record in between, begins again. Returns the result of the last call of `decide`. If two processes write the same
+   * text, both calls succeed. So if `decide` reserves something, its record must contain something unique.
    *
    * @throws SecretsError `SERVICE_BUSY` if other processes changed the record 64 times in the meantime; the errors of
    * `decide` and of {@link ReadBatch.record}.
@@ -175,9 +181,13 @@ export class ServiceStore {
       if (attempt > hurriedAttempts)
         await sleep(Math.random() * Math.min(longestPauseMs, 2 ** (attempt - hurriedAttempts)));
     }
-    throw new SecretsError("SERVICE_BUSY", `A ${kind.name} changed ${maxAttempts} times while it was to be changed`, {
-      hint: "Repeat the call. If this error returns, let fewer processes change the same record at the same time.",
-    });
+    throw new SecretsError(
+      "SERVICE_BUSY",
+      `Other processes changed a ${kind.name} ${maxAttempts} times while this process tried to change it`,
+      {
+        hint: "Repeat the call. If this error returns, let fewer processes change the same record at the same time.",
+      },
+    );
   }
 
   /**
@@ -203,7 +213,7 @@ export class ServiceStore {
     if (keys.length > 0) await this.encrypted.deleteMany([...keys]);
   }
 
-  /** Ends the heartbeat of this process, and disconnects the view of the store. */
+  /** Stops the heartbeat of this process, and disconnects this view of the store. */
   async disconnect(): Promise<void> {
     await this.encrypted.disconnect();
   }

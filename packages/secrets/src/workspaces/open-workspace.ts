@@ -4,9 +4,9 @@ import { SecretsError } from "../secrets-error.ts";
 import type { ServiceStore } from "../store/service-store.ts";
 
 /**
- * Checks that a workspace exists and is not being deleted. Whoever creates a record in a workspace checks before and
- * after: either the deletion finds the new record in its list, or the second check finds that the workspace is being
- * deleted.
+ * Checks that a workspace exists and is not being deleted. Call this function before and after a record is created in a
+ * workspace. Then either the deletion finds the new record in its list, or the second check finds that the workspace is
+ * being deleted.
  *
  * @throws SecretsError `WORKSPACE_NOT_FOUND`.
  */

@@ -32,7 +32,7 @@ const pageSchema = pageSchemaOf(entrySchema);
 /** An entry in the list of workspaces. */
 export type WorkspaceEntry = z.infer<typeof entrySchema>;
 
-/** For how many days calls and changes are kept, unless the workspace says otherwise. */
+/** The number of days for which the calls and changes of a new workspace are kept. */
 export const defaultRetentionDays = 90;
 
 /** The workspaces of the installation. */
@@ -55,10 +55,10 @@ export class Workspaces {
   /**
    * Creates a workspace with its first admin.
    *
-   * @param claim the number of the claim of the initialization that creates the workspace. Default: the service was
-   * initialized before.
-   * @throws SecretsError `WORKSPACE_EXISTS`; `SERVICE_BUSY` if another process has begun to create the workspace within
-   * the last minute.
+   * @param claim the number of the claim of the initialization that creates the workspace. Default: none, for a service
+   * that is already initialized.
+   * @throws SecretsError `WORKSPACE_EXISTS`; `SERVICE_BUSY` if another process began to create a workspace with this
+   * name less than a minute ago.
    */
   async create(
     name: string,
@@ -76,7 +76,7 @@ export class Workspaces {
       const isRecent = (other: WorkspaceEntry) => other.deleted === undefined && now - other.at < 60_000;
       if (entries.some((other) => other.name === name && isRecent(other))) throw beingCreated(name);
     });
-    // The workspace exists from its record on, so no process that is killed leaves a workspace without an admin.
+    // The record of the workspace is stored last, so no process that is killed leaves a workspace without an admin.
     const first = await this.#tokens.createFirst(id, admin, creator.owner);
     const workspace: WorkspaceRecord = {
       v: 1,
@@ -127,7 +127,8 @@ export class Workspaces {
   }
 
   /**
-   * Deletes a workspace with its servers, values and tokens. From the first step on, its tokens are refused.
+   * Deletes a workspace with its servers, values and tokens, and returns its id. From the first step on, its tokens are
+   * refused.
    *
    * @throws SecretsError `WORKSPACE_NOT_FOUND`, `REVISION_CHANGED`.
    */
@@ -138,12 +139,12 @@ export class Workspaces {
   }
 
   /**
-   * Deletes the workspaces of initializations that were not finished, for the next one.
+   * Deletes the workspaces that unfinished initializations have created, before the next initialization.
    *
-   * @param claim the number of the claim of the next initialization. A workspace of a later claim is kept: its process has
-   * taken over the initialization while this process was halted.
-   * @throws SecretsError `RECORD_MISSING` if a workspace has more than the token of its first admin. Then the service was
-   * initialized, and someone removed or replaced its record. Nothing is deleted.
+   * @param claim the number of the claim of the next initialization. The workspaces of later claims are kept: another
+   * process has taken over the initialization while this process was paused.
+   * @throws SecretsError `RECORD_MISSING` if a workspace has a server, or another token than that of its first admin.
+   * Then the service was initialized, and someone has removed or replaced its record. Nothing is deleted.
    */
   async removeUnfinished(claim: number): Promise<void> {
     for await (const page of this.list().pages()) {
@@ -222,7 +223,7 @@ export class Workspaces {
     if (failures.length > 0) throw failures[0];
   }
 
-  /** The entry names the workspace from here on only for the sweep and for its audit. */
+  /** Marks the entry of a workspace as deleted. The entry stays for the sweep and for the retention of the audit. */
   async #markDeleted(page: number, id: string, retentionDays: number): Promise<void> {
     const deleted = { at: Date.now(), retentionDays };
     await this.list().changePage(page, (entry) =>
@@ -235,7 +236,7 @@ export class Workspaces {
     await this.list().changePage(page, (entry) => (entry.id === id ? undefined : entry));
   }
 
-  /** Returns whether a workspace has more than the token of its first admin. */
+  /** Returns whether a workspace has a server, or another token than that of its first admin. */
   async hasContents(id: string): Promise<boolean> {
     return (await this.#tokens.listOf(id).hasMoreThan(1)) || (await this.#servers.listOf(id).hasMoreThan(0));
   }
@@ -265,11 +266,11 @@ export class Workspaces {
   }
 
   /**
-   * Returns the record of a workspace.
+   * Returns the record of the workspace with a name.
    *
    * @param exceptId the id of a workspace to leave out.
-   * @throws SecretsError `WORKSPACE_NOT_FOUND` if there is none, or if the workspace is being deleted; the error of a page of
-   * the list that cannot be read, if no other page has the workspace.
+   * @throws SecretsError `WORKSPACE_NOT_FOUND` if there is none, or if the workspace is being deleted; the error of a
+   * page of the list that cannot be read, if no other page has the workspace.
    */
   async require(name: string, exceptId?: string): Promise<WorkspaceRecord> {
     const failures: unknown[] = [];

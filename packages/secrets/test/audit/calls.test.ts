@@ -18,7 +18,7 @@ import {
 } from "./audit-files.ts";
 
 describe("the audit of calls", () => {
-  it("lists the calls of one workspace, the call that ended last first, apart from the changes", async () => {
+  it("lists the calls of one workspace without its changes, and the call that ended last is the first", async () => {
     const audit = openedAudit({ path: temporaryAudit(), keys: Keyring.generate("k1") });
     const now = Date.now();
     const stream = toolCall({ at: now - 60_000, durationMs: 60_000, tool: undefined, mcpMethod: undefined });
@@ -32,7 +32,7 @@ describe("the audit of calls", () => {
     expect((await audit.changes(workspace, {}, {})).items).toHaveLength(1);
   });
 
-  it("says how each call ended", async () => {
+  it("lists each call with its outcome", async () => {
     const audit = openedAudit({ path: temporaryAudit(), keys: Keyring.generate("k1") });
     const ended = [
       [{ status: 200 }, "answered"],
@@ -135,7 +135,7 @@ describe("the audit of calls", () => {
     expect(await audit.call(otherWorkspace, call.callId)).toBeUndefined();
   });
 
-  it("lists the other calls of a page if an attacker damages a call, and names it", async () => {
+  it("lists the other calls of a page if an attacker damages a call, and returns the id of its entry", async () => {
     const path = temporaryAudit();
     const audit = openedAudit({ path, keys: Keyring.generate("k1") });
     const [damaged = "", whole = ""] = await recordCalls(audit, [toolCall(), toolCall()]);
@@ -146,7 +146,7 @@ describe("the audit of calls", () => {
     await expect(audit.call(workspace, damaged)).rejects.toMatchObject({ code: "AUDIT_INVALID" });
   });
 
-  it("records a call whatever its caller sent", async () => {
+  it("records a call with any texts that its caller has sent", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });
@@ -212,7 +212,7 @@ describe("shortenedPath", () => {
     expect(shortenedPath(path)).toBe(expected);
   });
 
-  it("shows only short segments without digits, of a bounded number, and shortens no further", () => {
+  it("keeps a limited number of short segments without digits, and does not change a shortened path", () => {
     fc.assert(
       fc.property(fc.string({ maxLength: 400, unit: fc.constantFrom(..."/ab9%?#._-é*") }), (path) => {
         const short = shortenedPath(path);

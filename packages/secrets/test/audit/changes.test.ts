@@ -83,7 +83,7 @@ describe("the audit of changes", () => {
     expect(until.items.every(({ at }) => at < middle)).toBe(true);
   });
 
-  it("returns each change on one page, also while further changes are recorded", async () => {
+  it("returns each change on exactly one page, even while further changes are recorded", async () => {
     const audit = openedAudit({ path: temporaryAudit(), keys: Keyring.generate("k1") });
     const ids = await recordAll(
       audit,
@@ -116,7 +116,7 @@ describe("the audit of changes", () => {
     }
   });
 
-  it("lists the other changes of a page if an attacker damages a change and an outcome, and names these changes", async () => {
+  it("lists the other changes of a page if an attacker damages a change and an outcome, and returns the ids of both changes", async () => {
     const path = temporaryAudit();
     const audit = openedAudit({ path, keys: Keyring.generate("k1") });
     const ids = await recordAll(audit, [secretChange(), secretChange(), secretChange()]);
@@ -144,7 +144,7 @@ describe("the audit of changes", () => {
     expect((await verifyAudit({ path, keys })).ok).toBe(false);
   });
 
-  it("has cursors that do not tell how many entries other workspaces have", async () => {
+  it("returns cursors that do not reveal how many entries other workspaces have", async () => {
     const audit = openedAudit({ path: temporaryAudit(), keys: Keyring.generate("k1") });
     const [, , last] = await daysAgo(1, () => recordAll(audit, [secretChange(), secretChange(), secretChange()]));
     const { next = "" } = await audit.changes(workspace, {}, { limit: 1 });
@@ -167,7 +167,7 @@ describe("the audit of changes", () => {
     expect(threads).toHaveLength(2);
   });
 
-  it("shows a change as unknown whose process closed before the outcome", async () => {
+  it("lists a change with the outcome unknown if its process closed the audit before the outcome", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const first = openAuditLog({ path, keys });

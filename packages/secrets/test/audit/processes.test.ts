@@ -23,7 +23,7 @@ async function start(path: string, keys: Keyring, role: string, owner: string, c
 }
 
 describe("several processes on one audit file", () => {
-  it("find every acknowledged entry of killed processes, in chains that verify", {
+  it("keep every acknowledged entry when they are killed, in chains that verifyAudit accepts", {
     timeout: 20_000 * kills,
   }, async () => {
     const path = temporaryAudit();

@@ -30,7 +30,7 @@ async function clockTime(path: string, keys: Keyring): Promise<number> {
 }
 
 describe("removeBefore", () => {
-  it("removes the oldest entries of one workspace, and the rest of the file verifies", async () => {
+  it("removes the oldest entries of one workspace, and verifyAudit accepts the rest of the file", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });
@@ -73,7 +73,7 @@ describe("removeBefore", () => {
     expect(await verifyAudit({ path, keys })).toMatchObject({ ok: true });
   });
 
-  it("removes the names that no entry uses any more, also for processes that remember them", async () => {
+  it("removes the names that no remaining entry uses, even if other processes remember them", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const [audit, other] = [openedAudit({ path, keys }), openedAudit({ path, keys })];
@@ -137,13 +137,13 @@ describe("retention", () => {
     const audit = openedAudit({ path, keys });
     await daysAgo(31, () => recordAll(audit, [secretChange()]));
     await expect(removeOld(audit)).rejects.toMatchObject({ code: "AUDIT_INVALID" });
-    await expect(removeOld(audit)).rejects.toMatchObject({ message: expect.stringContaining("do not verify") });
+    await expect(removeOld(audit)).rejects.toMatchObject({ message: expect.stringContaining("verification failed") });
     const { items } = await audit.changes(workspace, {}, {});
     expect(items.map(({ caller }) => caller.owner)).toEqual(["mallory"]);
     expect((await verifyAudit({ path, keys })).ok).toBe(false);
   });
 
-  it("keeps new entries at each of several starts with a clock that is ahead, and reports the clock", async () => {
+  it("keeps new entries if the service starts several times with a clock that is ahead, and reports the clock", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const first = openAuditLog({ path, keys });
@@ -280,7 +280,7 @@ describe("an anchor", () => {
     expect(await verifyAudit({ path, keys, anchors: [anchor] })).toMatchObject({ ok: true });
   });
 
-  it("contains no names, and is refused in another form", async () => {
+  it("contains no names, and is refused if its form is wrong", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys });

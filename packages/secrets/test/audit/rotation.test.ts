@@ -65,7 +65,7 @@ describe("the keyring of an audit file", () => {
     expect(await verifyAudit({ path, keys: ring })).toMatchObject({ ok: true, openChains: [] });
   });
 
-  it("is retired and revoked over the audit file as over any other store", async () => {
+  it("lets its keys be retired and revoked with the audit file as with any other store", async () => {
     const path = temporaryAudit();
     const keys = fileKeys(join(dirname(path), "keyring.json"));
     await keys.create(Keyring.generate("k1"));
@@ -95,7 +95,7 @@ describe("the keyring of an audit file", () => {
 });
 
 describe("auditStore", () => {
-  it("has the namespace of the audit and no other, and a scope for each workspace", async () => {
+  it("accepts only the namespace of the audit, and gives each workspace its own scope", async () => {
     const store = auditStoreOfTest(temporaryAudit());
     expect(store.namespace).toBe(auditNamespace);
     expect(() => {

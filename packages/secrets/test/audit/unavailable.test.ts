@@ -122,7 +122,7 @@ describe("the audit log", () => {
     expect(new Set((await Promise.all(waiting)).map(({ id }) => id)).size).toBe(5);
   });
 
-  it("says at once that calls must be refused while the file is locked, and records calls that were made later", async () => {
+  it("refuses calls while the file is locked, and records afterwards the calls that were already made", async () => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const audit = openedAudit({ path, keys, busyTimeoutMs: 20, longestWaitMs: 500 });
@@ -143,7 +143,7 @@ describe("the audit log", () => {
     await expect(audit.recordCall(toolCall())).rejects.toMatchObject({ code: "AUDIT_UNAVAILABLE" });
   });
 
-  it("says that calls must be refused while one attempt to write takes too long", async () => {
+  it("refuses calls and changes while one attempt to write takes too long", async () => {
     const path = temporaryAudit();
     const audit = openedAudit({ path, keys: Keyring.generate("k1"), busyTimeoutMs: 60_000, longestWaitMs: 2_000 });
     await recordCalls(audit, [toolCall()]);
@@ -157,7 +157,7 @@ describe("the audit log", () => {
     expect((await audit.calls(workspace, {}, {})).items).toHaveLength(2);
   });
 
-  it("says at once that calls must be refused while too many entries wait, and bounds the calls that wait", async () => {
+  it("refuses calls at once while too many entries wait, and limits the number of calls that wait", async () => {
     const path = temporaryAudit();
     const audit = openedAudit({ path, keys: Keyring.generate("k1"), busyTimeoutMs: 20, maxWaiting: 3 });
     await audit.ready();
@@ -226,7 +226,7 @@ describe("the audit log", () => {
     expect(await verifyAudit({ path, keys })).toMatchObject({ ok: true, openChains: [] });
   });
 
-  it("says that the file is read-only, and recovers", async ({ skip }) => {
+  it("reports that the file is read-only, and records changes again when it is writable", async ({ skip }) => {
     const path = temporaryAudit();
     const keys = Keyring.generate("k1");
     const first = openAuditLog({ path, keys });
