@@ -6,7 +6,7 @@ import { brokenValueRule, valueBytes } from "@keyward/secrets/fields";
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
 
-/** Where the value of a secret comes from. Without a value and a file, it is asked for, or read from stdin. */
+/** The source of a secret's value. Without a value and a file, the command asks for the value, or reads it from stdin. */
 export interface ValueSource {
   readonly value?: string | undefined;
   readonly fromFile?: string | undefined;
@@ -30,7 +30,8 @@ export async function readValue(context: Context, name: string, source: ValueSou
   });
 }
 
-/** Returns why the service would refuse a value; `undefined` if it would not. The service describes a field of a request. */
+/** Returns why the service would refuse a value; `undefined` for a valid value. The service itself would describe a field of a
+ * request, which a person at the command line does not know. */
 function problemWith(value: string): string | undefined {
   if (/[\r\n]/.test(value)) return "has more than one line";
   const bytes = Buffer.byteLength(value);
@@ -72,8 +73,8 @@ function withoutNewline({ output }: Context, text: string, where: string): strin
 /**
  * Reads a file as text.
  *
- * @param options.maxBytes the most bytes that are read. Default: 1 MiB.
- * @param options.signal ends the wait for a pipe.
+ * @param options.maxBytes the maximum size of the file. Default: 1 MiB.
+ * @param options.signal stops the reading, even while a pipe sends nothing.
  * @throws CommandError `USAGE`.
  */
 export async function textOfFile(
@@ -96,7 +97,7 @@ export async function textOfFile(
       chunks.push(bytes);
     }
   } catch (error) {
-    // The path is not repeated: a value that is given as a path would be.
+    // No error repeats the path, because somebody may have passed the value itself as the path.
     if (systemCode(error) === "EISDIR") {
       throw new CommandError("USAGE", "The path is that of a folder, and a file is expected", {
         hint: "Pass the path of a file.",

@@ -2,15 +2,15 @@ import { Readable } from "node:stream";
 import { KeywardError } from "@keyward/core";
 import { CommandError } from "../exit-codes.ts";
 
-/** The stream that a command reads a value from, as `process.stdin` is. */
+/** The stream from which a command reads a value, such as `process.stdin`. */
 export type InputStream = NodeJS.ReadableStream & { readonly isTTY?: boolean };
 
 /**
  * Reads the whole of stdin as text.
  *
- * @param maxBytes the most bytes that are read.
+ * @param maxBytes the maximum number of bytes.
  * @throws CommandError `USAGE` if stdin is a terminal, which would show the value; KeywardError `VALUE_INVALID` if there
- * are more bytes than `maxBytes`, or if the bytes are not UTF-8; the reason of the signal.
+ * are more bytes than `maxBytes`, or if the bytes are not UTF-8; the reason of `signal` if it is aborted.
  */
 export async function readInput(
   stdin: InputStream,

@@ -28,8 +28,8 @@ export function adviceFor(counts: ReadonlyMap<KeywardErrorCode, number>): string
 }
 
 /**
- * Returns the line for records that are not encrypted in namespaces in which the keyring forbids plaintext. `migrate` never
- * reads such records as plaintext.
+ * Returns the line about unencrypted records in namespaces for which the keyring forbids plaintext. `migrate` never reads such
+ * records as plaintext.
  */
 export function adviceForForbiddenPlaintext(records: number): string {
   return (
