@@ -139,8 +139,10 @@ function isViewing(commandLine: readonly string[]): boolean {
 // Only these commands resume a job when they are run again. The command lines of others may contain the key of a record.
 const continuing = ["rotate", "rollback", "revoke", "retire", "reencrypt", "migrate", "census"];
 
-/** Returns the end of a sentence: the command line to copy into a shell. Returns "." if the command line may contain a secret, or
- * if the command resumes no job. */
+/**
+ * Returns the end of a sentence: the command line to copy into a shell. Returns "." if the command line may contain a secret,
+ * or * if the command resumes no job.
+ */
 function shownCommand(name: string, commandLine: readonly string[]): string {
   const isHidden = commandLine.includes("record") || mayHaveSecrets(commandLine);
   if (isHidden || !commandLine.some((word) => continuing.includes(word))) return ".";

@@ -186,7 +186,7 @@ function reportNotAsked({ output }: Context, { notAsked }: StoresOfBackup): void
 function requireNoRotation({ rotation }: StoresOfBackup, missing: readonly string[]): void {
   if (rotation === undefined) return;
   const { from, to, step } = rotation;
-  // Without its keys, the rotation could not be finished.
+  // The rotation cannot be finished without its keys, so an import that adds one of these keys is allowed.
   if (missing.includes(from) || missing.includes(to)) return;
   throw new KeywardError(
     "ROTATION_IN_PROGRESS",

@@ -146,7 +146,7 @@ function sourceOf({ store: flags = [] }: ServeOptions, env: KvContext["env"]): s
   return source;
 }
 
-/** Returns the options that are set, of those that are named. */
+/** Returns those of the named options that are set. */
 function given<Options extends object, Name extends keyof Options>(
   options: Options,
   names: readonly Name[],

@@ -197,8 +197,10 @@ export class Config {
   }
 }
 
-/** Calls a function of a configuration. If it throws, the new error contains only the name of the error, because a message may
- * contain a secret. */
+/**
+ * Calls a function of a configuration. If it throws, the new error contains only the name of the error, because a message may
+ * * contain a secret.
+ */
 async function ofFunction<Result>(place: string, make: () => Result | Promise<Result>): Promise<Result> {
   try {
     return await make();

@@ -28,7 +28,7 @@ export function declareRecords(program: Command, context: OpenContext): void {
     .action(async (options) => await (await import("../commands/records.ts")).showCensus(await context(), options));
 }
 
-/** Reads the pause between two counts. A shorter pause would keep the store busy. Timers cannot wait much longer. */
+/** Reads the pause between two counts, from 100 milliseconds to one day. A shorter pause would keep the store busy. */
 function readPause(text: string): number {
   const durationMs = readDuration(text);
   if (durationMs >= 100 && durationMs <= 86_400_000) return durationMs;

@@ -25,7 +25,7 @@ const methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] as const;
 const largestRevision = 2 ** 40;
 const longestOverlapMs = 30 * 24 * 3_600_000;
 const shortestPauseMs = 100;
-/** The most items that a list command prints. */
+/** The largest number of items that `--limit` accepts. */
 const mostListed = 100_000;
 
 /** Declares the commands of the admin API: workspaces, servers, secrets, tokens, changes, calls and the audit. */

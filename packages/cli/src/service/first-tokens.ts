@@ -84,8 +84,10 @@ function printed(initialization: Initialization): FirstTokens {
   return { tokens, tokensFile: null, text: ["These tokens are printed once:", ...linesOf(initialization)].join("\n") };
 }
 
-/** Returns the prefix of the names of token files. It contains the name of the audit, because another service may have its
- * audit in the same folder. */
+/**
+ * Returns the prefix of the names of token files. It contains the name of the audit, because another service may have its *
+ * audit in the same folder.
+ */
 function prefixOf(audit: string): string {
   return `first-tokens-${basename(audit)}-`;
 }

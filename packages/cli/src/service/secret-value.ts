@@ -30,8 +30,10 @@ export async function readValue(context: Context, name: string, source: ValueSou
   });
 }
 
-/** Returns why the service would refuse a value; `undefined` for a valid value. The service itself would describe a field of a
- * request, which a person at the command line does not know. */
+/**
+ * Returns why the service would refuse a value; `undefined` for a valid value. The service itself would describe a field of a
+ * * request, which a person at the command line does not know.
+ */
 function problemWith(value: string): string | undefined {
   if (/[\r\n]/.test(value)) return "has more than one line";
   const bytes = Buffer.byteLength(value);

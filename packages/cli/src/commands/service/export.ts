@@ -13,7 +13,7 @@ import { listAll } from "../../service/listed.ts";
 /** The options of `keyward export`. */
 export interface ClientExportOptions {
   readonly client: ExportClient;
-  /** True for one entry for each MCP server. */
+  /** True to print one entry for each MCP server; false to print one entry for all servers. */
   readonly eachServer: boolean;
 }
 

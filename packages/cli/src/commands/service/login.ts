@@ -26,7 +26,7 @@ export async function login(context: Context, given: readonly string[], options:
       hint: "Pass `--url`, and the token on stdin: `keyward login --url https://keyward.example.com < token.txt`.",
     });
   }
-  // Before the token is asked for.
+  // Checks the URL before the command asks for the token.
   requireUrl(url);
   const token = (
     operator.isPresent ? await operator.askSecret("The token:") : await context.input(maxTokenBytes)

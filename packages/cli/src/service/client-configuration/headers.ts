@@ -29,8 +29,10 @@ interface SecretHeader {
 const withoutCredential =
   /^(?:accept|accept-charset|accept-language|cache-control|content-encoding|content-language|content-type|dnt|forwarded|from|if-.*|last-event-id|origin|pragma|priority|referer|sec-.*|traceparent|tracestate|user-agent|via|x-forwarded-.*|x-real-ip|x-request-id)$/;
 const credentials: readonly string[] = ["cookie", "proxy-authorization"];
-/** The words that may precede a credential. Any other word may be a part of the credential, so it must not be in a rule, which
- * people can read. */
+/**
+ * The words that may precede a credential. Any other word may be a part of the credential, so it must not be in a rule, which
+ * * people can read.
+ */
 const scheme = /^(bearer|basic|token|apikey|api-key|key) +(\S[\s\S]*)$/i;
 
 /** Decides how each header of one server is imported. No reason contains a value. */
