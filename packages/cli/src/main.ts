@@ -31,7 +31,7 @@ export async function runProcess(name: keyof typeof programs): Promise<void> {
   process.on("unhandledRejection", () => fail(background));
   process.on("uncaughtException", () => fail(background));
   process.once("beforeExit", () =>
-    fail("The configuration never finishes, because it waits for something that never happens."),
+    fail("The configuration never finishes loading, because it waits for a promise that never settles."),
   );
   const exitCode = await main(name, process.argv.slice(2));
   // An open connection of a configuration would keep the process from ending.

@@ -334,7 +334,7 @@ describe("the code of a configuration", () => {
       "never finishes",
       "export default { keys: () => new Promise(() => {}) }",
       1,
-      /waits for something that never happens/,
+      /waits for a promise that never settles/,
     ],
     [
       "rejects in the background",

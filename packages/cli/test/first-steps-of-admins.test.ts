@@ -280,7 +280,7 @@ describe("a hint", () => {
       const { exitCode, stderr } = await run(...commandLine);
       expect({ commandLine, exitCode, stderr }).toMatchObject({
         exitCode: 2,
-        stderr: expect.stringContaining("a file is expected"),
+        stderr: expect.stringContaining("The path is a folder, and not a file"),
       });
     }
     // The service of this test still runs, so its chains are open.

@@ -429,7 +429,7 @@ describe("keyward keyring export", () => {
   it("refuses a short or missing passphrase, one that is not text, and a question without a terminal", async () => {
     const desk = await Desk.withKeyring();
     const short = await desk.refused(2, "keyring", "export", "b", ...(await desk.passphrase("elevenchars")));
-    expect(short).toContain("The passphrase has 11 characters");
+    expect(short).toContain("The passphrase has only 11 characters");
     expect(await desk.refused(2, "keyring", "export", "b", "--passphrase")).toContain("--passphrase-file <file>");
     expect(await desk.refused(2, "keyring", "export", "b", "--passphrase-file", "gone")).toContain("does not exist");
     await writeFile(desk.path("empty"), "\nsecond line of text");
@@ -518,7 +518,7 @@ describe("keyward keyring import", () => {
       exitCode: 0,
       stdout: 'The keyring was restored, with 2 keys. Its primary is key "one".\n',
     });
-    expect(stderr).toContain(`the keyring has generation ${generation + 1} now`);
+    expect(stderr).toContain(`the keyring now has generation ${generation + 1}`);
     const restored = await desk.keyring();
     expect({ generation: restored.generation, ...statuses(restored) }).toEqual({
       generation: generation + 1,

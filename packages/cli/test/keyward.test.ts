@@ -373,7 +373,11 @@ describe("keyward", () => {
     [["revoke"], 2, /missing required argument 'id'/],
     [["census"], 2, /The source of the keys is not set/],
     [["census", "--keys", "env:APP_KEY"], 2, /No store is set/],
-    [["census", "--keys", "env:APP_KEY", "--store", "a=memory:"], 2, /The store a is in the memory of a process/],
+    [
+      ["census", "--keys", "env:APP_KEY", "--store", "a=memory:"],
+      2,
+      /The store a keeps its records in the memory of a process/,
+    ],
     [["census", "--keys", "env:K", "--store", "sqlite:gone"], 1, /The file of the store records does not exist/],
     [["census", "redis://:secret@localhost"], 2, /too many arguments for 'census'. Expected 0 arguments but got 1\.$/m],
     [

@@ -81,7 +81,7 @@ describe("keyward login", () => {
     },
   );
 
-  it("writes a login that later commands refuse if others can read the file, or if the file is no login", async () => {
+  it("writes a login that later commands refuse if others can read the file, or if the file is not a login", async () => {
     const begun = await begin();
     const { folder, env, file } = begun;
     await logIn(begun);
@@ -93,7 +93,7 @@ describe("keyward login", () => {
     expect(await list()).toMatchObject({ exitCode: 2, stderr: expect.stringMatching(/is not a login(?!.*kwt_)/s) });
   });
 
-  it("writes a login that is not used if KEYWARD_URL and KEYWARD_TOKEN are set; one of the two alone is refused", async () => {
+  it("writes a login that is not used if KEYWARD_URL and KEYWARD_TOKEN are set; only one of them is refused", async () => {
     const begun = await begin();
     const { folder, env, url, admin, operator } = begun;
     await logIn(begun);
@@ -158,7 +158,7 @@ describe("the value of a secret", () => {
     });
   });
 
-  it("is set without the newline at the end of stdin or of a file, and the command reports the removed newline", async () => {
+  it("is set without the last newline of stdin or of a file, and the command reports the removed newline", async () => {
     const { folder, env } = await withServer();
     await writeFile(join(folder, "token.txt"), `${value}\r\n`);
     const ofStdin = await keywardReading(`${value}\n`, folder, env, "secrets", "set", "github", "FIRST");
@@ -214,7 +214,7 @@ describe("the value of a secret", () => {
     }
   });
 
-  it("is imported from a variable of an .env file: each variable becomes a secret", async () => {
+  it("is imported from an .env file, which may set several secrets", async () => {
     const { folder, env } = await withServer();
     const lines = [
       "# a remark",

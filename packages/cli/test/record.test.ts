@@ -345,7 +345,7 @@ describe("keyward record over SQLite", () => {
     expect(flagged.text).toBe('"shown after a yes"\n');
     const typed = onTerminal("put");
     expect(await typed.end()).toBe(2);
-    expect(typed.text).toContain("stdin, which is a terminal here");
+    expect(typed.text).toContain("stdin, but stdin is a terminal");
     const deleted = onTerminal("delete");
     await deleted.answer("Go on?", "y");
     expect(await deleted.end()).toBe(0);

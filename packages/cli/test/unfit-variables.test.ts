@@ -4,7 +4,7 @@ import { unfitVariables } from "../src/service/unfit-variables.ts";
 const value = "user:password-of-a-test";
 const variables = (...names: readonly string[]) => names.map((name, index) => ({ name, value, line: index + 1 }));
 
-it("unfitVariables checks the header of an existing secret's rule, and not the name of the variable", () => {
+it("unfitVariables checks the header of an existing secret's rule, and not the variable's name", () => {
   const existing = [
     { name: "Host", injection: { kind: "bearer" } },
     { name: "PAIR", injection: { kind: "header", header: "X-Pair" } },
@@ -33,7 +33,7 @@ it("unfitVariables refuses more secrets than a server may have", () => {
 
 it("unfitVariables repeats no name, because a name may be a token or a part of a value", () => {
   const token = `kwt_service_abcdefghijkl_${"a1".repeat(24)}b`;
-  expect(unfitVariables(variables(token), [])).toEqual(["Line 1: the name has a token"]);
+  expect(unfitVariables(variables(token), [])).toEqual(["Line 1: the name contains a token"]);
   const names = ["c2VjcmV0cGFydA", "Connection", `long${"x".repeat(128)}`];
   const given = [...variables(...names), { name: "sEcr3tValueInTheName", value: "API_KEY", line: 4 }];
   const reasons = unfitVariables([...given, { name: "c2hvcnQ", value: "short", line: 5 }], []);

@@ -159,7 +159,7 @@ function mismatchedIn(unread: readonly UnreadRecords[]): number {
 function requireRecords(all: readonly MigrationReport[]): void {
   if (all.some(({ scanned }) => scanned > 0)) return;
   throw new CommandError("NO_RECORD", "The stores have no records", {
-    hint: "Compare the source of each store with that of the application: the path, the host, the number of the database and the prefix. If the application keeps its records through another adapter, such as @keyv/redis, name this adapter in keyward.config.ts.",
+    hint: "Compare the source of each store with the source in the application: the path, host, database number and prefix. If the application keeps its records through another adapter, such as @keyv/redis, name this adapter in keyward.config.ts.",
   });
 }
 

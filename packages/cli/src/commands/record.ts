@@ -19,7 +19,9 @@ export async function getRecord(context: Context, key: string, options: AddressO
     if (value === undefined) throw noRecord();
     const { text, encoding, json } = printable(value);
     if (encoding !== "json")
-      output.notice("The value has bytes or big integers, which JSON does not have: bytes are in base64.");
+      output.notice(
+        "The value contains bytes or big integers, which JSON cannot express. Bytes are printed in base64.",
+      );
     output.result(text, { value: json, encoding });
   });
 }

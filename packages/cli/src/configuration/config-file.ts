@@ -99,7 +99,7 @@ export async function requireOwnPackages(folder: string): Promise<void> {
       throw invalid(
         place,
         "Other users may change the packages that a configuration file here can import",
-        "Use keyward.config.json, which imports nothing, or work in a folder whose folders above belong to you.",
+        "Use keyward.config.json, which imports nothing, or work in a folder whose parent folders only you and root can change.",
       );
     }
     if (above === parse(above).root) return;

@@ -96,8 +96,8 @@ export async function formatsFrom(
     const named = flags.filter((flag) => flag.name === name);
     if (new Set(named.map(({ value }) => value)).size > 1) {
       throw usage(
-        `Two flags --from have different texts after the colon of the format ${name}`,
-        `Write the same text after each colon: \`--from ${name}:json=current.key --from ${name}:json=former.key\`.`,
+        `Two flags --from ${name} have different values after the colon`,
+        `Write the same value after each colon: \`--from ${name}:json=current.key --from ${name}:json=former.key\`.`,
       );
     }
     const value = named[0]?.value;

@@ -75,7 +75,7 @@ export async function requireUnscopedNamespace(
 export function scopeMissing(name: string): KeywardError {
   return new KeywardError(
     "STORE_INVALID",
-    `Nothing was written: the application uses the store ${name} with a scope, and this command has none`,
+    `Nothing was written: the application uses the store ${name} with a scope, but this command has no scope`,
     {
       hint:
         "Pass the scope of the application: `--scope <name>`, or set `scope` in the configuration. " +

@@ -265,9 +265,13 @@ function isInMemory(store: WrappableStore): boolean {
 }
 
 function inMemory(name: string): CommandError {
-  return new CommandError("USAGE", `The store ${name} is in the memory of a process, which no command can see`, {
-    hint: "Name the store in which the application keeps its records.",
-  });
+  return new CommandError(
+    "USAGE",
+    `The store ${name} keeps its records in the memory of a process, where no command can read them`,
+    {
+      hint: "Name the store in which the application keeps its records.",
+    },
+  );
 }
 
 /** Returns the source of a store, such as `redis://localhost`; "" if a function of the configuration makes the store. */
@@ -326,7 +330,7 @@ function noRecords(name: string): string {
 function neverUsed(name: string, problem: string): KeywardError {
   return new KeywardError("STORE_INVALID", problem, {
     hint:
-      "Compare the source of the store with that of the application: the path, the host, the number of the database and the prefix. " +
+      "Compare the source of the store with the source in the application: the path, host, database number and prefix. " +
       `Only if no record was ever written to this store, add \`--empty-store ${name}\`.`,
   });
 }
@@ -346,11 +350,15 @@ function readFlag(flag: string, known: readonly StoreSource[]): StoreSource {
   const found = known.find((store) => store.name === text);
   if (found !== undefined) return found;
   const names = known.map((store) => store.name).join(", ");
-  throw new CommandError("USAGE", "A flag --store is neither a source nor the name of a store that is set elsewhere", {
-    hint:
-      "Write a source, such as `--store sessions=redis://localhost`, or a name. " +
-      (names === "" ? "No name is set in environment variables or in a configuration." : `The names are: ${names}.`),
-  });
+  throw new CommandError(
+    "USAGE",
+    "A flag --store is neither a source nor the name of a store in the configuration or in an environment variable",
+    {
+      hint:
+        "Write a source, such as `--store sessions=redis://localhost`, or a name. " +
+        (names === "" ? "No name is set in environment variables or in a configuration." : `The names are: ${names}.`),
+    },
+  );
 }
 
 function readVariables(env: Environment, listed: readonly string[]): readonly StoreSource[] {

@@ -38,7 +38,11 @@ function readPause(text: string): number {
 /** Adds the options of a command that re-encrypts every record of its stores. */
 export function jobOptions(command: Command): Command {
   return command
-    .option("--max-per-second <records>", "the most records that are re-encrypted per second", readAmount)
-    .option("--concurrency <pages>", "the most pages of records that are in progress at once (default: 4)", readAmount)
+    .option("--max-per-second <records>", "the maximum number of records to re-encrypt per second", readAmount)
+    .option(
+      "--concurrency <pages>",
+      "the maximum number of pages of records in progress at once (default: 4)",
+      readAmount,
+    )
     .option("--checkpoint <file>", "keep the progress in this file, so that a stopped command continues there");
 }

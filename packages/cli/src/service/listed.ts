@@ -51,7 +51,9 @@ export async function listAll<Item>(
   }
   const isComplete = cursor === undefined;
   if (!isComplete) {
-    output.notice(`There may be more than these ${items.length}, which are the newest. For more, raise \`--limit\`.`);
+    output.notice(
+      `The list has only the ${items.length} newest items, and there may be more. To list more, raise \`--limit\`.`,
+    );
   }
   return { items: items.slice(0, limit), complete: isComplete };
 }

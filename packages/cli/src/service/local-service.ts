@@ -82,7 +82,7 @@ export async function gatewayConfig(context: Context): Promise<Config> {
   const { config, path } = await context.told();
   if (config === undefined) {
     throw new CommandError("USAGE", "This folder has no configuration of a secrets service", {
-      hint: "If the service was set up before, change to its folder, or restore `keyward.config.ts` from the backup. For a new service, run `keyward gateway init`. On another machine than that of the service, only the commands of the admin API work.",
+      hint: "If the service was set up before, change to its folder, or restore `keyward.config.ts` from the backup. For a new service, run `keyward gateway init`. On a machine other than the one that runs the service, only the commands of the admin API work.",
     });
   }
   if (config.settings.gateway !== undefined) return config;

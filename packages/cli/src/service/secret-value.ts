@@ -51,12 +51,12 @@ async function given(context: Context, name: string, { value, fromFile }: ValueS
   if (value !== undefined) {
     if (fromFile !== undefined) {
       throw new CommandError("USAGE", "The command line has both a value and the flag --from-file", {
-        hint: "Leave out the value: others can see it in the command line.",
+        hint: "Omit the value, because others can see the command line.",
       });
     }
     output.notice(
       "The value is in the command line: every user of this machine can see it while the command runs, and your shell " +
-        "keeps it in its history. Next time leave the value out, and the command asks for it. Remove the line from the history.",
+        "keeps it in its history. Next time, omit the value: the command then asks for it. Remove the line from the history.",
     );
     return value;
   }
@@ -101,7 +101,7 @@ export async function textOfFile(
   } catch (error) {
     // No error repeats the path, because somebody may have passed the value itself as the path.
     if (systemCode(error) === "EISDIR") {
-      throw new CommandError("USAGE", "The path is that of a folder, and a file is expected", {
+      throw new CommandError("USAGE", "The path is a folder, and not a file", {
         hint: "Pass the path of a file.",
       });
     }

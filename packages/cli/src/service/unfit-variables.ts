@@ -38,7 +38,7 @@ export function unfitVariables(
 
 function nameReason(name: string, value: string): string | undefined {
   if (isSwapped(name, value)) return "the name and the value seem to be swapped";
-  if (hasToken(name)) return "the name has a token";
+  if (hasToken(name)) return "the name contains a token";
   return secretNameField.safeParse(name).success ? undefined : `the name must be ${fieldRules.secretName}`;
 }
 

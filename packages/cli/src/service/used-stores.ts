@@ -83,7 +83,7 @@ export function lostAudit(auditPath: string): CommandError {
   return new CommandError("USAGE", `The store has a service, and its audit is empty: ${auditPath}`, {
     hint:
       "Restore the backup of the audit. Check that its volume is mounted, and that `gateway.audit` of the configuration " +
-      "names the right file. To go on without the former entries, start once with `keyward gateway start --new-audit`.",
+      "names the right file. To continue without the former entries, start the service once with `keyward gateway start --new-audit`.",
   });
 }
 

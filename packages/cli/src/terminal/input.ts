@@ -17,9 +17,13 @@ export async function readInput(
   { maxBytes, signal }: { readonly maxBytes: number; readonly signal: AbortSignal },
 ): Promise<string> {
   if (stdin.isTTY === true) {
-    throw new CommandError("USAGE", "The value is read from stdin, which is a terminal here", {
-      hint: "Write the value to a pipe or read it from a file, such as `< value.json`. A terminal would show the value.",
-    });
+    throw new CommandError(
+      "USAGE",
+      "The value is read from stdin, but stdin is a terminal, which would show the value",
+      {
+        hint: "Pass the value through a pipe, or from a file, such as `< value.json`.",
+      },
+    );
   }
   const chunks: Buffer[] = [];
   let bytes = 0;

@@ -91,10 +91,14 @@ export class Output {
   async resultsAreWritten(): Promise<void> {
     await this.#streams.results.whole().catch(async (cause: unknown) => {
       const { KeywardError } = await import("@keyward/core");
-      throw new KeywardError("PROVIDER_UNAVAILABLE", "The tokens cannot be printed, so they stay refused", {
-        hint: "Check that the disk is not full, and that the program that reads the output is running. Then run the command again.",
-        cause,
-      });
+      throw new KeywardError(
+        "PROVIDER_UNAVAILABLE",
+        "The tokens cannot be printed, so the service does not accept them",
+        {
+          hint: "Check that the disk is not full, and that the program that reads the output is running. Then run the command again.",
+          cause,
+        },
+      );
     });
   }
 

@@ -71,7 +71,7 @@ async function checkFolder(path: string, isOwn: boolean, isWritten: boolean): Pr
   }
   if (process.platform === "win32") return [];
   if (!status.isDirectory() || !isOwnedBy(status)) {
-    const hint = "Find out who made it. Put a folder of the user of the service in its place.";
+    const hint = "Find out who made it. Replace it by a folder that belongs to the user of the service.";
     return [problem("files", `${path} ${strangeness(status, "a folder")}`, hint)];
   }
   // In a folder with other files, other users may read the files, but must not be able to replace them.
@@ -96,7 +96,7 @@ async function checkAbove(path: string): Promise<readonly Finding[]> {
   const isStrange = !isOwnedBy(status) && path !== parse(path).root;
   if (!isStrange && (!mayOthersWrite(status) || (status.mode & sticky) !== 0)) return [];
   const hint = isStrange
-    ? "Move the service into a folder whose folders above belong to its user or to root."
+    ? "Move the service into a folder whose parent folders belong to the user of the service or to root."
     : `If nobody else needs to write there: \`chmod go-w ${path}\`. Otherwise move the service elsewhere.`;
   return [problem("files", `other users may replace what is in ${path}`, hint)];
 }
@@ -107,7 +107,7 @@ async function checkFile(path: string, isStore: boolean, isBeside: boolean): Pro
   if (typeof status === "string" || process.platform === "win32") return [];
   const isFolder = isBeside && status.isDirectory();
   if (!(status.isFile() || isFolder) || !isOwnedBy(status)) {
-    const hint = "Find out who made it. Put the file itself, of the user of the service, in its place.";
+    const hint = "Find out who made it. Replace it by a regular file that belongs to the user of the service.";
     return [problem("files", `${path} ${strangeness(status, "a file")}`, hint)];
   }
   const hint = `\`chmod ${isFolder ? "700" : "600"} ${path}\``;

@@ -122,7 +122,13 @@ async function checkRecords(admin: SecretsAdmin, signal: AbortSignal): Promise<r
   }
   const others = unlistedCount - shown.length;
   if (others > 0)
-    findings.push(problem("store", `${others} further records are stored, and nothing names them`, unlistedHint));
+    findings.push(
+      problem(
+        "store",
+        `${others} further records are stored, and no list and no other record names them`,
+        unlistedHint,
+      ),
+    );
   if (findings.length > 0) return findings;
   return [good("store", `${readable} records were decrypted, none is missing, and each is in its list`)];
 }

@@ -81,8 +81,8 @@ export async function initGateway(context: Context, { workspace, printTokens }: 
 }
 
 /**
- * Refuses a flag or a variable that names other keys than the configuration, because later commands would not find the
- * keyring.
+ * Refuses a flag or an environment variable that names other keys than the configuration, because later commands would not
+ * find the keyring.
  */
 async function requireKeysOfConfiguration(context: Context, { settings }: Config): Promise<void> {
   const { options, env } = await context.told();
@@ -92,7 +92,7 @@ async function requireKeysOfConfiguration(context: Context, { settings }: Config
   if (settings.keys === undefined) return;
   const named = isFlag ? "The flag --keys" : "The environment variable KEYWARD_KEYS";
   throw new CommandError("USAGE", `${named} names other keys than the configuration of the service`, {
-    hint: `${isFlag ? "Leave the flag out" : "Unset the variable"}, and write the source of the keys into the configuration: \`keys\`.`,
+    hint: `${isFlag ? "Omit the flag" : "Unset the variable"}, and write the source of the keys into the configuration: \`keys\`.`,
   });
 }
 
@@ -171,9 +171,13 @@ async function createKeyring(keys: KeyProvider, context: Context, config: Config
   const { service, audit } = await usedStores(context, config);
   // Another command at the same time may have made the keyring since it was looked for.
   if ((service || audit) && !(await isLoaded(keys, context.signal))) {
-    throw new CommandError("USAGE", "There is no keyring, and the store of the service is encrypted under one", {
-      hint: "Restore the keyring from a backup: `keyward keyring import <file>`. No other keyring reads the store.",
-    });
+    throw new CommandError(
+      "USAGE",
+      "There is no keyring, but the store of the service is encrypted under an earlier keyring",
+      {
+        hint: "Restore the keyring from a backup: `keyward keyring import <file>`. No other keyring can decrypt the store.",
+      },
+    );
   }
   try {
     await keys.create(Keyring.generate(new Date().toISOString().slice(0, 10)).withStores([...gatewayStoreNames]));

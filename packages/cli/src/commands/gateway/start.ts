@@ -155,10 +155,14 @@ function addressException<Exception>(parse: (text: string) => Exception, text: s
 function warnOfNames({ output }: Context, { host, publicUrl, adminHost, adminUrl }: GatewayStartOptions): void {
   const isOpen = (address: string | undefined) => address !== undefined && !loopback.test(address);
   if (isOpen(host) && publicUrl === undefined) {
-    output.notice("The gateway answers only to requests for localhost. For other hosts, pass `--public-url`.");
+    output.notice(
+      "The gateway answers only requests for localhost. For requests to another host name, pass `--public-url`.",
+    );
   }
   if (isOpen(adminHost) && adminUrl === undefined) {
-    output.notice("The admin API answers only to requests for localhost. For other hosts, pass `--admin-url`.");
+    output.notice(
+      "The admin API answers only requests for localhost. For requests to another host name, pass `--admin-url`.",
+    );
   }
 }
 

@@ -40,7 +40,8 @@ export async function importClient(
     await running.run(entries);
   } catch (error) {
     print();
-    if (error instanceof Interrupted) output.progress("The same command leaves what exists as it is.");
+    if (error instanceof Interrupted)
+      output.progress("If you run the same command again, it does not change what exists already.");
     throw error;
   }
   print();

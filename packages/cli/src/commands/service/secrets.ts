@@ -134,7 +134,7 @@ export async function importSecrets(
     });
   }
   const { client } = await adminAccess(context);
-  // All variables are checked before the first one is set, so that a refused file sets no secret.
+  // The whole file is checked before the first secret is set, so that a refused file sets no secret.
   const unfit = unfitVariables(variables, (await client.listSecrets(server)).secrets);
   if (unfit.length > 0) {
     throw new CommandError("USAGE", `The file was refused, so nothing was set. ${unfit.join("; ")}`, {

@@ -11,11 +11,11 @@ export interface Resolved {
 const placeholder = /\$\{([^{}]*)\}/;
 const ofVariable = /^(?:env:)?([A-Za-z_][A-Za-z0-9_]*)(?::-([\s\S]*))?$/;
 /**
- * The variable with the token of the admin who imports the file. It replaces no placeholder, because the author of the file *
- * chooses the URLs to which values are sent.
+ * The environment variable with the token of the admin who imports the file. It replaces no placeholder, because the author
+ * of the file * chooses the URLs to which values are sent.
  */
 const ownToken = "KEYWARD_TOKEN";
-/** Matches the name of a variable. Any other text in the braces may be a value, so it is not shown. */
+/** Matches the name of an environment variable. Any other text in the braces may be a value, so it is not shown. */
 const surelyName = /^[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+$/;
 
 /**
