@@ -37,7 +37,7 @@ export interface Surroundings extends Streams, OperatorStreams {
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Aborted when the operator stops the command. */
   readonly signal: AbortSignal;
-  /** Lets the command take longer to stop than usual, in milliseconds, before its process is ended. */
+  /** Sets how long the command may take to stop after a signal, in milliseconds, before its process is ended. Default: 10 s. */
   readonly allowStop: (withinMs: number) => void;
 }
 
@@ -98,7 +98,7 @@ export class Context {
     return (await this.told()).config?.settings.rotation ?? {};
   }
 
-  /** Returns the source of a store, such as `sqlite:sessions.sqlite`; "" if a function of the configuration makes it. */
+  /** Returns the source of a store, such as `sqlite:sessions.sqlite`; "" if a function in the configuration makes the store. */
   async sourceOf(name: string): Promise<string> {
     const told = await this.told();
     const found = namedStores(told, [name]).find((store) => store.name === name);
@@ -116,8 +116,8 @@ export class Context {
    * encrypted stores wrap.
    *
    * @param failed called with each store that cannot be opened, and its error. Default: rejects with the error.
-   * @param opening how the stores are opened. Default: with the formats of the configuration, and only if they were used
-   * with Keyward before.
+   * @param opening how the stores are opened. Default: with the foreign formats in the configuration. A store that was never used
+   * with Keyward is refused.
    */
   async withStores(
     work: (
@@ -143,7 +143,7 @@ export class Context {
   }
 
   /**
-   * Runs `work` with the stores of the command under other keys than those of the command, and closes the stores afterwards.
+   * Opens the stores of the command with `keys` instead of the keys of the command, runs `work`, and closes the stores.
    *
    * @param listed the names of the stores that the keyring lists.
    * @param options.failed called with each store that cannot be opened, and its error.
@@ -162,13 +162,13 @@ export class Context {
     }
   }
 
-  /** Returns the names of the stores of the command; none if no store is named. */
+  /** Returns the names of the stores of the command; an empty list if no store is named. */
   async storeNames(): Promise<readonly string[]> {
     if (!(await this.namesStores())) return [];
     return namedStores(await this.told(), []).map(({ name }) => name);
   }
 
-  /** Returns the names of those stores of the command that answer, and that a process has used with a keyring before. */
+  /** Returns the names of the command's stores that answer and that a process has already used with a keyring. */
   async usedStores(): Promise<readonly string[]> {
     if (!(await this.namesStores())) return [];
     const told = await this.told();
@@ -190,8 +190,8 @@ export class Context {
   }
 
   /**
-   * Runs `work` with the one store of the command and its keys, as an application passes them to `createKeyv`, and closes
-   * the store afterwards.
+   * Runs `work` with the options of `createKeyv` for the one store of the command: the store, its keys, its scope and its foreign
+   * formats. Closes the store afterwards.
    *
    * @throws CommandError `USAGE` if the command has several stores.
    */
@@ -209,8 +209,7 @@ export class Context {
   }
 
   /**
-   * Runs `work` with the one store of the command, without decrypting its records, and closes the store afterwards. Needs
-   * no keys.
+   * Runs `work` with the one store of the command, and closes the store afterwards. Loads no keys, so `work` reads envelopes.
    *
    * @throws CommandError `USAGE` if the command has several stores.
    */
@@ -218,7 +217,10 @@ export class Context {
     await this.#withInner([], undefined, work);
   }
 
-  /** Returns whether `--empty-store` names a store, so that the command omits its checks for a misspelt source or scope. */
+  /**
+   * Returns whether `--empty-store` names a store. For such a store, the command does not check for a misspelt source or
+   * scope.
+   */
   mayBeEmpty(name: string): boolean {
     return this.#options.emptyStore.includes(name);
   }
@@ -274,7 +276,7 @@ export class Context {
   }
 }
 
-/** Refuses an empty flag. A variable of a script that is not set must not lead to other keys or stores than were meant. */
+/** Refuses a flag with an empty value. An unset variable in a script must not make the command use other keys or stores. */
 function requireText(flag: string, text: string | undefined): void {
   if (text === undefined || text.trim() !== "") return;
   throw new CommandError("USAGE", `The flag ${flag} is empty`, {

@@ -6,13 +6,13 @@ export const exitCodes = {
   usage: 2,
   /** An operator has to act before the command can continue: change the keys, or wait for a replica. */
   waiting: 3,
-  /** Stopped by SIGINT, as shells report it. */
+  /** A signal stopped the command. Shells use this code for SIGINT. */
   interrupted: 130,
 } as const;
 
 /** The error codes of the command itself. The packages that the command calls have other codes. */
 export type CommandErrorCode =
-  /** The command line or the configuration is wrong, or names too little. */
+  /** The command line or the configuration is wrong or incomplete. */
   | "USAGE"
   /** The operator did not confirm a change that cannot be undone. */
   | "NOT_CONFIRMED"
@@ -38,7 +38,7 @@ export class CommandError extends Error {
   }
 }
 
-/** Thrown after a command has printed its result and the problems that it found, so that the command ends as failed. */
+/** Thrown after a command has printed its result and the problems that it found. The process then exits with `exitCode`. */
 export class ProblemsPrinted extends Error {
   readonly exitCode: number;
 
@@ -48,7 +48,7 @@ export class ProblemsPrinted extends Error {
   }
 }
 
-/** The codes of errors after which the same command continues when something else has happened. */
+/** The codes of errors after which an operator acts or waits, and then runs the same command again. */
 const waitingCodes: readonly string[] = ["CHANGE_NEEDED", "REPLICA_BEHIND", "NO_REPLICAS", "ROTATION_IN_PROGRESS"];
 
 /** Thrown when the operator stops the command. */

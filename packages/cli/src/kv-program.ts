@@ -3,7 +3,7 @@ import type { Surroundings } from "./context.ts";
 import { declareKv } from "./declarations/kv.ts";
 import { commonOutputOptions, newProgram, outputOptions } from "./new-program.ts";
 
-/** Returns the commands of `keyward-kv`, which are those of `keyward kv`. */
+/** Returns the commands of `keyward-kv`. `keyward kv` has the same commands. */
 export function kvProgramFor(surroundings: Surroundings): Command {
   const program = outputOptions(
     newProgram(

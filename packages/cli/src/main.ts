@@ -5,14 +5,14 @@ import { CommandError, exitCodeOf, exitCodes, Interrupted, ProblemsPrinted } fro
 import { CommandLineError, commonOutputOptions, mayHaveSecrets, nameOwnHelp } from "./new-program.ts";
 import { Results } from "./terminal/results.ts";
 
-/** Loads the commands of an executable, and not those of the other one. */
+/** Loads the commands of one executable, without loading the commands of the other one. */
 const programs = {
   keyward: async (surroundings: Surroundings) => (await import("./program.ts")).programFor(surroundings),
   "keyward-kv": async (surroundings: Surroundings) => (await import("./kv-program.ts")).kvProgramFor(surroundings),
 } as const;
 
 const usualStopMs = 10_000;
-/** A second signal in this time is the first one, which this process has received twice. */
+/** A second signal within this time after the first is ignored, because a parent process may have passed on the same signal. */
 const sameSignalMs = 500;
 
 /**
@@ -31,7 +31,7 @@ export async function runProcess(name: keyof typeof programs): Promise<void> {
   process.on("unhandledRejection", () => fail(background));
   process.on("uncaughtException", () => fail(background));
   process.once("beforeExit", () =>
-    fail("The configuration never finishes, because it waits for something that never happens."),
+    fail("The configuration never finishes loading, because it waits for a promise that never settles."),
   );
   const exitCode = await main(name, process.argv.slice(2));
   // An open connection of a configuration would keep the process from ending.
@@ -124,16 +124,22 @@ function flagsOf(commandLine: readonly string[]): readonly string[] {
   return dashes === -1 ? commandLine : commandLine.slice(0, dashes);
 }
 
-/** Returns whether the command only shows what happens until it is stopped, so that nothing is unfinished then. */
+/**
+ * Returns whether the command only prints what happens, until it is stopped. Stopping such a command leaves nothing
+ * unfinished.
+ */
 function isViewing(commandLine: readonly string[]): boolean {
   const flags = flagsOf(commandLine);
   return flags.includes("--watch") || (flags.includes("calls") && flags.includes("tail"));
 }
 
-// Only these continue something. Others may have the key of a record in their command line.
+// Only these commands resume a job when they are run again. The command lines of others may contain the key of a record.
 const continuing = ["rotate", "rollback", "revoke", "retire", "reencrypt", "migrate", "census"];
 
-/** Returns the command line to copy into a shell, as the end of a sentence; "." if it may contain the key of a record. */
+/**
+ * Returns the end of a sentence: the command line to copy into a shell. Returns "." if the command line may contain a secret,
+ * or * if the command resumes no job.
+ */
 function shownCommand(name: string, commandLine: readonly string[]): string {
   const isHidden = commandLine.includes("record") || mayHaveSecrets(commandLine);
   if (isHidden || !commandLine.some((word) => continuing.includes(word))) return ".";

@@ -16,7 +16,7 @@ export function newProgram({ name, stdout, stderr }: Surroundings, description: 
     })
     .configureHelp({
       showGlobalOptions: true,
-      // That a flag without a value is off by default goes without saying.
+      // The help omits this default, because every flag without a value is off by default.
       optionDescription: (option) => new Help().optionDescription(option).replace(" (default: false)", ""),
     })
     .exitOverride();

@@ -83,7 +83,7 @@ export function programFor(surroundings: Surroundings): Command {
   return program;
 }
 
-/** Returns the values of the options that every command has, which commander has read so far. */
+/** Returns the values that commander has read so far for the options that every command has. */
 function commonOptions(program: Command): CommonOptions {
   const { store = [], emptyStore = [], yes = false, ...rest } = program.opts<Partial<CommonOptions>>();
   return { ...rest, store, emptyStore, yes, ...commonOutputOptions(program) };

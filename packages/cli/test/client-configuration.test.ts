@@ -47,7 +47,7 @@ describe("the servers of a client's configuration", () => {
     expect(clientEntries(JSON.stringify({ mcpServers: { [name]: { url } } }), {})).toMatchObject([{ name, slug }]);
   });
 
-  it("are left out if two of them would have one slug, and the others are read", () => {
+  it("are not imported if two of them would have the same slug, while the other servers are", () => {
     const mcpServers = { "my server": { url }, "my-server": { url: "https://other.example.com" }, third: { url } };
     const entries = clientEntries(JSON.stringify({ mcpServers }), {});
     expect(entries).toMatchObject([
@@ -77,7 +77,7 @@ describe("the servers of a client's configuration", () => {
     expect(JSON.stringify(one(given))).not.toContain("secret@");
   });
 
-  it("have a URL with the values of environment variables", () => {
+  it("have a URL in which placeholders are replaced by environment variables", () => {
     expect(one({ url: `\${BASE_URL:-https://mcp.example.com}/mcp` })).toMatchObject({ url, urlVariables: [] });
     const env = { BASE_URL: "https://other.example.com" };
     expect(one({ url: `\${BASE_URL:-https://mcp.example.com}/mcp` }, env)).toMatchObject({
@@ -86,7 +86,7 @@ describe("the servers of a client's configuration", () => {
     });
   });
 
-  it("of single projects of Claude Code are left out with a reason", () => {
+  it("are reported as not imported if they belong to single projects of Claude Code", () => {
     const file = { mcpServers: { github: { url } }, projects: { "/home/ada": { mcpServers: { own: { url } } } } };
     expect(clientEntries(JSON.stringify(file), {})).toMatchObject([
       { kind: "remote" },
@@ -105,7 +105,7 @@ describe("the servers of a client's configuration", () => {
     ["[".repeat(200_000), /./],
     ["A_KEY=secret", /is an \.env file/],
     ["# remark\nexport A_KEY=secret", /is an \.env file/],
-  ])("are refused as a file: %#", (text, message) => {
+  ])("cannot be read from an invalid file, whose error names the reason: %#", (text, message) => {
     expect(() => clientEntries(text, {})).toThrow(message);
     expect(() => clientEntries(text, {})).toThrow(CommandError);
     expect(() => clientEntries(text, {})).not.toThrow(/secret/);
@@ -164,7 +164,7 @@ describe("a header of a client's configuration", () => {
     expect(header(name, value)).toMatchObject({ kind: "refused", reason: expect.stringMatching(reason) });
   });
 
-  it("is refused if the server has the header in another spelling", () => {
+  it("is refused if the server has the same header in another spelling", () => {
     const entry = one({ url, headers: { "X-Api-Key": "the-key-of-ada", "x-api-key": "another-key" } });
     expect(entry).toMatchObject({ headers: [{ kind: "secret" }, { kind: "refused", reason: /twice/ }] });
   });
@@ -181,7 +181,7 @@ describe("a header of a client's configuration", () => {
     [`Bearer \${env:GITHUB_TOKEN}`, { kind: "bearer" }, "the-token-of-ada"],
     [`Bearer \${GITHUB_TOKEN:-other}`, { kind: "bearer" }, "the-token-of-ada"],
     [`Bearer a-\${GITHUB_TOKEN}-z`, { kind: "bearer" }, "a-the-token-of-ada-z"],
-  ])("gets the value of an environment variable: %s", (given, injection, value) => {
+  ])("becomes a secret with the value of an environment variable: %s", (given, injection, value) => {
     expect(header("Authorization", given, { GITHUB_TOKEN: "the-token-of-ada" })).toMatchObject({
       kind: "secret",
       injection,
@@ -190,7 +190,7 @@ describe("a header of a client's configuration", () => {
     });
   });
 
-  it("gets a default value, and does not look for placeholders in the value of a variable", () => {
+  it("gets the default value of a placeholder, and keeps placeholders in the value of a variable unchanged", () => {
     expect(header("X-Key", `\${A_KEY:-the-default}`)).toMatchObject({ value: "the-default", variables: [] });
     const env = { A_KEY: `\${OTHER_KEY}-value`, OTHER_KEY: "other" };
     expect(header("X-Key", `\${A_KEY}`, env)).toMatchObject({ value: `\${OTHER_KEY}-value` });
@@ -204,7 +204,7 @@ describe("a header of a client's configuration", () => {
     [`Bearer \${input:token}`, "The client asks for the value, so the file does not have the value"],
     [`Bearer \${file:/secret}`, "Only the client can replace the placeholder of the value"],
     [`Bearer \${A_KEY:-\${B_KEY}}`, /is not closed, or is inside another one/],
-  ])("has no value, and its rule is known: %s", (given, reason) => {
+  ])("is reported with its rule but without a value: %s", (given, reason) => {
     expect(header("Authorization", given, { GITHUB_TOKEN: "", KEYWARD_TOKEN: "kwt_none" })).toMatchObject({
       kind: "unset",
       injection: { kind: "bearer" },
@@ -213,8 +213,8 @@ describe("a header of a client's configuration", () => {
   });
 });
 
-describe("what is shown of a client's configuration", () => {
-  it("has no value of the file, wherever the file has an error", () => {
+describe("the report about a client's configuration", () => {
+  it("contains no value of the file, wherever the file has an error", () => {
     const value = fc.constantFrom("a", "b", "c").map((mark) => `${mark}${randomBytes(12).toString("hex")}`);
     const text = fc.tuple(fc.constantFrom("", "Bearer ", "Basic ", "token "), value).map((parts) => parts.join(""));
     const field = fc.oneof(text, fc.array(text, { maxLength: 2 }), fc.dictionary(fc.constantFrom("a", "B_KEY"), text));
@@ -269,7 +269,7 @@ describe("what is shown of a client's configuration", () => {
 });
 
 it.each(exportClients)(
-  "the printed configuration of %s is read as an entry that has the URL and no value",
+  "the configuration that is printed for %s can be read again, with the URL and without a token",
   (client) => {
     const printed = JSON.stringify(clientConfiguration(client, [{ name: "team", url }]));
     expect(clientEntries(printed, {})).toMatchObject([

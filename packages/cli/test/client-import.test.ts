@@ -46,7 +46,7 @@ async function startUpstream() {
   return { url: `http://${host}/mcp`, host, requests };
 }
 
-/** Starts a service, and returns what runs a command as its admin. No command may print one of the values. */
+/** Starts a service, and returns a function that runs a command as its admin. No command may print one of the values. */
 async function startService(values: readonly string[], ...flags: readonly string[]) {
   const folder = await newFolder();
   const { admin } = await copyOfService(folder);
@@ -143,7 +143,7 @@ describe("keyward import and keyward export", { timeout: 120_000 }, () => {
     expect((await client.listServers()).items.map(({ slug }) => slug)).toEqual(["echo-server"]);
   });
 
-  it("let a member print the entry for all servers, and not the list of servers", async () => {
+  it("let a member print the entry for all servers, but not an entry for each server", async () => {
     const { run, client, gateway } = await startService([]);
     const { token } = await client.createToken({ owner: "ada", role: "member" });
     const all = await run({ KEYWARD_TOKEN: token }, "export", "--json");
@@ -159,7 +159,7 @@ describe("keyward import and keyward export", { timeout: 120_000 }, () => {
 describe("keyward import", { timeout: 120_000 }, () => {
   const url = "https://mcp.example.com/mcp";
 
-  it("imports the other servers if it cannot import one, prints why, and ends with exit code 1", async () => {
+  it("imports the other servers if it cannot import one, prints why, and exits with code 1", async () => {
     const secret = "secret-0123456789";
     const { run, write, client } = await startService([secret]);
     await client.createServer({ slug: "taken", url: "https://other.example.com/mcp" });
@@ -209,7 +209,7 @@ describe("keyward import", { timeout: 120_000 }, () => {
     expect(after.stdout).toMatch(/X-Read-Only +skipped: The server gets the header of the caller/);
   });
 
-  it("leaves the value of a secret that exists, unless --replace is passed", async () => {
+  it("does not change the value of an existing secret unless --replace is passed", async () => {
     const { run, write, client } = await startService([inFile]);
     await client.createServer({ slug: "github", url });
     await client.setSecret("github", { name: "MINE", value: "a-value-set-before", injection: { kind: "bearer" } });
@@ -226,7 +226,7 @@ describe("keyward import", { timeout: 120_000 }, () => {
     expect(secret?.name).toBe("MINE");
   });
 
-  it("says that calls cannot use the value of a secret that exists", async () => {
+  it("reports that calls cannot use the value of an existing secret", async () => {
     const { run, write, client } = await startService([inFile]);
     await client.createServer({ slug: "github", url: "https://former.example.com" });
     await client.setSecret("github", { name: "MINE", value: "a-value-set-before", injection: { kind: "bearer" } });
@@ -238,7 +238,7 @@ describe("keyward import", { timeout: 120_000 }, () => {
     expect(await run({}, "import", "mcp.json")).toMatchObject({ exitCode: 0 });
   });
 
-  it("prints what was imported when the service stops answering", async () => {
+  it("prints which servers were imported when the service stops answering", async () => {
     const { folder, begin } = await startBrokenService("/second/secrets", async (request) => {
       request.socket.destroy();
       await new Promise(() => {});
@@ -261,7 +261,7 @@ describe("keyward import", { timeout: 120_000 }, () => {
     expect(again.stdout).not.toContain("MAY BE");
   });
 
-  it("prints what was imported when the operator stops the command", async () => {
+  it("prints which servers were imported when the operator stops the command", async () => {
     let stop = async () => {};
     const { folder, begin } = await startBrokenService("second", () => stop());
     const mcpServers = { first: { url }, second: { url }, third: { url } };

@@ -34,7 +34,7 @@ const functions = [core, aws, env, from, vault]
 /** A command line of this or another program, or a flag. */
 const commandLine = /^(?:(?:keyward|keyward-kv|npm|openssl|bao|vault|aws|chown|mkdir|base64)(?: |$)|--)/;
 
-/** Names that stay as they are, by the reason. */
+/** The names that are not translated, by the reason. */
 const exceptions: Readonly<Record<string, readonly string[]>> = {
   "a part of a source of keys or of a store": ["region", "keyId", "mount", "path", "key", "place=store", "keys"],
   "a value or a parameter with its value, as it is written in a source or an environment variable": [
@@ -203,7 +203,7 @@ describe("the translation of messages and hints into terms of the command", () =
     expect(left).toEqual([]);
   });
 
-  it("has only exceptions that occur in a message or hint", () => {
+  it("leaves out only names that occur in a message or hint", () => {
     const shown = new Set(texts.flatMap(({ text }) => namesIn(inCommandTerms(text))));
     expect(excepted.filter((name) => !shown.has(name))).toEqual([]);
     expect(excepted.filter((name, index) => excepted.indexOf(name) !== index || parameters.includes(name))).toEqual([]);
@@ -213,7 +213,7 @@ describe("the translation of messages and hints into terms of the command", () =
     "Call `rotateKeys` again.",
     "Call `load()`, and set `graceMillis`.",
     "Call exportKeyrings or census: awsKeys.",
-  ])("is found incomplete by this test for the hint: %s", (text) =>
+  ])("is reported as incomplete if a new hint contains an untranslated name: %s", (text) =>
     expect(foreignNames({ file: "new.ts", text }, new Set())).not.toEqual([]),
   );
 

@@ -26,7 +26,7 @@ describe("the completion of a shell", () => {
     expect(stdout).toContain("keyward complete --");
   });
 
-  it("prints a script that bash can read", async () => {
+  it("prints a script that bash can parse", async () => {
     const { stdout } = await keyward(".", {}, "completion", "bash");
     const read = await run("bash", ["-c", `${stdout}\ncomplete -p keyward`]);
     expect(read.stdout).toContain("__keyward_complete keyward");

@@ -51,7 +51,7 @@ async function linkPackages(folder: string): Promise<void> {
 }
 
 describe("a configuration file", () => {
-  it("is found from a folder below, and its relative paths start from its own folder", async () => {
+  it("is found from a folder below, and its relative paths are resolved against its own folder", async () => {
     const folder = await configured();
     const below = join(folder, "a/b");
     await mkdir(below, { recursive: true });
@@ -132,7 +132,7 @@ describe("a configuration file", () => {
   });
 
   it.runIf(process.getuid?.() === 0)(
-    "imports no package that another user could have put into a folder above",
+    "is refused if it could import a package that another user has put into a folder above",
     async () => {
       const shared = await newFolder();
       await chmod(shared, 0o1777);
@@ -225,7 +225,7 @@ describe("a configuration file", () => {
     expect(thrown).toMatchObject({ code: "VALUE_INVALID", message: expect.stringMatching(problem) });
   });
 
-  it("has environments, which --env and KEYWARD_ENV choose", async () => {
+  it("contains environments, of which --env or KEYWARD_ENV chooses one", async () => {
     const folder = await configured({ environments: { production: { keys: "file:other.keyring" } } });
     await keyward(folder, {}, "keygen", "--format", "keyring", "--id", "other", "--out", "other.keyring");
     const chosen = [
@@ -238,7 +238,7 @@ describe("a configuration file", () => {
     expect(unknown).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("has the environments production") });
   });
 
-  it("is overridden by environment variables, which flags override", async () => {
+  it("is overridden by environment variables, and these are overridden by flags", async () => {
     const folder = await configured();
     for (const id of ["variable", "flag"]) {
       await keyward(folder, {}, "keygen", "--format", "keyring", "--id", id, "--out", `${id}.keyring`);
@@ -249,7 +249,7 @@ describe("a configuration file", () => {
     expect(byFlag.stdout).toMatch(/^flag +primary/m);
   });
 
-  it("has the source of a store that --store passes by its name only", async () => {
+  it("supplies the source of a store if --store passes only the name", async () => {
     const folder = await configured({ stores: { sessions: "sqlite:sessions.sqlite", flows: "sqlite:flows.sqlite" } });
     const one = await keyward(folder, {}, "census", "--store", "sessions", "--json");
     expect(one).toMatchObject({ exitCode: 0, stdout: expect.stringMatching(/^\{"stores":\{"sessions":/) });
@@ -299,7 +299,7 @@ describe("a configuration file", () => {
     });
   });
 
-  it("may define a store by a function, which the command calls too", async () => {
+  it("may define a store by a function, which the application and the command call", async () => {
     const folder = await newFolder();
     await linkPackages(folder);
     await keyward(folder, {}, "init", "--id", "first");
@@ -334,7 +334,7 @@ describe("the code of a configuration", () => {
       "never finishes",
       "export default { keys: () => new Promise(() => {}) }",
       1,
-      /waits for something that never happens/,
+      /waits for a promise that never settles/,
     ],
     [
       "rejects in the background",
@@ -355,7 +355,7 @@ describe("the code of a configuration", () => {
     expect(shown.stderr).not.toMatch(/a secret|\n {4}at |top-level await/);
   });
 
-  it("does not keep the command running with a timer that never ends", async () => {
+  it("does not keep the command running by a timer that repeats forever", async () => {
     const folder = await inFolder('setInterval(() => {}, 1_000); export default { keys: "env:APP_KEY" }');
     const { stdout: key } = await keyward(folder, {}, "keygen");
     const shown = await keyward(folder, { APP_KEY: key.trim() }, "keyring", "show");
@@ -378,7 +378,7 @@ describe("an empty flag", () => {
 describe("config.store()", () => {
   const keys = () => Keyring.generate("one");
 
-  it("has the stores of the secrets service, whose records have scopes of their own", async () => {
+  it("returns the stores of the secrets service, with the scopes of the service's records", async () => {
     const gateway = { store: "sqlite::memory:", audit: "audit.db" };
     const config = defineConfig({ folder: "/", stores: { app: "memory:" }, scope: "tenant", gateway });
     expect(config.storeNames).toEqual(["app", "service", "audit"]);
@@ -424,7 +424,7 @@ describe("config.store()", () => {
 });
 
 describe("keyward init", () => {
-  it("writes a configuration, a keyring and lines for Git, with which the next command can rotate the key", async () => {
+  it("writes a configuration, a keyring and a .gitignore, so that the next command can rotate the key", async () => {
     const folder = await newFolder();
     await writeFile(join(folder, ".gitignore"), "dist");
     const begun = await keyward(folder, {}, "init", "--id", "first");
@@ -458,7 +458,7 @@ describe("keyward init", () => {
     expect(await readFile(join(folder, "production.keyring"), "utf8")).toBe(before);
   });
 
-  it("does not replace a keyring that exists", async () => {
+  it("does not replace an existing keyring", async () => {
     const folder = await configured();
     await rm(join(folder, "keyward.config.json"));
     const before = await readFile(join(folder, "production.keyring"), "utf8");
@@ -479,7 +479,7 @@ describe("keyward init", () => {
     ["a store in memory", "sessions=memory:"],
     ["two stores of one name", "--store", "sessions=sqlite:a"],
     ["a scheme that does not exist", "sessions=ftp://records"],
-  ])("writes nothing for %s", async (_, ...flags) => {
+  ])("refuses %s, and writes nothing", async (_, ...flags) => {
     const folder = await newFolder();
     const stores = flags[0] === "--store" ? ["sessions=sqlite:b", ...flags] : flags;
     const refused = await keyward(folder, {}, "init", "--store", ...stores);
@@ -494,7 +494,7 @@ describe("keyward init", () => {
     "file:k/../..prod.keyring",
     "file:a b#!.keyring",
     "file:**.keyring",
-  ])("hides the keyring %j from Git", async (source) => {
+  ])("writes a .gitignore that makes Git ignore the keyring %j", async (source) => {
     const folder = await newFolder();
     await mkdir(join(folder, "k"));
     await run("git", ["init", "-q"], { cwd: folder });

@@ -12,11 +12,11 @@ const confirmations = globSync("**/*.ts", { cwd: sources }).flatMap((file) =>
   ),
 );
 
-it("finds the confirmations of the commands", () => {
+it("the source code of the commands contains confirmations that this test finds", () => {
   expect(confirmations.length).toBeGreaterThan(10);
 });
 
 // The error without a confirmation repeats the text, so the text must not say that the change was made.
-it.each(confirmations)("%s says what would happen, before the operator confirms: %s", (_, asked) => {
+it.each(confirmations)("%s prints what would happen before it asks the operator to confirm: %s", (_, asked) => {
   expect(asked).toMatch(/\bwould\b/);
 });

@@ -79,7 +79,7 @@ describe("keyward doctor", () => {
     expect(refused).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("was never used with Keyward") });
   });
 
-  it("refuses a scope in which no process has written, and changes nothing", async () => {
+  it("reports a scope in which no process has written as a problem, and changes nothing", async () => {
     const folder = await begun();
     const count = async () => {
       const store = new SqliteStore(join(folder, "sessions.sqlite"));
@@ -95,7 +95,7 @@ describe("keyward doctor", () => {
     expect(await count()).toEqual(before);
   });
 
-  it("warns which processes have other keys, and changes nothing", async () => {
+  it("prints which processes have other keys, and changes nothing", async () => {
     const folder = await begun();
     const path = join(folder, "production.keyring");
     const first = await fileKeys(path).load();

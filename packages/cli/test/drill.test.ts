@@ -201,7 +201,7 @@ async function drill({ config, env, source, address, loseKeyring }: Reader): Pro
 const timeout = 3 * testTimeoutMs;
 
 describe("docs/rotation.md", () => {
-  it("has no shell block that the drill does not run", () => expect(new Runbook().unrun).toEqual([]));
+  it("contains only shell blocks that the drill runs", () => expect(new Runbook().unrun).toEqual([]));
 });
 
 describeWithRedis(
@@ -215,7 +215,7 @@ describeWithRedis(
       return () => started.stop();
     });
 
-    it("have no failed call if the keys are in a file", { timeout }, async () => {
+    it("complete every call without an error if the keys are in a file", { timeout }, async () => {
       const path = join(await newFolder(), "production.keyring");
       await drill({
         config: { keys: `file:${path}`, stores: { sessions: redis.url } },
@@ -235,7 +235,7 @@ describeWithRedis(
         return () => started.stop();
       });
 
-      it("have no failed call", { timeout }, async () => {
+      it("complete every call without an error", { timeout }, async () => {
         const source = "vault://secret/app/keyring";
         await drill({
           config: {},

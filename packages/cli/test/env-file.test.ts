@@ -42,7 +42,7 @@ it.each([
   ["secret='='", /Line 1 .*= only/],
   ...Array.from(";&|<>(){}~", (sign): [string, RegExp] => [`A=secret${sign}tail`, /Line 1 .*without quotes/]),
   ["A=~/secret", /Line 1 .*without quotes/],
-])("refuses %j with an error that has the number of the line and not the value", (text, message) => {
+])("refuses %j with an error that contains the number of the line, but not the value", (text, message) => {
   expect(() => envVariables(text)).toThrow(message);
   expect(() => envVariables(text)).not.toThrow(/secret/);
 });
@@ -63,7 +63,7 @@ function accepted(): readonly { readonly text: string; readonly read: Record<str
   });
 }
 
-it("reads whatever it accepts as Node.js does", () => {
+it("reads each text that it accepts as Node.js does", () => {
   const texts = accepted();
   for (const { text, read } of texts) {
     // Node.js 24 reads an indented remark after another remark as a variable whose name begins with #.
@@ -75,7 +75,7 @@ it("reads whatever it accepts as Node.js does", () => {
 
 const shells = ["sh", "bash"].filter((shell) => spawnSync(shell, ["-c", ":"]).status === 0);
 
-it.each(shells)("reads whatever it accepts as %s does", (shell) => {
+it.each(shells)("reads each text that it accepts as %s does", (shell) => {
   const texts = accepted()
     .filter(({ read }) => Object.keys(read).every((name) => /^[AB]+$/.test(name) && name.length === 1))
     // A shell keeps the carriage return at the end of a line.

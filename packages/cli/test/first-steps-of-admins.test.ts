@@ -30,7 +30,7 @@ describe("keyward servers add", () => {
     expect((await run("servers", "show", "billing")).stdout).toContain("/s/billing/<path>");
   });
 
-  it("prints which server needs an allowed address, and so does servers set", async () => {
+  it("prints, as servers set does, which server needs an allowed address", async () => {
     const { run } = await start();
     const flagOf = ({ stderr }: { readonly stderr: string }) => /--allow-address (\S+)`/.exec(stderr)?.[1];
     const cases = [
@@ -49,7 +49,7 @@ describe("keyward servers add", () => {
     expect(flagOf(await run("servers", "set", "server-0", "--disable"))).toBeUndefined();
   });
 
-  it("tells that no flag allows the address of a metadata service, and so does servers set", async () => {
+  it("prints, as servers set does, that no flag can allow the address of a metadata service", async () => {
     const { run } = await start();
     const urls = [
       "http://169.254.169.254",
@@ -85,7 +85,7 @@ describe("keyward servers set", () => {
     });
   });
 
-  it("names the values that were set for another origin, and no value that calls can use", async () => {
+  it("prints the names of only those secrets whose values were set for another origin", async () => {
     const { run, client } = await start();
     await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
     const set = async (name: string) => await client.setSecret("github", { name, value: "a-value-of-a-test" });
@@ -156,7 +156,7 @@ describe("a command of the secrets service", () => {
     expect(stderr).toContain("This folder has no configuration");
   });
 
-  it("reports that a URL is the one of the gateway for calls", async () => {
+  it("reports that the configured URL is the URL for calls, and not the URL of the admin API", async () => {
     const { folder, env, admin, callUrl } = await start();
     const login = await keywardReading(admin, folder, { XDG_CONFIG_HOME: folder }, "login", "--url", callUrl);
     expect(login).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("is the gateway for calls") });
@@ -167,7 +167,7 @@ describe("a command of the secrets service", () => {
     expect(await call.json()).toMatchObject({ code: "ROUTE_NOT_FOUND", hint: expect.stringContaining("the gateway") });
   });
 
-  it("describes a field that it refuses in the same words from each layer", async () => {
+  it("describes an invalid field in the same words whether the command or the service refuses the field", async () => {
     const { folder, env, run, client } = await start();
     await client.createServer({ slug: "billing", url: "https://api.example.com", kind: "http" });
     expect((await run("calls", "explain", "nonsense")).stderr).toContain('The field "id" must be the id of a call');
@@ -186,7 +186,7 @@ describe("a command of the secrets service", () => {
     }
   });
 
-  it("names the flag of a port that another process has", async () => {
+  it("prints the flag for another port if another process uses the port", async () => {
     const { url, callUrl } = await start().then(({ env, callUrl: calls }) => ({
       url: env.KEYWARD_URL,
       callUrl: calls,
@@ -207,7 +207,7 @@ describe("a command of the secrets service", () => {
     }
   });
 
-  it("names the import of a keyring if the keyring is missing", async () => {
+  it("prints the command that imports a keyring if the keyring is missing", async () => {
     const folder = await newFolder();
     await newService(folder);
     await rm(join(folder, ".keyward/keyring.json"));
@@ -224,7 +224,7 @@ describe("a command of the secrets service", () => {
 });
 
 describe("keyward tokens rotate", () => {
-  it("tells when both tokens end, and that a further rotation of the former token does not give a longer life", async () => {
+  it("prints when both tokens expire, and that another rotation of the former token does not extend its life", async () => {
     const { run, client } = await start();
     const { info } = await client.createToken({ owner: "ci", role: "member" });
     const first = await run("tokens", "rotate", info.id, "--overlap", "1h");
@@ -240,7 +240,7 @@ describe("keyward tokens rotate", () => {
 });
 
 describe("keyward tokens", () => {
-  it("lists the limits of a token, and gives a token without POST no URL of an MCP server", async () => {
+  it("lists the limits of a token, and prints no URL of an MCP server for a token without POST", async () => {
     const { run, client, callUrl } = await start();
     await client.createServer({ slug: "github", url: "https://mcp.example.com/mcp" });
     const created = await run("tokens", "create", "--owner", "ci", "--methods", "get,head", "--json");
@@ -259,7 +259,7 @@ describe("keyward tokens", () => {
     expect(stdout).toContain("github; tools search,list");
   });
 
-  it("revoke says that an owner has nothing to revoke, before it asks", async () => {
+  it("revoke prints that an owner has no token to revoke, and asks for no confirmation", async () => {
     const { run, client } = await start();
     expect(await run("tokens", "revoke", "--owner", "nobody")).toMatchObject({
       exitCode: 0,
@@ -282,7 +282,7 @@ describe("a hint", () => {
     expect(operator.stderr).toContain("Only an operator creates a token with the role operator");
   });
 
-  it("says what is wrong with a value, and where a folder is in the place of a file", async () => {
+  it("prints what is wrong with a value, and which path is a folder and not a file", async () => {
     const { folder, env, client, run } = await start();
     await client.createServer({ slug: "api", url: "https://api.example.com", kind: "http" });
     const set = async (value: string) => await keywardReading(value, folder, env, "secrets", "set", "api", "TOKEN");
@@ -301,7 +301,7 @@ describe("a hint", () => {
       const { exitCode, stderr } = await run(...commandLine);
       expect({ commandLine, exitCode, stderr }).toMatchObject({
         exitCode: 2,
-        stderr: expect.stringContaining("a file is expected"),
+        stderr: expect.stringContaining("The path is a folder, and not a file"),
       });
     }
     // The service of this test still runs, so its chains are open.
@@ -315,7 +315,7 @@ describe("a hint", () => {
 });
 
 describe("keyward secrets explain", () => {
-  it("says that the address is looked up only at a call, and refuses a tool of a server that has none", async () => {
+  it("prints that the address is looked up only at a call, and refuses --tool for a server without tools", async () => {
     const { run, client } = await start();
     await client.createServer({ slug: "github", url: "http://127.0.0.1:1" });
     await client.createServer({ slug: "billing", url: "https://api.example.com", kind: "http" });
@@ -350,7 +350,7 @@ describe("keyward calls explain", () => {
 });
 
 describe("keyward calls tail", () => {
-  it("ends without advice to continue, because nothing is unfinished", async () => {
+  it("prints no advice to continue when it is stopped, because no work is unfinished", async () => {
     const { folder, env } = await start();
     const child = startKeyward(folder, env, "calls", "tail", "--every", "100ms");
     onTestFinished(() => void child.kill("SIGKILL"));

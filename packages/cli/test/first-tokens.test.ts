@@ -27,7 +27,7 @@ async function start() {
 }
 
 describe("the file of the first tokens", () => {
-  it("is that of the process that has set the service up, also if another process was halted meanwhile", async () => {
+  it("contains the tokens of the process that set the service up, even if another process was halted meanwhile", async () => {
     const { folder, setUp, tokenFiles } = await start();
     let resume: (() => void) | undefined;
     const refusal = expect(setUp(() => new Promise<void>((resolve) => (resume = resolve)))).rejects.toMatchObject({
@@ -47,7 +47,7 @@ describe("the file of the first tokens", () => {
     for (const token of tokens) await admin.authenticate(token);
   });
 
-  it("replaces the file that a stopped process has left", async () => {
+  it("replaces the file of a process that was stopped", async () => {
     const { folder, setUp, tokenFiles } = await start();
     const left = ["first-tokens-audit.db-000000.txt", "first-tokens-audit.db-111111.txt.222222222222.unfinished"];
     for (const name of left) await writeFile(join(folder, name), "refused");

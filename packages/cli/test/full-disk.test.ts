@@ -52,7 +52,7 @@ describe.skipIf(process.platform === "win32")("on a full disk", () => {
   });
 
   it.each(["", "a line that was there before\n"])(
-    "a line that cannot be appended to %j whole is not appended at all",
+    "no part of a line is appended to a file with the content %j if the whole line does not fit",
     async (former) => {
       const folder = await newFolder();
       const path = join(folder, "anchors");
@@ -70,7 +70,7 @@ describe("after a full disk", () => {
     { left: "*.log", completed: "*.log\n*\n" },
     { left: "*\n!keyring.json\n", completed: "*\n!keyring.json\n*\n" },
     { left: "!keyring.json\r\n* \r\n", completed: "!keyring.json\r\n* \r\n" },
-  ])("keyward gateway init completes a .gitignore that has $left", async ({ left, completed }) => {
+  ])("keyward gateway init completes a .gitignore with the content $left", async ({ left, completed }) => {
     const folder = await newFolder();
     await mkdir(join(folder, ".keyward"), { mode: 0o700 });
     const path = join(folder, ".keyward", ".gitignore");

@@ -104,7 +104,7 @@ describe("keyward gateway start", () => {
     expect(verified.stdout).not.toContain("no closing entry");
   });
 
-  it("that is killed during a call works again, and the audit has every answered call and reports the kill", {
+  it("works again after it was killed during a call, and the audit contains every answered call and reports the kill", {
     timeout: 120_000,
   }, async () => {
     const { folder, service, gateway, tokens, held, allow, authorizations } = await startWithServer();
@@ -133,7 +133,7 @@ describe("keyward gateway start", () => {
   });
 
   it.skipIf(process.platform !== "linux")(
-    "refuses calls before it calls the server while the disk is full, and reports that it is not ready",
+    "while the disk is full, refuses calls without calling the server, and reports that it is not ready",
     async () => {
       const { gateway, service, tokens, authorizations } = await startWithServer();
       const call = async () => {
@@ -168,7 +168,7 @@ describe("keyward gateway start", () => {
     180_000,
   );
 
-  it("fails no call while values are set and the whole keyring is rotated", { timeout: 180_000 }, async () => {
+  it("answers every call while values are set and the keys are rotated", { timeout: 180_000 }, async () => {
     const { folder, gateway, admin, tokens } = await startWithServer();
     const load = callUntilStopped(gateway, tokens);
     await expect.poll(() => load.answers.length, { timeout: 20_000 }).toBeGreaterThan(50);

@@ -8,7 +8,7 @@ import { describe, expect, it } from "vitest";
 import { newFolder, newService, startGateway } from "./gateway-process.ts";
 import { keyward } from "./keyward-process.ts";
 
-/** Sets a service up that has a server with a secret, and a member. */
+/** Sets up a service with a server, a secret of this server, and a member. Returns the folder. */
 async function serviceWithSecret(): Promise<string> {
   const folder = await newFolder();
   const { admin } = await newService(folder);
@@ -20,7 +20,7 @@ async function serviceWithSecret(): Promise<string> {
   return folder;
 }
 
-/** Does something with a service that runs in the meantime. */
+/** Starts the service, runs a function with a client of its admin API, and stops the service. */
 async function running(folder: string, token: string, work: (client: AdminClient) => Promise<void>): Promise<void> {
   const gateway = await startGateway(folder);
   await work(new AdminClient({ url: gateway.url, token }));
@@ -38,13 +38,13 @@ function changeRecords(folder: string, sql: string, prefix: string): number | bi
   }
 }
 
-/** Changes the last byte of the ciphertext, and nothing of what says which key encrypted the record. */
+/** Changes the last byte of the ciphertext. Does not change the key id. */
 const damage =
   "UPDATE entries SET value = CAST(substr(value, 1, length(value) - 1) || CASE substr(value, -1) WHEN x'00' THEN x'01' ELSE x'00' END AS BLOB)";
 const remove = "DELETE FROM entries";
 
 describe("keyward gateway doctor", () => {
-  it("decrypts each record, and names those that are damaged or missing", async () => {
+  it("decrypts each record, and prints which records are damaged or missing", async () => {
     const folder = await serviceWithSecret();
     const whole = await keyward(folder, {}, "gateway", "doctor");
     expect(whole).toMatchObject({ exitCode: 0, stderr: "" });
@@ -75,7 +75,7 @@ describe("keyward gateway doctor", () => {
     });
   });
 
-  it("names the records that no list names, and says which of them may be deleted", async () => {
+  it("prints which records are in no list, and which of them may be deleted", async () => {
     const folder = await serviceWithSecret();
     expect(changeRecords(folder, remove, "list/")).toBe(8);
     const { stdout, exitCode } = await keyward(folder, {}, "gateway", "doctor");
@@ -92,7 +92,7 @@ describe("keyward gateway doctor", () => {
     expect(stdout).not.toContain("a-value-that-nobody-prints");
   });
 
-  it("says that a backup must be restored if the record of the installation was removed, and no command replaces it", async () => {
+  it("prints that a backup must be restored if the record of the installation is missing, which no command replaces", async () => {
     const folder = await serviceWithSecret();
     changeRecords(folder, remove, "service");
     changeRecords(folder, remove, "list/workspaces/");
@@ -110,7 +110,7 @@ describe("keyward gateway doctor", () => {
     }
   });
 
-  it("names a server that was put back after its deletion, and is right that the next start deletes the server again", async () => {
+  it("reports a server that was put back after its deletion, and the next start deletes the server again", async () => {
     const folder = await newFolder();
     const { admin } = await newService(folder);
     await running(
@@ -140,7 +140,7 @@ describe("keyward gateway doctor", () => {
     expect(await keyward(folder, {}, "gateway", "doctor")).toMatchObject({ exitCode: 0 });
   });
 
-  it("does not say that no secret expires if the record of a server cannot be read", async () => {
+  it("does not print that no secret expires if the record of a server cannot be read", async () => {
     const folder = await serviceWithSecret();
     changeRecords(folder, damage, "server/");
     const { stdout } = await keyward(folder, {}, "gateway", "doctor");
@@ -148,7 +148,7 @@ describe("keyward gateway doctor", () => {
     expect(stdout).not.toContain("none has expired");
   });
 
-  it("says which listener of the service has answered, and what to do after that for calls", async () => {
+  it("prints which listener has answered, and how to check the admin API if the listener for calls has answered", async () => {
     const folder = await newFolder();
     await newService(folder);
     const gateway = await startGateway(folder);
@@ -169,7 +169,7 @@ describe.skipIf(process.platform === "win32")("the check of the files", () => {
     return stdout.split("\n").filter((line) => /^\w+ +files: /.test(line));
   }
 
-  it("says that the folder of the service is missing", async () => {
+  it("reports that the folder of the service is missing", async () => {
     const folder = await newFolder();
     await newService(folder);
     await rename(join(folder, ".keyward"), join(folder, "elsewhere"));
@@ -178,7 +178,7 @@ describe.skipIf(process.platform === "win32")("the check of the files", () => {
     ]);
   });
 
-  it("finds a subfolder that others can open, and a file with a second name", async () => {
+  it("reports a subfolder that others can open, and a file with a second hard link", async () => {
     const folder = await newFolder();
     await newService(folder);
     const own = join(folder, ".keyward");
@@ -194,7 +194,7 @@ describe.skipIf(process.platform === "win32")("the check of the files", () => {
   });
 
   it.each(["", "*\n!keyring.json\n"])(
-    "warns if Git may keep the keyring, with a .gitignore that has %j",
+    "warns if Git does not ignore the keyring, with the .gitignore %j",
     async (text) => {
       const folder = await newFolder();
       await newService(folder);
@@ -205,7 +205,7 @@ describe.skipIf(process.platform === "win32")("the check of the files", () => {
   );
 
   it.each(["# of mine", "# of mine\n*\n!keyring.json\n"])(
-    "says how to let Git ignore the folder without losing the lines of a .gitignore that has %j",
+    "prints a command that makes Git ignore the folder, and that keeps the lines of the .gitignore %j",
     async (text) => {
       const folder = await newFolder();
       await newService(folder);
@@ -219,7 +219,7 @@ describe.skipIf(process.platform === "win32")("the check of the files", () => {
     },
   );
 
-  it("finds a file of first tokens under the name of an earlier release", async () => {
+  it("reports a file of first tokens that has the file name of an earlier release", async () => {
     const folder = await newFolder();
     await newService(folder);
     const path = join(folder, ".keyward", "first-tokens-0a1b2c.txt");
@@ -227,7 +227,7 @@ describe.skipIf(process.platform === "win32")("the check of the files", () => {
     expect(await linesAboutFiles(folder)).toEqual([`warning  files: ${path} has the first tokens`]);
   });
 
-  it("looks at the folders of the store and of the keyring, at the keyring that KEYWARD_KEYS names, and at the folders above", async () => {
+  it("checks the folders of the store and of the keyring, the keyring that KEYWARD_KEYS names, and the folders above", async () => {
     const folder = await newFolder();
     const place = (name: string) => join(folder, name);
     for (const name of ["store", "keys", "above", "above/audit"]) await mkdir(place(name), { mode: 0o700 });

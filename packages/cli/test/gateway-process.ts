@@ -34,7 +34,7 @@ export async function newFolder(): Promise<string> {
   return folder;
 }
 
-/** A service that was set up, as the files in its folder. */
+/** The files in the folder of a service that was set up. */
 interface SetUp {
   readonly tokens: Pick<Service, "operator" | "admin">;
   readonly files: ReadonlyMap<string, Buffer>;

@@ -18,7 +18,7 @@ async function configured(redis: RedisNode, keyring?: string): Promise<string> {
 }
 
 describeWithRedis(servers, "a service on Redis", () => {
-  it("is shared by processes that start at once in an empty store", async () => {
+  it("is set up only once by processes that start at the same time with an empty store", async () => {
     const redis = await startRedis(servers);
     onTestFinished(() => redis.stop());
     await redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction");

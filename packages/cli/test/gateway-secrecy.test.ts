@@ -42,7 +42,7 @@ async function processes(): Promise<string> {
   return stdout;
 }
 
-it("no output, log, file or process has the value of a secret", { timeout: 180_000 }, async () => {
+it("no output, log, file or process contains the value of a secret", { timeout: 180_000 }, async () => {
   const folder = await newFolder();
   const { admin, operator } = await newService(folder);
   const home = await newFolder();
@@ -106,7 +106,7 @@ it("no output, log, file or process has the value of a secret", { timeout: 180_0
   }
 });
 
-it("record commands refuse the records of the service, whose values they could decrypt", async () => {
+it("commands for records refuse the records of the service, although the keyring could decrypt these records", async () => {
   const folder = await newFolder();
   await newService(folder);
   for (const words of [
@@ -182,7 +182,7 @@ it("no message of a command that runs repeats an address or a path that was past
   }
 });
 
-it("no message repeats a token where an id or a name belongs", async () => {
+it("no message repeats a token that was passed instead of an id or a name", async () => {
   const folder = await newFolder();
   const { admin } = await newService(folder);
   const { url } = await startGateway(folder);

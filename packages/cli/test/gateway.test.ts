@@ -52,7 +52,7 @@ describe("keyward gateway init", () => {
     expect(await keyward(folder, {}, "audit", "verify")).toMatchObject({ exitCode: 0, stderr: "" });
   });
 
-  it("gives the tokens to one of two commands at once, and an error to the other one", async () => {
+  it("prints the tokens in only one of two commands that run at once, and fails in the other one", async () => {
     const folder = await newFolder();
     const ended = await Promise.all([1, 2].map(() => keyward(folder, {}, "gateway", "init", "--print-tokens")));
     const exitCodes = ended.map(({ exitCode }) => exitCode).toSorted();
@@ -70,7 +70,7 @@ describe("keyward gateway init", () => {
     ["the configuration", ["keyward.config.ts"]],
     ["the configuration and the folder", ["keyward.config.ts", ".keyward"]],
     ["the folder", [".keyward"]],
-  ])("continues after a command that was stopped when it had made %s", async (_, made) => {
+  ])("completes the work of a command that was stopped after it had made %s", async (_, made) => {
     const folder = await newFolder();
     const other = await newFolder();
     await newService(other);
@@ -84,7 +84,7 @@ describe("keyward gateway init", () => {
     expect(await keyward(folder, {}, "audit", "verify")).toMatchObject({ exitCode: 0 });
   });
 
-  it("refuses a folder with another configuration, and says what to add", async () => {
+  it("refuses a folder with another configuration, and prints what to add to it", async () => {
     const folder = await newFolder();
     await keyward(folder, {}, "init");
     const ended = await keyward(folder, {}, "gateway", "init");
@@ -92,7 +92,7 @@ describe("keyward gateway init", () => {
     expect(await readdir(folder)).not.toContain(".keyward");
   });
 
-  it("sets the service up in a configuration of an application, whose keyring then lists its stores too", async () => {
+  it("sets up the service in an application's configuration, and the keyring then lists the service's stores too", async () => {
     const folder = await newFolder();
     await keyward(folder, {}, "init", "--format", "json");
     const path = join(folder, "keyward.config.json");
@@ -131,7 +131,7 @@ describe("keyward gateway init", () => {
     });
   });
 
-  it("makes no keyring for a store that is encrypted under another one", async () => {
+  it("makes no keyring if the store is encrypted under another keyring", async () => {
     const folder = await newFolder();
     await newService(folder);
     await rm(join(folder, ".keyward", "keyring.json"));
@@ -142,7 +142,7 @@ describe("keyward gateway init", () => {
 });
 
 describe("keyward gateway start", () => {
-  it("logs the start and the stop, explains the folder of the service, and exits with code 0", async () => {
+  it("logs its start and its stop, prints what its folder contains, and exits with code 0", async () => {
     const folder = await newFolder();
     await copyOfService(folder);
     const gateway = await startGateway(folder);
@@ -155,7 +155,7 @@ describe("keyward gateway start", () => {
     expect(JSON.parse(stdout)).toMatchObject({ ok: true, openChains: [] });
   });
 
-  it("closes gracefully even if it gets the same signal a second time from its parent", async () => {
+  it("stops gracefully with exit code 0 even if its parent process sends the same signal a second time", async () => {
     const folder = await newFolder();
     await copyOfService(folder);
     const gateway = await startGateway(folder);
@@ -164,7 +164,7 @@ describe("keyward gateway start", () => {
     expect(JSON.parse(stdout)).toMatchObject({ ok: true, openChains: [] });
   });
 
-  it("opens no debugger at SIGUSR1, through which other users could read the keys", async () => {
+  it("opens no debugger on SIGUSR1, because other users could read the keys through it", async () => {
     const folder = await newFolder();
     await copyOfService(folder);
     const gateway = await startGateway(folder);
@@ -174,7 +174,7 @@ describe("keyward gateway start", () => {
     expect(gateway.printed().stderr).not.toContain("Debugger");
   });
 
-  it("keeps every change that it has answered when it is stopped under load", async () => {
+  it("has stored every change that it has answered when it is stopped under load", async () => {
     const folder = await newFolder();
     const { admin } = await copyOfService(folder);
     const gateway = await startGateway(folder);
@@ -237,7 +237,7 @@ describe("keyward gateway start", () => {
     });
   });
 
-  it("revokes the tokens of a backup, the last admins included", async () => {
+  it("revokes all tokens of a backup, even those of the last admins", async () => {
     const folder = await newFolder();
     const { admin } = await copyOfService(folder);
     const before = new Date().toISOString();
@@ -254,7 +254,7 @@ describe("keyward gateway start", () => {
 });
 
 describe("keyward gateway doctor", () => {
-  it("says what to do about files that others can read, and about a damaged audit", async () => {
+  it("prints what to do about files that others can read, and about a damaged audit", async () => {
     const folder = await newFolder();
     await copyOfService(folder);
     await chmod(join(folder, ".keyward", "service.db"), 0o644);
@@ -315,7 +315,7 @@ describe("keyward gateway doctor", () => {
 });
 
 describe("a rotation beside a running service", () => {
-  it("re-encrypts the service and the audit while an admin writes, and no call fails", async () => {
+  it("re-encrypts the service and the audit while an admin writes, and no request of the admin fails", async () => {
     const folder = await newFolder();
     const { admin } = await copyOfService(folder);
     const { url } = await startGateway(folder);
@@ -355,7 +355,7 @@ describe("a rotation beside a running service", () => {
 });
 
 describe("the keys of the service", () => {
-  it("are retired and revoked over the store and the audit of the configuration", async () => {
+  it("can be retired after all records of the store and of the audit were re-encrypted, and can be revoked", async () => {
     const folder = await newFolder();
     const { admin } = await copyOfService(folder);
     const run = async (...words: readonly string[]) => {

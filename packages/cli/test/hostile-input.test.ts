@@ -33,7 +33,7 @@ async function answering(body: object): Promise<{ readonly url: string; readonly
 
 describe("a time in a flag", () => {
   it.each(["2026-02-31", "2026-13-01", "2025-02-29T12:00:00Z", "2026-04-31T00:00:00+02:00", "0000-00-00"])(
-    "is refused if the calendar does not have the day: %s",
+    "is refused if the day does not exist: %s",
     (text) => expect(() => readTime(text)).toThrow("A time is 2030-01-31"),
   );
 
@@ -43,7 +43,7 @@ describe("a time in a flag", () => {
 });
 
 describe("the file of the login", () => {
-  it.each(["", "relative", undefined])("is not in the folder of the process if HOME is %j", (home) => {
+  it.each(["", "relative", undefined])("is not written to the folder of the process if HOME is %j", (home) => {
     expect(loginPath({ HOME: home, XDG_CONFIG_HOME: "" })).toBe(join(homedir(), ".config", "keyward", "login.json"));
   });
 });
@@ -59,7 +59,7 @@ describe("a pipe instead of a file", () => {
   });
 });
 
-describe("a token at a wrong place of the command line", () => {
+describe("a token at the wrong place in a command line", () => {
   it.each([
     ["changes", "--from", token],
     ["--env", token, "login"],
@@ -73,7 +73,7 @@ describe("a token at a wrong place of the command line", () => {
     }
   });
 
-  it("is found by the command and by the service alike, also if its end is missing", () => {
+  it("is recognized by the command and by the service in the same way, even if its end is missing", () => {
     const found = Array.from(token, (_, index) => {
       const part = token.slice(0, index + 1);
       return [hasToken(part), hasTokenOfService(part)];
@@ -90,7 +90,7 @@ describe("a token at a wrong place of the command line", () => {
 });
 
 describe("a hostile server", () => {
-  it("cannot keep a list waiting with pages without items", async () => {
+  it("cannot make a list command run forever by sending pages without items", async () => {
     const context = { signal: new AbortController().signal, output: { notice: () => undefined } };
     const readPage = async () => ({ items: [], next: "more", unreadable: [] });
     await expect(listAll({ ...context, output: Object(context.output) }, readPage, {})).rejects.toThrow(
@@ -98,7 +98,7 @@ describe("a hostile server", () => {
     );
   });
 
-  it("cannot write a line of its own with the name of an owner, and gets no token through a proxy", async () => {
+  it("cannot add lines to the output through the name of an owner, and the token is not sent to a proxy", async () => {
     const owner = "ada\u001b[8m\nkeyward: all is well";
     const ids = { tokenId: "abcdefabcdef", workspace: "abcdefabcdef" };
     const whoami = { ...ids, owner, role: "admin", expires: null, callUrl: null };

@@ -595,7 +595,7 @@ describe("the JSON schemas of the package", () => {
     expect(names.map((name) => `kv-${name}`).filter((name) => !schemas.has(name))).toEqual([]);
   });
 
-  it.each([...schemas])("describe each property, and allow no other: %s", (name, schema) => {
+  it.each([...schemas])("describe each property, and allow no other property: %s", (name, schema) => {
     expect(schema).toMatchObject({
       $schema: "https://json-schema.org/draft/2020-12/schema",
       $id: `${name}.json`,
@@ -605,7 +605,7 @@ describe("the JSON schemas of the package", () => {
     expect(ajv.validateSchema(schema)).toBe(true);
   });
 
-  it("have one definition of each name", () => {
+  it("define each name in only one way", () => {
     const definitions = [...schemas.values()].flatMap(({ $defs = {} }) => Object.entries(isFields($defs) ? $defs : {}));
     const forms = Map.groupBy(definitions, ([name]) => name);
     const differing = [...forms].filter(
@@ -682,12 +682,12 @@ describe("the check of a printed line against its schema", () => {
 });
 
 describe("a command with --json", () => {
-  it("has a case in this test", () => {
+  it("is run by a case of this test if it has a schema", () => {
     expect(Object.keys(cases).toSorted()).toEqual([...schemas.keys()].filter((name) => name !== "error").toSorted());
   });
 
   it.each(Object.entries(cases))(
-    "prints one line that its schema accepts, as a result and as an error: %s",
+    "prints one line that its schema accepts, for a result and for an error: %s",
     async (name, run) => {
       await run(await Desk.of(name));
     },
@@ -728,7 +728,7 @@ describe("a command with --json", () => {
     expect(await desk.failure("UNEXPECTED")).toMatchObject({ message: expect.stringContaining("TypeError") });
   });
 
-  it("prints the result, and no second line, if a store cannot be closed afterwards", async () => {
+  it("prints the result, and no second line for the error, if a store cannot be closed afterwards", async () => {
     const desk = await Desk.of("census");
     await desk.begin();
     const store = new URL("../../store-sqlite/src/index.ts", import.meta.url).href;

@@ -146,7 +146,7 @@ class Desk {
 const statuses = ({ keys }: Keyring) => Object.fromEntries(keys.map(({ id, status }) => [id, status]));
 
 describe("keyward keyring add", () => {
-  it("adds a key that is not the primary, and a rotation continues with it", async () => {
+  it("adds a key that is not the primary, and a later rotation promotes the key", async () => {
     const desk = await Desk.withRecords();
     expect(await desk.do("keyring", "add", "--id", "two")).toBe(
       'Key "two" was added. A rotation continues with it: `keyward rotate --new-key two`.\n',
@@ -271,8 +271,8 @@ describe("keyward keyring disable and remove", () => {
   });
 });
 
-describe("keyward keyring enable of the old key of a rotation, during its grace", () => {
-  it("makes the next `rotate` disable the key again, and begin the grace again", async () => {
+describe("keyward keyring enable, for the old key of a rotation during the grace", () => {
+  it("enables the key, so that the next `rotate` disables the key again and begins a new grace", async () => {
     const desk = await Desk.withRecords();
     const rotation = ["rotate", "--new-key", "two", "--grace", "1d", ...alone];
     expect(await desk.do(...rotation)).toContain("the next step is grace");
@@ -287,8 +287,8 @@ describe("keyward keyring enable of the old key of a rotation, during its grace"
   });
 });
 
-describe("keyward keyring remove of a key that only the operator can remove", () => {
-  it("asks for the removal at the source, waits for it, and needs no other confirmation", async () => {
+describe("keyward keyring remove, if the source of the keys cannot be saved", () => {
+  it("asks the operator to remove the key at the source, waits for the removal, and asks for no confirmation", async () => {
     const folder = await newFolder();
     await mkdir(join(folder, "keys"));
     for (const id of ["one", "two"]) await writeFile(join(folder, "keys", id), randomBytes(32).toString("base64"));
@@ -426,10 +426,10 @@ describe("keyward keyring export", () => {
     expect(await desk.do("keyring", "import", "first.backup", ...composed)).toContain("has every key of the backup");
   });
 
-  it("refuses a passphrase that is short, missing, not text, or that cannot be asked for", async () => {
+  it("refuses a short or missing passphrase, one that is not text, and a question without a terminal", async () => {
     const desk = await Desk.withKeyring();
     const short = await desk.refused(2, "keyring", "export", "b", ...(await desk.passphrase("elevenchars")));
-    expect(short).toContain("The passphrase has 11 characters");
+    expect(short).toContain("The passphrase has only 11 characters");
     expect(await desk.refused(2, "keyring", "export", "b", "--passphrase")).toContain("--passphrase-file <file>");
     expect(await desk.refused(2, "keyring", "export", "b", "--passphrase-file", "gone")).toContain("does not exist");
     await writeFile(desk.path("empty"), "\nsecond line of text");
@@ -518,7 +518,7 @@ describe("keyward keyring import", () => {
       exitCode: 0,
       stdout: 'The keyring was restored, with 2 keys. Its primary is key "one".\n',
     });
-    expect(stderr).toContain(`the keyring has generation ${generation + 1} now`);
+    expect(stderr).toContain(`the keyring now has generation ${generation + 1}`);
     const restored = await desk.keyring();
     expect({ generation: restored.generation, ...statuses(restored) }).toEqual({
       generation: generation + 1,
@@ -574,7 +574,7 @@ describe("keyward keyring import", () => {
     await desk.expectReadable();
   });
 
-  it("adds the keys of a later backup as they were, and keeps the primary", async () => {
+  it("adds the keys of a later backup with the status that they have there, and keeps the primary", async () => {
     const desk = await Desk.withRecords();
     await copyFile(desk.path("production.keyring"), desk.path("earlier.keyring"));
     await desk.do("keyring", "add", "--id", "two");
@@ -590,7 +590,7 @@ describe("keyward keyring import", () => {
     await desk.expectReadable();
   });
 
-  it("refuses other material under an id, and adds the keys of an unrelated keyring only after a confirmation", async () => {
+  it("refuses a known id with other material, and adds the keys of an unrelated keyring only after a confirmation", async () => {
     const desk = await Desk.withRecords();
     const write = async (file: string, ring: Keyring) => await writeFile(desk.path(file), exportKeyring(ring));
     await write("same-id.backup", Keyring.generate("one").add({ id: "two" }));
@@ -605,7 +605,7 @@ describe("keyward keyring import", () => {
     await desk.expectReadable();
   });
 
-  it("refuses to add keys during a rotation that does not need these keys", async () => {
+  it("refuses to add keys during a rotation if the rotation does not need these keys", async () => {
     const desk = await Desk.withRecords();
     await desk.do("keyring", "add", "--id", "unused");
     await desk.do("keyring", "export", "early.backup");

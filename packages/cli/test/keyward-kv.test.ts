@@ -49,7 +49,7 @@ async function rawConnection(
 }
 
 describe("keyward-kv serve", () => {
-  it("accepts no further request after SIGTERM, finishes the request in progress, and exits with 0", async () => {
+  it("accepts no further request after SIGTERM, finishes the request in progress, and exits with code 0", async () => {
     const at = folder();
     const tenants = join(at, "tenants.json");
     const file = join(at, "kv.sqlite");
@@ -75,7 +75,7 @@ describe("keyward-kv serve", () => {
     expect(await new HttpStore({ url: again.url, apiKey }).get("key")).toBe("0123456789");
   });
 
-  it("keeps running after the program that reads its log has ended", async () => {
+  it("keeps running after the program that reads its log has exited", async () => {
     const server = await start("--tenants", join(folder(), "tenants.json"), "--store", "memory:");
     server.process.stderr?.destroy();
     for (let request = 0; request < 5; request++) expect((await fetch(`${server.url}/health`)).status).toBe(200);
@@ -222,7 +222,7 @@ it("keyward-kv --version prints the version of keyward-kv", () => {
   expect(run("--version")).toMatch(/^\d+\.\d+\.\d+/);
 });
 
-it("keyward-kv serve --store memory: loses its records when it ends", async () => {
+it("keyward-kv serve --store memory: loses its records when the process exits", async () => {
   const tenants = join(folder(), "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
   const first = await start("--tenants", tenants, "--store", "memory:");
@@ -331,7 +331,7 @@ describe("without @keyward/http-kv", () => {
   it.each([
     ["keyward-kv.ts", []],
     ["keyward.ts", ["kv"]],
-  ])("%s prints its help, and names the package in the error of a command", (executable, group) => {
+  ])("%s prints its help, and the error of a command names the missing package", (executable, group) => {
     const run = application();
     const help = run(executable, ...group, "--help");
     expect(help).toMatchObject({ status: 0, stderr: "" });

@@ -56,7 +56,7 @@ async function expectNoSecrets(folder: string, ended: Ended): Promise<void> {
 }
 
 describe("keyward", () => {
-  it("rotates a key in five commands, and each of them prints no secret", async () => {
+  it("rotates a key in five commands, none of which prints a secret", async () => {
     const { folder, run, expectReadable } = await begun();
     const planned = await run("rotate", "--new-key", "2026-12", "--dry-run");
     expect(planned.stderr).not.toContain("an example");
@@ -142,7 +142,7 @@ describe("keyward", () => {
     });
   });
 
-  it("exits with code 3 and prints a hint in the terms of the command if no process is registered", async () => {
+  it("exits with code 3 and prints a hint with flags of the command if no process is registered", async () => {
     const { run } = await begun();
     const { exitCode, stdout, stderr } = await run("rotate");
     expect({ exitCode, stdout }).toEqual({ exitCode: 3, stdout: "" });
@@ -222,7 +222,7 @@ describe("keyward", () => {
     expect(printed).toContain("the output cannot be written");
   });
 
-  it("finishes a rotation that was stopped after the grace", async () => {
+  it("finishes a rotation that was stopped when the grace was over", async () => {
     const { run, expectReadable } = await begun();
     const rotation = ["rotate", "--new-key", "2026-12", "--unregistered", "0s", "--grace", "0s"];
     expect((await run(...rotation, "--until", "grace")).stdout).toContain("the next step is remove");
@@ -329,7 +329,7 @@ describe("keyward", () => {
   });
 
   it.each([[["--help"]], [["keygen"]], [["rotate", "--help"]]])(
-    "loads no package but commander for %j",
+    "loads only the package commander for %j",
     (commandLine) => {
       const hook =
         'import { registerHooks } from "node:module"; registerHooks({ load(url, context, next) { console.error(url); return next(url, context); } });';
@@ -373,7 +373,11 @@ describe("keyward", () => {
     [["revoke"], 2, /missing required argument 'id'/],
     [["census"], 2, /The source of the keys is not set/],
     [["census", "--keys", "env:APP_KEY"], 2, /No store is set/],
-    [["census", "--keys", "env:APP_KEY", "--store", "a=memory:"], 2, /The store a is in the memory of a process/],
+    [
+      ["census", "--keys", "env:APP_KEY", "--store", "a=memory:"],
+      2,
+      /The store a keeps its records in the memory of a process/,
+    ],
     [["census", "--keys", "env:K", "--store", "sqlite:gone"], 1, /The file of the store records does not exist/],
     [["census", "redis://:secret@localhost"], 2, /too many arguments for 'census'. Expected 0 arguments but got 1\.$/m],
     [
@@ -403,7 +407,7 @@ describe("keyward", () => {
     expect(printed).toBe("keyward: this is Node.js 20.19.0, and keyward needs Node.js 22.19 or newer.\n");
   });
 
-  it("exits with code 130 at SIGINT, and the same command continues the rotation", async () => {
+  it("exits with code 130 on SIGINT, and the same command then continues the rotation", async () => {
     const { folder, run, expectReadable } = await begun();
     const flags = ["rotate", "--new-key", "2026-12", "--unregistered", "10m", "--grace", "0s"];
     const child = startKeyward(folder, sources, ...flags);
@@ -426,7 +430,7 @@ describe("keyward", () => {
     await expectReadable();
   });
 
-  it("exits at the second SIGINT, even if a backend does not answer", async () => {
+  it("exits on the second SIGINT, even if a backend does not answer", async () => {
     const connected = Promise.withResolvers<void>();
     const silent = createServer(() => connected.resolve()).listen(0, "127.0.0.1");
     onTestFinished(() => void silent.close());
@@ -454,7 +458,7 @@ describe("keyward", () => {
 });
 
 describeWithRedis(servers, "keyward over Redis", () => {
-  it("waits for the registered processes, and lists them with the keys that they hold", async () => {
+  it("waits for the registered processes, and lists these processes with their keys", async () => {
     const redis = await startRedis(servers);
     onTestFinished(() => redis.stop());
     const folder = await newFolder();

@@ -36,14 +36,14 @@ describe("keyward login", () => {
     expect(await keyward(folder, env, "servers", "list")).toMatchObject({ exitCode: 0 });
   });
 
-  it("refuses a URL before the token is asked for", async () => {
+  it("refuses an invalid URL before it asks for the token", async () => {
     const terminal = new Terminal(await newFolder(), {}, "login", "--url", "ftp://keyward.example.com");
     expect(await terminal.end()).toBe(2);
     expect(terminal.text).toContain("is not a URL that begins with http:// or https://");
     expect(terminal.text).not.toContain("The token");
   });
 
-  it("is replaced by another login, and removed by logout", async () => {
+  it("replaces a former login, and logout removes the login", async () => {
     const begun = await begin();
     const { folder, env, url, operator, file } = begun;
     await logIn(begun);
@@ -81,7 +81,7 @@ describe("keyward login", () => {
     },
   );
 
-  it("is refused if others can read the file, or if the file is something else", async () => {
+  it("writes a login that later commands refuse if others can read the file, or if the file is not a login", async () => {
     const begun = await begin();
     const { folder, env, file } = begun;
     await logIn(begun);
@@ -93,7 +93,7 @@ describe("keyward login", () => {
     expect(await list()).toMatchObject({ exitCode: 2, stderr: expect.stringMatching(/is not a login(?!.*kwt_)/s) });
   });
 
-  it("is not used if KEYWARD_URL and KEYWARD_TOKEN are set, and one of the two without the other is refused", async () => {
+  it("writes a login that is not used if KEYWARD_URL and KEYWARD_TOKEN are set; only one of them is refused", async () => {
     const begun = await begin();
     const { folder, env, url, admin, operator } = begun;
     await logIn(begun);
@@ -118,7 +118,7 @@ describe("the value of a secret", () => {
     return begun;
   }
 
-  it("is asked for on a terminal without an echo", async () => {
+  it("is read from a terminal that does not show it", async () => {
     const { folder, env } = await withServer();
     const terminal = new Terminal(folder, env, "secrets", "set", "github", "GITHUB_TOKEN", "--bearer");
     await terminal.waitFor("The value of GITHUB_TOKEN");
@@ -158,7 +158,7 @@ describe("the value of a secret", () => {
     });
   });
 
-  it("is set without the last newline of stdin or of a file, and the command reports this", async () => {
+  it("is set without the last newline of stdin or of a file, and the command reports the removed newline", async () => {
     const { folder, env } = await withServer();
     await writeFile(join(folder, "token.txt"), `${value}\r\n`);
     const ofStdin = await keywardReading(`${value}\n`, folder, env, "secrets", "set", "github", "FIRST");
@@ -214,7 +214,7 @@ describe("the value of a secret", () => {
     }
   });
 
-  it("is imported from an .env file, of which each variable becomes a secret", async () => {
+  it("is imported from an .env file, which may set several secrets", async () => {
     const { folder, env } = await withServer();
     const lines = [
       "# a remark",

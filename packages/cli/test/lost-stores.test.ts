@@ -16,7 +16,7 @@ async function busyPort(): Promise<string> {
 }
 
 describe("the first tokens", () => {
-  it("are made by the first start that listens, and not by one with a busy port or an invalid option", async () => {
+  it("are made by the first start that can listen, and not by a start with a busy port or an invalid option", async () => {
     const folder = await newFolder();
     await newService(folder);
     const own = join(folder, ".keyward");
@@ -36,7 +36,7 @@ describe("the first tokens", () => {
     expect((await readdir(own)).filter((name) => name.startsWith("first-tokens"))).toHaveLength(1);
   });
 
-  it("are not made under the keys of another program, whose source is in the environment", async () => {
+  it("are not made if KEYWARD_KEYS names the keys of another program", async () => {
     const folder = await newFolder();
     const env = { KEYWARD_KEYS: `file:${join(folder, "other.json")}` };
     const refused = await keyward(folder, env, "gateway", "init");
@@ -47,7 +47,7 @@ describe("the first tokens", () => {
 });
 
 describe("a lost store", () => {
-  it("is not replaced by an empty one, and no command makes a file in its place", async () => {
+  it("is not replaced by an empty store, and no command makes a file at its path", async () => {
     const folder = await newFolder();
     await newService(folder);
     const own = (name: string) => join(folder, ".keyward", name);
@@ -139,7 +139,7 @@ describe("a store or an audit whose records were removed, but not what Keyward k
 });
 
 describe("a lost configuration", () => {
-  it("is named by the commands that need it, and its backup lets the keyring be restored", async () => {
+  it("is reported by the commands that need it, and after its restoration, the keyring can be restored", async () => {
     const folder = await newFolder();
     await newService(folder);
     await keyward(folder, {}, "keyring", "export", "keyring.backup");

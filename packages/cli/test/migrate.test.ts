@@ -179,7 +179,7 @@ describe("keyward migrate", () => {
     for (const ended of [counted, unconfirmed, encrypted, again]) expectNoSecrets(ended, oldKey ? [oldKey] : []);
   });
 
-  it("does not change records that it cannot read, and prints for each form which format may read it and what to do", async () => {
+  it("does not change unreadable records, and prints for each form which format may read it and what to do", async () => {
     const fernet = await formats["fernet"]?.();
     const other = await formats["fernet"]?.();
     if (fernet?.oldKey === undefined || other?.oldKey === undefined) throw new Error("fernet has no key");
@@ -210,7 +210,7 @@ describe("keyward migrate", () => {
       ]),
     );
     expect(counted.stderr).toContain("(RECORDS_UNREADABLE)");
-    expect(counted.stderr).toMatch(/2 with RECORD_TAMPERED: .*add its former key/);
+    expect(counted.stderr).toMatch(/2 with RECORD_TAMPERED: .*add the former key of this format/);
     expect(counted.stderr).toMatch(/2 with RECORD_NOT_SEALED: .*`--from`/);
 
     const encrypted = await run("migrate", "--from", "fernet=old.key", "--encrypt", "--yes", "--json");
@@ -360,7 +360,7 @@ describe("keyward migrate", () => {
     await inner.disconnect();
   });
 
-  it("takes the formats of the configuration file, which may be any format", async () => {
+  it("uses the formats of the configuration file, which may contain any format", async () => {
     const oldKey = randomBytes(32);
     const iv = randomBytes(12);
     const cipher = createCipheriv("aes-256-gcm", oldKey, iv);
@@ -416,7 +416,7 @@ export default {
     expect(census.sessions.namespaces).toMatchObject({ flows: { unsealed: 0 }, other: { unsealed: 1 } });
   });
 
-  it("continues after SIGINT from its checkpoint", async () => {
+  it("continues from its checkpoint when it runs again after SIGINT", async () => {
     const names = Array.from({ length: 3_000 }, (_, index) => [`secret-id:${index}`, keyvJson]);
     const { folder, run, readByApplication } = await existing(Object.fromEntries(names));
     const command = ["migrate", "--from", "plaintext", "--encrypt", "--yes", "--checkpoint", "migration.checkpoint"];
@@ -471,7 +471,7 @@ export default {
     expect(await readdir(folder)).not.toContain("sesions.sqlite");
   });
 
-  it("refuses a store that `init` has begun and that has no record, because another adapter may have the records", async () => {
+  it("refuses a store that `init` has prepared and that has no record, because another adapter may have the records", async () => {
     const { folder } = await existing({});
     await rm(join(folder, "production.keyring"), { force: true });
     expect(await keyward(folder, {}, "init", "--store", "begun=sqlite:begun.sqlite")).toMatchObject({ exitCode: 0 });
@@ -503,7 +503,7 @@ export default {
       [["aes-gcm=short"], /need options[\s\S]*aesGcm/],
       [[`plaintext=${secret}`], /Plaintext has no old key/],
       [["plaintext:text"], /matches/],
-      [["iron=short", "iron:text=short"], /different texts/],
+      [["iron=short", "iron:text=short"], /different values after the colon/],
     ];
     const ended = await Promise.all(
       cases.map(([flags]) => keyward(folder, sources, "migrate", ...flags.flatMap((flag) => ["--from", flag]))),
@@ -627,7 +627,7 @@ describe("keyward census --watch", () => {
 });
 
 describe("keyward reencrypt", () => {
-  it("names each code of unreadable records and what to do, and never the keys of records", async () => {
+  it("prints each code of unreadable records and what to do, but never the keys of records", async () => {
     const { folder, run } = await existing({ "secret-id:a": keyvJson });
     await run("migrate", "--from", "plaintext", "--encrypt", "--yes");
     const elsewhere = new SqliteStore(":memory:");

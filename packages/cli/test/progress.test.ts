@@ -31,7 +31,7 @@ async function withRecords(count: number): Promise<string> {
 const rotation = ["rotate", "--new-key", "second", "--unregistered", "0s", "--grace", "0s"];
 
 describe("the progress of a rotation", () => {
-  it("is a bar with the rate and the remaining time on a terminal, and the last numbers stay visible", async () => {
+  it("is shown on a terminal as a bar with the rate and the remaining time, and the last numbers stay visible", async () => {
     const folder = await withRecords(3_000);
     const terminal = new Terminal(folder, {}, ...rotation, "--max-per-second", "1500");
     await terminal.waitFor(/sessions [█░]+ \d+ of 3000 records, \d+ per second, \S+ left/);
@@ -40,7 +40,7 @@ describe("the progress of a rotation", () => {
     expect(terminal.text).toContain('rotation from key "first" to "second": done');
   });
 
-  it("has no control characters if stderr is not a terminal, and at most a line each second", async () => {
+  it("is printed without control characters, at most one line each second, if stderr is not a terminal", async () => {
     const folder = await withRecords(3_000);
     const { exitCode, stderr } = await keyward(folder, {}, ...rotation);
     expect(exitCode).toBe(0);
@@ -49,14 +49,14 @@ describe("the progress of a rotation", () => {
     expect(stderr).not.toMatch(/[\x00-\x09\x0b-\x1f]/);
   });
 
-  it("is absent with --quiet, also on a terminal", async () => {
+  it("is not printed with --quiet, even on a terminal", async () => {
     const folder = await withRecords(10);
     const terminal = new Terminal(folder, {}, ...rotation, "--quiet");
     expect(await terminal.end()).toBe(0);
     expect(terminal.text.trim()).toBe('rotation from key "first" to "second": done');
   });
 
-  it("stops at Ctrl-C, and the same command continues the rotation", async () => {
+  it("stops on Ctrl-C, and the same command then continues the rotation", async () => {
     const folder = await withRecords(3_000);
     const terminal = new Terminal(folder, {}, ...rotation, "--max-per-second", "300");
     await terminal.waitFor(/of 3000 records/);
@@ -69,7 +69,7 @@ describe("the progress of a rotation", () => {
     });
   });
 
-  it("stops if the terminal closes, and the same command continues the rotation", async () => {
+  it("stops when the terminal closes, and the same command then continues the rotation", async () => {
     const folder = await withRecords(3_000);
     const terminal = new Terminal(folder, {}, ...rotation, "--max-per-second", "300");
     await terminal.waitFor(/of 3000 records/);

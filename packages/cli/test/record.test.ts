@@ -159,7 +159,7 @@ describe("keyward record over SQLite", () => {
     expect(await inApplication((sessions) => sessions.get(key), { namespace: "unscoped" })).toBe(9);
   });
 
-  it("exits with code 1 and NO_RECORD if there is no record, also with --json", async () => {
+  it("exits with code 1 and prints NO_RECORD if there is no record, with and without --json", async () => {
     const { inApplication, run } = await overSqlite();
     await inApplication((sessions) => sessions.set("other", "value"));
     for (const command of [["record", "get"], ["inspect"]]) {
@@ -235,7 +235,7 @@ describe("keyward record over SQLite", () => {
     expect((await pipe('"12345678901234567890"', ...put)).exitCode).toBe(0);
   });
 
-  it("deletes nothing if SIGINT comes after the confirmation", async () => {
+  it("deletes nothing if SIGINT arrives after the confirmation", async () => {
     const { folder, inApplication, stores } = await overSqlite();
     await inApplication((sessions) => sessions.set(key, "value"));
     const keysFrom = JSON.stringify(new URL("../../keys-env/src/index.ts", import.meta.url).href);
@@ -297,7 +297,7 @@ describe("keyward record over SQLite", () => {
     expect(ended).toMatchObject({ exitCode: 2, stdout: "", stderr: expect.stringContaining("in the memory of a") });
   });
 
-  it("stops at SIGINT while it waits for the value", async () => {
+  it("stops on SIGINT while it waits for the value", async () => {
     const { folder, inApplication, sources } = await overSqlite();
     await inApplication((sessions) => sessions.set("other", "value"));
     const { PATH = "", HOME = "" } = process.env;
@@ -345,7 +345,7 @@ describe("keyward record over SQLite", () => {
     expect(flagged.text).toBe('"shown after a yes"\n');
     const typed = onTerminal("put");
     expect(await typed.end()).toBe(2);
-    expect(typed.text).toContain("stdin, which is a terminal here");
+    expect(typed.text).toContain("stdin, but stdin is a terminal");
     const deleted = onTerminal("delete");
     await deleted.answer("Go on?", "y");
     expect(await deleted.end()).toBe(0);
@@ -429,7 +429,7 @@ describe("keyward record over SQLite", () => {
       ["inspect", "one", "--store", "a=sqlite:a", "--store", "b=sqlite:b"],
       /2 are named \(USAGE\)\nPass the flag --store once/,
     ],
-  ])("makes %j exit with code 2, and repeats no key", async (commandLine, stderr) => {
+  ])("makes %j exit with code 2 and print no key of a record", async (commandLine, stderr) => {
     for (const flags of [[], ["--json"]]) {
       const ended = await keyward(tmpdir(), {}, ...commandLine, ...flags);
       expect(ended.exitCode).toBe(2);
@@ -475,7 +475,7 @@ describe("keyward record over SQLite", () => {
 });
 
 describe("keyward inspect", () => {
-  it("shows the header of a record without keys, and nothing of the value or of the envelope's body", async () => {
+  it("shows the header of a record without keys, and no part of the value or of the envelope's body", async () => {
     const { folder, stores, inApplication } = await overSqlite();
     const value = "a value that no command prints";
     await inApplication((sessions) => sessions.set(key, value, 600_000));
@@ -584,7 +584,7 @@ describeWithRedis(servers, "keyward record over Redis", () => {
     expect(unused).toMatchObject({ exitCode: 1, stderr: expect.stringContaining("--empty-store sessions") });
   });
 
-  it("reads and writes records as @keyv/redis keeps them, and refuses those of the secrets service by their joined key", async () => {
+  it("reads and writes records in the form of @keyv/redis, and refuses records of the secrets service by their joined key", async () => {
     const { folder, url } = await overRedis();
     const redisPackage = new URL("../../store-redis/", import.meta.url);
     await writeFile(

@@ -76,7 +76,7 @@ const commands: readonly (readonly string[])[] = [
 ];
 
 describe("keys and plaintexts", () => {
-  it("are in no output of any command, also with --json and in the debug output of Node.js and of libraries", {
+  it("are in no output of a command, not even with --json or in the debug output of Node.js and of libraries", {
     timeout: 300_000,
   }, async () => {
     const folder = await newFolder();
@@ -117,7 +117,7 @@ describe("keys and plaintexts", () => {
 });
 
 describeWithRedis(servers, "keys and plaintexts over Redis", () => {
-  it("are not in the report that Node.js writes of a command that hangs, and of one that is aborted", async () => {
+  it("are not in the report that Node.js writes about a command that hangs or is aborted", async () => {
     const redis = await startRedis(servers);
     onTestFinished(() => redis.stop());
     const folder = await newFolder();

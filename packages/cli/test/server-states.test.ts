@@ -41,7 +41,9 @@ async function startWithServer() {
   };
 }
 
-it("shows the state of a server, since when, and the last error", { timeout: 120_000 }, async () => {
+it("keyward servers shows the state of a server, since when the server has this state, and the last error", {
+  timeout: 120_000,
+}, async () => {
   const { run, call, end } = await startWithServer();
   expect(await run("list")).toMatch(/ {2}0 secrets {2}unknown$/m);
   expect(await run("show", "api")).toMatch(/^state +unknown until this process of the service calls the server$/m);

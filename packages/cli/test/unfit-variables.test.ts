@@ -4,7 +4,7 @@ import { unfitVariables } from "../src/service/unfit-variables.ts";
 const value = "user:password-of-a-test";
 const variables = (...names: readonly string[]) => names.map((name, index) => ({ name, value, line: index + 1 }));
 
-it("judges a variable by the rule that its secret has, and not by its name", () => {
+it("unfitVariables checks the header of an existing secret's rule, and not the variable's name", () => {
   const existing = [
     { name: "Host", injection: { kind: "bearer" } },
     { name: "PAIR", injection: { kind: "header", header: "X-Pair" } },
@@ -16,7 +16,7 @@ it("judges a variable by the rule that its secret has, and not by its name", () 
   ]);
 });
 
-it("refuses two variables of one header, and a value without a colon for the rule basic", () => {
+it("unfitVariables refuses two variables for the same header, and a value without a colon for the rule basic", () => {
   expect(unfitVariables(variables("KEY", "key"), [])).toEqual(["Line 2: line 1 sets the same header"]);
   const existing = [{ name: "PAIR", injection: { kind: "basic" } }] as const;
   expect(unfitVariables([{ name: "PAIR", value: "a-value-of-a-test", line: 7 }], existing)).toEqual([
@@ -25,15 +25,15 @@ it("refuses two variables of one header, and a value without a colon for the rul
   expect(unfitVariables(variables("PAIR"), existing)).toEqual([]);
 });
 
-it("refuses more secrets than a server may have", () => {
+it("unfitVariables refuses more secrets than a server may have", () => {
   const names = Array.from({ length: 101 }, (_, index) => `KEY_${index}`);
   expect(unfitVariables(variables(...names), [])).toEqual(["the server would have more than 100 secrets"]);
   expect(unfitVariables(variables(...names.slice(1)), [])).toEqual([]);
 });
 
-it("repeats no name, which may be a token or a part of a value", () => {
+it("unfitVariables repeats no name, because a name may be a token or a part of a value", () => {
   const token = `kwt_service_abcdefghijkl_${"a1".repeat(24)}b`;
-  expect(unfitVariables(variables(token), [])).toEqual(["Line 1: the name has a token"]);
+  expect(unfitVariables(variables(token), [])).toEqual(["Line 1: the name contains a token"]);
   const names = ["c2VjcmV0cGFydA", "Connection", `long${"x".repeat(128)}`];
   const given = [...variables(...names), { name: "sEcr3tValueInTheName", value: "API_KEY", line: 4 }];
   const reasons = unfitVariables([...given, { name: "c2hvcnQ", value: "short", line: 5 }], []);

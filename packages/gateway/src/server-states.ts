@@ -96,7 +96,8 @@ export class ServerStates {
   }
 
   #see(entry: Entry, { revision }: CalledServer, status: Entry["status"], nowMs: number): void {
-    if (entry.status !== status) entry.since = nowMs;
+    // After a change of the server, its state is another one, also with the same status.
+    if (entry.status !== status || entry.revision !== revision) entry.since = nowMs;
     entry.status = status;
     entry.lastSeen = nowMs;
     entry.revision = revision;

@@ -5,7 +5,7 @@ import { decryptBackup, isEncryptedBackup } from "./encrypted-backup.ts";
 import { existingPassphrase } from "./passphrase.ts";
 
 /**
- * Reads the keyring in the file of a backup, and checks it as if an attacker had written the file.
+ * Reads the keyring in a backup file, and checks all of its content, because an attacker may have written the file.
  *
  * @param passphraseFile the file with the passphrase of an encrypted backup; `undefined` to ask the operator.
  * @throws CommandError `USAGE` if the file does not exist, if it is not encrypted although a passphrase was given, or if the

@@ -87,7 +87,7 @@ function associatedData({ N, r, p, salt, nonce }: Header): Buffer {
 
 type Fields = Readonly<Record<string, unknown>>;
 
-/** Returns the fields of a JSON object. Returns none for any other text. */
+/** Returns the fields of a JSON object. Returns an empty object for any other text. */
 function fieldsOf(text: string): Fields {
   try {
     const parsed: unknown = JSON.parse(text);

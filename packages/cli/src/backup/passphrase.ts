@@ -18,7 +18,7 @@ export async function newPassphrase(operator: Operator, file: string | undefined
   if (length < leastCharacters) {
     throw new CommandError(
       "USAGE",
-      `The passphrase has ${length} characters, and an attacker who has the backup can guess a passphrase of fewer than ${leastCharacters}`,
+      `The passphrase has only ${length} characters. An attacker who has the backup can guess a passphrase with fewer than ${leastCharacters}`,
       { hint: "Choose a longer passphrase, such as five random words, and keep it apart from the backup." },
     );
   }

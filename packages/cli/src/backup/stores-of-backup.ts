@@ -16,19 +16,22 @@ export interface StoresOfBackup {
   readonly generation: number;
   /** The stores that the keyring does not belong to: it cannot decrypt their check records. */
   readonly foreign: readonly string[];
-  /** The stores that did not answer, each with the reason, and the stores that the command did not name. */
+  /**
+   * The stores that did not answer, each with an error code, and the stores that the keyring lists but the command does not
+   * name.
+   */
   readonly notAsked: readonly string[];
   /** The running rotation; `undefined` if there is none, or if its record cannot be read. */
   readonly rotation: RotationStatus | undefined;
 }
 
 /**
- * Asks the named stores about a keyring that is to be restored. Changes nothing. A store that does not answer is not an error:
- * a keyring must be restorable while a store is down.
+ * Collects facts from the stores of the command before an import restores a keyring. Changes nothing. A store that does not
+ * answer causes no error, because a keyring must be restorable while a store is down.
  *
  * @param keyring the keyring as it will be after the import. The present keyring may be unable to decrypt the check records
  * of the stores.
- * @throws CommandError `USAGE` if the command line or the configuration is wrong about a store.
+ * @throws CommandError `USAGE` if the command line or the configuration describes a store wrongly.
  */
 export async function askStores(context: Context, keyring: Keyring): Promise<StoresOfBackup> {
   const notAsked: string[] = [];

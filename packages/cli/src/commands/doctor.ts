@@ -78,7 +78,7 @@ export async function doctor(context: Context): Promise<void> {
       const scope = await context.scope(name);
       const checkInner = () => checkUse(of, inner[name], typeof scope === "string" ? scope : undefined);
       const isAudit = config?.settings.gateway !== undefined && name === "audit";
-      // The audit takes entries from the audit log only.
+      // Only the audit log may write to the audit.
       findings.push(...(await checkStore(of, store, keys, { checkInner, takesWrites: !isAudit })));
       findings.push(...(await checkEviction(of, inner[name], config?.settings.gateway !== undefined)));
       findings.push(...checkCapabilities(of, inner[name]), ...checkConnection(of, await context.sourceOf(name)));

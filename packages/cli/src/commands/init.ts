@@ -134,9 +134,13 @@ function requireFitting({ keys, stores }: Answers): void {
   }
   const inMemory = Object.entries(stores).find(([, source]) => /^(memory:|sqlite::memory:)/.test(source));
   if (inMemory === undefined) return;
-  throw new CommandError("USAGE", `The store ${inMemory[0]} is in the memory of a process, which no command can see`, {
-    hint: "Name a store that the application and the command can share, such as `sqlite:sessions.sqlite`.",
-  });
+  throw new CommandError(
+    "USAGE",
+    `The store ${inMemory[0]} keeps its records in the memory of a process, where no command can read them`,
+    {
+      hint: "Name a store that the application and the command can share, such as `sqlite:sessions.sqlite`.",
+    },
+  );
 }
 
 async function createFirst(keys: KeyProvider, id: string, stores: readonly string[]): Promise<FirstKeyring> {

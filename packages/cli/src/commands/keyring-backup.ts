@@ -81,7 +81,7 @@ async function restoreWhole(
   const stores = await askStores(context, backup);
   if (stores.foreign.length > 0) {
     await operator.confirm(
-      `The keys of the backup cannot decrypt the check records of ${stores.foreign.join(", ")}: the backup is from before a rotation, or of another application. The keyring would not fit these stores.`,
+      `The keys of the backup cannot decrypt the check records of ${stores.foreign.join(", ")}: the backup is from before a rotation, or of another application. With this keyring, no process would be able to write to these stores.`,
     );
   }
   reportNotAsked(context, stores);
@@ -90,7 +90,7 @@ async function restoreWhole(
   await create(provider, restored, loadFailure);
   if (restored !== backup) {
     output.notice(
-      `The backup is of generation ${backup.generation}, and the stores have seen generation ${stores.generation}. So the keyring has generation ${restored.generation} now. If a key was disabled or removed after the backup, disable the key again.`,
+      `The backup has generation ${backup.generation}, but a store or a replica already uses generation ${stores.generation}. Therefore, the keyring now has generation ${restored.generation}. If a key was disabled or removed after the backup, disable the key again.`,
     );
   }
   if (stores.rotation !== undefined) {
@@ -186,7 +186,7 @@ function reportNotAsked({ output }: Context, { notAsked }: StoresOfBackup): void
 function requireNoRotation({ rotation }: StoresOfBackup, missing: readonly string[]): void {
   if (rotation === undefined) return;
   const { from, to, step } = rotation;
-  // Without its keys, the rotation could not be finished.
+  // The rotation cannot be finished without its keys, so an import that adds one of these keys is allowed.
   if (missing.includes(from) || missing.includes(to)) return;
   throw new KeywardError(
     "ROTATION_IN_PROGRESS",

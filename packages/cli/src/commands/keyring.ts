@@ -207,7 +207,7 @@ export async function enableKey(context: Context, id: string): Promise<void> {
   context.output.result(`Key "${id}" is enabled.`, { keyId: id, changed: true, keyring: keyringResult(enabled) });
 }
 
-/** Returns the id of a new key, as a rotation makes it: the date, and a part that no removed key had. */
+/** Returns the id of a new key, as a rotation makes it: the date, and random digits that no removed key had. */
 function newId(): string {
   return `${new Date().toISOString().slice(0, 10)}-${randomBytes(3).toString("hex")}`;
 }

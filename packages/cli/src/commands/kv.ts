@@ -130,7 +130,7 @@ async function loadHttpKv(): Promise<typeof import("@keyward/http-kv")> {
 function sourceOf({ store: flags = [] }: ServeOptions, env: KvContext["env"]): string {
   const [source = env["KEYWARD_KV_STORE"] || defaultStore, ...others] = flags;
   if (others.length > 0) {
-    throw new CommandError("USAGE", "A server has one store, and the flag --store was given more than once", {
+    throw new CommandError("USAGE", "A server has only one store, but the flag --store was passed more than once", {
       hint: "Keep one flag --store. Start a server for each store.",
     });
   }
@@ -146,7 +146,7 @@ function sourceOf({ store: flags = [] }: ServeOptions, env: KvContext["env"]): s
   return source;
 }
 
-/** Returns the options that are set, of those that are named. */
+/** Returns those of the named options that are set. */
 function given<Options extends object, Name extends keyof Options>(
   options: Options,
   names: readonly Name[],

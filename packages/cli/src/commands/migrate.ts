@@ -20,7 +20,7 @@ import { shownName, table } from "../terminal/output.ts";
 import { adviceFor, adviceForForbiddenPlaintext } from "../terminal/record-advice.ts";
 import { addByCode, formatNames, type JobCommandOptions, jobSettings } from "./reencryption-jobs.ts";
 
-/** The most groups of unreadable records that a table shows for one store. */
+/** The maximum number of groups of unreadable records that a table shows for one store. */
 const maxShownGroups = 20;
 
 /** The options of `keyward migrate`. */
@@ -124,8 +124,8 @@ function ofNamespaces(namespaces: readonly string[]): string {
 }
 
 /**
- * Checks that the application can read what the command encrypts. Records under the id of a key that does not decrypt them
- * have another scope, or the application has other keys.
+ * Checks that the application can read what the command encrypts. If the key that a record names cannot decrypt the record,
+ * the record has another scope, or the application has other keys.
  *
  * @throws KeywardError `RECORDS_UNREADABLE`, `STORE_INVALID`.
  */
@@ -155,11 +155,11 @@ function mismatchedIn(unread: readonly UnreadRecords[]): number {
   return sumOf(unread, ({ code, records }) => (code === "KEY_MISMATCH" ? records : 0));
 }
 
-/** Refuses stores without any record, which are more likely misspelt than migrated. */
+/** Refuses stores without any record, because their sources are probably misspelt. */
 function requireRecords(all: readonly MigrationReport[]): void {
   if (all.some(({ scanned }) => scanned > 0)) return;
   throw new CommandError("NO_RECORD", "The stores have no records", {
-    hint: "Compare the source of each store with that of the application: the path, the host, the number of the database and the prefix. If the application keeps its records through another adapter, such as @keyv/redis, name this adapter in keyward.config.ts.",
+    hint: "Compare the source of each store with the source in the application: the path, host, database number and prefix. If the application keeps its records through another adapter, such as @keyv/redis, name this adapter in keyward.config.ts.",
   });
 }
 
@@ -359,7 +359,10 @@ function formatOf({ format, records, expired, encryptable }: MigratedFormat): Mi
   return { format, records, expired, encryptable };
 }
 
-/** Expired records of an encrypted format stay as they are, because an option of the format may be wrong. */
+/**
+ * Returns how many records can be encrypted. Expired records of an encrypted format do not count: they stay unchanged,
+ * because * an option of the format may be wrong.
+ */
 function encryptableIn({ formats }: MigrationReport): number {
   return sumOf(formats, ({ format, records, expired, encryptable }) =>
     encryptable ? records - (format === "plaintext" ? 0 : expired) : 0,

@@ -19,7 +19,9 @@ export async function getRecord(context: Context, key: string, options: AddressO
     if (value === undefined) throw noRecord();
     const { text, encoding, json } = printable(value);
     if (encoding !== "json")
-      output.notice("The value has bytes or big integers, which JSON does not have: bytes are in base64.");
+      output.notice(
+        "The value contains bytes or big integers, which JSON cannot express. Bytes are printed in base64.",
+      );
     output.result(text, { value: json, encoding });
   });
 }
@@ -46,7 +48,8 @@ export async function putRecord(context: Context, key: string, options: PutOptio
     context.signal.throwIfAborted();
     const isNew = isAbsent && (await refusingDepth(() => writeNew(keyv, address.key, value, ttl)));
     if (!isNew) {
-      // The value is on stdin, so no answer can be. An operator who means to overwrite a record passes --yes.
+      // The value is on stdin, so the operator cannot answer a question there. An operator who means to overwrite a record
+      // passes --yes.
       await context.operator.confirm("The record that exists at this address would be overwritten.");
       context.signal.throwIfAborted();
       requireWritten(await refusingDepth(() => keyv.set(address.key, value, ttl)));
@@ -102,7 +105,7 @@ function requireWritten(isWritten: boolean): void {
   });
 }
 
-/** Runs a write, and explains the error of a value with more levels than the serialization can write. */
+/** Runs a write. Throws an error with an explanation if the value is nested more deeply than the serialization can write. */
 async function refusingDepth<Result>(write: () => Promise<Result>): Promise<Result> {
   try {
     return await write();
@@ -124,7 +127,7 @@ function parse(input: string): unknown {
   return value;
 }
 
-/** Yields the numbers of a JSON text as they are written. Numbers in strings do not count. */
+/** Yields the numbers of a JSON text as they are written. Skips numbers in strings. */
 function* numbersIn(json: string): Generator<string> {
   const token = /"|-?\d[\d.eE+-]*/g;
   for (let found = token.exec(json); found !== null; found = token.exec(json)) {

@@ -39,7 +39,10 @@ export interface CensusCommandOptions {
   readonly every: number;
 }
 
-/** Counts the records under each key, by store or by namespace. With `--watch`, counts until the operator stops it or the output is closed. */
+/**
+ * Counts the records under each key, by store or by namespace. With `--watch`, counts until the operator stops it or the
+ * output is closed.
+ */
 export async function showCensus(context: Context, { by, watch, every }: CensusCommandOptions): Promise<void> {
   await context.withStores(async (provider, stores) => {
     const { signal, output } = context;
@@ -217,7 +220,7 @@ async function confirmRemoval({ operator, signal }: Context, keys: KeyProvider, 
   // At a source that cannot be saved, the operator removes the key.
   if ((await whyReadOnly(keys)) !== undefined) return;
   const keyring = await keys.load({ signal });
-  // Any other key is refused.
+  // `retireKey` refuses any other key.
   if (!keyring.keys.some((key) => key.id === id && key.status === "disabled")) return;
   await operator.confirm(`Key "${id}" would be removed, and only a backup of the keyring could bring it back.`);
 }

@@ -57,7 +57,7 @@ export interface RevokeCommandOptions extends RotationCommandOptions {
   readonly order?: RevocationOrder;
 }
 
-// A longer grace is not waited for in a terminal: the same command removes the key later.
+// A command does not wait for a longer grace. The operator runs the same command again after the grace.
 const longestWaitMs = 60_000;
 const orders: readonly RevocationOrder[] = ["reencrypt-first", "disable-first"];
 const defaultGraceMs = 86_400_000;
@@ -165,7 +165,7 @@ async function askOrder(
     [...costs, "Nothing was changed. Run the command again with the order of your choice."].join("\n"),
     costResult(id, cost),
   );
-  // A script must not take a key for revoked that is still in use.
+  // With this exit code, a script does not treat the key as revoked, which is still in use.
   throw new ProblemsPrinted(exitCodes.usage);
 }
 
@@ -246,7 +246,7 @@ function textOf({ kind, from, to, step }: RotationReport): string {
   return `${rotationName[kind]} from key "${from}" to "${to}": ${step === "done" ? "done" : `the next step is ${step}`}`;
 }
 
-/** Returns the settings of a rotation: those of the flags, or else those of the configuration. */
+/** Returns the settings of a rotation. A flag overrides the same setting of the configuration. */
 export async function rotationSettings(
   context: Context,
   stores: OpenStores["stores"],

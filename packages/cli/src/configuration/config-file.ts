@@ -9,7 +9,7 @@ import { pathExists } from "../files/path-exists.ts";
 import { Config } from "./config.ts";
 import { requireConfigOptions } from "./config-mistakes.ts";
 
-/** The names of a configuration file. At most one of them may be in a folder. */
+/** The names that a configuration file may have. A folder may contain only one such file. */
 export const configFileNames = ["keyward.config.ts", "keyward.config.js", "keyward.config.json"] as const;
 
 /** Options of {@link loadConfig}: where the search for the configuration file begins, and which environment applies. */
@@ -26,8 +26,8 @@ export interface LoadConfigOptions {
  * refused if another user could have changed it.
  *
  * @returns the configuration; `undefined` if there is no file.
- * @throws KeywardError `VALUE_INVALID` if the file has mistakes, if two files are in one folder, or if other users may
- * write to the file or to a folder on the way.
+ * @throws KeywardError `VALUE_INVALID` if the file has mistakes, if two files are in one folder, or if other users may write
+ * to the file or to a folder that was searched.
  */
 export async function findConfig({
   from = process.cwd(),
@@ -87,7 +87,7 @@ async function findFile(from: string): Promise<string | undefined> {
 
 /**
  * Checks that only this user and root may change the packages that a file in this folder can import. Node.js looks for
- * packages in every folder above, also in folders above the last one that is searched for a configuration file.
+ * packages in every folder above, even above the folders that are searched for a configuration file.
  */
 export async function requireOwnPackages(folder: string): Promise<void> {
   if (process.platform === "win32") return;
@@ -99,14 +99,14 @@ export async function requireOwnPackages(folder: string): Promise<void> {
       throw invalid(
         place,
         "Other users may change the packages that a configuration file here can import",
-        "Use keyward.config.json, which imports nothing, or work in a folder whose folders above belong to you.",
+        "Use keyward.config.json, which imports nothing, or work in a folder whose parent folders only you and root can change.",
       );
     }
     if (above === parse(above).root) return;
   }
 }
 
-/** Checks that only this user and root may change the file, and the folders in which the search has passed. */
+/** Checks that only this user and root may change the configuration file and the folders that were searched. */
 async function requireOwn(path: string, folders: readonly string[]): Promise<void> {
   if (process.platform === "win32") return;
   // A link may lead to a file in another folder, which others may replace.
@@ -166,8 +166,8 @@ async function importConfig(path: string): Promise<unknown> {
 }
 
 /**
- * Makes Node.js read a TypeScript file as a module, whatever the `type` in the package.json of its folder is: `npm init`
- * writes `commonjs`, and without a `type` Node.js prints a warning.
+ * Makes Node.js read a TypeScript file as an ES module, and ignore the `type` in package.json. `npm init` writes `commonjs`
+ * there, and without a `type` Node.js prints a warning.
  */
 function readAsModule(url: string): { deregister(): void } {
   return registerHooks({

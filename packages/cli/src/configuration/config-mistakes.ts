@@ -91,7 +91,10 @@ class Mistakes {
     }
     if (gateway !== undefined) this.#inGateway(`${prefix}gateway`, gateway);
     if (scope !== undefined && typeof scope !== "string" && typeof scope !== "function") {
-      this.add(`${prefix}scope`, "must be a text, or a function of the address of a record");
+      this.add(
+        `${prefix}scope`,
+        "must be the name of a scope, or a function that returns this name for the address of a record",
+      );
     }
     if (accept !== undefined && !Array.isArray(accept))
       this.add(`${prefix}accept`, "must be a list of foreign formats");

@@ -6,7 +6,10 @@ export interface RotationSettings {
   readonly graceMs?: number;
   /** The most records that are re-encrypted per second. Default: no limit. */
   readonly maxPerSecond?: number;
-  /** How long processes that are not registered take to load changed keys, in milliseconds. 0 if there are none. */
+  /**
+   * The longest time that an unregistered process takes to load changed keys, in milliseconds. 0 if all processes are
+   * registered.
+   */
   readonly unregisteredMs?: number;
   /**
    * How long to wait for the replicas in each step, in milliseconds. Default: ten minutes, or twice the longest lease if
@@ -60,8 +63,8 @@ export interface ConfigOptions extends ConfigSettings {
    */
   readonly folder?: string;
   /**
-   * Other settings by the name of the environment, which `--env` or the environment variable `KEYWARD_ENV` chooses. A
-   * setting of an environment replaces the whole setting of the same name.
+   * The settings of each environment, by its name. `--env` or the environment variable `KEYWARD_ENV` chooses the environment. A
+   * setting of the environment replaces the whole shared setting of the same name.
    */
   readonly environments?: Readonly<Record<string, ConfigSettings>>;
 }

@@ -4,7 +4,7 @@ import { requireConfigOptions } from "./config-mistakes.ts";
 import type { ConfigOptions, ConfigSettings } from "./config-options.ts";
 import { gatewayStoreNames } from "./store-name.ts";
 
-/** A store of a configuration with its keys, scope and formats, which are options of `createKeyv` and `EncryptedStore`. */
+/** An open store with its keys, scope and foreign formats. Pass these as options to `createKeyv` or `EncryptedStore`. */
 export interface ConfiguredStore extends Pick<EncryptedStoreOptions, "keys" | "scope" | "accept"> {
   /** The store, which the caller closes. */
   readonly store: WrappableStore;
@@ -27,7 +27,7 @@ export function defineConfig(options: ConfigOptions): Config {
 
 /** A checked configuration. Make one with {@link defineConfig}, or read one from a file with `loadConfig`. */
 export class Config {
-  /** The settings, with those of the chosen environment. */
+  /** The settings that apply: a setting of the chosen environment replaces the shared setting of the same name. */
   readonly settings: ConfigSettings;
   readonly #options: ConfigOptions;
   #keys: Promise<KeyProvider> | undefined;
@@ -87,7 +87,7 @@ export class Config {
   }
 
   /**
-   * Opens a store without its keys.
+   * Opens a store without loading its keys. The store returns records as they are stored.
    *
    * @param env environment variables for `storeFrom`. Default: `process.env`.
    * @throws KeywardError `VALUE_INVALID` if the configuration has no such store; the errors of `storeFrom`.
@@ -197,7 +197,10 @@ export class Config {
   }
 }
 
-/** Calls a function of a configuration. The message of its error may contain a secret. */
+/**
+ * Calls a function of a configuration. If it throws, the new error contains only the name of the error, because a message may
+ * * contain a secret.
+ */
 async function ofFunction<Result>(place: string, make: () => Result | Promise<Result>): Promise<Result> {
   try {
     return await make();

@@ -64,7 +64,7 @@ const encryptedFormats: Readonly<Record<string, NamedFormat>> = {
 /** The names that the flag `--from` can have. */
 export const formatNames: readonly string[] = [plaintextName, ...Object.keys(encryptedFormats)];
 
-/** The formats that need options, and so a configuration file. */
+/** The formats that need options, which only a configuration file can pass. */
 const formatsWithOptions: Readonly<Record<string, string>> = {
   "aes-gcm": "aesGcm",
   aesgcm: "aesGcm",
@@ -80,7 +80,7 @@ interface From {
 }
 
 /**
- * Returns the formats that the flags `--from` name. Flags with the same name give one format several keys.
+ * Returns the formats that the flags `--from` name. Several flags with the same format add their keys to one format.
  *
  * @param texts the values of the flags.
  * @throws CommandError `USAGE` for an unknown format, and for a format with a missing or an invalid key. No message
@@ -96,8 +96,8 @@ export async function formatsFrom(
     const named = flags.filter((flag) => flag.name === name);
     if (new Set(named.map(({ value }) => value)).size > 1) {
       throw usage(
-        `Two flags --from have different texts after the colon of the format ${name}`,
-        `Write the same text after each colon: \`--from ${name}:json=current.key --from ${name}:json=former.key\`.`,
+        `Two flags --from ${name} have different values after the colon`,
+        `Write the same value after each colon: \`--from ${name}:json=current.key --from ${name}:json=former.key\`.`,
       );
     }
     const value = named[0]?.value;
@@ -178,8 +178,7 @@ function usage(message: string, hint: string): CommandError {
 }
 
 /**
- * Returns a format whose records re-encryption encrypts although it cannot detect a wrong key. Returns any other format
- * unchanged.
+ * Lets re-encryption encrypt the records of a format that cannot detect a wrong key. Returns any other format unchanged.
  */
 export function encryptingUnauthenticated(format: ForeignFormat): ForeignFormat {
   if (format.authenticated !== false) return format;

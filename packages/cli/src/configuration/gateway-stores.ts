@@ -4,7 +4,7 @@ import type { ConfigSettings } from "./config-options.ts";
 
 // Loaded only if a configuration has the setting `gateway`, so that all other commands start without the secrets service.
 
-/** Returns the scope of each record in a store of the secrets service. Other records have the scope of the application. */
+/** Returns a function that returns the scope of a record: a fixed one for a record of the secrets service, otherwise `scope`. */
 export function scopeWithGateway(scope: ConfigSettings["scope"]): (address: RecordAddress) => string | undefined {
   return (address) => {
     const ofAudit = address.namespace === auditNamespace ? auditScope(address) : undefined;

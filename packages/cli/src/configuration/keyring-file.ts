@@ -8,7 +8,7 @@ export function filePath(keys: string): string | undefined {
   return keys.startsWith("file://") ? fileURLToPath(keys) : keys.slice("file:".length);
 }
 
-/** Returns the path of the file that has the keyring of a command; `undefined` if no file has it. */
+/** Returns the path of the file from which a command loads its keyring; `undefined` for another source of keys. */
 export function keyringFile({ options, env, config }: Told): string | undefined {
   const named = options.keys ?? env["KEYWARD_KEYS"] ?? "";
   const configured = config?.settings.keys;
@@ -20,7 +20,7 @@ export function keyringFile({ options, env, config }: Told): string | undefined 
     const path = typeof configured === "string" ? filePath(configured.trim()) : undefined;
     return path === undefined ? undefined : config?.pathOf(path);
   } catch {
-    // A URL that names no path on this machine is a mistake that loading the keys reports.
+    // Loading the keys reports a file URL that is not a path on this machine.
     return undefined;
   }
 }

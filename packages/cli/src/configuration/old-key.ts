@@ -7,7 +7,8 @@ const environmentPrefix = "env:";
 const mostBytes = 65_536;
 
 /**
- * Reads the key or password with which records were encrypted before Keyward. One newline at the end is removed.
+ * Reads an old key or password, with which an application encrypted records before it used Keyward. One newline at the end is
+ * removed.
  *
  * @param from `env:NAME` for an environment variable. Any other text is the path of a file.
  * @param format the name of the format, for the messages. The messages never contain `from`: an operator may have written

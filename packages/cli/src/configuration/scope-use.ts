@@ -10,7 +10,7 @@ import {
 
 const checkKey = "check";
 const pageSize = 100;
-/** The most envelopes and the most pages that are read to find a record without a scope in a namespace. */
+/** The limits of the search for a record without a scope in a namespace. */
 const maxEnvelopes = 100;
 const maxPages = 10;
 
@@ -75,7 +75,7 @@ export async function requireUnscopedNamespace(
 export function scopeMissing(name: string): KeywardError {
   return new KeywardError(
     "STORE_INVALID",
-    `Nothing was written: the application uses the store ${name} with a scope, and this command has none`,
+    `Nothing was written: the application uses the store ${name} with a scope, but this command has no scope`,
     {
       hint:
         "Pass the scope of the application: `--scope <name>`, or set `scope` in the configuration. " +
@@ -85,8 +85,8 @@ export function scopeMissing(name: string): KeywardError {
 }
 
 /**
- * Returns "readable" if an envelope of a namespace can be decrypted without a scope, and "mismatched" if an envelope fails
- * with `KEY_MISMATCH`, as an envelope of a scope does.
+ * Returns "readable" if an envelope of a namespace can be decrypted without a scope. Otherwise returns "mismatched" if an
+ * envelope fails with `KEY_MISMATCH`, which is the error for an envelope of a scope, or "none".
  */
 async function readEnvelopes(
   store: WrappableStore,

@@ -25,7 +25,10 @@ export interface SourceOptions {
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** The flags, the environment variables and the configuration file of a command. The first that has a setting applies. */
+/**
+ * The flags, the environment variables and the configuration file of a command. The first of these that contains a setting
+ * applies.
+ */
 export interface Told {
   readonly options: SourceOptions;
   readonly env: Environment;
@@ -55,7 +58,7 @@ export async function openKeys({ options, env, config }: Told): Promise<KeyProvi
   });
 }
 
-/** Rejects with the error for a wrong command line if a source is invalid. */
+/** Throws the error for a wrong command line if a source is invalid. Throws any other error unchanged. */
 function asUsageError(error: unknown): never {
   if (error instanceof KeywardError && error.code === "VALUE_INVALID") {
     throw new CommandError("USAGE", error.message, { hint: error.hint });
@@ -83,7 +86,7 @@ export interface StoreOpening extends Pick<EncryptedStoreOptions, "accept" | "de
 /** The settings of {@link openStores} that are not in {@link Told}. */
 export interface OpenStoresSettings extends StoreOpening {
   readonly keys: KeyProvider;
-  /** The names that the keyring lists, with which the names in environment variables are compared. */
+  /** The store names that the keyring lists. A name in an environment variable matches one of these without regard to case. */
   readonly listed: readonly string[];
   /**
    * Called with the name of each store that cannot be opened or was never used, and its error. Such a store is left out,
@@ -95,7 +98,7 @@ export interface OpenStoresSettings extends StoreOpening {
 /**
  * Opens the stores that {@link namedStores} names, each with the keys.
  *
- * @throws CommandError `USAGE` if no store is named, or two have one name.
+ * @throws CommandError `USAGE` if no store is named, or if two stores have the same name.
  */
 export async function openStores(
   told: Told,
@@ -149,12 +152,12 @@ export interface StoreSource {
 }
 
 /**
- * Returns the stores of a command: those of the flags `--store`; without a flag those of the environment variables
- * `KEYWARD_STORE` and `KEYWARD_STORE_<NAME>`; without these those of the configuration. A flag with a bare name chooses a
- * store of the environment variables or of the configuration.
+ * Returns the stores of a command, which the flags `--store` name. Without these flags, the environment variables
+ * `KEYWARD_STORE` and `KEYWARD_STORE_<NAME>` name the stores. Without these variables, the configuration names them. A flag
+ * without a source chooses a store of the environment variables or of the configuration by its name.
  *
- * @param listed the names that the keyring lists.
- * @throws CommandError `USAGE` if there is none, if two have one name, or if a bare name is unknown.
+ * @param listed the store names that the keyring lists.
+ * @throws CommandError `USAGE` if no store is named, if two stores have the same name, or if a flag has an unknown name.
  */
 export function namedStores({ options, env, config }: Told, listed: readonly string[]): readonly StoreSource[] {
   const inVariables = readVariables(env, listed);
@@ -205,13 +208,13 @@ export function oneStore(told: Told, listed: readonly string[]): StoreSource {
 export interface NamedOpening {
   /** True if a store may have only records that Keyward did not write. Default: false. */
   readonly mayBeForeign?: boolean;
-  /** The scope of the records. If the scope is a name, a store that was never used with it is refused. */
+  /** The scope of the records. If the scope is a name, a store that was never used with this scope is refused. */
   readonly scope?: EncryptedStoreOptions["scope"] | undefined;
 }
 
 /**
- * Opens a store. Unless `--empty-store` names the store, it is refused if it was never used with Keyward, or never with the
- * scope. Its source or the scope may be misspelt, and then the application could not read what a command writes.
+ * Opens a store. Refuses a store that was never used with Keyward, or never with the scope, unless `--empty-store` names the
+ * store. The source or the scope may be misspelt, so that the application could not read what the command writes.
  */
 export async function openNamed(
   { options, env, config }: Told,
@@ -241,7 +244,7 @@ export async function openNamed(
   }
 }
 
-/** Checks a file before it is opened, because opening would create a missing file, and make an empty one a database. */
+/** Refuses a missing or empty SQLite file before it is opened, because opening would make it a database. */
 function requireUsedFile(name: string, path: string, mayBeForeign: boolean): void {
   const status = statSync(path, { throwIfNoEntry: false });
   if (status === undefined) throw neverUsed(name, `The file of the store ${name} does not exist`);
@@ -262,9 +265,13 @@ function isInMemory(store: WrappableStore): boolean {
 }
 
 function inMemory(name: string): CommandError {
-  return new CommandError("USAGE", `The store ${name} is in the memory of a process, which no command can see`, {
-    hint: "Name the store in which the application keeps its records.",
-  });
+  return new CommandError(
+    "USAGE",
+    `The store ${name} keeps its records in the memory of a process, where no command can read them`,
+    {
+      hint: "Name the store in which the application keeps its records.",
+    },
+  );
 }
 
 /** Returns the source of a store, such as `redis://localhost`; "" if a function of the configuration makes the store. */
@@ -323,7 +330,7 @@ function noRecords(name: string): string {
 function neverUsed(name: string, problem: string): KeywardError {
   return new KeywardError("STORE_INVALID", problem, {
     hint:
-      "Compare the source of the store with that of the application: the path, the host, the number of the database and the prefix. " +
+      "Compare the source of the store with the source in the application: the path, host, database number and prefix. " +
       `Only if no record was ever written to this store, add \`--empty-store ${name}\`.`,
   });
 }
@@ -337,17 +344,21 @@ function readFlag(flag: string, known: readonly StoreSource[]): StoreSource {
   const text = flag.trim();
   const equals = text.indexOf("=");
   const name = equals === -1 ? "" : text.slice(0, equals);
-  // A source may contain "=" in its parameters, so only a name before the first one counts.
+  // A source may contain "=" in its parameters, so the name ends at the first "=".
   if (storeName.test(name)) return { name, source: text.slice(equals + 1).trim() };
   if (text.includes(":")) return { name: unnamedStore, source: text };
   const found = known.find((store) => store.name === text);
   if (found !== undefined) return found;
   const names = known.map((store) => store.name).join(", ");
-  throw new CommandError("USAGE", "A flag --store is neither a source nor the name of a store that is set elsewhere", {
-    hint:
-      "Write a source, such as `--store sessions=redis://localhost`, or a name. " +
-      (names === "" ? "No name is set in environment variables or in a configuration." : `The names are: ${names}.`),
-  });
+  throw new CommandError(
+    "USAGE",
+    "A flag --store is neither a source nor the name of a store in the configuration or in an environment variable",
+    {
+      hint:
+        "Write a source, such as `--store sessions=redis://localhost`, or a name. " +
+        (names === "" ? "No name is set in environment variables or in a configuration." : `The names are: ${names}.`),
+    },
+  );
 }
 
 function readVariables(env: Environment, listed: readonly string[]): readonly StoreSource[] {

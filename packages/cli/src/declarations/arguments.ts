@@ -6,7 +6,7 @@ export function collect(text: string, texts: readonly string[] = []): readonly s
 }
 
 /**
- * Reads a number of things, which is a positive integer.
+ * Reads a positive integer of at most nine digits.
  *
  * @throws InvalidArgumentError for any other text.
  */

@@ -8,7 +8,7 @@ export function declareClients(program: Command, context: OpenContext): void {
     .command("import <file>")
     .description("Import the servers and credentials of an MCP client's configuration. Never prints a value.")
     .option("--dry-run", "print what would be done, and change nothing", false)
-    .option("--replace", "set the values of the file for secrets that exist", false)
+    .option("--replace", "replace the values of existing secrets by the values in the file", false)
     .addHelpText(
       "after",
       "\nReads `mcpServers` of Claude Code, Cursor and Windsurf, and `servers` of VS Code.\nThe exit code is 0 if everything was imported. For an .env file:\nkeyward secrets import <server> <file>\n\nExamples:\n  keyward import .mcp.json --dry-run\n  keyward import .vscode/mcp.json",

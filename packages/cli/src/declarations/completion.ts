@@ -3,8 +3,8 @@ import type { Command } from "commander";
 const name = "completion";
 
 /**
- * Adds the commands for the completion of a shell. The library that does it is only loaded if the command line asks for
- * it; otherwise `--help` merely lists the command.
+ * Adds the commands for the completion of a shell. Loads the library for completion only if the command line asks for it.
+ * Otherwise only adds the command to `--help`.
  */
 export async function declareCompletion(program: Command, commandLine: readonly string[]): Promise<void> {
   const first = commandLine.find((word) => !word.startsWith("-")) ?? "";

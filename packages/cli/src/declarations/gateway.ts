@@ -9,7 +9,7 @@ export function declareGateway(program: Command, context: OpenContext): void {
     .command("init")
     .description("Set up the service: a configuration, the folder .keyward, a workspace, and the first tokens.")
     .option("--workspace <name>", "the name of the first workspace", "main")
-    .option("--print-tokens", "print the tokens although stdout is no terminal", false)
+    .option("--print-tokens", "print the tokens even if stdout is not a terminal", false)
     .addHelpText(
       "after",
       "\nIf the folder has a configuration with the setting `gateway`, the service is set up in the stores that it names.",
@@ -38,7 +38,7 @@ export function declareGateway(program: Command, context: OpenContext): void {
     .addOption(
       new Option(
         "--trust-proxy <cidr>",
-        "a proxy whose X-Forwarded-For counts, such as 10.0.0.0/8; repeat it for each block",
+        "a block of proxy addresses whose X-Forwarded-For is trusted, such as 10.0.0.0/8; repeat it for each block",
       ).argParser(collect),
     )
     .option(
@@ -46,7 +46,11 @@ export function declareGateway(program: Command, context: OpenContext): void {
       "after a restore from a backup: revoke each token that was created before a time, such as 2030-01-31T12:00:00Z",
       readMoment,
     )
-    .option("--clock-was-ahead", "let this time replace one that a clock which was ahead has set in the future", false)
+    .option(
+      "--clock-was-ahead",
+      "replace a time of an earlier revocation that a wrong clock has set in the future",
+      false,
+    )
     .option("--workspace <name>", "the name of the first workspace, if the store is empty", "main")
     .option("--new-audit", "begin a new audit, after the audit of the service was lost", false)
     .action(

@@ -4,12 +4,12 @@ import { amountBetween, collect } from "./arguments.ts";
 
 const scopes = ["read", "write", "list"] as const;
 
-/** The most milliseconds that a duration may have, about 12 days. */
+/** The longest duration of an option, in milliseconds: about 12 days. */
 const longestMs = 2 ** 30;
-/** The most bytes or requests that a limit may have. */
+/** The largest value of a limit, in bytes or requests. */
 const largestLimit = 2 ** 40;
 
-/** Declares the commands of an HTTP KV server and of its API keys: those of `keyward kv`, and of `keyward-kv`. */
+/** Declares the commands for an HTTP KV server and its API keys. `keyward kv` and `keyward-kv` have the same commands. */
 export function declareKv(parent: Command, context: () => Promise<KvContext>): void {
   const milliseconds = amountBetween(1, longestMs);
   const limit = amountBetween(1, largestLimit);

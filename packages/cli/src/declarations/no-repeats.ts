@@ -2,8 +2,8 @@ import type { Command } from "commander";
 import { collect } from "./arguments.ts";
 
 /**
- * Makes a command and its subcommands refuse a flag that has a value and stands in the command line twice. Commander would
- * take the last value, so that `--role member --role admin` would make an admin. Flags that collect their values may be
+ * Makes a command and its subcommands refuse a command line with the same flag twice if the flag has a value. Commander would
+ * use the last value, so that `--role member --role admin` would make an admin. Flags that collect their values may be
  * repeated.
  */
 export function refuseRepeats(command: Command): void {

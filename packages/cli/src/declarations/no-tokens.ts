@@ -4,7 +4,7 @@ import { hasToken } from "../terminal/without-tokens.ts";
 
 /**
  * Makes every command refuse a token in its command line. A command could print the token, or make a file with its name.
- * Only the value of a secret may be a token, because another gateway may be the server.
+ * Only the value of a secret may be a token, because the server may be another gateway.
  */
 export function refuseTokens(program: Command): void {
   program.hook("preAction", (_, command) => {

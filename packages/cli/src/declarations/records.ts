@@ -28,7 +28,7 @@ export function declareRecords(program: Command, context: OpenContext): void {
     .action(async (options) => await (await import("../commands/records.ts")).showCensus(await context(), options));
 }
 
-/** Reads the pause between two counts. A shorter pause would keep the store busy. Timers cannot wait much longer. */
+/** Reads the pause between two counts, from 100 milliseconds to one day. A shorter pause would keep the store busy. */
 function readPause(text: string): number {
   const durationMs = readDuration(text);
   if (durationMs >= 100 && durationMs <= 86_400_000) return durationMs;
@@ -38,7 +38,11 @@ function readPause(text: string): number {
 /** Adds the options of a command that re-encrypts every record of its stores. */
 export function jobOptions(command: Command): Command {
   return command
-    .option("--max-per-second <records>", "the most records that are re-encrypted per second", readAmount)
-    .option("--concurrency <pages>", "the most pages of records that are in progress at once (default: 4)", readAmount)
+    .option("--max-per-second <records>", "the maximum number of records to re-encrypt per second", readAmount)
+    .option(
+      "--concurrency <pages>",
+      "the maximum number of pages of records in progress at once (default: 4)",
+      readAmount,
+    )
     .option("--checkpoint <file>", "keep the progress in this file, so that a stopped command continues there");
 }

@@ -70,7 +70,7 @@ function rotationOptions(command: Command): Command {
         "how long the old key stays disabled before it is removed (default: the configuration, or 1d)",
       ).argParser(readDuration),
     )
-    .option("--max-per-second <records>", "the most records that are re-encrypted per second", readAmount);
+    .option("--max-per-second <records>", "the maximum number of records to re-encrypt per second", readAmount);
   return waitOptions(limited).option(...abandonUnreadable);
 }
 
@@ -84,8 +84,9 @@ export function waitOptions(command: Command): Command {
     )
     .option("--replicas-within <duration>", "how long to wait for the replicas in each step", readDuration)
     .addOption(
-      new Option("--ignore-replica <id>", "the id of a replica that has ended; repeat it for each replica").argParser(
-        collect,
-      ),
+      new Option(
+        "--ignore-replica <id>",
+        "the id of a replica that no longer runs; repeat it for each replica",
+      ).argParser(collect),
     );
 }

@@ -24,7 +24,7 @@ const methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] as const;
 const largestRevision = 2 ** 40;
 const longestOverlapMs = 30 * 24 * 3_600_000;
 const shortestPauseMs = 100;
-/** The most items that a list command prints. */
+/** The largest number of items that `--limit` accepts. */
 const mostListed = 100_000;
 
 /** Declares the commands of the admin API: workspaces, servers, secrets, tokens, changes, calls and the audit. */
@@ -241,7 +241,7 @@ function ofCalls(command: Command) {
     .option("--server <slug>", "only the calls to this server")
     .option("--tool <name>", "only the calls of this tool")
     .option("--token-id <id>", "only the calls with the token that has this id")
-    .addOption(new Option("--outcome <outcome>", "only the calls that ended like this").choices(outcomes));
+    .addOption(new Option("--outcome <outcome>", "only the calls with this outcome").choices(outcomes));
 }
 
 function declareAudit(audit: Command, context: OpenContext): void {
@@ -264,13 +264,17 @@ function declareAudit(audit: Command, context: OpenContext): void {
 }
 
 function limited(command: Command): Command {
-  return command.option("--limit <number>", "the most items (default: 1000)", amountBetween(1, mostListed));
+  return command.option(
+    "--limit <number>",
+    "the maximum number of items (default: 1000)",
+    amountBetween(1, mostListed),
+  );
 }
 
 function conditional(command: Command): Command {
   return command.option(
     "--if-revision <number>",
-    "refuse the change if the revision is another one now",
+    "refuse the change if the current revision is another one",
     amountBetween(0, largestRevision),
   );
 }

@@ -1,16 +1,16 @@
 import { lstat, readFile } from "node:fs/promises";
 import { overwriteFile } from "./new-file.ts";
 
-/** Returns whether a `.gitignore` lets Git keep nothing of its folder. */
+/** Returns whether a `.gitignore` makes Git ignore every file of its folder. */
 export async function ignoresAll(path: string): Promise<boolean> {
   const lines = (await textOf(path)).split(/\r?\n/);
   const last = lines.findLastIndex((line) => line.trimEnd() === "*");
-  // For Git, the last line that matches a file decides. A line with `!` lets Git keep the file again.
+  // For Git, the last line that matches a file decides. A line with `!` makes Git stop ignoring a file.
   return last >= 0 && !lines.slice(last).some((line) => line.startsWith("!"));
 }
 
 /**
- * Lets Git keep nothing of the folder of a `.gitignore`. Keeps the lines that the file has.
+ * Makes Git ignore every file in the folder of a `.gitignore`. Keeps the existing lines of the `.gitignore`.
  *
  * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file cannot be written.
  */

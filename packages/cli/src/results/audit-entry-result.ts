@@ -1,13 +1,13 @@
 import type { AuditEntry, CalledSecret, ChangeAction, ChangeOutcome, Role } from "@keyward/secrets";
 
-/** An entry of the audit as `keyward audit export` prints it. What an entry of its kind does not have is `null`. */
+/** An entry of the audit as `keyward audit export` prints it. A property that entries of this kind lack is `null`. */
 export interface AuditEntryResult {
   readonly kind: AuditEntry["kind"];
   readonly atMs: number;
   readonly workspace: string;
   readonly chain: string;
   readonly sequence: number;
-  /** Random text, so that the hash of the entry confirms no guess of its content. */
+  /** Random text, so that nobody can confirm a guess of the entry's content by its hash. */
   readonly nonce: string;
   readonly action: ChangeAction | null;
   readonly owner: string | null;
@@ -32,12 +32,12 @@ export interface AuditEntryResult {
   readonly tool: string | null;
   /** The HTTP status of a call. Also `null` if the caller left before the answer. */
   readonly status: number | null;
-  /** Why the gateway refused or ended a call. Also `null` if it did neither. */
+  /** Why the gateway refused or aborted a call. Also `null` if the gateway did neither. */
   readonly reason: string | null;
   readonly durationMs: number | null;
   readonly requestBytes: number | null;
   readonly answerBytes: number | null;
-  /** The secrets that were put into the request of a call. */
+  /** The secrets whose values the gateway put into the request to the server. */
   readonly secrets: readonly CalledSecret[] | null;
   readonly redactions: number | null;
 }

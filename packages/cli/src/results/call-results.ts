@@ -18,7 +18,7 @@ export interface CallResult {
   readonly tool: string | null;
   /** `null` if the caller left before the answer. */
   readonly status: number | null;
-  /** `null` if the gateway neither refused nor ended the call. */
+  /** `null` if the gateway neither refused nor aborted the call. */
   readonly reason: string | null;
   readonly durationMs: number;
   readonly requestBytes: number;
@@ -55,7 +55,7 @@ export function callResult({ callId, at, outcome, caller, secrets, ...call }: Re
   };
 }
 
-/** What a call would do, as `--json` prints it. */
+/** Whether the gateway would refuse a call, and which secrets the call would use, as `--json` prints it. */
 export interface ExplanationResult {
   readonly refusals: CallExplanation["refusals"];
   readonly token: CallExplanation["token"];
@@ -66,12 +66,12 @@ export interface ExplanationResult {
     readonly injection: InjectionResult;
     readonly header: string;
     readonly redacted: boolean;
-    /** `null` if the call could use the value. */
+    /** Why the call cannot use the value; `null` if it can. */
     readonly unusable: CallExplanation["secrets"][number]["unusable"];
   }[];
 }
 
-/** Returns what a call would do, as `--json` prints it. */
+/** Returns the explanation of a call, which was not made, as `--json` prints it. */
 export function explanationResult({ refusals, token, server, secrets }: CallExplanation): ExplanationResult {
   return {
     refusals,

@@ -1,6 +1,6 @@
 import type { KeywardErrorCode, RecordInspection } from "@keyward/core";
 
-/** The parts of a stored record that can be read without a key, as `--json` prints them. Contains nothing of the value. */
+/** The parts of a stored record that can be read without a key, as `--json` prints them. Contains no part of the value. */
 export type InspectionResult =
   | {
       readonly kind: "envelope";

@@ -17,7 +17,7 @@ export interface ReplicaResult {
   readonly lastSeenAtMs: number | null;
   readonly leaseMs: number;
   readonly lapsed: boolean;
-  /** The code of the error with which the decryption of the heartbeat fails. */
+  /** The code of the error with which the decryption of the heartbeat fails; `null` if it can be decrypted. */
   readonly code: KeywardErrorCode | null;
 }
 

@@ -19,7 +19,7 @@ export function workspaceResult({ id, name, revision, created, retentionDays, de
   return { id, name, revision, createdAtMs: millisecondsOf(created), retentionDays, deleting };
 }
 
-/** How a server was when the service last called it, as `--json` prints it. */
+/** The state of a server when the gateway last called it, as `--json` prints it. */
 export interface ServerStateResult {
   readonly status: Server["state"]["status"];
   readonly sinceMs: number | null;
@@ -126,11 +126,11 @@ export interface TokenResult {
   readonly id: string;
   readonly owner: string;
   readonly role: Token["role"];
-  /** `null` for all servers. */
+  /** `null` if the token may call all servers. */
   readonly servers: readonly string[] | null;
-  /** `null` for all tools. */
+  /** `null` if the token may call all tools. */
   readonly tools: readonly string[] | null;
-  /** `null` for all methods. */
+  /** `null` if the token may use all HTTP methods. */
   readonly methods: readonly string[] | null;
   readonly createdAtMs: number;
   readonly createdBy: string;
@@ -193,7 +193,7 @@ export function changeResult({ id, at, action, outcome, caller, ...change }: Rec
   };
 }
 
-/** Returns a token that this machine has made, as `--json` prints it. */
+/** Returns a token that was made on this machine, without the admin API, as `--json` prints it. */
 export function localTokenResult({
   servers,
   tools,

@@ -51,7 +51,7 @@ export function requireUrl(url: string): void {
   clientOf({ url, token: "kwt_none" });
 }
 
-/** A proxy of the environment (`NODE_USE_ENV_PROXY`) would read the token in plain HTTP to this machine. */
+/** Sends plain HTTP to this machine without the proxy of the environment (`NODE_USE_ENV_PROXY`), which could read the token. */
 function sendNoLoopbackToProxy(url: string): void {
   if (!URL.canParse(url) || new URL(url).protocol !== "http:") return;
   const excepted = process.env["no_proxy"] ?? process.env["NO_PROXY"] ?? "";

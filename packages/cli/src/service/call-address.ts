@@ -30,8 +30,8 @@ ownNetworks.addAddress("::1", "ipv6");
 ownNetworks.addSubnet("fc00::", 7, "ipv6");
 
 /**
- * Returns the note that calls to a URL need `--allow-address`, or that they are always refused; `undefined` if they need
- * nothing. The gateway itself resolves a name only at a call, so that this function knows the names of this machine only.
+ * Returns a note if the gateway refuses calls to a URL always, or without `--allow-address`; otherwise `undefined`. The gateway
+ * resolves a host name only at a call, so this function knows no address for a name other than `localhost`.
  */
 export async function allowanceNote(url: string): Promise<string | undefined> {
   if (!URL.canParse(url)) return undefined;

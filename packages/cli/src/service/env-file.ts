@@ -4,7 +4,7 @@ import { CommandError } from "../exit-codes.ts";
 export interface EnvVariable {
   readonly name: string;
   readonly value: string;
-  /** The number of the line, for errors: the name may be a part of a value that has several lines. */
+  /** The number of the line. Errors contain it instead of the name, which may be a part of a value with several lines. */
   readonly line: number;
 }
 
@@ -16,9 +16,9 @@ const restOfLine = /^(?: +(?:#.*)?)?$/;
 /**
  * Reads the variables of an `.env` file. Programs disagree about many forms: one cuts a value at `#`, another replaces `$NAME`,
  * a third one keeps a backslash. This function reads only what shells and the usual parsers read alike, and refuses the whole
- * file for anything else. Only a name with `.` or `-` is accepted although a shell refuses the name.
+ * file for anything else. As the one exception, a name with `.` or `-` is accepted, although shells refuse it.
  *
- * @throws CommandError `USAGE` with the number of the line and the reason, and never with a text of the file.
+ * @throws CommandError `USAGE` with the number of the line and the reason, without any text of the file.
  */
 export function envVariables(text: string): readonly EnvVariable[] {
   const variables = new Map<string, EnvVariable>();

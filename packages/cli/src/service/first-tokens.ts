@@ -14,7 +14,7 @@ export interface FirstTokens {
   readonly text: string;
 }
 
-/** How {@link setUpService} sets a service up, and gives the first tokens to the operator. */
+/** Options of {@link setUpService}. */
 export interface SetUpOptions {
   /** The name of the first workspace. */
   readonly workspace: string;
@@ -22,33 +22,33 @@ export interface SetUpOptions {
   readonly printsTokens: boolean;
   /** The path of the audit, in whose folder the tokens are written. */
   readonly beside: string;
-  /** Prints the first tokens, or where they are. The service counts as set up when `show` has resolved. */
+  /** Prints the first tokens, or the path of their file. The service accepts the tokens only after `show` has resolved. */
   readonly show: (first: FirstTokens, initialization: Initialization) => Promise<void>;
 }
 
-// The second part is that of a file whose writing was stopped.
+// The name of a file whose writing was interrupted ends with `.unfinished`.
 const endOfName = /^[0-9a-f]{6}\.txt(?:\.[0-9a-f]+\.unfinished)?$/;
 
-/** Returns whether a file in the folder of an audit is, by its name, a file of the first tokens of the same service. */
+/** Returns whether a file in the folder of an audit has the name of a file with the first tokens of the same service. */
 export function isTokenFile(name: string, audit: string): boolean {
   const prefix = prefixOf(audit);
   return name.startsWith(prefix) && endOfName.test(name.slice(prefix.length));
 }
 
-/** Returns whether a file has the name that an earlier release gave to files of first tokens, of any service in the folder. */
+/** Returns whether a file has the name that an earlier release gave to a file with the first tokens of any service. */
 export function isFormerTokenFile(name: string): boolean {
   const prefix = "first-tokens-";
   return name.startsWith(prefix) && endOfName.test(name.slice(prefix.length));
 }
 
 /**
- * Sets up a secrets service in an empty store, and gives the first tokens to the operator: prints them on a terminal, or
- * writes them to a new file, which is on the disk when the service counts as set up. The stdout of a container is a log that
- * many read, so without a terminal the tokens go to a file that only its owner can read.
+ * Sets up a secrets service in an empty store, and gives the first tokens to the operator. Prints the tokens on a terminal.
+ * Without a terminal, writes them to a new file that only its owner can read, because the stdout of a container is a log that
+ * many people read. The service is set up only after the tokens are printed, or after the file is on the disk.
  *
  * @param output where `show` prints.
- * @throws SecretsError `ALREADY_INITIALIZED` if another process sets the service up. Its file of tokens stays, and the file
- * of this process is removed.
+ * @throws SecretsError `ALREADY_INITIALIZED` if another process sets the service up. The token file of this process is then
+ * removed.
  */
 export async function setUpService(
   output: Pick<Output, "isShown" | "isJson">,
@@ -84,7 +84,10 @@ function printed(initialization: Initialization): FirstTokens {
   return { tokens, tokensFile: null, text: ["These tokens are printed once:", ...linesOf(initialization)].join("\n") };
 }
 
-/** Returns how the names of the files begin. Another service may have its audit in the same folder. */
+/**
+ * Returns the prefix of the names of token files. It contains the name of the audit, because another service may have its *
+ * audit in the same folder.
+ */
 function prefixOf(audit: string): string {
   return `first-tokens-${basename(audit)}-`;
 }
@@ -96,7 +99,7 @@ async function written(audit: string, initialization: Initialization): Promise<F
   return { tokens: null, tokensFile: path, text };
 }
 
-/** Removes the files of initializations that were not finished. Their tokens are refused. */
+/** Removes the token files of initializations that were not completed. The service refuses their tokens. */
 async function removeTokenFiles(audit: string, valid: string | null): Promise<void> {
   for (const name of await readdir(dirname(audit))) {
     const path = join(dirname(audit), name);

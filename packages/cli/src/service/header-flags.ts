@@ -1,4 +1,4 @@
-/** The flags that say which headers pass the gateway in addition to those that always do. */
+/** The flags for the headers that the gateway passes on in addition to its default ones. */
 export interface HeaderFlags {
   /** The names for `--forward-header`. */
   readonly forwardHeader?: readonly string[];

@@ -1,7 +1,7 @@
 import type { Injection } from "@keyward/admin/client";
 import { CommandError } from "../exit-codes.ts";
 
-/** The flags that say how a value enters the request to its server. */
+/** The flags that describe a rule: how the value of a secret enters the request to its server. */
 export interface InjectionFlags {
   readonly header?: string;
   readonly bearer?: boolean;
@@ -10,7 +10,7 @@ export interface InjectionFlags {
 }
 
 /**
- * Returns the rule that the flags describe; `undefined` if there is none.
+ * Returns the rule that the flags describe; `undefined` without such a flag.
  *
  * @throws CommandError `USAGE` for flags that contradict each other.
  */

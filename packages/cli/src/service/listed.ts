@@ -4,24 +4,24 @@ import { CommandError } from "../exit-codes.ts";
 
 /** How many items a list command prints. */
 export interface ListOptions {
-  /** The most items. */
+  /** The maximum number of items. Default: 1,000. */
   readonly limit?: number;
 }
 
 /** The items of a list, newest first. */
 export interface Listed<Item> {
   readonly items: readonly Item[];
-  /** False if there are more items than the command was to print. */
+  /** False if the service has more items than the limit. */
   readonly complete: boolean;
 }
 
 const pageSize = 100;
-/** A page is empty if a filter leaves out what a service has read for it. */
+/** The maximum number of empty pages. A page is empty if a filter excludes all items that the service has read for the page. */
 const mostEmptyPages = 1_000;
-/** The most items that a command prints unless `--limit` says otherwise. */
+/** The maximum number of items that a command prints without `--limit`. */
 export const defaultLimit = 1_000;
 
-/** Reads the pages of a list up to a limit. Says on stderr if there are more items. */
+/** Reads the pages of a list up to a limit. Prints a notice on stderr if there may be more items. */
 export async function listAll<Item>(
   { signal, output }: Pick<Context, "signal" | "output">,
   readPage: (page: ListPage) => Promise<ListedPage<Item>>,
@@ -51,7 +51,9 @@ export async function listAll<Item>(
   }
   const isComplete = cursor === undefined;
   if (!isComplete) {
-    output.notice(`There may be more than these ${items.length}, which are the newest. For more, raise \`--limit\`.`);
+    output.notice(
+      `The list has only the ${items.length} newest items, and there may be more. To list more, raise \`--limit\`.`,
+    );
   }
   return { items: items.slice(0, limit), complete: isComplete };
 }

@@ -11,21 +11,21 @@ export interface LocalService {
   readonly admin: SecretsAdmin;
   readonly audit: AuditLog;
   readonly keys: KeyProvider;
-  /** The store of the service, below the encryption. */
+  /** The store of the service without its encryption, which returns envelopes. */
   readonly store: WrappableStore;
   readonly config: Config;
 }
 
-/** How {@link withLocalService} opens the service. */
+/** Options of {@link withLocalService}. */
 export interface LocalServiceOptions {
-  /** True for a process that runs as long as the service. Default: false. */
+  /** True to register the process as a replica, if it runs as long as the service. Default: false. */
   readonly replica?: boolean;
-  /** True if the service may be new, so that its files are made. Default: false: a service without records is refused. */
+  /** True to create the files of a new service. Default: false, so that a service without records is refused. */
   readonly mayBeNew?: boolean;
   readonly onProblem?: (problem: unknown) => void;
 }
 
-/** What the setting `gateway` of a configuration looks like. */
+/** An example of the setting `gateway`, for hints. */
 export const gatewaySetting = 'gateway: { store: "sqlite:.keyward/service.db", audit: ".keyward/audit.db" }';
 
 /**
@@ -69,7 +69,7 @@ export async function localState(context: Context): Promise<ServiceState> {
 /**
  * Checks that both stores of the service have records. Nothing is written.
  *
- * @throws CommandError `USAGE` if one of them, or both, were never used, or were lost.
+ * @throws CommandError `USAGE` if a store has no records, because it was never used or was lost.
  */
 export async function requireUsedStores(context: Context, config: Config): Promise<void> {
   const { service, audit } = await usedStores(context, config);
@@ -87,7 +87,7 @@ export async function gatewayConfig(context: Context): Promise<Config> {
   const { config, path } = await context.told();
   if (config === undefined) {
     throw new CommandError("USAGE", "This folder has no configuration of a secrets service", {
-      hint: "If the service was set up before, change to its folder, or restore `keyward.config.ts` from the backup. For a new service, run `keyward gateway init`. On another machine than that of the service, only the commands of the admin API work.",
+      hint: "If the service was set up before, change to its folder, or restore `keyward.config.ts` from the backup. For a new service, run `keyward gateway init`. On a machine other than the one that runs the service, only the commands of the admin API work.",
     });
   }
   if (config.settings.gateway !== undefined) return config;

@@ -23,12 +23,12 @@ export function loginPath(env: Environment): string {
   return join(base, "keyward", "login.json");
 }
 
-/** Returns the home folder. An empty or relative HOME would put the token into the folder of the process. */
+/** Returns the home folder. Ignores an empty or relative HOME, which would put the token into the folder of the process. */
 function homeFolder({ HOME: home }: Environment): string {
   return home?.startsWith("/") === true || process.platform === "win32" ? (home ?? homedir()) : userInfo().homedir;
 }
 
-/** Writes the file, which only its owner can read. Replaces a former login. */
+/** Writes a login to a file that only its owner can read. Replaces a former login. */
 export async function writeLogin(path: string, { url, token }: Login): Promise<void> {
   try {
     await mkdir(dirname(path), { recursive: true, mode: 0o700 });
@@ -40,7 +40,7 @@ export async function writeLogin(path: string, { url, token }: Login): Promise<v
   }
 }
 
-/** Removes the file. Returns whether there was one. */
+/** Removes a stored login. Returns false if there was none. */
 export async function removeLogin(path: string): Promise<boolean> {
   try {
     await rm(path);
@@ -54,7 +54,7 @@ export async function removeLogin(path: string): Promise<boolean> {
 }
 
 /**
- * Reads the file. Returns `undefined` if there is none.
+ * Reads a stored login. Returns `undefined` if there is none.
  *
  * @throws CommandError `USAGE` if other users can read the file, or if its content is not a login.
  */

@@ -1,27 +1,27 @@
 import type { ListedPage, ListPage, RecordedCall } from "@keyward/admin/client";
 
-/** Reads a page of the calls that ended at or after a time in RFC 3339; of all calls without a time. */
+/** Reads a page of the calls that ended at or after a time in RFC 3339. If `from` is `undefined`, reads a page of all calls. */
 export type ReadCalls = (from: string | undefined, page: ListPage) => Promise<ListedPage<RecordedCall>>;
 
 const pageSize = 100;
-/** The most pages of one question, because a token may send 50 requests a second. */
+/** The maximum number of pages that `next` reads at once, because the service accepts 50 requests a second from a token. */
 const mostPages = 20;
-/** An entry is written some time after its call has ended, so calls that ended this long before are looked at again. */
+/** How far back `next` reads again, because the service writes the entry of a call some time after the call has ended. */
 const lookedBackMs = 60_000;
 
-/** Finds the calls that have ended since the last question. Knows only the clock of the service. */
+/** Finds the calls that have ended since the last poll. Compares only times of the service, and not the clock of this machine. */
 export class NewCalls {
   readonly #read: ReadCalls;
-  /** When each call ended that was found, by its id. */
+  /** The time at which each found call ended, in milliseconds since the epoch, by the id of the call. */
   readonly #found = new Map<string, number>();
-  /** Calls that ended before this time are left out. */
+  /** Calls that ended before this time are not read, in milliseconds since the epoch. */
   #from = 0;
 
   constructor(read: ReadCalls) {
     this.#read = read;
   }
 
-  /** Finds the last call, after which the new calls begin. */
+  /** Marks the calls that have ended so far as found, so that `next` returns only newer ones. */
   async begin(): Promise<void> {
     const { items } = await this.#read(undefined, { limit: 1 });
     for (const call of items) this.#from = endOf(call);
@@ -44,7 +44,7 @@ export class NewCalls {
       for (const call of fresh) this.#found.set(call.callId, endOf(call));
       found.push(...fresh);
       cursor = next ?? undefined;
-      // A page without a new call has only calls of the former question, and so have those after it.
+      // If all calls of a page were found before, all calls of the later pages were found before, too.
       complete = cursor === undefined || (items.length > 0 && fresh.length === 0);
     }
     this.#forget();

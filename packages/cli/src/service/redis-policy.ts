@@ -1,6 +1,6 @@
 import { KeywardError, type WrappableStore } from "@keyward/core";
 
-/** Returns the policies other than `noeviction` of the Redis behind a store; none for another store. */
+/** Returns the eviction policies of the Redis servers behind a store, except `noeviction`; an empty list for another store. */
 async function evictingPolicies(store: WrappableStore): Promise<readonly string[]> {
   if (!hasPolicies(store)) return [];
   const policies = await store.evictionPolicies();
@@ -10,7 +10,7 @@ async function evictingPolicies(store: WrappableStore): Promise<readonly string[
 /**
  * Checks that the store never deletes records by itself because its memory is full.
  *
- * @throws KeywardError `STORE_INVALID` for a Redis that evicts.
+ * @throws KeywardError `STORE_INVALID` if the store is a Redis server that may evict records.
  */
 export async function requireNoEviction(store: WrappableStore): Promise<void> {
   const [policy] = await evictingPolicies(store);

@@ -6,7 +6,7 @@ import { brokenValueRule, valueBytes } from "@keyward/secrets/fields";
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
 
-/** Where the value of a secret comes from. Without a value and a file, it is asked for, or read from stdin. */
+/** The source of a secret's value. Without a value and a file, the command asks for the value, or reads it from stdin. */
 export interface ValueSource {
   readonly value?: string | undefined;
   readonly fromFile?: string | undefined;
@@ -30,7 +30,10 @@ export async function readValue(context: Context, name: string, source: ValueSou
   });
 }
 
-/** Returns why the service would refuse a value; `undefined` if it would not. The service describes a field of a request. */
+/**
+ * Returns why the service would refuse a value; `undefined` for a valid value. The service itself would describe a field of a
+ * * request, which a person at the command line does not know.
+ */
 function problemWith(value: string): string | undefined {
   if (/[\r\n]/.test(value)) return "has more than one line";
   const bytes = Buffer.byteLength(value);
@@ -48,12 +51,12 @@ async function given(context: Context, name: string, { value, fromFile }: ValueS
   if (value !== undefined) {
     if (fromFile !== undefined) {
       throw new CommandError("USAGE", "The command line has both a value and the flag --from-file", {
-        hint: "Leave out the value: others can see it in the command line.",
+        hint: "Omit the value, because others can see the command line.",
       });
     }
     output.notice(
       "The value is in the command line: every user of this machine can see it while the command runs, and your shell " +
-        "keeps it in its history. Next time leave the value out, and the command asks for it. Remove the line from the history.",
+        "keeps it in its history. Next time, omit the value: the command then asks for it. Remove the line from the history.",
     );
     return value;
   }
@@ -72,8 +75,8 @@ function withoutNewline({ output }: Context, text: string, where: string): strin
 /**
  * Reads a file as text.
  *
- * @param options.maxBytes the most bytes that are read. Default: 1 MiB.
- * @param options.signal ends the wait for a pipe.
+ * @param options.maxBytes the maximum size of the file. Default: 1 MiB.
+ * @param options.signal stops the reading, even while a pipe sends nothing.
  * @throws CommandError `USAGE`.
  */
 export async function textOfFile(
@@ -96,9 +99,9 @@ export async function textOfFile(
       chunks.push(bytes);
     }
   } catch (error) {
-    // The path is not repeated: a value that is given as a path would be.
+    // No error repeats the path, because somebody may have passed the value itself as the path.
     if (systemCode(error) === "EISDIR") {
-      throw new CommandError("USAGE", "The path is that of a folder, and a file is expected", {
+      throw new CommandError("USAGE", "The path is a folder, and not a file", {
         hint: "Pass the path of a file.",
       });
     }

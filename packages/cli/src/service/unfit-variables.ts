@@ -11,8 +11,8 @@ import {
 import type { EnvVariable } from "./env-file.ts";
 
 /**
- * Returns why variables cannot be secrets of a server, by the rules of the service: none if the service would set all of
- * them. A reason has the number of the line, and never the name or the value: the name may be a part of a value.
+ * Returns the reasons for which the service would refuse variables as secrets of a server; an empty list if it would set all.
+ * A reason contains the number of the line, and never the name or the value, because the name may be a part of a value.
  *
  * @param existing the secrets of the server.
  */
@@ -38,7 +38,7 @@ export function unfitVariables(
 
 function nameReason(name: string, value: string): string | undefined {
   if (isSwapped(name, value)) return "the name and the value seem to be swapped";
-  if (hasToken(name)) return "the name has a token";
+  if (hasToken(name)) return "the name contains a token";
   return secretNameField.safeParse(name).success ? undefined : `the name must be ${fieldRules.secretName}`;
 }
 
@@ -49,7 +49,7 @@ function valueReason(value: string, rule: Injection): string | undefined {
   return isPair ? undefined : "the value must be of the form `user:password`, because the rule is `basic`";
 }
 
-/** @param other what sets the header already: a secret of the server, with the line 0, or a variable of the file. */
+/** @param other the secret or variable that already sets the header. The line 0 marks a secret of the server. */
 function headerReason(name: string, header: string, other: Pick<EnvVariable, "name" | "line">): string | undefined {
   if (isRefusedHeader(header)) return "no value can be sent in the header with this name";
   if (other.name === name) return undefined;

@@ -7,13 +7,13 @@ import { gatewayStoreNames } from "../configuration/store-name.ts";
 import type { Context } from "../context.ts";
 import { CommandError } from "../exit-codes.ts";
 
-/** Which of the two stores of a service a process with a keyring has used before. */
+/** For each of the two stores of a service, whether a process with a keyring has used the store before. */
 export interface UsedStores {
   readonly service: boolean;
   readonly audit: boolean;
 }
 
-/** Looks at the two stores of a service without making a file, a schema or a record. */
+/** Returns which of the two stores of a service were used before. Creates no file, schema or record. */
 export async function usedStores({ env }: Pick<Context, "env">, config: Config): Promise<UsedStores> {
   const used = { service: false, audit: false };
   for (const name of gatewayStoreNames) {
@@ -37,8 +37,8 @@ export function sqlitePath(config: Config, name: (typeof gatewayStoreNames)[numb
 }
 
 /**
- * Returns whether a process with a keyring has used a store. The first read of a process writes no record. The heartbeat of a
- * running process does not count: the process writes it also into a store that was lost meanwhile.
+ * Returns whether a process with a keyring has written to a store: whether the reserved space has a record other than a
+ * heartbeat. A heartbeat proves nothing, because a running process writes it even into a store whose records were lost.
  */
 async function isUsed(store: WrappableStore): Promise<boolean> {
   if (!hasReservedSpace(store)) return false;
@@ -52,7 +52,7 @@ async function isUsed(store: WrappableStore): Promise<boolean> {
 }
 
 /**
- * Returns whether an audit has nothing but the beginning of an initialization, as after a stopped `keyward gateway init`.
+ * Returns whether an audit contains only entries of an incomplete initialization, as after an interrupted `keyward gateway init`.
  * Returns false if retention has removed entries, because the audit had more entries before.
  */
 export async function hasOnlyBegun(file: { readonly path: string; readonly keys: KeyProvider }): Promise<boolean> {
@@ -72,7 +72,7 @@ export async function hasChains(file: { readonly path: string; readonly keys: Ke
   return (await auditAnchor(file)).heads.length > 0;
 }
 
-/** The error for a service that has an audit, and whose store has no service. */
+/** Returns the error for a service whose audit has entries, but whose store has no service. */
 export function lostStore(config: Config, auditPath: string): CommandError {
   const path = sqlitePath(config, "service");
   return new CommandError("USAGE", `The audit has entries, and the store has no secrets service${at(path)}`, {
@@ -83,16 +83,16 @@ export function lostStore(config: Config, auditPath: string): CommandError {
   });
 }
 
-/** The error for a service that has a store, and whose audit is empty. */
+/** Returns the error for a service whose store has records, but whose audit is empty. */
 export function lostAudit(auditPath: string): CommandError {
   return new CommandError("USAGE", `The store has a service, and its audit is empty: ${auditPath}`, {
     hint:
       "Restore the backup of the audit. Check that its volume is mounted, and that `gateway.audit` of the configuration " +
-      "names the right file. To go on without the former entries, start once with `keyward gateway start --new-audit`.",
+      "names the right file. To continue without the former entries, start the service once with `keyward gateway start --new-audit`.",
   });
 }
 
-/** The error for a service that was not set up. */
+/** Returns the error for a service that was not set up. */
 export function notSetUp(config: Config): CommandError {
   return new CommandError("USAGE", `No secrets service was set up in the store${at(sqlitePath(config, "service"))}`, {
     hint: "Check that `gateway.store` of the configuration names the right store, or restore a backup. For a new service, run `keyward gateway init`.",
@@ -103,7 +103,10 @@ function at(path: string | undefined): string {
   return path === undefined ? "" : `: ${path}`;
 }
 
-/** Returns whether a file has content. A path that cannot be read counts: opening the file says why. */
+/**
+ * Returns whether a file has content. Returns true for a path that cannot be read, because opening the file then reports the
+ * reason.
+ */
 export async function hasContent(path: string): Promise<boolean> {
   try {
     const status = await stat(path);

@@ -1,7 +1,7 @@
-// Messages and hints of functions of Keyward's packages name functions and options. An operator has commands and flags.
+// Messages and hints of Keyward's packages name functions and options. An operator needs the commands and flags instead.
 type Terms = readonly (readonly [term: RegExp, inCommands: string])[];
 
-// Sentences that only a program can follow. They come first, before their parts are replaced.
+// Whole sentences that only a program can follow. They are replaced first, because later patterns match parts of them.
 const sentences: Terms = [
   [
     /If encrypted records exist, mount the key that encrypted these records, because a new key cannot decrypt these records\. If no encrypted records exist yet, make a first key with `openssl rand -base64 32`\./g,
@@ -113,7 +113,7 @@ const sentences: Terms = [
   [/`envKeys\("(\w+)"\)`/g, "`env:$1`"],
 ];
 
-// Functions and their options, each of which is a command or a flag.
+// Functions and options for which a command or a flag exists.
 const names: Terms = [
   [/`newKey: \{ id: "([^"]+)" \}`/g, "`--new-key $1`"],
   [/`newKey: \{ id \}`/g, "`--new-key <id>`"],
@@ -146,7 +146,7 @@ const names: Terms = [
   [/`secretId`/g, "the name of the secret in the source"],
 ];
 
-// What a store can do, by the names of its methods.
+// Names of a store's methods, each replaced by the ability that the method gives to the store.
 const capabilities: Terms = [
   [/ that has `replace\(\)`/g, " that replaces only unchanged records"],
   [/without `replace\(\)`/g, "in such a store"],

@@ -2,7 +2,7 @@ import { InvalidArgumentError } from "commander";
 
 const unitsMs = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
 
-// A time this long from now is still an integer that a number keeps exactly, and a date.
+// A time this far in the future is still a safe integer in milliseconds and a valid date.
 const longestMs = 100_000 * 365 * unitsMs.d;
 
 /**
@@ -21,12 +21,15 @@ export function readDuration(text: string): number {
   throw new InvalidArgumentError("The duration is longer than 100,000 years.");
 }
 
-/** Returns how long ago a time was, such as `2d 3h`. `timeMs` is in milliseconds since the epoch. The future counts as now. */
+/**
+ * Returns how long ago a time was, such as `2d 3h`. `timeMs` is in milliseconds since the epoch. Returns `0ms` for a future
+ * time.
+ */
 export function shownSince(timeMs: number): string {
   return shownDuration(Math.max(0, Date.now() - timeMs));
 }
 
-/** Returns a duration for people, in its largest unit: `2d 3h`, `4m 5s` or `600ms`. */
+/** Returns a duration as text in at most two units, such as `2d 3h`, `4m 5s` or `600ms`. */
 export function shownDuration(durationMs: number): string {
   if (durationMs < 1_000) return `${Math.round(durationMs)}ms`;
   let restMs = durationMs;

@@ -2,24 +2,28 @@ import { Readable } from "node:stream";
 import { KeywardError } from "@keyward/core";
 import { CommandError } from "../exit-codes.ts";
 
-/** The stream that a command reads a value from, as `process.stdin` is. */
+/** The stream from which a command reads a value, such as `process.stdin`. */
 export type InputStream = NodeJS.ReadableStream & { readonly isTTY?: boolean };
 
 /**
  * Reads the whole of stdin as text.
  *
- * @param maxBytes the most bytes that are read.
+ * @param maxBytes the maximum number of bytes.
  * @throws CommandError `USAGE` if stdin is a terminal, which would show the value; KeywardError `VALUE_INVALID` if there
- * are more bytes than `maxBytes`, or if the bytes are not UTF-8; the reason of the signal.
+ * are more bytes than `maxBytes`, or if the bytes are not UTF-8; the reason of `signal` if it is aborted.
  */
 export async function readInput(
   stdin: InputStream,
   { maxBytes, signal }: { readonly maxBytes: number; readonly signal: AbortSignal },
 ): Promise<string> {
   if (stdin.isTTY === true) {
-    throw new CommandError("USAGE", "The value is read from stdin, which is a terminal here", {
-      hint: "Write the value to a pipe or read it from a file, such as `< value.json`. A terminal would show the value.",
-    });
+    throw new CommandError(
+      "USAGE",
+      "The value is read from stdin, but stdin is a terminal, which would show the value",
+      {
+        hint: "Pass the value through a pipe, or from a file, such as `< value.json`.",
+      },
+    );
   }
   const chunks: Buffer[] = [];
   let bytes = 0;

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { CommandError, Interrupted } from "../exit-codes.ts";
 
-/** The streams of the operator, as `process.stdin` and `process.stderr` are. */
+/** The streams of the operator's terminal, such as `process.stdin` and `process.stderr`. */
 export interface OperatorStreams {
   readonly stdin: NodeJS.ReadableStream & { readonly isTTY?: boolean };
   readonly stderr: NodeJS.WritableStream & { readonly isTTY?: boolean };
@@ -11,7 +11,7 @@ const pasteMs = 50;
 /** The byte that a terminal sends for Ctrl-D. */
 const endOfInput = 0x04;
 
-/** Asks questions of the operator, the person who runs a command. Questions are on stderr, and need a terminal. */
+/** Asks questions of the operator, the person who runs a command. Prints questions on stderr. Needs a terminal. */
 export class Operator {
   readonly #streams: OperatorStreams;
   readonly #yes: boolean;
@@ -33,8 +33,9 @@ export class Operator {
    * Asks the operator to confirm a change that cannot be undone. Returns when the change is confirmed, on the terminal or
    * with `--yes`.
    *
-   * @param consequence what the command would do, as a sentence with "would". The error without a confirmation has it too.
-   * @param otherwise the end of the error without a confirmation: what the command did not do.
+   * @param consequence what the command would do, as a sentence with "would". The error without a terminal contains this
+   * sentence.
+   * @param otherwise the end of the error for a missing confirmation: what the command did not do.
    * @throws CommandError `NOT_CONFIRMED` if the operator answers no, or if there is no terminal.
    */
   async confirm(consequence: string, otherwise = "nothing was changed"): Promise<void> {
@@ -59,7 +60,7 @@ export class Operator {
   }
 
   /**
-   * Asks for a secret, which is not shown, and which no key can make visible.
+   * Asks for a secret. The terminal does not show the secret, and no keystroke can make it visible.
    *
    * @throws CommandError `USAGE` if several lines are pasted: the first line alone would be the wrong secret, and the shell
    * would run the others.

@@ -10,7 +10,7 @@ import { withoutTokens } from "./without-tokens.ts";
 
 /** The streams of the process to which a command writes. */
 export interface Streams {
-  /** The name of the executable, with which the messages to people begin. */
+  /** The name of the executable. Each error for people begins with this name. */
   readonly name: "keyward" | "keyward-kv";
   /** The stdout of the process. */
   readonly results: Results;
@@ -21,9 +21,9 @@ export interface Streams {
 export interface OutputOptions {
   readonly json: boolean;
   readonly quiet: boolean;
-  /** False if `--no-color` is passed, which switches colors off on a terminal too. */
+  /** False if `--no-color` is passed. A terminal then shows no colors. */
   readonly color: boolean;
-  /** The flag `--env` of the command, which the commands in hints need too. */
+  /** The value of the flag `--env`. The commands in hints need the same flag. */
   readonly env?: string;
 }
 
@@ -66,7 +66,10 @@ export class Output {
     return this.#streams.results.areShown;
   }
 
-  /** Returns text in a color or another style if stderr is a terminal that shows it, and colors are wanted. */
+  /**
+   * Returns text in a style if stderr is a terminal that shows colors. Returns the text unchanged otherwise, or with
+   * `--no-color`.
+   */
   styled(style: "red" | "yellow" | "green" | "bold", text: string): string {
     if (!this.#options.color || this.#streams.stderr.isTTY !== true) return text;
     // This also respects the environment variable NO_COLOR.
@@ -81,23 +84,27 @@ export class Output {
   }
 
   /**
-   * Resolves when the results are written, for a result that is lost if it is not.
+   * Resolves when the results are written. Call this method for a result that cannot be printed again.
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if stdout cannot be written.
    */
   async resultsAreWritten(): Promise<void> {
     await this.#streams.results.whole().catch(async (cause: unknown) => {
       const { KeywardError } = await import("@keyward/core");
-      throw new KeywardError("PROVIDER_UNAVAILABLE", "The tokens cannot be printed, so they stay refused", {
-        hint: "Check that the disk is not full, and that the program that reads the output is running. Then run the command again.",
-        cause,
-      });
+      throw new KeywardError(
+        "PROVIDER_UNAVAILABLE",
+        "The tokens cannot be printed, so the service does not accept them",
+        {
+          hint: "Check that the disk is not full, and that the program that reads the output is running. Then run the command again.",
+          cause,
+        },
+      );
     });
   }
 
   /**
    * Writes a result that replaces the former result of the same command. On a terminal, clears the screen first.
-   * Elsewhere, and with `--json`, appends: one line for each result.
+   * Otherwise appends the result. With `--json`, appends one line for each result.
    */
   redraw(text: string, data: object): void {
     const isScreen = this.isShown && !this.#options.json;
@@ -111,7 +118,7 @@ export class Output {
     if (!this.#options.quiet) this.#streams.stderr.write(`${withoutTokens(withoutSteering(line))}\n`);
   }
 
-  /** Writes a line to stderr that the operator must see, also with `--quiet`. */
+  /** Writes a line to stderr that the operator must see, even with `--quiet`. */
   notice(line: string): void {
     this.#streams.stderr.write(`${withoutTokens(withoutSteering(line))}\n`);
   }
@@ -152,11 +159,11 @@ export interface ErrorResult {
   readonly code: string;
   readonly message: string;
   readonly hint: string;
-  /** The id of the key that the error is about; `null` if it is about none. */
+  /** The id of the key that caused the error; `null` if no single key caused it. */
   readonly keyId: string | null;
-  /** The number of records that are the reason for the error, by the name of their store; `null` if there are none. */
+  /** The number of records that caused the error, by the name of their store; `null` for an error without such counts. */
   readonly recordsByStore: Readonly<Record<string, number>> | null;
-  /** The id of the request that the admin API refused, as its log names it; `null` for another error. */
+  /** The id of the request that the admin API refused. The log of the API contains this id. `null` for any other error. */
   readonly requestId: string | null;
   /** After how many milliseconds the request may be sent again; `null` if the admin API did not say so. */
   readonly retryAfterMs: number | null;
@@ -173,7 +180,7 @@ export function errorResult(error: unknown): ErrorResult {
   if (isAdminApiError(error)) {
     const { requestId = null, retryAfterSeconds } = error;
     const retryAfterMs = retryAfterSeconds === undefined ? null : retryAfterSeconds * 1_000;
-    // A server that answers in the place of the service could write lines of its own.
+    // Another server at the URL of the service could add lines of its own to the output.
     const inLine = { message: oneLine(texts.message), hint: oneLine(texts.hint) };
     return { code, ...inLine, ...withoutDetails, requestId, retryAfterMs };
   }
@@ -198,7 +205,7 @@ function faultOf(error: unknown): string {
   return `${name} was thrown. This is a fault of keyward or of one of its packages.`;
 }
 
-// The classes would have to be loaded for a comparison, which takes time.
+// These functions do not use `instanceof`, because loading the classes of the errors would take time.
 
 function isLinkedError(error: unknown): error is KeywardError | SecretsError {
   return error instanceof Error && "link" in error && String(error.link).startsWith("docs/errors.md#");
@@ -213,7 +220,7 @@ export function jsonOf(data: unknown): string {
   return JSON.stringify(data).replace(/[\u007f-\u009f]/g, (one) => `\\u00${one.charCodeAt(0).toString(16)}`);
 }
 
-/** Returns rows as text, with columns of equal width. Control characters, which could steer a terminal, are escaped. */
+/** Returns rows as text with aligned columns. Control characters, which could steer a terminal, are escaped. */
 export function table(given: readonly (readonly string[])[]): string {
   const rows = given.map((row) => row.map(oneLine));
   const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? [];
@@ -232,7 +239,7 @@ export function shownName(name: string): string {
   return oneLine(JSON.stringify(name));
 }
 
-/** Returns a text that another machine chose as one line. Control characters, which could steer a terminal, are escaped. */
+/** Returns a text from another machine as one line. Control characters, which could steer a terminal, are escaped. */
 export function oneLine(text: string): string {
   return text.replace(/\p{Cc}/gu, escaped);
 }

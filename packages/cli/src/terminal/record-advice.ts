@@ -6,13 +6,13 @@ const advice: Readonly<Partial<Record<KeywardErrorCode, string>>> = {
   KEY_DISABLED:
     "If the key is not compromised, enable it with `keyward keyring enable <id>`, and run the command again.",
   KEY_MISMATCH:
-    "Check `--scope`, and compare `--keys` with the keys of the application. The keyring has a key with the id that the " +
-    "records name, but with other material.",
+    "The keyring has a key with the id in these records, but with other material. Check `--scope`, and compare `--keys` " +
+    "with the keys of the application.",
   RECORD_TAMPERED:
-    "If a foreign format wrote the records, add its former key: repeat `--from`, or add the key in `accept`. " +
+    "If the records are in a foreign format, add the former key of this format: repeat `--from`, or add the key in `accept`. " +
     "Otherwise find out who writes to the store, and restore the records from a backup.",
   RECORD_MALFORMED:
-    "If a foreign format wrote the records, add what the application encrypted: `--from <format>:json` or " +
+    "If the records are in a foreign format, add to the flag what the application encrypted: `--from <format>:json` or " +
     "`--from <format>:text`. Otherwise restore the records from a backup.",
   RECORD_NOT_SEALED:
     "These records are not encrypted, or in a foreign format: run `keyward migrate` with their format in `--from` or in " +
@@ -28,8 +28,8 @@ export function adviceFor(counts: ReadonlyMap<KeywardErrorCode, number>): string
 }
 
 /**
- * Returns the line for records that are not encrypted in namespaces in which the keyring forbids plaintext. `migrate` never
- * reads such records as plaintext.
+ * Returns the line about unencrypted records in namespaces for which the keyring forbids plaintext. `migrate` never reads such
+ * records as plaintext.
  */
 export function adviceForForbiddenPlaintext(records: number): string {
   return (

@@ -35,12 +35,12 @@ export class RecordProgress {
   static async load(output: Output, stores: Readonly<Record<string, EncryptedStore>>): Promise<RecordProgress> {
     if (!output.showsBars) return new RecordProgress(output, stores, undefined);
     const { Presets, SingleBar } = await import("cli-progress");
-    // The command itself ends on a signal, after its current call.
+    // On a signal, the command ends itself after its current call, so the library must not end the process.
     const options = { format: barFormat, stream: process.stderr, clearOnComplete: true, gracefulExit: false };
     return new RecordProgress(output, stores, () => new SingleBar(options, Presets.shades_classic));
   }
 
-  /** Shows how many records of a store were looked at. */
+  /** Shows how many records of a store the job has read. */
   show(store: string, progress: ReencryptProgress): void {
     if (this.#shown?.store !== store) {
       this.end();
@@ -52,7 +52,7 @@ export class RecordProgress {
     else this.#shown.bar?.update(progress.scanned, { rate: Math.round(progress.ratePerSecond) });
   }
 
-  /** Shows a line that replaces the line before. Most lines are left out if there are many in a second. */
+  /** Prints a line of progress, at most one a second. A newer line replaces a line that was not printed yet. */
   line(text: string): void {
     this.#latest = text;
     if (Date.now() - this.#printedAtMs < lineEveryMs) return;

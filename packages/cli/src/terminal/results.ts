@@ -11,7 +11,7 @@ export class Results {
     });
   }
 
-  /** True if nothing can be written any longer, because the reader of a pipe has ended or a disk is full. */
+  /** True if writing has failed, because the reader of a pipe has exited or a disk is full. */
   get isClosed(): boolean {
     return this.#isClosed;
   }
@@ -31,7 +31,7 @@ export class Results {
     this.#stdout.write(text);
   }
 
-  /** Resolves when everything is written. Rejects if it cannot be written, because a disk is full or a reader has ended. */
+  /** Resolves when everything is written. Rejects if writing fails, because a disk is full or the reader of a pipe has exited. */
   async whole(): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       this.#stdout.write("", (error) => (error ? reject(error) : resolve()));

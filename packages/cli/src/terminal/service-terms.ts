@@ -1,5 +1,5 @@
 // Messages and hints of the admin API and of `@keyward/secrets` name fields, headers and routes. A person who runs a
-// command has flags.
+// command needs flags and commands instead.
 const variableFirst =
   "If the environment variable KEYWARD_TOKEN is set, change or unset the variable, which is used instead of the login.";
 

@@ -16,7 +16,8 @@ const sticky = 0o1000;
 
 /**
  * Checks that only the user of the service can use the files of the service, and that this user can write to the stores.
- * Looks at all files of a folder `.keyward`, and elsewhere at those that the configuration names, with the folders above.
+ * In a folder `.keyward`, checks all files. In another folder, checks only the files that the configuration names. Also checks
+ * the folders above.
  *
  * @param keyring the path of the keyring; `undefined` if the keyring is not in a file.
  */
@@ -39,7 +40,7 @@ export async function checkFiles(config: Config, keyring: string | undefined): P
     findings.push(...(await checkFile(path, stores.includes(path), beside.includes(path))));
   }
   if (isOwnFolder && names.length > 0 && !(await ignoresAll(join(folder, ".gitignore")))) {
-    // The file may have lines of its own, and no line end at its end.
+    // The file may contain other lines, and its last line may have no line end.
     const hint = `\`printf '\\n*\\n' >> ${join(folder, ".gitignore")}\`. If a commit has the keyring already, rotate the keys: \`keyward rotate\`.`;
     findings.push(warning("files", `Git may keep the files of ${folder}`, hint));
   }
@@ -51,7 +52,7 @@ export async function checkFiles(config: Config, keyring: string | undefined): P
   return findings.length > 0 ? findings : [good("files", `only you can use the files of ${folder}`)];
 }
 
-/** Returns the path of a keyring, with the file itself if the path is a link outside of the folder of the service. */
+/** Returns the path of a keyring. If the path is a link outside of the folder of the service, returns the target of the link. */
 async function withTarget(path: string, folder: string | undefined): Promise<readonly string[]> {
   const target = await realpath(path).catch(() => path);
   const isLink = await lstat(path).then(
@@ -70,10 +71,10 @@ async function checkFolder(path: string, isOwn: boolean, isWritten: boolean): Pr
   }
   if (process.platform === "win32") return [];
   if (!status.isDirectory() || !isOwnedBy(status)) {
-    const hint = "Find out who made it. Put a folder of the user of the service in its place.";
+    const hint = "Find out who made it. Replace it by a folder that belongs to the user of the service.";
     return [problem("files", `${path} ${strangeness(status, "a folder")}`, hint)];
   }
-  // Another folder may have other files, which others may read, and never replace.
+  // In a folder with other files, other users may read the files, but must not be able to replace them.
   if (isOwn ? (status.mode & 0o077) !== 0 : mayOthersWrite(status)) {
     const hint = isOwn
       ? `\`chmod 700 ${path}\``
@@ -84,7 +85,10 @@ async function checkFolder(path: string, isOwn: boolean, isWritten: boolean): Pr
   return [problem("files", `the service cannot write to ${path}`, `\`chmod ${isOwn ? "700" : "u+rwx"} ${path}\``)];
 }
 
-/** Checks a folder above. A user who may rename its entries can replace the folder of the service. */
+/**
+ * Checks a folder above those of the service, because a user who may rename its entries can replace the folder of the
+ * service.
+ */
 async function checkAbove(path: string): Promise<readonly Finding[]> {
   const status = await statusOf(path, stat);
   if (typeof status === "string" || process.platform === "win32") return [];
@@ -92,18 +96,18 @@ async function checkAbove(path: string): Promise<readonly Finding[]> {
   const isStrange = !isOwnedBy(status) && path !== parse(path).root;
   if (!isStrange && (!mayOthersWrite(status) || (status.mode & sticky) !== 0)) return [];
   const hint = isStrange
-    ? "Move the service into a folder whose folders above belong to its user or to root."
+    ? "Move the service into a folder whose parent folders belong to the user of the service or to root."
     : `If nobody else needs to write there: \`chmod go-w ${path}\`. Otherwise move the service elsewhere.`;
   return [problem("files", `other users may replace what is in ${path}`, hint)];
 }
 
 async function checkFile(path: string, isStore: boolean, isBeside: boolean): Promise<readonly Finding[]> {
   const status = await statusOf(path, lstat);
-  // That a file is missing is a problem of its store or of the keys.
+  // The checks of the stores and of the keys report a missing file.
   if (typeof status === "string" || process.platform === "win32") return [];
   const isFolder = isBeside && status.isDirectory();
   if (!(status.isFile() || isFolder) || !isOwnedBy(status)) {
-    const hint = "Find out who made it. Put the file itself, of the user of the service, in its place.";
+    const hint = "Find out who made it. Replace it by a regular file that belongs to the user of the service.";
     return [problem("files", `${path} ${strangeness(status, "a file")}`, hint)];
   }
   const hint = `\`chmod ${isFolder ? "700" : "600"} ${path}\``;
@@ -115,7 +119,7 @@ async function checkFile(path: string, isStore: boolean, isBeside: boolean): Pro
   return [warning("files", `${path} has ${status.nlink} names (hard links)`, find)];
 }
 
-/** Returns what is wrong with something that is not a file or a folder of the user. */
+/** Returns why something is not usable: it is a link, belongs to another user, or is of another kind than expected. */
 function strangeness(status: Stats, expected: string): string {
   if (status.isSymbolicLink()) return "is a link";
   if (!isOwnedBy(status)) return "belongs to another user";
@@ -126,7 +130,7 @@ async function statusOf(path: string, ask: (path: string) => Promise<Stats>): Pr
   return await ask(path).catch(systemCode);
 }
 
-/** Returns all folders above some folders, by their names and by the links in their names. */
+/** Returns all folders above the given folders: above each path as it is written, and above the path with its links resolved. */
 async function foldersAbove(folders: ReadonlySet<string>): Promise<ReadonlySet<string>> {
   const above = new Set<string>();
   for (const folder of folders) {

@@ -55,7 +55,7 @@ function notReady(origin: string, status: number, listener: ServiceListener): Fi
   );
 }
 
-/** Reads an answer that fits into a few KiB; "" for a longer one. */
+/** Returns the text of an answer of at most 4 KiB; "" for a longer answer. */
 async function boundedText(response: Response): Promise<string> {
   const chunks: Uint8Array[] = [];
   let bytes = 0;

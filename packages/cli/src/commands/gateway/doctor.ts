@@ -24,7 +24,7 @@ const putBackHint =
 const unlistedHint =
   "Calls may still use the record. It may have lost its list, or someone has put it back after its deletion. If an admin deleted this server long ago, delete it again: `keyward servers remove <slug>`. Otherwise delete nothing, and find out which program writes to the store. Restore a backup of the store, start with `keyward gateway start --revoke-tokens-before` and the time of the restore, and keep the flag for later starts. Until then, an admin revokes such a token by its id: `keyward tokens revoke <id>`.";
 
-/** How a record is shown whose problem is more than that it cannot be read, by the code of the problem. */
+/** The text and the hint for a record that has another problem than being unreadable, by the code of the problem. */
 const recordStates: ReadonlyMap<string, { readonly state: string; readonly hint: string }> = new Map([
   ["RECORD_MISSING", { state: "is missing, although it was not deleted", hint: missingHint }],
   ["RECORD_ROLLED_BACK", { state: "was put back after it was deleted or changed", hint: putBackHint }],
@@ -60,7 +60,7 @@ export async function gatewayDoctor(context: Context, { url }: { readonly url?: 
             await requireNoEviction(store);
             return await checkService(admin);
           });
-          // With other keys, the records cannot be judged.
+          // If the keys do not belong to the store, further checks would report every record.
           if (service.some(({ level }) => level === "problem")) return service;
           return [
             ...service,
@@ -93,7 +93,7 @@ async function checkKeys(keys: KeyProvider, signal: AbortSignal): Promise<readon
 }
 
 async function checkService(admin: SecretsAdmin): Promise<readonly Finding[]> {
-  // First, because a service that has lost its record must be restored, and not be initialized again.
+  // `state` is checked first: a service that has lost the record of its installation must be restored, not initialized again.
   await admin.state();
   await admin.ready();
   return [good("store", "answers, the keys belong to it, and the service is set up"), good("audit", "can be written")];
@@ -101,7 +101,7 @@ async function checkService(admin: SecretsAdmin): Promise<readonly Finding[]> {
 
 /**
  * Counts all records by the key that encrypted them, decrypts each record that the lists of the service name, and looks for
- * records that nothing names.
+ * records that no list and no other record names.
  */
 async function checkRecords(admin: SecretsAdmin, signal: AbortSignal): Promise<readonly Finding[]> {
   const caller = admin.localOperator();
@@ -122,12 +122,18 @@ async function checkRecords(admin: SecretsAdmin, signal: AbortSignal): Promise<r
   }
   const others = unlistedCount - shown.length;
   if (others > 0)
-    findings.push(problem("store", `${others} further records are stored, and nothing names them`, unlistedHint));
+    findings.push(
+      problem(
+        "store",
+        `${others} further records are stored, and no list and no other record names them`,
+        unlistedHint,
+      ),
+    );
   if (findings.length > 0) return findings;
   return [good("store", `${readable} records were decrypted, none is missing, and each is in its list`)];
 }
 
-/** @param unread the problems that the service has reported. */
+/** @param unread the errors that the service has reported while the command read the records. */
 async function checkExpiry(admin: SecretsAdmin, unread: readonly unknown[]): Promise<readonly Finding[]> {
   const expiring = await admin.expiringSecrets(admin.localOperator());
   const findings = expiring.map(({ workspace, server, name, expires }) => {
@@ -158,7 +164,7 @@ async function checkAudit(context: Context, config: Config): Promise<readonly Fi
   return [problem("audit", `${problemCount} problems in ${path}`, "Run `keyward audit verify`, which lists them.")];
 }
 
-/** Runs a check. An error of Keyward is a problem of the subject. */
+/** Runs a check. Returns an error of Keyward as a problem of the subject, and throws any other error. */
 async function check(subject: Finding["subject"], run: () => Promise<readonly Finding[]>): Promise<readonly Finding[]> {
   try {
     return await run();

@@ -1,4 +1,4 @@
-/** One check of the service: what was looked at, and how it is. */
+/** The result of one check of the service. */
 export interface Finding {
   readonly level: "good" | "warning" | "problem";
   readonly subject: "configuration" | "files" | "keys" | "store" | "audit" | "secrets" | "service" | "clock";
@@ -19,7 +19,7 @@ export function problem(subject: Finding["subject"], message: string, hint: stri
   return { level: "problem", subject, message, hint, code: null };
 }
 
-/** Returns the finding of a check that found what is not a problem yet. */
+/** Returns the finding of a check that found something that may become a problem. */
 export function warning(subject: Finding["subject"], message: string, hint: string): Finding {
   return { level: "warning", subject, message, hint, code: null };
 }

@@ -32,8 +32,8 @@ const configuration = `export default {
 `;
 
 /**
- * Sets up a secrets service: the configuration, the keyring, the store, the audit, and the first tokens. Each step leaves
- * what exists as it is, so that a stopped command can be run again, and of two commands at once one gets the tokens.
+ * Sets up a secrets service: the configuration, the keyring, the store, the audit, and the first tokens. Each step keeps what
+ * already exists, so a stopped command can be run again. If two commands run at once, only one of them gets the tokens.
  */
 export async function initGateway(context: Context, { workspace, printTokens }: GatewayInitOptions): Promise<void> {
   if (!slugField.safeParse(workspace).success) {
@@ -80,7 +80,10 @@ export async function initGateway(context: Context, { workspace, printTokens }: 
   });
 }
 
-/** Refuses keys other than those of the configuration, with which no later command would find the keyring. */
+/**
+ * Refuses a flag or an environment variable that names other keys than the configuration, because later commands would not
+ * find the keyring.
+ */
 async function requireKeysOfConfiguration(context: Context, { settings }: Config): Promise<void> {
   const { options, env } = await context.told();
   const isFlag = options.keys !== undefined;
@@ -89,14 +92,14 @@ async function requireKeysOfConfiguration(context: Context, { settings }: Config
   if (settings.keys === undefined) return;
   const named = isFlag ? "The flag --keys" : "The environment variable KEYWARD_KEYS";
   throw new CommandError("USAGE", `${named} names other keys than the configuration of the service`, {
-    hint: `${isFlag ? "Leave the flag out" : "Unset the variable"}, and write the source of the keys into the configuration: \`keys\`.`,
+    hint: `${isFlag ? "Omit the flag" : "Unset the variable"}, and write the source of the keys into the configuration: \`keys\`.`,
   });
 }
 
 /**
- * Checks that a store without a finished service is new, and was not lost.
+ * Checks that a store without a finished service belongs to a new service, and does not replace a lost store.
  *
- * @throws CommandError `USAGE` if the audit has more than the beginning of an initialization.
+ * @throws CommandError `USAGE` if the store is empty, but the audit has entries of a service that was set up.
  */
 async function requireNotLost(context: Context, config: Config): Promise<void> {
   const isLost = async () => {
@@ -123,7 +126,7 @@ async function writeConfiguration(folder: string): Promise<string | undefined> {
   }
 }
 
-/** Makes the folder of the service, which only its owner can open. Git keeps nothing of it. */
+/** Makes the folder of the service, which only its owner can open, and which Git ignores. */
 async function makeFolder(folder: string): Promise<void> {
   try {
     await mkdir(folder, { mode: 0o700 });
@@ -144,7 +147,7 @@ async function makeFolder(folder: string): Promise<void> {
   await ignoreAll(join(folder, ".gitignore"));
 }
 
-/** Makes the first keyring if there is none, and lets the keyring list the stores of the service. */
+/** Makes the first keyring if there is none, and adds the stores of the service to the stores that the keyring lists. */
 async function ensureKeyring(context: Context, config: Config): Promise<"created" | "kept"> {
   const keys = await context.keys();
   const isNew = await createKeyring(keys, context, config);
@@ -168,9 +171,13 @@ async function createKeyring(keys: KeyProvider, context: Context, config: Config
   const { service, audit } = await usedStores(context, config);
   // Another command at the same time may have made the keyring since it was looked for.
   if ((service || audit) && !(await isLoaded(keys, context.signal))) {
-    throw new CommandError("USAGE", "There is no keyring, and the store of the service is encrypted under one", {
-      hint: "Restore the keyring from a backup: `keyward keyring import <file>`. No other keyring reads the store.",
-    });
+    throw new CommandError(
+      "USAGE",
+      "There is no keyring, but the store of the service is encrypted under an earlier keyring",
+      {
+        hint: "Restore the keyring from a backup: `keyward keyring import <file>`. No other keyring can decrypt the store.",
+      },
+    );
   }
   try {
     await keys.create(Keyring.generate(new Date().toISOString().slice(0, 10)).withStores([...gatewayStoreNames]));
@@ -187,7 +194,7 @@ async function isLoaded(keys: KeyProvider, signal: AbortSignal): Promise<boolean
     await keys.load({ signal });
     return true;
   } catch (error) {
-    // A keyring that exists and is broken is never replaced: `create` refuses to.
+    // `create` refuses to replace an existing keyring, even a broken one.
     if (error instanceof KeywardError) return false;
     throw error;
   }

@@ -30,7 +30,7 @@ export interface GatewayStartOptions {
   /** True if a clock was ahead at the last start that revoked tokens. */
   readonly clockWasAhead: boolean;
   readonly workspace: string;
-  /** True if the audit was lost, and the service goes on with a new one. */
+  /** True to continue with a new audit, after the audit was lost. */
   readonly newAudit: boolean;
 }
 
@@ -126,7 +126,10 @@ export async function startGateway(context: Context, options: GatewayStartOption
   });
 }
 
-/** Returns a function that names the flag in the error of a listener whose port another process has. */
+/**
+ * Returns a function that throws the error of a listener again. If another process has the port, the error names the flag *
+ * that chooses another port.
+ */
 function portTaken(flag: string): (error: unknown) => never {
   return (error) => {
     if (!(error instanceof KeywardError) || systemCode(error.cause) !== "EADDRINUSE") throw error;
@@ -137,7 +140,7 @@ function portTaken(flag: string): (error: unknown) => never {
   };
 }
 
-/** @throws CommandError `USAGE` for a text that is no address with a port. */
+/** Parses a value of `--allow-address`. Throws CommandError `USAGE` if the text is not an address with a port. */
 function addressException<Exception>(parse: (text: string) => Exception, text: string): Exception {
   try {
     return parse(text);
@@ -148,14 +151,18 @@ function addressException<Exception>(parse: (text: string) => Exception, text: s
   }
 }
 
-/** Says if a listener that other machines reach answers only to the names of this machine. */
+/** Warns if a listener is open to other machines, but answers only requests for localhost. */
 function warnOfNames({ output }: Context, { host, publicUrl, adminHost, adminUrl }: GatewayStartOptions): void {
   const isOpen = (address: string | undefined) => address !== undefined && !loopback.test(address);
   if (isOpen(host) && publicUrl === undefined) {
-    output.notice("The gateway answers only to requests for localhost. For other hosts, pass `--public-url`.");
+    output.notice(
+      "The gateway answers only requests for localhost. For requests to another host name, pass `--public-url`.",
+    );
   }
   if (isOpen(adminHost) && adminUrl === undefined) {
-    output.notice("The admin API answers only to requests for localhost. For other hosts, pass `--admin-url`.");
+    output.notice(
+      "The admin API answers only requests for localhost. For requests to another host name, pass `--admin-url`.",
+    );
   }
 }
 
@@ -175,7 +182,7 @@ async function isNew(context: Context, config: Config, mayHaveNewAudit: boolean)
       if (mayHaveNewAudit || (audit && (await hasChains(file)))) return false;
       throw lostAudit(file.path);
     }
-    // What a stopped initialization has left is begun again, unless the audit says that the service was finished.
+    // An initialization that was interrupted begins again, unless the audit says that the service was finished.
     const isOnlyBegun = !audit || (await hasOnlyBegun(file));
     if (isOnlyBegun && (audit || state === "initializing" || !service)) return true;
     if (attempt >= waitedAttempts) throw isOnlyBegun ? foreignStore() : lostStore(config, file.path);
@@ -190,8 +197,9 @@ function foreignStore(): CommandError {
 }
 
 /**
- * Sets a new service up, as `keyward gateway init` does. Listens before the first tokens are made, so that a busy port or an
- * invalid option cannot lose them. This process has not registered in the stores yet, so they stay unused if it fails.
+ * Sets a new service up, as `keyward gateway init` does. Listens before the first tokens are made, because a failure after
+ * that, such as a busy port, would lose the tokens. Does not register this process in the stores, so a failure leaves the
+ * stores unused.
  */
 async function setUp(
   context: Context,
@@ -250,12 +258,12 @@ function expiryOf({ workspace, server, name, expires }: ExpiringSecret) {
   return { level: "warning", workspace, server, secret: name, expires: new Date(expires).toISOString(), state };
 }
 
-/** How the service writes its log. */
+/** Writes entries to the log of the service. */
 interface Log {
   event(event: string, fields: Readonly<Record<string, string | number>>): void;
-  /** Logs an error without anything that could be a value: only errors of Keyward have a message without values. */
+  /** Logs an error. Only errors of Keyward are logged with their message, because other messages may contain a secret's value. */
   problem(error: unknown, requestId?: string): void;
-  /** Logs a call that failed, with what the operator should know about its server. */
+  /** Logs a failed call, with details about its server that only an operator may see. */
   call(problem: GatewayProblem, callId: string | undefined): void;
 }
 
@@ -265,7 +273,7 @@ function logTo({ output }: Context): Log {
   const log: Log = {
     call: (error, callId) => {
       const { cause, code, message, hint, operatorDetail: detail } = error;
-      // An error of the store or of the gateway itself says more than what the caller was told.
+      // For an error of the store or of the gateway itself, the cause is more precise than the error that the caller got.
       const isOwn = cause instanceof KeywardError || cause instanceof SecretsError || code === "INTERNAL_ERROR";
       if (isOwn && cause !== undefined) log.problem(cause, callId);
       else write({ event: "problem", level: "error", code, message, hint, detail, requestId: callId });
@@ -281,7 +289,7 @@ function logTo({ output }: Context): Log {
   return log;
 }
 
-/** Returns where an error was thrown. The message of an error of another library may contain a value, a frame does not. */
+/** Returns the first frames of an error's stack. Unlike the message of another library's error, a frame contains no value. */
 function framesOf(error: unknown): readonly string[] {
   const lines = error instanceof Error ? (error.stack ?? "").split("\n") : [];
   return lines

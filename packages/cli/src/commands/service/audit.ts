@@ -12,7 +12,7 @@ const maxAnchorBytes = 268_435_456;
 
 // These commands work on the machine that has the keyring, without the admin API.
 
-/** Verifies the audit, alone or against all anchors of a file that was kept elsewhere. */
+/** Verifies the audit. With `anchor`, also compares the audit with all anchors in a file that was kept elsewhere. */
 export async function verify(context: Context, { anchor }: { readonly anchor?: string }): Promise<void> {
   const file = await auditFile(context);
   const anchors =
@@ -105,7 +105,7 @@ async function auditFile(context: Context) {
   return { path, keys: await context.keys() };
 }
 
-/** Reads all lines of a file of anchors, which may also be what `--json` printed. */
+/** Parses each line of a file of anchors. A line may also be the output of `keyward audit anchor --json`. */
 function parsed(text: string): unknown[] {
   if (text.trim() === "") {
     throw new CommandError("USAGE", "The file of anchors is empty", {

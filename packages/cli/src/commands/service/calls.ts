@@ -8,18 +8,18 @@ import { NewCalls } from "../../service/new-calls.ts";
 import { shownDuration } from "../../terminal/durations.ts";
 import { oneLine, table } from "../../terminal/output.ts";
 
-/** The flags that say which calls are listed. */
+/** The flags that select the calls to list. */
 export interface CallFlags extends Omit<CallListFilter, "token"> {
   readonly tokenId?: string;
 }
 
 /** The options of `keyward calls tail`. */
 export interface TailOptions extends Omit<CallFlags, "from" | "until"> {
-  /** The pause between two questions to the service, in milliseconds. */
+  /** The pause between two requests to the service, in milliseconds. */
   readonly every: number;
 }
 
-/** Lists who called what, the call that ended last first. Never a value. */
+/** Lists the calls and their callers. The call that ended last is first. Prints no value of a secret. */
 export async function listCalls(
   context: Context,
   { limit, tokenId, ...flags }: ListOptions & CallFlags,
@@ -50,7 +50,7 @@ export async function tailCalls(context: Context, { every, tokenId, ...flags }: 
   }
 }
 
-/** Prints all that is known about a call: also the name and the revision of each secret that it used. */
+/** Prints all details that the audit has about a call, with the name and the revision of each secret that the call used. */
 export async function explainCall(context: Context, id: string): Promise<void> {
   const { client } = await adminAccess(context);
   const call = await client.getCall(id);

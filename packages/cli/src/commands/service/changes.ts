@@ -5,7 +5,7 @@ import { adminAccess } from "../../service/admin-access.ts";
 import { type ListOptions, listAll } from "../../service/listed.ts";
 import { table } from "../../terminal/output.ts";
 
-/** Lists who changed what, newest first. Never a value. */
+/** Lists the changes and who made them, newest first. Prints no value of a secret. */
 export async function listChanges(
   context: Context,
   { limit, ...filter }: ListOptions & ChangeListFilter,

@@ -13,7 +13,7 @@ import { listAll } from "../../service/listed.ts";
 /** The options of `keyward export`. */
 export interface ClientExportOptions {
   readonly client: ExportClient;
-  /** True for one entry for each MCP server. */
+  /** True to print one entry for each MCP server; false to print one entry for all servers. */
   readonly eachServer: boolean;
 }
 
@@ -40,7 +40,7 @@ export async function exportClient(context: Context, { client, eachServer }: Cli
     });
   }
   const left = items.length - servers.length;
-  if (left > 0) output.notice(`${left} servers have no entry, because they are disabled or no MCP servers.`);
+  if (left > 0) output.notice(`${left} servers have no entry, because they are disabled, or are not MCP servers.`);
   const entries = eachServer
     ? servers.map(({ slug, kind }) => ({ name: slug, url: `${callUrl}${callPath(slug, kind)}` }))
     : [{ name: nameOfAll, url: `${callUrl}/mcp` }];

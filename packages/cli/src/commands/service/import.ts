@@ -12,14 +12,14 @@ import { type ErrorResult, oneLine, table } from "../../terminal/output.ts";
 
 /** The options of `keyward import`. */
 export interface ClientImportOptions {
-  /** True if nothing is changed. */
+  /** True to change nothing, and only print what an import would do. */
   readonly dryRun: boolean;
-  /** True if secrets that exist get the values of the file. */
+  /** True to replace the values of existing secrets by the values in the file. */
   readonly replace: boolean;
 }
 
 /**
- * Imports the servers and credentials of a client's configuration. Goes on after a server that is not imported. A second run
+ * Imports the servers and credentials of a client's configuration. Continues after a server that cannot be imported. A second run
  * changes nothing that exists. Never prints a value.
  *
  * @throws ProblemsPrinted if a server was not imported, or if a secret was not set.
@@ -40,7 +40,8 @@ export async function importClient(
     await running.run(entries);
   } catch (error) {
     print();
-    if (error instanceof Interrupted) output.progress("The same command leaves what exists as it is.");
+    if (error instanceof Interrupted)
+      output.progress("If you run the same command again, it does not change what exists already.");
     throw error;
   }
   print();

@@ -26,7 +26,7 @@ export async function login(context: Context, given: readonly string[], options:
       hint: "Pass `--url`, and the token on stdin: `keyward login --url https://keyward.example.com < token.txt`.",
     });
   }
-  // Before the token is asked for.
+  // Checks the URL before the command asks for the token.
   requireUrl(url);
   const token = (
     operator.isPresent ? await operator.askSecret("The token:") : await context.input(maxTokenBytes)
@@ -59,7 +59,7 @@ export async function logout({ output, env }: Context): Promise<void> {
 }
 
 function tokenInFlag(): CommandError {
-  return new CommandError("USAGE", "The command line has a token or another word that belongs on stdin", {
+  return new CommandError("USAGE", "The command line contains a token, or another word that is not expected there", {
     hint: "Every user of the machine can see a command line, and your shell keeps it. If the word was a token, revoke the token. Then run `keyward login`, which asks for the token, or pass the token on stdin.",
   });
 }

@@ -29,7 +29,7 @@ export interface SetOptions extends ValueOptions, InjectionFlags {
 
 const nextCall = "The change takes effect on the next call.";
 
-/** Sets a value of a secret, which is read from stdin, a file or a question. Never prints the value. */
+/** Sets the value of a secret. Reads the value from stdin or a file, or asks for it. Never prints the value. */
 export async function setSecret(
   context: Context,
   server: string,
@@ -106,7 +106,7 @@ export async function deleteSecrets(
   context.output.result(text, { server, names });
 }
 
-/** A secret of a file as `--json` prints it. */
+/** The result of setting one secret of a file, as `--json` prints it. */
 interface ImportedSecret {
   readonly name: string;
   readonly created: boolean;
@@ -115,8 +115,8 @@ interface ImportedSecret {
 }
 
 /**
- * Sets a secret for each variable of an `.env` file. Goes on after a variable that the service refuses. If the command
- * ends before the last variable, the result says what was set.
+ * Sets a secret for each variable of an `.env` file. Continues after a variable that the service refuses. If the command
+ * stops before the last variable, the result shows which secrets were set.
  *
  * @throws ProblemsPrinted if a variable was not set.
  */
@@ -134,7 +134,7 @@ export async function importSecrets(
     });
   }
   const { client } = await adminAccess(context);
-  // Before the first is set, so that a file is imported as a whole or not at all.
+  // The whole file is checked before the first secret is set, so that a refused file sets no secret.
   const unfit = unfitVariables(variables, (await client.listSecrets(server)).secrets);
   if (unfit.length > 0) {
     throw new CommandError("USAGE", `The file was refused, so nothing was set. ${unfit.join("; ")}`, {
@@ -192,7 +192,7 @@ export interface ExplainOptions {
   readonly method?: HttpMethod;
 }
 
-/** Prints which secrets a call would use and where it would go, or why it would be refused. Never a value. */
+/** Prints which secrets a call would use and where it would go, or why the gateway would refuse the call. Prints no value. */
 export async function explainSecrets(
   context: Context,
   { server, tokenId, tool, method }: ExplainOptions,

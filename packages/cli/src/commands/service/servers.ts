@@ -124,12 +124,12 @@ function shown(server: Server): string {
   ]);
 }
 
-/** Returns the path at the gateway at which callers reach a server. Behind the path of an HTTP API comes a path of its own. */
+/** Returns the path at the gateway at which callers reach a server. For an HTTP API, callers append a path. */
 function shownTarget({ slug, kind }: Server): string {
   return kind === "mcp" ? callPath(slug, kind) : `${callPath(slug, kind)}<path>`;
 }
 
-/** Tells which values were set for another origin than the URL of the server has now. */
+/** Prints which values calls cannot use, because each was set for another origin than the URL of the server has now. */
 async function printUnusable({ output }: Context, client: AdminClient, { slug }: Server): Promise<void> {
   const { secrets } = await client.listSecrets(slug);
   const names = secrets.filter(({ unusable }) => unusable === "origin-changed").map(({ name }) => name);
@@ -139,7 +139,7 @@ async function printUnusable({ output }: Context, client: AdminClient, { slug }:
   );
 }
 
-/** Tells that calls to a server need a flag of the service, for a server that is not on the internet. */
+/** Prints a note if the gateway refuses calls to a server, always or without the flag `--allow-address`. */
 async function printAllowance({ output }: Context, { url }: Server): Promise<void> {
   const note = await allowanceNote(url);
   if (note !== undefined) output.notice(oneLine(note));

@@ -50,7 +50,7 @@ export async function rotateToken(
   await printIssued(context, client, issued);
 }
 
-/** Tells when the former token ends, and that the new one does not live longer than the former one would have. */
+/** Prints when the former token ends, and that the new token expires no later than the former one would have. */
 function printEnds({ output }: Context, id: string, { info }: IssuedToken, overlapMs: number): void {
   const end = Date.now() + overlapMs;
   const formerEnd = info.expires === null ? end : Math.min(end, Date.parse(info.expires));
@@ -116,7 +116,7 @@ async function isWithoutTokens(context: Context, client: AdminClient, owner: str
   return complete && items.every(({ revoked }) => revoked !== null);
 }
 
-/** Creates a token for whoever holds the keyring on this machine, without the admin API, and prints it once. */
+/** Creates a token with the keyring on this machine, without the admin API, and prints the token once. */
 export async function recoverToken(
   context: Context,
   { workspace, owner }: { readonly workspace?: string; readonly owner: string },
@@ -179,7 +179,7 @@ function requireId(id: string): void {
   });
 }
 
-/** Commander has no list for a flag that is missing, and the service refuses an empty one. */
+/** Returns the list of a flag; `undefined` for a missing flag, because the service refuses an empty list. */
 function listOf<Item>(items: readonly Item[] | undefined): Item[] | undefined {
   return items === undefined ? undefined : [...items];
 }

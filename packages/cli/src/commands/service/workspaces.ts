@@ -40,7 +40,7 @@ export async function listWorkspaces(context: Context, options: ListOptions): Pr
   context.output.result(text, { workspaces: items.map(workspaceResult), complete });
 }
 
-/** Deletes a workspace with all that it has. */
+/** Deletes a workspace with its servers, secrets and tokens. */
 export async function deleteWorkspace(
   context: Context,
   name: string,

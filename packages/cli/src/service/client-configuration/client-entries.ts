@@ -16,7 +16,7 @@ export interface RemoteEntry {
   readonly slug: string;
   /** Never shown: a part of the path may be a credential. */
   readonly url: string;
-  /** The environment variables whose values the URL has. */
+  /** The names of the environment variables whose values are in the URL. */
   readonly urlVariables: readonly string[];
   readonly headers: readonly ClientHeader[];
 }
@@ -29,16 +29,16 @@ export interface LeftEntry {
   readonly hint: string;
 }
 
-/** The names that clients have for Streamable HTTP. */
+/** The names of the transport Streamable HTTP in the configurations of clients. */
 const streamable = ["http", "streamable-http", "streamableHttp", "streamable_http"];
-/** The fields in which clients have credentials, besides `headers`. */
+/** The fields other than `headers` in which a client's configuration may contain credentials. */
 const otherCredentials = ["auth", "env", "envFile", "headersHelper", "oauth", "requestInit"];
 
 /**
  * Reads the servers in the configuration of an MCP client: `mcpServers` of Claude, Cursor and Windsurf, or `servers` of VS
  * Code. Placeholders are replaced by environment variables.
  *
- * @throws CommandError `USAGE`. Neither an error nor a reason has a value of the file.
+ * @throws CommandError `USAGE`. Neither an error nor a reason contains a value of the file.
  */
 export function clientEntries(text: string, env: Readonly<Record<string, string | undefined>>): readonly ClientEntry[] {
   if (/^\s*(?:#|(?:export +)?[A-Za-z_][\w.-]*=)/.test(text)) {
@@ -66,7 +66,7 @@ function listsOf({ mcpServers, servers, mcp }: Fields): readonly unknown[] {
   return [mcpServers, servers, ofSettings].filter((list) => list !== undefined);
 }
 
-/** Claude Code keeps the servers of single projects apart. */
+/** Returns whether a file has servers of single projects, which Claude Code stores apart from `mcpServers`. */
 function hasProjects({ projects: given }: Fields): boolean {
   const servers = isFields(given) ? Object.values(given).map((one) => isFields(one) && one["mcpServers"]) : [];
   return servers.some((list) => isFields(list) && Object.keys(list).length > 0);
@@ -98,7 +98,7 @@ function clientEntry(name: string, given: unknown, env: Readonly<Record<string, 
   return { kind: "remote", name, slug, url, urlVariables: variables, headers };
 }
 
-/** Returns why the gateway cannot call a server, and what to do. */
+/** Returns why the gateway cannot call a server, and what to do; `undefined` if it can. */
 function unfitEntry(given: Fields): readonly [reason: string, hint: string] | undefined {
   const { type = given["transport"], command, disabled } = given;
   const url = urlOf(given);
@@ -113,7 +113,7 @@ function unfitEntry(given: Fields): readonly [reason: string, hint: string] | un
     return ["The transport of the server is unknown", onlyHttp];
   }
   if (typeof url !== "string" || url === "") return ["The entry has no URL", "Correct the file."];
-  // Clients without a type try both transports. By convention, this path is that of the older one.
+  // Clients without a type try both transports. By convention, the path `/sse` belongs to the older transport.
   if (type === undefined && /\/sse\/?$/.test(url)) {
     return [
       "The server seems to use the transport SSE",
@@ -123,12 +123,12 @@ function unfitEntry(given: Fields): readonly [reason: string, hint: string] | un
   return undefined;
 }
 
-/** Windsurf has `serverUrl`, and Gemini has `httpUrl`. */
+/** Returns the URL of an entry. Windsurf names the field `serverUrl`, and Gemini `httpUrl`. */
 function urlOf({ url, serverUrl, httpUrl }: Fields): unknown {
   return httpUrl ?? serverUrl ?? url;
 }
 
-/** Returns why the service would refuse a URL, by the same rules. */
+/** Returns why the service would refuse a URL; `undefined` for a valid URL. */
 function brokenUrl(text: string): string | undefined {
   if (!URL.canParse(text) || !/^https?:\/\//i.test(text)) return "The URL is not an absolute URL of http or https";
   const { username, password } = new URL(text);

@@ -6,7 +6,7 @@ import { shownInjection } from "../injection-flags.ts";
 import type { ClientEntry, RemoteEntry } from "./client-entries.ts";
 import type { ClientHeader } from "./headers.ts";
 
-/** What became of a server of a client's configuration, as `--json` prints it. Never a value. */
+/** The result of the import of one server, as `--json` prints it. Contains no value of a secret. */
 export interface ImportedServer {
   /** The name in the file. */
   readonly name: string;
@@ -19,32 +19,32 @@ export interface ImportedServer {
   readonly error: ErrorResult | null;
 }
 
-/** What became of a header of a server, as `--json` prints it. Never a value. */
+/** The result of the import of one header, as `--json` prints it. Contains no value of a secret. */
 export interface ImportedHeader {
   /** The name of the header; `null` for a field or a name that is not shown. */
   readonly header: string | null;
   /** The name of the secret; `null` if there is none. */
   readonly secret: string | null;
   readonly outcome: "set" | "replaced" | "kept" | "skipped" | "not-set" | "unknown";
-  /** The environment variables whose values the value has. */
+  /** The names of the environment variables whose values are in the value of the header. */
   readonly variables: readonly string[];
   /** For people: the rule, or why the header was skipped. */
   readonly note: string;
-  /** Why the secret was not set; `null` if it was, or needs not be. */
+  /** Why the secret was not set; `null` if it was set, or if no secret is needed. */
   readonly error: ErrorResult | null;
 }
 
-/** What a server has already. */
+/** The secrets and the forwarded headers that a server already has. */
 interface Existing {
   readonly secrets: readonly Secret[];
   readonly forwardHeaders: readonly string[];
 }
 
-/** How entries are imported. */
+/** Options of {@link EntryImport}. */
 export interface ImportOptions {
-  /** True if nothing is changed. */
+  /** True to change nothing, and only report what an import would do. */
   readonly dryRun: boolean;
-  /** True if secrets that exist get the values of the file. */
+  /** True to replace the values of existing secrets by the values in the file. */
   readonly replace: boolean;
   /** The URL of the gateway; `null` if the service has none. */
   readonly callUrl: string | null;
@@ -53,11 +53,14 @@ export interface ImportOptions {
   readonly signal: AbortSignal;
 }
 
-/** Imports the entries of a client's configuration through the admin API. Goes on after an entry that the service refuses. */
+/**
+ * Imports the entries of a client's configuration through the admin API. Continues with the next entry if the service refuses
+ * one.
+ */
 export class EntryImport {
   readonly #client: AdminClient;
   readonly #options: ImportOptions;
-  /** What became of the entries so far. */
+  /** The results of the entries that were handled so far. */
   readonly servers: ImportedServer[] = [];
 
   constructor(client: AdminClient, options: ImportOptions) {
@@ -68,7 +71,7 @@ export class EntryImport {
   /**
    * Imports all entries.
    *
-   * @throws an error after which no further entry could be imported. Then `servers` has each entry, too.
+   * @throws the error that stopped the import. `servers` then has a result for each entry, even if it was not imported.
    */
   async run(entries: readonly ClientEntry[]): Promise<void> {
     try {
@@ -184,11 +187,11 @@ export class EntryImport {
     }
   }
 
-  /** Completes `servers` after an error that ended the import. */
+  /** Adds to `servers` a result for each entry and header that an error kept from being imported. */
   #leave(entries: readonly ClientEntry[], error: unknown): void {
     const isStopped = error instanceof Interrupted;
     const reason = errorResult(isStopped ? stopped : error);
-    // Only what was tried last may have been done.
+    // The service may have carried out the last attempt, but nothing after it.
     const isUndone = isStopped || this.#options.dryRun || isRefusal(error);
     let outcome: "unknown" | "not-imported" = isUndone ? "not-imported" : "unknown";
     const begun = this.servers.at(-1);
@@ -225,13 +228,13 @@ function unusableSecret(slug: string, name: string, unusable: NonNullable<Secret
   return unfit(`The server has a secret for this header, whose value ${why}`, hint);
 }
 
-/** Returns whether an error is about one server or one secret, so that the others can be imported. */
+/** Returns whether an error concerns only one server or one secret, so that the others can be imported. */
 function isOfOne(error: unknown): error is AdminApiError {
   const status = error instanceof AdminApiError ? error.status : undefined;
   return status !== undefined && status >= 400 && status < 500 && ![401, 403, 429].includes(status);
 }
 
-/** Returns whether the service has surely changed nothing. */
+/** Returns whether an error proves that the service has changed nothing. */
 function isRefusal(error: unknown): boolean {
   return error instanceof AdminApiError && error.status !== undefined && error.status < 500;
 }

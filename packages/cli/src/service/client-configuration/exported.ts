@@ -4,7 +4,7 @@ export const exportClients = ["claude-code", "cursor", "vscode", "windsurf"] as 
 /** A client whose configuration `keyward export` prints. */
 export type ExportClient = (typeof exportClients)[number];
 
-/** An entry that points at the gateway. */
+/** An entry of a client's configuration that points at the gateway. */
 export interface GatewayEntry {
   readonly name: string;
   readonly url: string;

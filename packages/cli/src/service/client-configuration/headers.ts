@@ -3,11 +3,11 @@ import { brokenValueRule, headerField, isRefusedHeader, secretNameField } from "
 import { isFields } from "./fields.ts";
 import { resolvePlaceholders } from "./placeholders.ts";
 
-/** What becomes of a header of a client's configuration. */
+/** How a header of a client's configuration is imported. */
 export type ClientHeader =
   /** The header becomes a secret. */
   | (SecretHeader & { readonly kind: "secret"; readonly value: string; readonly variables: readonly string[] })
-  /** The header would become a secret, and its value is not known. */
+  /** The header would become a secret, but its value is not known. */
   | (SecretHeader & { readonly kind: "unset"; readonly reason: string })
   /** The gateway needs no secret for the header. */
   | { readonly kind: "skipped"; readonly header: string; readonly reason: string }
@@ -25,14 +25,17 @@ interface SecretHeader {
   readonly injection: Injection;
 }
 
-// What a client says about itself or its request. The gateway forwards the header of each caller, or sends none.
+// Headers about the client or its request. The gateway forwards each caller's own header, or sends none.
 const withoutCredential =
   /^(?:accept|accept-charset|accept-language|cache-control|content-encoding|content-language|content-type|dnt|forwarded|from|if-.*|last-event-id|origin|pragma|priority|referer|sec-.*|traceparent|tracestate|user-agent|via|x-forwarded-.*|x-real-ip|x-request-id)$/;
 const credentials: readonly string[] = ["cookie", "proxy-authorization"];
-/** The words before a credential. Another first word may be a part of the credential, and a rule is shown. */
+/**
+ * The words that may precede a credential. Any other word may be a part of the credential, so it must not be in a rule, which
+ * * people can read.
+ */
 const scheme = /^(bearer|basic|token|apikey|api-key|key) +(\S[\s\S]*)$/i;
 
-/** Returns what becomes of the headers of one server. No reason has a value. */
+/** Decides how each header of one server is imported. No reason contains a value. */
 export function clientHeaders(
   given: unknown,
   env: Readonly<Record<string, string | undefined>>,
@@ -80,7 +83,10 @@ function clientHeader(header: string, given: unknown, env: Readonly<Record<strin
   return refused(header, `The value must be ${broken}`, hint);
 }
 
-/** Returns the rule that sends a header as the client does, and the value without what the rule adds. */
+/**
+ * Returns the rule with which the gateway sends a header as the client does, and the value without the text that the rule
+ * adds.
+ */
 function ruleOf(header: string, text: string): { readonly injection: Injection; readonly value: string } {
   const [, word = "", rest = ""] = scheme.exec(text) ?? [];
   if (word === "") return { injection: { kind: "header", header }, value: text };
@@ -92,7 +98,7 @@ function ruleOf(header: string, text: string): { readonly injection: Injection; 
   return { injection: { kind: "template", header, template: `${word} {value}` }, value: rest };
 }
 
-/** Returns the `user:password` of Basic authentication; `undefined` for a text that the gateway would not send again. */
+/** Returns the `user:password` of Basic authentication; `undefined` if the gateway would encode them to another text. */
 function pairOf(base64: string): string | undefined {
   const pair = Buffer.from(base64, "base64").toString("utf8");
   return pair.includes(":") && Buffer.from(pair).toString("base64") === base64 ? pair : undefined;

@@ -4,7 +4,7 @@ import { CommandError } from "../../exit-codes.ts";
 /**
  * Parses JSON that may have comments and trailing commas, as VS Code writes it. The objects have no prototype.
  *
- * @throws CommandError `USAGE` with the number of the line, and never with a text of the file.
+ * @throws CommandError `USAGE` with the number of the line, without any text of the file.
  */
 export function parseJsonc(text: string): unknown {
   const errors: ParseError[] = [];

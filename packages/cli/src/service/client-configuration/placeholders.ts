@@ -2,7 +2,7 @@
 export interface Resolved {
   /** `undefined` if a placeholder has no value. */
   readonly text: string | undefined;
-  /** The environment variables whose values the text has. */
+  /** The names of the environment variables whose values are in the text. */
   readonly variables: readonly string[];
   /** Why placeholders have no value, as sentences without a full stop. */
   readonly missing: readonly string[];
@@ -10,14 +10,18 @@ export interface Resolved {
 
 const placeholder = /\$\{([^{}]*)\}/;
 const ofVariable = /^(?:env:)?([A-Za-z_][A-Za-z0-9_]*)(?::-([\s\S]*))?$/;
-/** Whoever writes the file names its URLs too, and must not get the token of the admin who imports the file. */
+/**
+ * The environment variable with the token of the admin who imports the file. It replaces no placeholder, because the author
+ * of the file * chooses the URLs to which values are sent.
+ */
 const ownToken = "KEYWARD_TOKEN";
-/** A value that somebody wrote into the braces is not shown, so only a text that is surely a name is shown. */
+/** Matches the name of an environment variable. Any other text in the braces may be a value, so it is not shown. */
 const surelyName = /^[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+$/;
 
 /**
  * Replaces the placeholders that clients replace: `${NAME}`, `${env:NAME}` and `${NAME:-default}` by environment variables.
- * Only the client knows the value of another one, such as `${input:id}`. An empty variable counts as not set.
+ * Any other placeholder, such as `${input:id}`, has no value, because only the client knows it. An empty variable counts as
+ * not set.
  */
 export function resolvePlaceholders(text: string, env: Readonly<Record<string, string | undefined>>): Resolved {
   const variables = new Set<string>();
