@@ -39,6 +39,14 @@ describe("the state of a server", () => {
     expect(states.of(server)).toEqual({ status: "ready", since: 5_000, lastSeen: 5_000, lastError });
   });
 
+  it("begins again after a change of the server, also with the same status", () => {
+    const states = new ServerStates();
+    states.noteError(server, "failed", reason, "call");
+    vi.setSystemTime(9_000);
+    states.noteError(changed, "failed", reason, "call");
+    expect(states.of(changed)).toMatchObject({ status: "failed", since: 9_000 });
+  });
+
   it("is unknown after a change of the server, whatever calls with the former settings show", () => {
     const states = new ServerStates();
     states.noteError(server, "refused", reason, "call");

@@ -25,8 +25,8 @@ const sentences: Terms = [
     "To rotate the key now, run `keyward rotate`, which guides",
   ],
   [
-    /write the document that `exportKeyring\(\)` returns for the keyring in use to a new file that this process can replace, and pass the path of this file to `fileKeys`\./g,
-    "write the keyring into a new file with `keyward keyring export`, and use this file as the source of the keys.",
+    /Write the document that `exportKeyring\(\)` returns for the keyring in use to this file, and pass its path to `fileKeys`\./g,
+    "Write the keyring into this file with `keyward keyring export`, and use the file as the source of the keys.",
   ],
   [
     /If there is no backup, call `exportKeyring\(\)` in a process that has loaded the keyring, and write the result to the file\./g,
