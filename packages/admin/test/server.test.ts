@@ -159,7 +159,7 @@ it.each([
   expect(answer.toLowerCase()).toContain("content-type: application/problem+json");
 });
 
-it("when close() is called under load, the server finishes the requests in progress, and refuses new ones", async () => {
+it("the server finishes the requests in progress when close() is called under load, and refuses new ones", async () => {
   const installation = await install();
   const { url, close } = await start(installation, { limits: "lifted" });
   const { token } = installation.admin;
@@ -219,7 +219,7 @@ it("while the server closes, /readyz and the API answer 503", async () => {
   await closed;
 });
 
-it("if a part of the service fails, /readyz names the part, and /healthz still answers that the process is live", async () => {
+it("/readyz names the part of the service that fails, and /healthz still answers that the process is live", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "service" });
   const kv = await startKvServer({ store: new MemoryStore(), tenants: [entry], port: 0 });
   onTestFinished(() => kv.close());

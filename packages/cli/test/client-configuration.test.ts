@@ -132,7 +132,7 @@ describe("a header of a client's configuration", () => {
       "the-token-of-ada",
     ],
     ["Authorization", "the-token-of-ada", { kind: "header", header: "Authorization" }, "the-token-of-ada"],
-    // A first word that is no scheme may be a part of the value.
+    // A first word that is not a scheme may be a part of the value.
     ["X-Phrase", "correct horse", { kind: "header", header: "X-Phrase" }, "correct horse"],
     ["X-Api-Key", "the-key-of-ada", { kind: "header", header: "X-Api-Key" }, "the-key-of-ada"],
     [

@@ -53,7 +53,7 @@ export interface Installation {
   call(path: string, init?: RequestInit): Promise<Response>;
 }
 
-/** A value for a test. It is no credential of anything. */
+/** A value for a test. It is not a credential of anything. */
 export const testValue = "test-value-0123456789abcdefghijklmnop";
 
 /** Starts a server on loopback that ends with the test. */

@@ -56,8 +56,8 @@ const wholeToken = /kwt_[a-z0-9]{7,12}_[a-z0-9]{12}_[a-z0-9]{16}/i;
 const bareToken = /(?:service|[a-z0-9]{12})[_-][a-z0-9]{12}[_-][a-z0-9]{43}/i;
 
 /**
- * Returns whether a text has a token of the service, or so much of one that the rest could be guessed: whoever has all but the
- * checksum can compute the checksum. The name of a host has a token in lower case. Also finds a token without its beginning,
+ * Returns whether a text contains a token of the service, or most of one. Without the checksum, a token is as good as whole,
+ * because the checksum can be computed. Also finds a token in lower case, as the name of a host has it, without its beginning,
  * percent-encoded, with spaces, or in characters that look alike.
  */
 export function hasToken(text: string): boolean {

@@ -1,7 +1,7 @@
 import { hasToken } from "@keyward/secrets/fields";
 import { expect, it } from "vitest";
 
-/** A token in the form of the service. It is no token of any service. */
+/** A token in the form of the service. It is not a token of any service. */
 const random = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghi789XYZ";
 const token = `kwt_abcdefghijkl_mnopqrstuvwx_${random.slice(0, 49)}`;
 

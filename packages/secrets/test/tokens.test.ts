@@ -130,7 +130,7 @@ describe("a token", () => {
   });
 
   it.each(["member", "admin"] as const)(
-    "of the role %s does not live longer by two rotations at once",
+    "does not live longer by two rotations at once, in the role %s",
     async (role) => {
       const { admin, as, open } = await startService();
       const { info } = await admin.createToken(as.admin, { owner: "ci", role });

@@ -249,7 +249,7 @@ function endOf(connection: ServerConnection, outcome: Outcome): CallEnd {
   const member =
     "result" in outcome ? `"result":${JSON.stringify(outcome.result)}` : `"error":${JSON.stringify(outcome.error)}`;
   const shown = connection.redacted(member);
-  // A value may be a part of a number or of an escape, whose rest is no JSON.
+  // A value may be a part of a number or of an escape. Then the rest is not JSON.
   if (shown !== member && !isJson(`{${shown}}`)) return notShown();
   return { member: shown, error: "error" in outcome ? outcome.error : undefined };
 }

@@ -87,7 +87,7 @@ async function readList(
 function searched(connection: ServerConnection, items: ReadonlyMap<string, ListedItem>): readonly ListedItem[] {
   return [...items.values()].flatMap((item) => {
     const json = connection.redacted(item.json);
-    // A value may be a part of a number or of an escape, whose rest is no JSON.
+    // A value may be a part of a number or of an escape. Then the rest is not JSON.
     if (json !== item.json && !isJson(json)) return [];
     return [{ ...item, publicName: connection.redacted(item.publicName), json }];
   });

@@ -19,7 +19,7 @@ export interface Form {
   readonly endsOpen: boolean;
 }
 
-/** The length of the shortest form that is searched for, in bytes. A shorter form would also match text that is no value. */
+/** The length of the shortest form that is searched for, in bytes. A shorter form would also match text that is not a value. */
 export const shortestForm = 8;
 
 /** Values of fewer bytes can be guessed. What is promised about the time of a search does not hold for them. */

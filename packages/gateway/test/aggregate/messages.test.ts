@@ -205,7 +205,7 @@ describe.each(["v2 legacy", "v1"] as const)("the client %s, in a session", (kind
   });
 });
 
-it("if a server has ended its session, the gateway opens a new one for callers of the modern protocol", async () => {
+it("the gateway opens a new session for callers of the modern protocol if a server has ended its session", async () => {
   const { url, token, old } = await start();
   const client = await connect("v2 modern", url, token);
   await client.call("old__log");

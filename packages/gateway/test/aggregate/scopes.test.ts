@@ -124,7 +124,7 @@ it.each([
   expect(answer.headers.get("www-authenticate")).toBe('Bearer realm="keyward"');
 });
 
-it("when the gateway closes, it ends the streams of callers and its sessions at servers", async () => {
+it("close() of the gateway ends the streams of callers and its sessions at servers", async () => {
   const { send, url, token, gateway, old } = await start();
   const begun = await send(initialize);
   await begun.text();

@@ -386,7 +386,7 @@ describe("a value", () => {
     expect(redactText(needles, '"\\\\domain\\\\user:pass\\\\"').text).toMatch(/^"\\*REDACTED\\*"$/);
   });
 
-  it("of 8 bytes that ends with the beginning of an escape is found as it is and in its usual escaped forms", () => {
+  it("finds a value of 8 bytes that ends with the beginning of an escape, as it is and in its usual escaped forms", () => {
     for (const value of ["abcdefg\\", "abcdefg%", "abcdefg&", "abcdef&#"]) {
       const needles = new Needles([secret(value)]);
       for (const text of [value, JSON.stringify(value).slice(1, -1), encodeURIComponent(value)]) {

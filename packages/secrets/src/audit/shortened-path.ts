@@ -1,4 +1,4 @@
-/** A segment that the audit records as it is: short, and without a digit, so that it is no id and no token. */
+/** A segment that the audit records as it is: short, and without a digit, so that it cannot be an id or a token. */
 const plainSegment = /^[A-Za-z._-]{0,24}$/;
 const mostSegments = 32;
 

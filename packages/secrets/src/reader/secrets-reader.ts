@@ -371,7 +371,7 @@ function installationOf(workspace: string, batch: ReadBatch): Pick<CallGrant, "w
 function refusalOf(error: unknown, caller: Caller, slug: string, batch: ReadBatch): unknown {
   const isRefusal = error instanceof SecretsError && refusals.includes(error.code);
   if (!isRefusal || caller.workspace === undefined) return error;
-  // A record that cannot be read was no refusal.
+  // An unreadable record is not a refusal.
   const isServer = batch.record(serverRecord, serverKey(caller.workspace, slug)) !== undefined;
   const { workspace } = installationOf(caller.workspace, batch);
   return new RefusedCall(error, { caller, workspace, server: isServer ? { slug } : undefined });
