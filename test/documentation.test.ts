@@ -84,7 +84,7 @@ describe("the pages", () => {
   const programs = writePrograms(pages, folder);
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  it("include the README, and the check finds the code in the README", () => {
+  it("include the README, whose code examples are checked, too", () => {
     expect(programs.map(({ place }) => place.split(":")[0])).toContain("README.md");
   });
 

@@ -112,7 +112,7 @@ describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => 
     expect(page.asked()).toBe(askedBefore);
   });
 
-  it("serves cacheable-request as its cache if the option maxTtl of cacheable-request is set", async () => {
+  it("works as the cache of cacheable-request if the option maxTtl of cacheable-request is set", async () => {
     const page = await cacheablePage();
     const send = new CacheableRequest(request, await open()).request();
     const isFromCache = async () =>

@@ -11,8 +11,7 @@ export interface ApiKeyEntry {
   /** The tenant whose records the API key gives access to: 1 to 64 letters, digits, "-" and "_". */
   readonly tenant: string;
   /**
-   * The tenant's namespace on the server that the API key gives access to. The key gives access to no other namespace
-   * of the tenant. Default: "".
+   * The one namespace of the tenant to which the API key gives access. Default: "".
    */
   readonly namespace?: string;
   /** The scopes of the API key: "read", "write", "list", or several of them. */
@@ -39,7 +38,7 @@ export interface TenantSource {
 export interface NewApiKey {
   /** The tenant whose records the API key gives access to: 1 to 64 letters, digits, "-" and "_". */
   readonly tenant: string;
-  /** The tenant's namespace on the server that the API key gives access to. Default: "". */
+  /** The one namespace of the tenant to which the API key gives access. Default: "". */
   readonly namespace?: string;
   /** The scopes of the API key. Default: "read", "write" and "list". */
   readonly scopes?: readonly Scope[];

@@ -35,7 +35,7 @@ export interface OperationContext {
 }
 
 /**
- * A function that does a request. The server has read and checked the request before. The argument `mayHaveBeenDone` is
+ * A function that carries out a request, which the server has already read and checked. The argument `mayHaveBeenDone` is
  * true if the request is a write, and an earlier attempt may already have done this write.
  */
 export type Prepared = (mayHaveBeenDone: boolean) => Promise<Answer>;

@@ -138,7 +138,7 @@ export async function addKey(context: Context, { id = newId() }: AddOptions): Pr
 export type PromoteOptions = Pick<RotationCommandOptions, "unregistered" | "replicasWithin" | "ignoreReplica">;
 
 /**
- * Makes a key of the keyring the primary. Runs the rotation to that key up to its step `promote`, so that every replica has
+ * Changes the primary to another key of the keyring. Runs the rotation to that key up to its step `promote`, so that every replica has
  * the key first.
  *
  * @throws KeywardError `KEY_UNKNOWN` or `KEY_DISABLED` before anything is changed; the errors of `rotateKey`.

@@ -159,7 +159,7 @@ export class Config {
     const { keys } = this.settings;
     if (keys === undefined) {
       throw new KeywardError("VALUE_INVALID", "The configuration has no keys", {
-        hint: "Add the setting `keys`, such as `file:production.keyring`. If only environments have keys, choose one with KEYWARD_ENV.",
+        hint: "Add the setting `keys`, such as `file:production.keyring`. If the settings of an environment contain the keys, choose this environment with KEYWARD_ENV.",
       });
     }
     if (typeof keys === "function") {

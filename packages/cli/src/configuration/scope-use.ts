@@ -79,7 +79,7 @@ export function scopeMissing(name: string): KeywardError {
     {
       hint:
         "Pass the scope of the application: `--scope <name>`, or set `scope` in the configuration. " +
-        `Only if the application reads these records without a scope, add \`--empty-store ${name}\`.`,
+        `If the application uses a scope for other records, and reads these records without one, add \`--empty-store ${name}\`.`,
     },
   );
 }

@@ -69,6 +69,6 @@ function shownScope({ scopeName }: Keyring): string {
 
 function refused(problem: string): KeywardError {
   return new KeywardError("KEYRING_ROLLBACK", `The keyring from the key provider was refused: ${problem}`, {
-    hint: "Restore the right keyring at the source from which the key provider loads the keyring. Until you have restored it, do not restart this process, because it still uses the former keyring. Only if the refused keyring is the right one, restart this process, so that it uses the refused keyring.",
+    hint: "Restore the right keyring at the source from which the key provider loads the keyring. Do not restart this process before: it works with the former keyring now, and accepts any keyring after a restart. Restart it only if the refused keyring is the right one.",
   });
 }

@@ -89,8 +89,8 @@ const otherShapes = "other forms";
 const maxExamples = 5;
 
 /**
- * Counts how many records each format in the option `accept` of a store reads, and then encrypts the records under the
- * primary, as {@link reencrypt} does. Records that cannot be read stay as they are, and the report describes their
+ * Counts the records that each format reads, of the formats in the option `accept` of the store. Then encrypts these
+ * records under the primary, as {@link reencrypt} does. Records that cannot be read stay as they are, and the report describes their
  * form, so that you can find the missing format. With `dryRun`, nothing is written.
  *
  * @param options the options of `reencrypt`. `maxPerSecond`, `onProgress` and `checkpoint` apply to the re-encryption, and

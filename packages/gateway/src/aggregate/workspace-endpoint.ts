@@ -44,7 +44,7 @@ const idleSessionMs = 60 * 60_000;
 const checksBetweenLists = 5;
 
 /**
- * The endpoint `/mcp`: all MCP servers that a token may call, as one server of MCP. Answers callers of both protocols, and
+ * The endpoint `/mcp`: presents all MCP servers that a token may call as one MCP server. Answers callers of both protocols (with sessions, and 2026-07-28), and
  * reaches each server through the relay.
  */
 export class WorkspaceEndpoint {

@@ -266,11 +266,11 @@ export class Workspaces {
   }
 
   /**
-   * Returns the record of the workspace with a name.
+   * Returns the record of the workspace that is called `name`.
    *
    * @param exceptId the id of a workspace to leave out.
-   * @throws SecretsError `WORKSPACE_NOT_FOUND` if there is none, or if the workspace is being deleted; the error of a
-   * page of the list that cannot be read, if no other page has the workspace.
+   * @throws SecretsError `WORKSPACE_NOT_FOUND` if there is none, or if the workspace is being deleted. If a page of the
+   * list cannot be read, and no other page has the workspace: the error of that page.
    */
   async require(name: string, exceptId?: string): Promise<WorkspaceRecord> {
     const failures: unknown[] = [];

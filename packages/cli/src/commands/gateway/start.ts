@@ -27,7 +27,7 @@ export interface GatewayStartOptions {
   readonly trustProxy?: readonly string[];
   /** Revokes the tokens that were created before this time, in milliseconds since the epoch. */
   readonly revokeTokensBefore?: number;
-  /** True if a clock was ahead at the last start that revoked tokens. */
+  /** True if the clock of a machine was ahead of the true time when `revokeTokensBefore` revoked tokens before. Then that time is corrected. */
   readonly clockWasAhead: boolean;
   readonly workspace: string;
   /** True to continue with a new audit, after the audit was lost. */
