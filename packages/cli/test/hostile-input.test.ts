@@ -83,6 +83,27 @@ describe("a token at the wrong place in a command line", () => {
     expect(found.slice(known - 1)).toEqual(Array(34).fill([true, true]));
   });
 
+  it.each([
+    ["without its first character", token.slice(1)],
+    ["without its prefix", token.slice("kwt_".length)],
+    ["percent-encoded", token.replaceAll("_", "%5F")],
+    ["written with hyphens", token.replaceAll("_", "-")],
+    ["written with a full-width prefix", token.replace("kwt", "ｋｗｔ")],
+  ])("is refused by commands, and repeated by no error, if it is %s", async (_, disguised) => {
+    expect([hasToken(disguised), hasTokenOfService(disguised)]).toEqual([true, true]);
+    const folder = await newFolder();
+    for (const flags of [
+      ["servers", "add", "github", `https://mcp.example.com/${disguised}`],
+      ["changes", "--from", disguised],
+    ]) {
+      const { exitCode, stdout, stderr } = await keyward(folder, {}, ...flags);
+      expect({ exitCode, stdout }).toEqual({ exitCode: 2, stdout: "" });
+      expect(stderr).not.toContain(token.slice(-40));
+    }
+    const { message } = errorResult(new CommandError("USAGE", `no "${disguised}" here`, { hint: "None." }));
+    expect(message).toBe("no kwt_… here");
+  });
+
   it("is not repeated by any error", () => {
     const error = errorResult(new CommandError("USAGE", `no ${token}`, { hint: `pass ${token}` }));
     expect(error).toMatchObject({ message: "no kwt_…", hint: "pass kwt_…" });

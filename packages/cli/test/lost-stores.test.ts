@@ -105,6 +105,19 @@ describe("a store or an audit whose records were removed, but not what Keyward k
     database.close();
   };
 
+  /** Expects that the service starts with the flag `--new-audit`, and afterwards without it. */
+  const expectRefusedWithoutNewAudit = async (folder: string) => {
+    const refused = await keyward(folder, {}, "gateway", "start", "--port", "0", "--admin-port", "0");
+    expect(refused).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("--new-audit") });
+    const once = await startGateway(folder, {}, "--new-audit");
+    expect(await once.stop()).toBe(0);
+    const again = await startGateway(folder);
+    expect(await again.stop()).toBe(0);
+    expect(await keyward(folder, {}, "audit", "verify")).toMatchObject({ exitCode: 0 });
+    const { stdout } = await keyward(folder, {}, "audit", "export");
+    expect(stdout.match(/"action":"[a-z.]+"/g)).toEqual(['"action":"audit.begin"']);
+  };
+
   it("is not initialized again", async () => {
     const folder = await newFolder();
     await newService(folder);
@@ -132,9 +145,29 @@ describe("a store or an audit whose records were removed, but not what Keyward k
     expect(await keyward(folder, {}, "audit", "verify")).toMatchObject({ exitCode: 1 });
     const doctor = await keyward(folder, {}, "gateway", "doctor");
     expect(doctor).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("PROBLEM  audit") });
-    const refused = await keyward(folder, {}, "gateway", "start", "--port", "0", "--admin-port", "0");
-    expect(refused).toMatchObject({ exitCode: 2, stderr: expect.stringContaining("--new-audit") });
-    await startGateway(folder, {}, "--new-audit");
+    await expectRefusedWithoutNewAudit(folder);
+  });
+
+  it("is not used as an audit if the audit looks new, until an operator says so", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const tables = ["entries", "chains", "names", "workspaces", "installation", "reserved"];
+    removeFrom(join(folder, ".keyward", "audit.db"), tables);
+    const doctor = await keyward(folder, {}, "gateway", "doctor");
+    expect(doctor).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("its audit is empty") });
+    await expectRefusedWithoutNewAudit(folder);
+  });
+
+  it("is used as an audit although the head of a chain is damaged, which only the verification reports", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const audit = new DatabaseSync(join(folder, ".keyward", "audit.db"));
+    audit.exec("UPDATE chains SET head = X'00'");
+    audit.close();
+    const gateway = await startGateway(folder);
+    expect(gateway.callUrl).toMatch(/^http:/);
+    expect(await gateway.stop()).toBe(0);
+    expect(await keyward(folder, {}, "audit", "verify")).toMatchObject({ exitCode: 1 });
   });
 });
 

@@ -1,6 +1,6 @@
 export { Caller, type CallerFields } from "./access/caller.ts";
 export { hasRight, type Right, rolesWithRight } from "./access/rights.ts";
-export { auditAnchor } from "./audit/audit-anchor.ts";
+export { auditAnchor, hasAuditChains } from "./audit/audit-anchor.ts";
 export type {
   AuditEntry,
   CallEntry,

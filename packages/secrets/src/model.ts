@@ -234,6 +234,7 @@ export interface CallerInfo {
 /** The kinds of changes that the audit records. */
 export type ChangeAction =
   | "service.initialize"
+  | "audit.begin"
   | "workspace.create"
   | "workspace.delete"
   | "server.create"

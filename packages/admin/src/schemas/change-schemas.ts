@@ -6,6 +6,7 @@ import { answerTime, timeText } from "./times.ts";
 /** The kinds of changes that the audit records. */
 export const changeAction = z.enum([
   "service.initialize",
+  "audit.begin",
   "workspace.create",
   "workspace.delete",
   "server.create",

@@ -6,6 +6,7 @@ import { amountBetween, collect, readFutureTime, readList, readTime } from "./ar
 
 const actions = [
   "service.initialize",
+  "audit.begin",
   "workspace.create",
   "workspace.delete",
   "server.create",

@@ -67,11 +67,6 @@ export async function hasOnlyBegun(file: { readonly path: string; readonly keys:
   return left <= 0;
 }
 
-/** Returns whether an audit that was used has chains of entries. Without them, someone has emptied the file. */
-export async function hasChains(file: { readonly path: string; readonly keys: KeyProvider }): Promise<boolean> {
-  return (await auditAnchor(file)).heads.length > 0;
-}
-
 /** Returns the error for a service whose audit has entries, but whose store has no service. */
 export function lostStore(config: Config, auditPath: string): CommandError {
   const path = sqlitePath(config, "service");

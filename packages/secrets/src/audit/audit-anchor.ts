@@ -7,6 +7,22 @@ import { formatRecordKey } from "./record-key.ts";
 const pageSize = 500;
 
 /**
+ * Returns whether an audit file has a chain of entries. Each file that a service has used has one, also after retention has
+ * removed all entries. So a used file without a chain was emptied. Decrypts nothing, so a damaged record is not reported.
+ *
+ * @throws KeywardError if the file cannot be opened.
+ * @example
+ * await openAuditLog({ path: "audit.db", keys }).ready();
+ * console.log(await hasAuditChains({ path: "audit.db", keys })); // false
+ */
+export async function hasAuditChains(file: AuditFile): Promise<boolean> {
+  return await whileAuditIsOpen(file, async ({ thread }) => {
+    const rows = await thread.request<StoredChainRow[]>({ method: "chains", after: 0, limit: 1 });
+    return rows.length > 0;
+  });
+}
+
+/**
  * Returns an anchor: the heads of all chains of an audit file. Print the anchor as JSON, and keep it on another
  * machine. With the anchor, `verifyAudit` finds a file that was put back to an older state. Keep all anchors.
  *

@@ -31,6 +31,7 @@ export const callStatuses = {
 
 const actions = {
   "service.initialize": true,
+  "audit.begin": true,
   "workspace.create": true,
   "workspace.delete": true,
   "server.create": true,

@@ -3,7 +3,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { RunningAdminServer } from "@keyward/admin";
 import { KeywardError, packageNotLoaded, systemCode } from "@keyward/core";
 import type { GatewayProblem, RunningGateway } from "@keyward/gateway";
-import { type ExpiringSecret, type SecretsAdmin, SecretsError } from "@keyward/secrets";
+import {
+  type AuditFile,
+  type AuditLog,
+  type ExpiringSecret,
+  hasAuditChains,
+  type SecretsAdmin,
+  SecretsError,
+} from "@keyward/secrets";
 import type { Config } from "../../configuration/config.ts";
 import { keyringFile } from "../../configuration/keyring-file.ts";
 import type { Context } from "../../context.ts";
@@ -11,7 +18,7 @@ import { CommandError } from "../../exit-codes.ts";
 import { type FirstTokens, setUpService } from "../../service/first-tokens.ts";
 import { auditPath, gatewayConfig, localState, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
-import { hasChains, hasOnlyBegun, lostAudit, lostStore, usedStores } from "../../service/used-stores.ts";
+import { hasOnlyBegun, lostAudit, lostStore, usedStores } from "../../service/used-stores.ts";
 import { errorResult } from "../../terminal/output.ts";
 import { checkFiles } from "./doctor-files.ts";
 
@@ -84,6 +91,7 @@ export async function startGateway(context: Context, options: GatewayStartOption
     // First, because the service is not ready if a clock that was ahead has revoked tokens before.
     if (options.revokeTokensBefore !== undefined) await revokeTokens(context, admin, options);
     await admin.ready();
+    if (options.newAudit) await beginAudit(audit, admin, { path: auditPath(config), keys });
     context.allowStop(stopWithinMs);
     const starting = startGateway({
       store,
@@ -127,7 +135,7 @@ export async function startGateway(context: Context, options: GatewayStartOption
 }
 
 /**
- * Returns a function that throws the error of a listener again. If another process has the port, the error names the flag *
+ * Returns a function that throws the error of a listener again. If another process has the port, the error names the flag
  * that chooses another port.
  */
 function portTaken(flag: string): (error: unknown) => never {
@@ -179,7 +187,7 @@ async function isNew(context: Context, config: Config, mayHaveNewAudit: boolean)
     const file = { path: auditPath(config), keys: await context.keys() };
     const state = service ? await localState(context) : "new";
     if (state === "initialized") {
-      if (mayHaveNewAudit || (audit && (await hasChains(file)))) return false;
+      if (mayHaveNewAudit || (audit && (await hasAuditChains(file)))) return false;
       throw lostAudit(file.path);
     }
     // An initialization that was interrupted begins again, unless the audit says that the service was finished.
@@ -226,6 +234,13 @@ async function setUp(
     context.output.notice("The store was empty, so a new secrets service was set up in it.");
     return first;
   });
+}
+
+/** Records that a new audit begins. Without an entry, the next start would take the audit for an emptied one. */
+async function beginAudit(audit: AuditLog, admin: SecretsAdmin, file: AuditFile): Promise<void> {
+  if (await hasAuditChains(file)) return;
+  const change = await audit.begin({ action: "audit.begin", workspace: undefined, caller: admin.localOperator() });
+  await change.end("done");
 }
 
 async function revokeTokens(
