@@ -57,7 +57,7 @@ describe.each<readonly [string, Listener, string, string]>([
   });
 });
 
-it("a server that hangs gets the state "failed"", async () => {
+it("a server that hangs gets the state `failed`", async () => {
   const bad = await startStrange(() => {});
   const installation = await startInstallation([bad], { limits: { silenceMs: 300 } });
   await installation.addServer({ slug: "bad", url: bad.url, kind: "mcp" });
