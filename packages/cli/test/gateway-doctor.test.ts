@@ -86,7 +86,7 @@ describe("keyward gateway doctor", () => {
     expect(stdout.match(/the token \w+ of the (workspace main|operators) is stored/g)).toHaveLength(3);
     expect(
       stdout.match(
-        /^ +Calls may still use.* Otherwise delete nothing.* and the time of the restore, and keep the flag for later/gm,
+        /^ +Calls may still use.* delete nothing: .* the time of the restore, and keep the flag .* delete the server again: .*/gm,
       ),
     ).toHaveLength(5);
     expect(stdout).not.toContain("a-value-that-nobody-prints");

@@ -1,4 +1,4 @@
-import { readFile, writeFile } from "node:fs/promises";
+import { copyFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
 import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from "../../../test/servers/redis.ts";
@@ -7,13 +7,14 @@ import { keyward } from "./keyward-process.ts";
 
 const servers = await findRedisServers();
 
-/** Writes a configuration whose service is in Redis, and a keyring. */
-async function configured(redis: RedisNode, keyring?: string): Promise<string> {
+/** Writes a configuration whose service is in Redis, and a keyring. `other` is a folder that has the keyring and the audit. */
+async function configured(redis: RedisNode, other?: string): Promise<string> {
   const folder = await newFolder();
-  const gateway = { store: `${redis.url}?prefix=service`, audit: "audit.db" };
+  // A process whose own audit is empty refuses a store that another process has set up.
+  const gateway = { store: `${redis.url}?prefix=service`, audit: join(other ?? folder, "audit.db") };
   await writeFile(join(folder, "keyward.config.json"), JSON.stringify({ keys: "file:keyring.json", gateway }));
-  if (keyring === undefined) await keyward(folder, {}, "keyring", "create", "--id", "one", "--stores", "service,audit");
-  else await writeFile(join(folder, "keyring.json"), keyring, { mode: 0o600 });
+  if (other === undefined) await keyward(folder, {}, "keyring", "create", "--id", "one", "--stores", "service,audit");
+  else await copyFile(join(other, "keyring.json"), join(folder, "keyring.json"));
   return folder;
 }
 
@@ -23,7 +24,7 @@ describeWithRedis(servers, "a service on Redis", () => {
     onTestFinished(() => redis.stop());
     await redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction");
     const first = await configured(redis);
-    const second = await configured(redis, await readFile(join(first, "keyring.json"), "utf8"));
+    const second = await configured(redis, first);
     const started = await Promise.all([first, second].map((folder) => startGateway(folder)));
     const initialized = started.map(({ printed }) => JSON.parse(printed().stdout).initialized);
     expect(initialized.toSorted()).toEqual([false, true]);

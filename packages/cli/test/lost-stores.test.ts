@@ -2,6 +2,8 @@ import { readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
+import { fileKeys } from "@keyward/keys-env";
+import { openAuditLog, SecretsAdmin, serviceNamespace } from "@keyward/secrets";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { newFolder, newService, startGateway } from "./gateway-process.ts";
@@ -105,6 +107,11 @@ describe("a store or an audit whose records were removed, but not what Keyward k
     database.close();
   };
 
+  const commandsThatInitialize = [
+    ["gateway", "init"],
+    ["gateway", "start", "--port", "0", "--admin-port", "0"],
+  ];
+
   /** Expects that the service starts with the flag `--new-audit`, and afterwards without it. */
   const expectRefusedWithoutNewAudit = async (folder: string) => {
     const refused = await keyward(folder, {}, "gateway", "start", "--port", "0", "--admin-port", "0");
@@ -126,15 +133,43 @@ describe("a store or an audit whose records were removed, but not what Keyward k
       ["entries"],
       "WHERE namespace = CAST('keyward-service' AS BLOB)",
     );
-    for (const command of [
-      ["gateway", "init"],
-      ["gateway", "start", "--port", "0", "--admin-port", "0"],
-    ]) {
+    for (const command of commandsThatInitialize) {
       const refused = await keyward(folder, {}, ...command);
       expect(refused.exitCode).not.toBe(0);
       expect(refused.stderr).toMatch(/Restore the backup of the store/);
       expect(refused.stdout).not.toContain("kwt_");
     }
+    const doctor = await keyward(folder, {}, "gateway", "doctor");
+    expect(doctor).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("Restore the backup of the store") });
+  });
+
+  it("is not initialized again if someone has put back its record from the time of the initialization", async () => {
+    const folder = await newFolder();
+    await newService(folder);
+    const own = (name: string) => join(folder, ".keyward", name);
+    for (const name of ["service.db", "audit.db"]) await rm(own(name));
+    const keys = fileKeys(own("keyring.json"));
+    const store = new SqliteStore(own("service.db"));
+    const audit = openAuditLog({ path: own("audit.db"), keys });
+    const admin = new SecretsAdmin({ store, keys, audit });
+    const records = store.namespaced(serviceNamespace);
+    let unfinished: unknown;
+    const deliver = async () => {
+      unfinished = await records.get("service");
+    };
+    const { workspace } = await admin.initialize({ deliver });
+    await records.set("service", unfinished);
+    for (const opened of [admin, audit]) await opened.close();
+    for (const command of commandsThatInitialize) {
+      const refused = await keyward(folder, {}, ...command);
+      expect(refused.exitCode).not.toBe(0);
+      expect(refused.stderr).toMatch(/Restore the backup of the store/);
+      expect(refused.stdout).not.toContain("kwt_");
+    }
+    const doctor = await keyward(folder, {}, "gateway", "doctor");
+    expect(doctor).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("Restore the backup of the store") });
+    expect(await records.get(`workspace/${workspace.id}`)).toBeDefined();
+    await store.disconnect();
   });
 
   it("is not used as an audit without entries, until an operator says so", async () => {

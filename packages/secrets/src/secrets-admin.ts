@@ -620,7 +620,7 @@ export class SecretsAdmin {
    * too, so that no rotation prolongs the access.
    *
    * @param options.overlapMs how long both tokens can be used, in milliseconds: at most 30 days.
-   * @throws SecretsError `TOKEN_NOT_FOUND`.
+   * @throws SecretsError `TOKEN_NOT_FOUND`; `SERVICE_BUSY` if another rotation of the token runs at the same time.
    */
   async rotateToken(caller: Caller, id: string, { overlapMs }: { readonly overlapMs: number }): Promise<IssuedToken> {
     const workspace = tokenWorkspace(caller, "tokens.change");

@@ -108,9 +108,9 @@ export class Sweep {
         ? await this.#sweepMissing(listed)
         : await this.#sweepDeleted(listed.page, id, deleted);
     }
+    // Someone has put the record back after the deletion, or a process was killed during the deletion.
+    if (deleted !== undefined) return await workspaces.discardPutBack(id);
     if (record.value.deleting) return await workspaces.finishIfDeleting(id);
-    // Someone has put the record back after the deletion.
-    if (deleted !== undefined) return await workspaces.discard(id);
     await this.#whole(() => this.#sweepServers(id));
     await this.#whole(() => this.#sweepTokens(id));
     await this.#removeAudit(id, record.value.retentionDays);
@@ -205,13 +205,15 @@ export class Sweep {
   /**
    * Checks that someone has not put the record of a former server in the place of a server, whose values would then be removed.
    *
-   * @throws SecretsError `RECORD_MISSING` if the record under the slug is of a server that no list names.
+   * @throws SecretsError `RECORD_MISSING` if the record under the slug is of a server that no list names, or that was deleted.
    */
   async #requireNotReplaced(workspace: string, { slug, deleted }: ServerEntry): Promise<void> {
     if (deleted !== undefined) return;
     const { servers, context } = this.#parts;
     const other = (await context.store.read(serverRecord, serverKey(workspace, slug)))?.value;
-    if (other === undefined || (await servers.listOf(workspace).entryOf(other)) !== undefined) return;
+    if (other === undefined) return;
+    const listed = await servers.listOf(workspace).entryOf(other);
+    if (listed !== undefined && listed.deleted === undefined) return;
     throw missingRecord(
       `server ${slug}`,
       "The record of another server is in its place. Its values stay in the store.",

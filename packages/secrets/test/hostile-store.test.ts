@@ -2,7 +2,7 @@ import { KeywardError } from "@keyward/core";
 import { type IssuedToken, SecretsAdmin } from "@keyward/secrets";
 import { SecretsReader } from "@keyward/secrets/reader";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import { HostileStore, haltedRead } from "./hostile-store.ts";
+import { HostileStore, haltedRead, haltedScan } from "./hostile-store.ts";
 import { keysIn, type Service, startService, valuesOf } from "./service.ts";
 
 const dayMs = 24 * 3_600_000;
@@ -157,6 +157,88 @@ describe("an attacker who writes to the store and has no key", () => {
     await fresh.sweep({ now: Date.now() + 1.6 * dayMs });
     expect((await keysIn(service, "")).filter((key) => deleted.has(key))).toEqual([]);
     await expect(fresh.authenticate(pay.admin.token)).rejects.toMatchObject(refused);
+  });
+
+  it("cannot keep records of a workspace that was put back if the process of the sweep ends while it removes them", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as, store, keys, audit } = service;
+    const pay = await admin.createWorkspace(as.operator, { name: "pay", adminOwner: "ana" });
+    const ana = await admin.authenticate(pay.admin.token);
+    await admin.createServer(ana, { slug: "bank", url });
+    await admin.setSecret(ana, "bank", { name: "TOKEN", value });
+    const deleted = new Map<string, unknown>();
+    for (const key of await keysIn(service, "")) {
+      if (key.includes(pay.workspace.id) && !key.startsWith("list/")) deleted.set(key, await hostile.read(key));
+    }
+    await admin.deleteWorkspace(as.operator, "pay");
+    await admin.sweep({ now: Date.now() + 1.5 * dayMs });
+    for (const [key, record] of deleted) await hostile.putBack(key, record);
+    const dying = haltedScan(store, async () => {
+      throw new KeywardError("STORE_UNAVAILABLE", "The process was killed", { hint: "None." });
+    });
+    const killed = new SecretsAdmin({ store: dying, keys, audit });
+    onTestFinished(() => killed.close());
+    await expect(killed.sweep({ now: Date.now() + 1.6 * dayMs })).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    expect((await keysIn(service, "")).filter((key) => deleted.has(key))).not.toEqual([]);
+    const fresh = freshProcess(service);
+    await expect(fresh.authenticate(pay.admin.token)).rejects.toMatchObject(refused);
+    await fresh.sweep({ now: Date.now() + 1.7 * dayMs });
+    expect((await keysIn(service, "")).filter((key) => deleted.has(key))).toEqual([]);
+  });
+
+  it("can put back a deleted server a day later, until an admin deletes it again, as the check says", async () => {
+    const { hostile, ...service } = await startWithSecret();
+    const { admin, as } = service;
+    const stored = [`server/${as.admin.workspace}/github`, ...(await keysIn(service, "value/"))];
+    const deleted = new Map<string, unknown>();
+    for (const key of stored) deleted.set(key, await hostile.read(key));
+    await admin.deleteServer(as.admin, "github");
+    await admin.sweep({ now: Date.now() + 1.5 * dayMs });
+    for (const [key, record] of deleted) await hostile.putBack(key, record);
+    const fresh = freshProcess(service);
+    await fresh.sweep({ now: Date.now() + 1.6 * dayMs });
+    const check = () => fresh.checkRecords(fresh.localOperator());
+    expect(await check()).toMatchObject({ problems: [], unlisted: ["the server github of the workspace main"] });
+    await fresh.deleteServer(as.admin, "github");
+    expect((await keysIn(service, "")).filter((key) => deleted.has(key))).toEqual([]);
+    expect(await check()).toMatchObject({ problems: [], unlisted: [] });
+  });
+
+  it("can put back a deleted workspace after the retention, until the tokens of that time are refused", async () => {
+    const { hostile, ...service } = await start();
+    const { admin, as } = service;
+    const pay = await admin.createWorkspace(as.operator, { name: "pay", adminOwner: "ana" });
+    const deleted = new Map<string, unknown>();
+    for (const key of await keysIn(service, "")) {
+      if (key.includes(pay.workspace.id)) deleted.set(key, await hostile.read(key));
+    }
+    await admin.deleteWorkspace(as.operator, "pay");
+    for (let days = 3; days <= 93; days += 3) await admin.sweep({ now: Date.now() + days * dayMs });
+    for (const [key, record] of deleted) await hostile.putBack(key, record);
+    const fresh = freshProcess(service);
+    await fresh.sweep({ now: Date.now() + 93.1 * dayMs });
+    const { unlisted } = await fresh.checkRecords(fresh.localOperator());
+    expect(unlisted).toEqual(["the workspace pay"]);
+    expect(await fresh.authenticate(pay.admin.token)).toMatchObject({ owner: "ana" });
+    await fresh.revokeTokensBefore(fresh.localOperator(), Date.now());
+    await expect(freshProcess(service).authenticate(pay.admin.token)).rejects.toMatchObject(refused);
+  });
+
+  it("cannot make the sweep erase a server within the day after the deletion of another one with the same slug", async () => {
+    const { hostile, ...service } = await startWithSecret();
+    const { admin, as, problems } = service;
+    const key = `server/${as.admin.workspace}/github`;
+    const former = await hostile.read(key);
+    await admin.deleteServer(as.admin, "github");
+    await admin.createServer(as.admin, { slug: "github", url });
+    await admin.setSecret(as.admin, "github", { name: "TOKEN", value });
+    const now = await hostile.read(key);
+    await hostile.putBack(key, former);
+    const fresh = service.open();
+    for (const days of [1.5, 3]) await fresh.sweep({ now: Date.now() + days * dayMs, abandonedAfterMs: 0 });
+    expect(problems).toContainEqual(expect.objectContaining({ code: "RECORD_MISSING" }));
+    await hostile.putBack(key, now);
+    await expectSecret(service);
   });
 
   it("cannot make the sweep erase a server by putting back the record of a deleted one with the same slug", async () => {

@@ -51,6 +51,7 @@ describe("SecretsAdmin", () => {
       "auditScope",
       "auditStore",
       "exportAudit",
+      "hasAuditChains",
       "hasRight",
       "openAuditLog",
       "rolesWithRight",

@@ -244,8 +244,23 @@ export class Workspaces {
   /** Deletes a workspace by its id, whatever its name is. */
   async discard(id: string): Promise<void> {
     await this.#remove(id, {});
-    // Its lists were removed when the workspace was deleted, so they name nothing of what was put back.
+  }
+
+  /**
+   * Deletes a workspace that someone has put back after its deletion. Its lists were removed a day after the deletion, so
+   * the store is scanned for its other records. Its own record is deleted last, so that the next sweep can continue.
+   */
+  async discardPutBack(id: string): Promise<void> {
+    await this.#context.store.change(
+      workspaceRecord,
+      workspaceKey(id),
+      (current): Decision<WorkspaceRecord, undefined> => {
+        if (current === undefined || current.deleting) return { result: undefined };
+        return { next: { ...current, deleting: true, revision: current.revision + 1 }, result: undefined };
+      },
+    );
     await this.#removeUnlisted(id);
+    await this.finishIfDeleting(id);
   }
 
   /** Deletes the lists of a workspace that was deleted a day ago. */

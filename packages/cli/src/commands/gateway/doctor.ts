@@ -6,6 +6,7 @@ import type { Context } from "../../context.ts";
 import { CommandError, ProblemsPrinted } from "../../exit-codes.ts";
 import { auditPath, gatewayConfig, requireUsedStores, withLocalService } from "../../service/local-service.ts";
 import { requireNoEviction } from "../../service/redis-policy.ts";
+import { hasOnlyBegun, lostStore } from "../../service/used-stores.ts";
 import { errorResult } from "../../terminal/output.ts";
 import { checkFiles } from "./doctor-files.ts";
 import { checkUrl } from "./doctor-url.ts";
@@ -22,7 +23,7 @@ const putBackHint =
   "Find out which program writes to the store. Then restart every process of the service, which deletes the record again.";
 
 const unlistedHint =
-  "Calls may still use the record. It may have lost its list, or someone has put it back after its deletion. If an admin deleted this server long ago, delete it again: `keyward servers remove <slug>`. Otherwise delete nothing, and find out which program writes to the store. Restore a backup of the store, start with `keyward gateway start --revoke-tokens-before` and the time of the restore, and keep the flag for later starts. Until then, an admin revokes such a token by its id: `keyward tokens revoke <id>`.";
+  "Calls may still use the record. Find out which program writes to the store: it has removed a list, or has put the record back after its deletion. If nobody has deleted the record, delete nothing: restore a backup of the store, start with `keyward gateway start --revoke-tokens-before` and the time of the restore, and keep the flag for later starts. Until then, an admin revokes such a token by its id: `keyward tokens revoke <id>`. If an admin has deleted this server before, delete the server again: `keyward servers remove <slug>`. If an operator has deleted this workspace before, no command can delete it again: start with `--revoke-tokens-before` and the current time, which refuses the tokens of all workspaces, and keep the flag for later starts.";
 
 /** The text and the hint for a record that has another problem than being unreadable, by the code of the problem. */
 const recordStates: ReadonlyMap<string, { readonly state: string; readonly hint: string }> = new Map([
@@ -58,7 +59,7 @@ export async function gatewayDoctor(context: Context, { url }: { readonly url?: 
         withLocalService(context, { onProblem }, async ({ admin, store }) => {
           const service = await check("store", async () => {
             await requireNoEviction(store);
-            return await checkService(admin);
+            return await checkService(context, config, admin);
           });
           // If the keys do not belong to the store, further checks would report every record.
           if (service.some(({ level }) => level === "problem")) return service;
@@ -92,9 +93,12 @@ async function checkKeys(keys: KeyProvider, signal: AbortSignal): Promise<readon
   return [problem("keys", `the keyring does not list the stores: ${missing.join(", ")}`, hint)];
 }
 
-async function checkService(admin: SecretsAdmin): Promise<readonly Finding[]> {
+async function checkService(context: Context, config: Config, admin: SecretsAdmin): Promise<readonly Finding[]> {
   // `state` is checked first: a service that has lost the record of its installation must be restored, not initialized again.
-  await admin.state();
+  const file = { path: auditPath(config), keys: await context.keys() };
+  const isLost = async () => (await admin.state()) !== "initialized" && !(await hasOnlyBegun(file));
+  // Another process may have finished the initialization between both reads.
+  if ((await isLost()) && (await isLost())) throw lostStore(config, file.path);
   await admin.ready();
   return [good("store", "answers, the keys belong to it, and the service is set up"), good("audit", "can be written")];
 }
