@@ -17,7 +17,7 @@ async function startEcho() {
   return { upstream, ...installation };
 }
 
-describe("a request that two readers could divide in different ways", () => {
+describe("a request whose end two HTTP parsers could place differently", () => {
   it.each([
     [
       "Content-Length and Transfer-Encoding",

@@ -11,7 +11,7 @@ const restart =
   "Make the change for every process that uses these keys and for the process that runs the rotation, and restart the processes, one after another.";
 const keepACopy = "If backups have records under this key, first copy the key to a safe place.";
 
-/** The environment variable that holds keys beside a mounted file or directory. */
+/** The environment variable that holds further keys, in addition to the keys in a mounted file or directory. */
 export interface OtherKeys {
   /** The name of the environment variable. */
   readonly variable: string;

@@ -202,7 +202,7 @@ describeWithVault(servers, "authentication", () => {
     expect(await outcome()).toMatch(/login by approle/);
   });
 
-  it.concurrent("a process can load again after the function that returns the token has hung during a renewal by the timer", async ({
+  it.concurrent("a process can load its keyring again after the function that returns the token has hung while a timer renewed the token", async ({
     expect,
   }) => {
     const settings = { policies: [policy, "default"] };

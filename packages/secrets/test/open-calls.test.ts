@@ -107,7 +107,7 @@ describe("calls in progress", () => {
     expect(await ended()).toEqual(removed);
   });
 
-  it("end if one of their own records cannot be read, and the problem is reported once", async () => {
+  it("end if the record of their token or server cannot be read, and the problem is reported once", async () => {
     const { service, calls, ids, ended } = await startWithCalls();
     const hostile = new HostileStore(service);
     const key = `token/${service.as.admin.workspace}/${ids["mia"]}`;

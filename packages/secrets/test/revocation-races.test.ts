@@ -67,7 +67,7 @@ describe("a token that is revoked while one of its calls waits", () => {
   });
 });
 
-describe("a rotation that fails after its tokens were revoked", () => {
+describe("a rotation of a token that fails after both tokens were revoked", () => {
   it("does not list the former token as an admin again", async () => {
     const service = await startService();
     const { admin, as, store, keys, audit } = service;

@@ -119,7 +119,7 @@ for (const [name, found] of Object.entries(servers)) {
       }
     });
 
-    it("a script that replaces records gets no further argument if none of its replacements has an expiry", async () => {
+    it("a script that replaces records gets no argument for expiries if none of its replacements has an expiry", async () => {
       const keys = Array.from({ length: 64 }, (_, index) => `key ${index}`);
       await store.setMany(keys.map((key) => ({ key, value: "old" })));
       const changes = keys.map((key) => ({ key, expected: "old", next: "old" }));

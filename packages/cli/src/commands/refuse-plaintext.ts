@@ -4,7 +4,7 @@ import { keyringResult } from "../results/keyring-result.ts";
 import { shownName } from "../terminal/output.ts";
 
 /**
- * Makes the stores refuse plaintext in a namespace from now on, after every record of the namespace is encrypted.
+ * Makes the stores refuse plaintext in a namespace from now on. Every record of the namespace must already be encrypted.
  *
  * @param namespace the namespace; "" for the records without a namespace.
  * @throws KeywardError `RECORD_NOT_SEALED` if records of the namespace are not encrypted; `VALUE_INVALID` if no store has

@@ -49,14 +49,14 @@ export class SourceParameters {
     return value;
   }
 
-  /** Returns the values of the named parameters. The result omits each parameter that the text does not have. */
+  /** Returns the values of the named parameters. The result omits each parameter that is missing in the source. */
   texts<Name extends string>(...names: readonly Name[]): { readonly [Key in Name]?: string } {
     return this.#some(names, (text) => text);
   }
 
   /**
    * Returns the values of the named parameters as numbers. The provider or store checks later whether a number is in
-   * range. The result omits each parameter that the text does not have.
+   * range. The result omits each parameter that is missing in the source.
    *
    * @throws KeywardError `VALUE_INVALID` for a value that is not a whole number.
    */

@@ -67,7 +67,7 @@ export interface MigrationReport {
   /** The formats in the option `accept` that read records, with the most used one first. */
   readonly formats: readonly MigratedFormat[];
   /**
-   * The records that cannot be read, grouped by error code, by the form of the stored value and by `plaintextForbidden`,
+   * The records that cannot be read, grouped by error code, by shape (the form of the stored value) and by `plaintextForbidden`,
    * with the largest group first. After 1,000 groups, all further records are counted in groups with the shape "other forms".
    */
   readonly unread: readonly UnreadRecords[];

@@ -18,7 +18,7 @@ export interface CallerMessage {
   readonly origin: CallOrigin;
   readonly answer: CallerAnswer;
   readonly message: Message;
-  /** Reads which servers and tools the token may use, and begins to read their lists. */
+  /** Reads which servers and tools the token may use, and begins to read the lists of these servers. */
   readonly refresh: (lists: WorkspaceLists) => Promise<void>;
 }
 

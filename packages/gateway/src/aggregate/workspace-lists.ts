@@ -29,7 +29,7 @@ export interface WorkspaceListsOptions {
   readonly origin: () => CallOrigin;
   /** The protocol of the callers. A server may list other things in another protocol. */
   readonly era: Era;
-  /** The capabilities of the callers. A server may list what needs one of them. */
+  /** The capabilities of the callers, which the gateway sends to the servers. Some servers list a tool only for a client with the capability that the tool needs. */
   readonly capabilities: JsonObject;
   /** How long reading all lists of one server may take, in milliseconds. */
   readonly readWithinMs: number;

@@ -16,7 +16,7 @@ export interface CallerRequest extends Asking {
   readonly signal: AbortSignal;
   /** Headers of a caller of the modern protocol that repeat arguments. */
   readonly headers: Readonly<Record<string, string>>;
-  /** Reads which servers and tools the token may use, and begins to read their lists. */
+  /** Reads which servers and tools the token may use, and begins to read the lists of these servers. */
   readonly refresh: () => Promise<void>;
 }
 

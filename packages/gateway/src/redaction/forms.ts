@@ -25,7 +25,7 @@ export const shortestForm = 8;
 /** Values of fewer bytes can be guessed. What is promised about the time of a search does not hold for them. */
 export const shortestStrongValue = 16;
 
-/** The forms of a value that have to be searched for, beside what {@link DecodedText} decodes. */
+/** Returns the forms of a value that must be searched for separately, because {@link DecodedText} does not decode them. */
 export function formsOf(source: NeedleSource): Form[] {
   const forms = new Map<string, Form>();
   const add = (bytes: Buffer, isEncoded = false, isDigits = /^\d+$/.test(bytes.toString("latin1"))) => {

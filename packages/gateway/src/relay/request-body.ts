@@ -65,7 +65,7 @@ export class BodyMemory {
   }
 }
 
-/** Returns a body as a stream that fails if it is longer than `mostBytes`, and tells the number of its bytes. */
+/** Returns the body of a request as a stream that fails if the body is longer than `mostBytes`. Calls `onBytes` with the length of each chunk. */
 export function boundedStream(request: CallRequest, mostBytes: number, onBytes: (count: number) => void): Readable {
   const { length } = bodyInfo(request);
   if (length !== undefined && length > mostBytes) throw bodyTooLarge(mostBytes);

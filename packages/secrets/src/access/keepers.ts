@@ -43,7 +43,7 @@ export async function readKeepers(store: ServiceStore, workspace: string): Promi
 }
 
 /**
- * Changes the list of admins of a workspace, or the list of operators for {@link installation}.
+ * Changes the list of admins of a workspace. With {@link installation} instead of a workspace, changes the list of operators.
  *
  * @throws SecretsError `WORKSPACE_NOT_FOUND`, `NOT_INITIALIZED`; the errors of `change` and of `ServiceStore.change`.
  */

@@ -57,7 +57,7 @@ export interface StoredEntryRow extends EntryColumns, EntryTags {
   readonly missingName: boolean;
 }
 
-/** A row of the table of chains. `workspace` is `undefined` if the chain refers to none. */
+/** A row of the table of hash chains. `workspace` is `undefined` if the workspace of the chain is missing in the file. */
 export interface StoredChainRow {
   /** The number of the chain in the file, from 1. */
   readonly id: number;

@@ -49,7 +49,7 @@ export function pageSchemaOf<Entry>(entry: z.ZodType<Entry>): z.ZodType<ListPage
 export interface Resolved<Item> {
   /** The name to show for the item if its record cannot be read. */
   readonly name: string;
-  /** Returns the item; `undefined` to leave the entry out. Throws if the record of the item cannot be read. */
+  /** Returns the item, or `undefined` if the page must not contain the item. Throws if the record of the item cannot be read. */
   readonly read: () => Item | undefined;
 }
 

@@ -245,8 +245,8 @@ export class Servers {
   }
 
   /**
-   * Deletes a server with its values, and returns its last revision. Calls are refused from the first step on. The
-   * sweep deletes the values once more a day later, because a paused process may still store one.
+   * Deletes a server with its values, and returns its last revision. The gateway refuses calls as soon as
+   * the deletion begins. One day later, the sweep deletes the values again, because a paused process may have stored one.
    *
    * @throws the errors of {@link changeServer}.
    */

@@ -66,7 +66,10 @@ export function layoutReader(
   if (typeof layout === "object" && layout !== null) {
     requireParts(Object.keys(layout), optional, lengths);
     if (!Object.values(layout).every((field) => typeof field === "string" && field !== "")) {
-      throw invalidLayout("has a field without a name", "Set the name of the field of each part, as text.");
+      throw invalidLayout(
+        "has a field without a name",
+        "For each part of the layout, set the name of its field, which is a string.",
+      );
     }
     if (encoding === "raw" || joinedBy !== undefined) {
       throw invalidLayout(
