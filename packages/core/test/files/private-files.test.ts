@@ -76,7 +76,7 @@ describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
     for (const name of ["directory", "pipe"]) {
       await expect(fileCheckpoint(join(folder, name)).read()).rejects.toMatchObject({
         code: "CHECKPOINT_INVALID",
-        message: expect.stringContaining("not a regular file of at most"),
+        message: expect.stringContaining("not a regular file"),
       });
     }
   });
