@@ -107,10 +107,20 @@ describe("a store or an audit whose records were removed, but not what Keyward k
     database.close();
   };
 
-  const commandsThatInitialize = [
-    ["gateway", "init"],
-    ["gateway", "start", "--port", "0", "--admin-port", "0"],
-  ];
+  /** Expects that each command that could set a service up refuses to, and that the doctor says what to do. */
+  const expectNotInitialized = async (folder: string) => {
+    for (const command of [
+      ["gateway", "init"],
+      ["gateway", "start", "--port", "0", "--admin-port", "0"],
+    ]) {
+      const refused = await keyward(folder, {}, ...command);
+      expect(refused.exitCode).not.toBe(0);
+      expect(refused.stderr).toMatch(/Restore the backup of the store/);
+      expect(refused.stdout).not.toContain("kwt_");
+    }
+    const doctor = await keyward(folder, {}, "gateway", "doctor");
+    expect(doctor).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("Restore the backup of the store") });
+  };
 
   /** Expects that the service starts with the flag `--new-audit`, and afterwards without it. */
   const expectRefusedWithoutNewAudit = async (folder: string) => {
@@ -133,14 +143,7 @@ describe("a store or an audit whose records were removed, but not what Keyward k
       ["entries"],
       "WHERE namespace = CAST('keyward-service' AS BLOB)",
     );
-    for (const command of commandsThatInitialize) {
-      const refused = await keyward(folder, {}, ...command);
-      expect(refused.exitCode).not.toBe(0);
-      expect(refused.stderr).toMatch(/Restore the backup of the store/);
-      expect(refused.stdout).not.toContain("kwt_");
-    }
-    const doctor = await keyward(folder, {}, "gateway", "doctor");
-    expect(doctor).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("Restore the backup of the store") });
+    await expectNotInitialized(folder);
   });
 
   it("is not initialized again if someone has put back its record from the time of the initialization", async () => {
@@ -160,14 +163,7 @@ describe("a store or an audit whose records were removed, but not what Keyward k
     const { workspace } = await admin.initialize({ deliver });
     await records.set("service", unfinished);
     for (const opened of [admin, audit]) await opened.close();
-    for (const command of commandsThatInitialize) {
-      const refused = await keyward(folder, {}, ...command);
-      expect(refused.exitCode).not.toBe(0);
-      expect(refused.stderr).toMatch(/Restore the backup of the store/);
-      expect(refused.stdout).not.toContain("kwt_");
-    }
-    const doctor = await keyward(folder, {}, "gateway", "doctor");
-    expect(doctor).toMatchObject({ exitCode: 1, stdout: expect.stringContaining("Restore the backup of the store") });
+    await expectNotInitialized(folder);
     expect(await records.get(`workspace/${workspace.id}`)).toBeDefined();
     await store.disconnect();
   });

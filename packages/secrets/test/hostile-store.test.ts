@@ -24,6 +24,24 @@ async function startWithSecret() {
   return service;
 }
 
+/** Starts a service whose workspace `pay` was deleted, and put back after the sweep has removed the lists of the workspace. */
+async function startWithPutBackWorkspace() {
+  const { hostile, ...service } = await start();
+  const { admin, as } = service;
+  const pay = await admin.createWorkspace(as.operator, { name: "pay", adminOwner: "ana" });
+  const ana = await admin.authenticate(pay.admin.token);
+  await admin.createServer(ana, { slug: "bank", url });
+  await admin.setSecret(ana, "bank", { name: "TOKEN", value });
+  const deleted = new Map<string, unknown>();
+  for (const key of await keysIn(service, "")) {
+    if (key.includes(pay.workspace.id) && !key.startsWith("list/")) deleted.set(key, await hostile.read(key));
+  }
+  await admin.deleteWorkspace(as.operator, "pay");
+  await admin.sweep({ now: Date.now() + 1.5 * dayMs });
+  for (const [key, record] of deleted) await hostile.putBack(key, record);
+  return { ...service, pay, deleted };
+}
+
 /** Expects that calls can use the secret, in a process that has read nothing yet. */
 async function expectSecret(service: Service): Promise<void> {
   const reader = new SecretsReader({ store: service.store, keys: service.keys });
@@ -140,19 +158,7 @@ describe("an attacker who writes to the store and has no key", () => {
   });
 
   it("cannot bring a workspace or its records back after the sweep has removed the lists of the workspace", async () => {
-    const { hostile, ...service } = await start();
-    const { admin, as } = service;
-    const pay = await admin.createWorkspace(as.operator, { name: "pay", adminOwner: "ana" });
-    const ana = await admin.authenticate(pay.admin.token);
-    await admin.createServer(ana, { slug: "bank", url });
-    await admin.setSecret(ana, "bank", { name: "TOKEN", value });
-    const deleted = new Map<string, unknown>();
-    for (const key of await keysIn(service, "")) {
-      if (key.includes(pay.workspace.id) && !key.startsWith("list/")) deleted.set(key, await hostile.read(key));
-    }
-    await admin.deleteWorkspace(as.operator, "pay");
-    await admin.sweep({ now: Date.now() + 1.5 * dayMs });
-    for (const [key, record] of deleted) await hostile.putBack(key, record);
+    const { pay, deleted, ...service } = await startWithPutBackWorkspace();
     const fresh = freshProcess(service);
     await fresh.sweep({ now: Date.now() + 1.6 * dayMs });
     expect((await keysIn(service, "")).filter((key) => deleted.has(key))).toEqual([]);
@@ -160,19 +166,8 @@ describe("an attacker who writes to the store and has no key", () => {
   });
 
   it("cannot keep records of a workspace that was put back if the process of the sweep ends while it removes them", async () => {
-    const { hostile, ...service } = await start();
-    const { admin, as, store, keys, audit } = service;
-    const pay = await admin.createWorkspace(as.operator, { name: "pay", adminOwner: "ana" });
-    const ana = await admin.authenticate(pay.admin.token);
-    await admin.createServer(ana, { slug: "bank", url });
-    await admin.setSecret(ana, "bank", { name: "TOKEN", value });
-    const deleted = new Map<string, unknown>();
-    for (const key of await keysIn(service, "")) {
-      if (key.includes(pay.workspace.id) && !key.startsWith("list/")) deleted.set(key, await hostile.read(key));
-    }
-    await admin.deleteWorkspace(as.operator, "pay");
-    await admin.sweep({ now: Date.now() + 1.5 * dayMs });
-    for (const [key, record] of deleted) await hostile.putBack(key, record);
+    const { pay, deleted, ...service } = await startWithPutBackWorkspace();
+    const { store, keys, audit } = service;
     const dying = haltedScan(store, async () => {
       throw new KeywardError("STORE_UNAVAILABLE", "The process was killed", { hint: "None." });
     });

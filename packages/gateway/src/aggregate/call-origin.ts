@@ -1,4 +1,4 @@
-import type { CallRequest } from "../relay/index.ts";
+import { type CallRequest, namesAndValues } from "../relay/index.ts";
 
 /** The headers and the address of a caller's request, which each call to a server repeats. */
 export interface CallOrigin {
@@ -12,20 +12,21 @@ const ofMessage =
   /^(?:accept|content-.*|transfer-encoding|connection|keep-alive|te|trailer|if-.*|last-event-id|mcp-.*|origin|cookie)$/;
 
 /** Returns the parts of a caller's request that the calls to servers repeat. The relay forwards few of these headers. */
-export function originOf({
-  headers,
-  rawHeaders,
-  socket,
-}: Pick<CallRequest, "headers" | "rawHeaders" | "socket">): CallOrigin {
+export function originOf(request: Pick<CallRequest, "headers" | "rawHeaders" | "socket">): CallOrigin {
+  const { headers, socket } = request;
+  const twice = namesThatCameTwice(request);
   const repeated = Object.entries(headers).flatMap(([name, value]): [string, string][] =>
-    typeof value === "string" && !ofMessage.test(name) && !isTwice(rawHeaders, name) ? [[name, value]] : [],
+    typeof value === "string" && !ofMessage.test(name) && !twice.has(name) ? [[name, value]] : [],
   );
   return { headers: Object.fromEntries(repeated), remoteAddress: socket.remoteAddress };
 }
 
-/** Returns whether a header came more than once. Node.js joins the values of most of these, and no server may get the result. */
-function isTwice(rawHeaders: readonly string[], name: string): boolean {
-  return rawHeaders.filter((each, index) => index % 2 === 0 && each.toLowerCase() === name).length > 1;
+/** Returns the names of headers that came more than once. Node.js joins the values of most of these, and no server may get the result. */
+function namesThatCameTwice(request: Pick<CallRequest, "rawHeaders">): ReadonlySet<string> {
+  const seen = new Set<string>();
+  const twice = new Set<string>();
+  for (const [name] of namesAndValues(request)) (seen.has(name) ? twice : seen).add(name);
+  return twice;
 }
 
 /** Returns the headers of a caller that repeat arguments of a tool, which servers of the modern protocol may demand. */

@@ -70,7 +70,7 @@ export function listedHeaders(
 }
 
 /** Yields the name of each header, in lower case, and its value. A header that came twice is yielded twice. */
-function* namesAndValues({ rawHeaders }: Pick<CallRequest, "rawHeaders">): Generator<[string, string]> {
+export function* namesAndValues({ rawHeaders }: Pick<CallRequest, "rawHeaders">): Generator<[string, string]> {
   for (let at = 0; at + 1 < rawHeaders.length; at += 2) {
     yield [rawHeaders[at]?.toLowerCase() ?? "", rawHeaders[at + 1] ?? ""];
   }

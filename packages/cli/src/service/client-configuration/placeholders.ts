@@ -12,7 +12,7 @@ const placeholder = /\$\{([^{}]*)\}/;
 const ofVariable = /^(?:env:)?([A-Za-z_][A-Za-z0-9_]*)(?::-([\s\S]*))?$/;
 /**
  * The environment variable with the token of the admin who imports the file. It replaces no placeholder, because the author
- * of the file * chooses the URLs to which values are sent.
+ * of the file chooses the URLs to which values are sent.
  */
 const ownToken = "KEYWARD_TOKEN";
 /** Matches the name of an environment variable. Any other text in the braces may be a value, so it is not shown. */
